@@ -1,0 +1,74 @@
+"""Every queue, route, limit, retry default and schedule of the task queue, on one page.
+
+A Celery message is only a wake-up: what must happen is found again in Redis or Postgres by the
+periodic sweeps below, so a lost message costs one period and a repeated one changes nothing.
+"""
+
+from typing import Final
+
+from kombu import Queue
+
+# --- what runs where: the queue is the stage, the stage is the task module ----------------------
+imports = ("tasks.debit", "tasks.ledger", "tasks.low_credit", "tasks.purchase", "tasks.webhook")
+STAGES: Final = ("debit", "ledger", "low_credit", "purchase", "webhook")
+task_queues = tuple(Queue(stage) for stage in STAGES)
+task_routes = {f"{stage}.*": {"queue": stage} for stage in STAGES}
+task_default_queue = "ledger"
+task_create_missing_queues = False
+
+# --- messages: plain JSON, no results ------------------------------------------------------------
+task_serializer = "json"
+accept_content = ["json"]
+task_ignore_result = True
+result_backend = None
+task_store_errors_even_if_ignored = False
+enable_utc = True
+timezone = "UTC"
+
+# --- delivery: late acknowledgement, one message at a time ----------------------------------------
+task_acks_late = True
+task_reject_on_worker_lost = True
+worker_prefetch_multiplier = 1
+# Tasks end well before this; a worker that is killed gives its messages back within seconds.
+broker_transport_options = {
+    "visibility_timeout": 120,
+    "unacked_restore_interval": 1,
+    "unacked_restore_throttle": 1,
+    # A black-holed broker must not hang a publisher.
+    "socket_timeout": 5,
+    "socket_connect_timeout": 5,
+    "retry_on_timeout": True,
+    "health_check_interval": 10,
+}
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None
+broker_pool_acquire_timeout = 5
+task_publish_retry_policy = {"max_retries": 2, "interval_start": 0, "interval_step": 0.2}
+worker_cancel_long_running_tasks_on_connection_loss = True
+
+# --- limits -------------------------------------------------------------------------------------
+task_soft_time_limit = 45  # s
+task_time_limit = 60  # s: a child that hangs is replaced
+worker_max_tasks_per_child = 20_000
+worker_max_memory_per_child = 250_000  # KiB
+
+# --- logging belongs to worker/log.py -------------------------------------------------------------
+worker_hijack_root_logger = False
+worker_redirect_stdouts = False
+worker_send_task_events = False
+
+# --- the schedule: each job is safe twice and safe at once, so two beats, or none for an hour,
+# --- change no effect. `expires`: what nobody took within its period is not worked off later.
+beat_scheduler = "celery.beat:Scheduler"  # nothing on disk that a kill could tear
+beat_max_loop_interval = 1  # s
+beat_schedule = {
+    name: {"task": name, "schedule": period_s, "options": {"expires": max(period_s, 2)}}
+    for name, period_s in {
+        "debit.sweep": 1.0,  # shards with work -> debit.drain
+        "debit.partition": 3600.0,  # partitions made ahead, old ones dropped
+        "ledger.verify": 3600.0,  # every invariant
+        "low_credit.check": 60.0,  # what posting did not see: a rule changed, a default added
+        "purchase.sweep": 5.0,  # paid but not credited -> purchase.credit
+        "webhook.sweep": 1.0,  # deliveries due -> webhook.deliver
+    }.items()
+}

@@ -1,0 +1,32 @@
+-- Append the chunks of one request: all of them, or none above the high-water mark.
+--
+-- KEYS[1]               gullak:usage:backlog
+-- KEYS[2k], KEYS[2k+1]  stream and account of the k-th chunk's shard
+-- ARGV[1], ARGV[2]      high-water mark: events, bytes                          (integers)
+-- ARGV[3]               name for the stream's epoch, should it have none        (text)
+-- ARGV[4]               business id                                             (text)
+-- ARGV[2k+3], ARGV[2k+4]  number of events and bytes of the k-th chunk          (integer, bytes)
+-- RETURNS               1 taken, 0 above the mark                               (integer)
+
+local chunks = (#KEYS - 1) / 2
+local events, bytes = 0, 0
+for k = 1, chunks do
+  events = events + tonumber(ARGV[2 * k + 3])
+  bytes = bytes + #ARGV[2 * k + 4]
+end
+local held = redis.call('HMGET', KEYS[1], 'events', 'bytes')
+if (tonumber(held[1]) or 0) + events > tonumber(ARGV[1])
+  or (tonumber(held[2]) or 0) + bytes > tonumber(ARGV[2]) then
+  return 0
+end
+for k = 1, chunks do
+  local stream, account = KEYS[2 * k], KEYS[2 * k + 1]
+  local count, payload = ARGV[2 * k + 3], ARGV[2 * k + 4]
+  redis.call('HSETNX', account, 'epoch', ARGV[3])
+  redis.call('XADD', stream, '*', 'b', ARGV[4], 'n', count, 'e', payload)
+  redis.call('HINCRBY', account, 'accepted', count)
+  redis.call('HINCRBY', account, 'accepted_bytes', #payload)
+end
+redis.call('HINCRBY', KEYS[1], 'events', events)
+redis.call('HINCRBY', KEYS[1], 'bytes', bytes)
+return 1

@@ -1,0 +1,38 @@
+"""Every key that Gullak uses in Redis (Celery's own live in the broker's database).
+
+gullak:usage:{NN}           STREAM  the buffered usage of shard NN; an entry is a chunk: fields
+                                    `b` business id, `n` number of events, `e` the events (JSON)
+gullak:usage:{NN}:account   HASH    `epoch` random name of this life of the stream; `accepted`,
+                                    `settled` events ever appended and ever trimmed in it;
+                                    `accepted_bytes`, `settled_bytes` the same in bytes
+gullak:usage:backlog        HASH    `events`, `bytes` now in all streams: the high-water mark
+gullak:usage:{NN}:attempts  HASH    `head` stream id, `count` how often a drain began with it
+gullak:debit:pulse          STRING  when shards were last swept; expires
+gullak:quantities           HASH    business id -> JSON: event name -> summed properties, for the
+                                    edge to refuse what the drain could only dead-letter
+"""
+
+from typing import Final, NewType
+
+Shard = NewType("Shard", int)
+StreamId = NewType("StreamId", str)
+Epoch = NewType("Epoch", str)
+
+BACKLOG: Final = "gullak:usage:backlog"
+PULSE: Final = "gullak:debit:pulse"
+QUANTITIES: Final = "gullak:quantities"
+
+
+def stream_key(shard: Shard) -> str:
+    """Return the key of a shard's stream; the braces keep a shard's keys in one cluster slot."""
+    return f"gullak:usage:{{{shard:02d}}}"
+
+
+def account_key(shard: Shard) -> str:
+    """Return the key of a shard's counters."""
+    return f"{stream_key(shard)}:account"
+
+
+def attempts_key(shard: Shard) -> str:
+    """Return the key that counts how often a shard's head was begun."""
+    return f"{stream_key(shard)}:attempts"

@@ -1,0 +1,248 @@
+"""The usage buffer: append chunks, read the head, trim what was committed.
+
+The head of a stream is the work: there is no consumer group and no second state. What was read is
+deleted by id after the Postgres commit; whatever dies before that reads the same head again.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Final, Literal, cast
+from uuid import uuid4
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.retry import Retry
+
+from metering.buffer.chunk import BufferedEvent, encode_chunk
+from metering.buffer.keys import (
+    BACKLOG,
+    PULSE,
+    Epoch,
+    Shard,
+    StreamId,
+    account_key,
+    attempts_key,
+    stream_key,
+)
+from metering.buffer.shard import shard_of
+from metering.errors import BufferFullError, BufferUnavailableError, DurabilityError
+from metering.ids import BusinessId
+
+Durability = Literal["everysec", "strict"]
+
+HEAD_CHUNKS_FIRST: Final = 64
+HEAD_CHUNKS_MAX: Final = 4096
+RETRY_AFTER_FULL_S: Final = 5
+PULSE_TTL_S: Final = 60
+AOF_WAIT_MS: Final = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class HeadChunk:
+    """One stream entry, as read: its events are still bytes."""
+
+    stream_id: StreamId
+    business_id: BusinessId
+    event_count: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What Redis says of a shard: events ever appended and ever trimmed in this epoch."""
+
+    epoch: Epoch
+    accepted: int
+    settled: int
+
+    @property
+    def buffered(self) -> int:
+        """Events in the stream now."""
+        return self.accepted - self.settled
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """All shards together, and which of them hold work."""
+
+    events: int
+    bytes: int
+    busy: tuple[Shard, ...]
+
+
+def connect(url: str, *, timeout_s: float) -> "Redis":
+    """Return a client that answers or fails within `timeout_s`.
+
+    One retry on a dropped connection, because a pool keeps sockets that a restart of Redis has
+    closed; none on a timeout, so that a black-holed Redis costs one timeout and not two.
+    """
+    return Redis.from_url(
+        url,
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        health_check_interval=15,
+    )
+
+
+class UsageBuffer:
+    """The buffer in one Redis primary. Thread-safe, as the client is; not for use over a fork."""
+
+    def __init__(
+        self,
+        redis: "Redis",
+        *,
+        shards: int,
+        high_water_events: int,
+        high_water_bytes: int,
+        durability: Durability = "everysec",
+    ) -> None:
+        self.redis = redis
+        self.shards = tuple(Shard(number) for number in range(shards))
+        self._marks = (high_water_events, high_water_bytes)
+        self._strict = durability == "strict"
+        self._fsync: Literal["unknown", "always", "waitaof"] = "unknown"
+        self._chunks_per_read = dict.fromkeys(self.shards, HEAD_CHUNKS_FIRST)
+        folder = files("metering.buffer")
+        self._append = redis.register_script((folder / "append.lua").read_text())
+        self._trim = redis.register_script((folder / "trim.lua").read_text())
+
+    def append(self, business_id: BusinessId, events: Sequence[BufferedEvent]) -> None:
+        """Hold `events` as the durability mode promises: all, or none of them.
+
+        One round trip. A repetition with the same event ids is harmless.
+
+        Raises:
+            BufferFullError: above the high-water mark; nothing was taken.
+            BufferUnavailableError: Redis is away or out of memory. The events may be held all
+                the same (an answer can be lost), so try again with the same ids.
+            DurabilityError: strict mode, and this Redis cannot keep its promise.
+
+        """
+        if not events:
+            return
+        keys: list[str] = [BACKLOG]
+        arguments: list[str | int | bytes] = [*self._marks, uuid4().hex, business_id]
+        for shard, chunk in self._by_shard(business_id, events).items():
+            keys += (stream_key(shard), account_key(shard))
+            arguments += (len(chunk), encode_chunk(chunk))
+        try:
+            taken = self._append_durably(keys, arguments)
+        except RedisError as error:
+            raise BufferUnavailableError(type(error).__name__) from error
+        if not taken:
+            raise BufferFullError(RETRY_AFTER_FULL_S)
+
+    def _by_shard(
+        self, business_id: BusinessId, events: Sequence[BufferedEvent]
+    ) -> dict[Shard, list[BufferedEvent]]:
+        count = len(self.shards)
+        chunks: dict[Shard, list[BufferedEvent]] = defaultdict(list)
+        for event in events:
+            chunks[shard_of(business_id, event.customer_id, count)].append(event)
+        return chunks
+
+    def _append_durably(self, keys: list[str], arguments: list[str | int | bytes]) -> bool:
+        if not self._strict:
+            return bool(self._append(keys, arguments))
+        if self._fsync == "unknown":
+            self._fsync = self._strict_means()
+        if self._fsync == "always":
+            return bool(self._append(keys, arguments))
+        return self._append_and_wait(keys, arguments)
+
+    def _append_and_wait(self, keys: list[str], arguments: list[str | int | bytes]) -> bool:
+        """Append, then WAITAOF on the same connection: it waits for that connection's writes."""
+        with self.redis.client() as one:
+            taken = bool(self._append(keys, arguments, client=one))
+            synced = cast("list[int]", one.execute_command("WAITAOF", 1, 0, AOF_WAIT_MS))
+        if taken and synced[0] < 1:
+            raise BufferUnavailableError("the append-only file was not synced in time")
+        return taken
+
+    def _strict_means(self) -> Literal["always", "waitaof"]:
+        """Find out how this Redis can promise a write: `appendfsync always`, or WAITAOF (≥ 7.2)."""
+        config = cast("dict[str, str]", self.redis.config_get("append*"))
+        if config.get("appendonly") != "yes":
+            raise DurabilityError("strict durability needs appendonly yes in Redis")
+        if config.get("appendfsync") == "always":
+            return "always"
+        try:
+            self.redis.execute_command("WAITAOF", 0, 0, 0)
+        except ResponseError as error:
+            raise DurabilityError from error
+        return "waitaof"
+
+    def backlog(self) -> Backlog:
+        """Look at all shards in one round trip, and leave the sweep's pulse."""
+        pipe = self.redis.pipeline(transaction=False)
+        pipe.hmget(BACKLOG, ["events", "bytes"])
+        for shard in self.shards:
+            pipe.xlen(stream_key(shard))
+        pipe.set(PULSE, 1, ex=PULSE_TTL_S)
+        held, *lengths = pipe.execute()[:-1]
+        busy = tuple(s for s, length in zip(self.shards, lengths, strict=True) if length)
+        return Backlog(int(held[0] or 0), int(held[1] or 0), busy)
+
+    def read_head(self, shard: Shard, events_max: int) -> list[HeadChunk]:
+        """Return the oldest chunks of a shard, up to about `events_max` events (at least one chunk).
+
+        One `XRANGE`; how many chunks to ask for is learned from the reads before.
+        """
+        rows = cast(
+            "list[tuple[bytes, dict[bytes, bytes]]]",
+            self.redis.xrange(stream_key(shard), count=self._chunks_per_read[shard]),
+        )
+        head: list[HeadChunk] = []
+        events = 0
+        for stream_id, fields in rows:
+            chunk = _head_chunk(stream_id, fields)
+            if head and events + chunk.event_count > events_max:
+                break
+            head.append(chunk)
+            events += chunk.event_count
+        self._learn(shard, asked=len(rows), events_max=events_max, head=head)
+        return head
+
+    def _learn(self, shard: Shard, *, asked: int, events_max: int, head: list[HeadChunk]) -> None:
+        if asked and head:
+            mean = sum(chunk.event_count for chunk in head) / len(head) or 1
+            self._chunks_per_read[shard] = min(HEAD_CHUNKS_MAX, int(events_max / mean) + 1)
+
+    def trim(self, shard: Shard, chunks: Sequence[HeadChunk]) -> int:
+        """Delete exactly these chunks, after the commit. Return how many were still there."""
+        keys = [stream_key(shard), account_key(shard), BACKLOG, attempts_key(shard)]
+        arguments: list[str | int] = []
+        for chunk in chunks:
+            arguments += (chunk.stream_id, chunk.event_count, len(chunk.payload))
+        return int(self._trim(keys, arguments))
+
+    def begin(self, shard: Shard, head: StreamId) -> int:
+        """Count an attempt at this head; return the how-manieth it is. Killed attempts count."""
+        key = attempts_key(shard)
+        if self.redis.hget(key, "head") != head.encode():
+            self.redis.hset(key, mapping={"head": head, "count": 0})
+        return int(cast("int", self.redis.hincrby(key, "count", 1)))
+
+    def account(self, shard: Shard) -> Account:
+        """Return the shard's counters; all zero and a nameless epoch if nothing ever came."""
+        epoch, accepted, settled = cast(
+            "list[bytes | None]",
+            self.redis.hmget(account_key(shard), ["epoch", "accepted", "settled"]),
+        )
+        return Account(Epoch((epoch or b"").decode()), int(accepted or 0), int(settled or 0))
+
+
+def _head_chunk(stream_id: bytes, fields: dict[bytes, bytes]) -> HeadChunk:
+    """Read an entry leniently: what is not ours becomes a chunk that fails to decode later."""
+    count = fields.get(b"n", b"0")
+    return HeadChunk(
+        StreamId(stream_id.decode()),
+        BusinessId(fields.get(b"b", b"").decode(errors="replace")),
+        int(count) if count.isdigit() else 0,
+        fields.get(b"e", b""),
+    )

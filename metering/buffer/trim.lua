@@ -1,0 +1,22 @@
+-- Delete exactly the chunks that were read, once each: a second trim of a chunk changes nothing.
+--
+-- KEYS[1] stream, KEYS[2] account, KEYS[3] gullak:usage:backlog, KEYS[4] attempts
+-- ARGV    triples: stream id (text), number of events (integer), bytes (integer)
+-- RETURNS number of chunks deleted (integer)
+
+local chunks, events, bytes = 0, 0, 0
+for i = 1, #ARGV, 3 do
+  if redis.call('XDEL', KEYS[1], ARGV[i]) == 1 then
+    chunks = chunks + 1
+    events = events + tonumber(ARGV[i + 1])
+    bytes = bytes + tonumber(ARGV[i + 2])
+  end
+end
+if chunks > 0 then
+  redis.call('HINCRBY', KEYS[2], 'settled', events)
+  redis.call('HINCRBY', KEYS[2], 'settled_bytes', bytes)
+  redis.call('HINCRBY', KEYS[3], 'events', -events)
+  redis.call('HINCRBY', KEYS[3], 'bytes', -bytes)
+end
+redis.call('DEL', KEYS[4])
+return chunks

@@ -1,0 +1,59 @@
+"""What every store needs of Postgres: the transaction type, `COPY`, and which errors pass."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Final
+
+import psycopg
+from psycopg.sql import SQL
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+# Opens a transaction that commits when the block ends and rolls back when it raises.
+Transactions = Callable[[], AbstractContextManager[Connection]]
+
+_TRANSIENT_SQLSTATES: Final = frozenset(
+    {
+        "40001",  # serialization failure
+        "40P01",  # deadlock detected
+        "55P03",  # lock not available: lock_timeout
+        "57014",  # query canceled: statement_timeout
+        "57P01",  # admin shutdown
+        "57P02",  # crash shutdown
+        "57P03",  # cannot connect now
+        "53300",  # too many connections
+    }
+)
+
+
+def driver(conn: Connection) -> psycopg.Connection[tuple[object, ...]]:
+    """Return the psycopg connection under a SQLAlchemy one, for `COPY`."""
+    raw = conn.connection.driver_connection
+    assert isinstance(raw, psycopg.Connection)
+    return raw
+
+
+def copy_in(conn: Connection, statement: str, lines: list[str]) -> None:
+    """Stream `lines` (COPY text format, without line ends) into `statement`'s table."""
+    if not lines:
+        return
+    lines.append("")
+    with driver(conn).cursor() as cursor, cursor.copy(SQL(statement)) as copy:  # type: ignore[arg-type]
+        copy.write("\n".join(lines).encode())
+
+
+def copy_text(value: str) -> str:
+    """Escape a text for a COPY field."""
+    return (
+        value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+    )
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether the whole transaction may simply be run again: the cause is not in the data."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if not isinstance(cause, psycopg.Error):
+        return False
+    if cause.sqlstate is None or cause.sqlstate.startswith("08"):
+        return isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)
+    return cause.sqlstate in _TRANSIENT_SQLSTATES

@@ -1,0 +1,179 @@
+"""The one error tree: a class per cause, the data as attributes, the docstring as the message.
+
+`code` is the wire code of the HTTP contract; `reason` of a `RefusedEventError` is what a dead
+letter carries. Whether a failed transaction is worth another try is decided in `db.is_transient`
+only.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class FieldProblem:
+    """One refused field: `field` is a dotted path (`events[3].metadata.tokens`), `reason` prose."""
+
+    field: str
+    reason: str
+
+
+class GullakError(Exception):
+    """Something went wrong in Gullak."""
+
+    code: ClassVar[str] = "INTERNAL_SERVER_ERROR"
+
+    def __init__(self, message: str | None = None) -> None:
+        self.message = message or (type(self).__doc__ or type(self).__name__).strip()
+        super().__init__(self.message)
+
+
+class InvalidInputError(GullakError):
+    """The input was refused; nothing was written."""
+
+    code = "INVALID_REQUEST_BODY"
+
+    def __init__(self, *problems: FieldProblem) -> None:
+        self.problems = problems
+        super().__init__("; ".join(f"{p.field}: {p.reason}" for p in problems))
+
+
+class UnsupportedCurrencyError(InvalidInputError):
+    """The currency is not configured."""
+
+    code = "UNSUPPORTED_CURRENCY"
+
+    def __init__(self, currency: str, supported: tuple[str, ...]) -> None:
+        self.currency = currency
+        choice = ", ".join(supported)
+        super().__init__(FieldProblem("currency", f"{currency!r} is not one of {choice}"))
+
+
+class NotFoundError(GullakError):
+    """The object does not exist."""
+
+    code = "NOT_FOUND"
+
+    def __init__(self, kind: str, object_id: str) -> None:
+        self.kind = kind
+        self.object_id = object_id
+        super().__init__(f"no {kind} {object_id!r}")
+
+
+class InsufficientFundsError(GullakError):
+    """The debit is larger than what the wallet may spend; nothing was written."""
+
+    code = "INSUFFICIENT_WALLET_FUNDS"
+
+    def __init__(self, wallet_id: str, balance_minor: int, amount_minor: int) -> None:
+        self.wallet_id = wallet_id
+        self.balance_minor = balance_minor
+        self.amount_minor = amount_minor
+        super().__init__(f"balance {balance_minor} does not cover a debit of {amount_minor}")
+
+
+class BalanceOutOfRangeError(GullakError):
+    """The balance would leave the range of a 64-bit integer; nothing was written."""
+
+    code = "INVALID_REQUEST_BODY"
+
+    def __init__(self, wallet_id: str) -> None:
+        self.wallet_id = wallet_id
+        super().__init__(f"the balance of {wallet_id} would leave the range of a 64-bit integer")
+
+
+class IdempotencyConflictError(GullakError):
+    """The idempotency key was used before, with other content; nothing was written."""
+
+    code = "IDEMPOTENCY_CONFLICT"
+
+    def __init__(self, idempotency_key: str) -> None:
+        self.idempotency_key = idempotency_key
+        super().__init__(f"idempotency key {idempotency_key!r} was used before with other content")
+
+
+class BufferFullError(GullakError):
+    """The buffer is above its high-water mark; nothing was taken."""
+
+    code = "TOO_MANY_REQUESTS"
+
+    def __init__(self, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(f"the usage buffer is full; try again in {retry_after_s} s")
+
+
+class BufferUnavailableError(GullakError):
+    """Redis did not take the events; the caller keeps them and tries again."""
+
+    code = "UNAVAILABLE"
+
+    def __init__(self, cause: str, retry_after_s: int = 1) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(f"the usage buffer did not answer: {cause}")
+
+
+class DurabilityError(GullakError):
+    """Strict durability was asked for, but Redis neither fsyncs every write nor has WAITAOF."""
+
+    code = "UNAVAILABLE"
+
+
+class ConfigurationError(GullakError):
+    """The configuration cannot work."""
+
+
+class DataDirInUseError(ConfigurationError):
+    """Another stack runs on this data directory."""
+
+    def __init__(self, data_dir: str, pid: int | None) -> None:
+        self.data_dir = data_dir
+        self.pid = pid
+        holder = f" (process {pid})" if pid else ""
+        super().__init__(f"{data_dir} is in use by another gullak{holder}")
+
+
+class RefusedEventError(GullakError):
+    """A buffered event cannot be charged; it goes to the dead letters with this reason."""
+
+    reason: ClassVar[str] = "refused"
+
+
+class MalformedChunkError(RefusedEventError):
+    """The buffered bytes are not a chunk of usage events."""
+
+    reason = "malformed"
+
+
+class UnknownCustomerError(RefusedEventError):
+    """No customer of this business has this id."""
+
+    reason = "unknown_customer"
+
+
+class NoWalletError(RefusedEventError):
+    """The customer has no wallet in the price's currency."""
+
+    reason = "no_wallet"
+
+
+class NoPriceError(RefusedEventError):
+    """The meter has prices, but none in the customer's billing currency."""
+
+    reason = "no_price"
+
+
+class BadQuantityError(RefusedEventError):
+    """The property that the meter sums is not a quantity: a number from 0 to the ceiling."""
+
+    reason = "bad_quantity"
+
+
+class ConflictingEventError(RefusedEventError):
+    """An event with this id was charged before, with other content."""
+
+    reason = "conflict"
+
+
+class UnpostableEventError(RefusedEventError):
+    """The database refused this event alone, whatever it was batched with."""
+
+    reason = "unpostable"

@@ -1,0 +1,17 @@
+"""The Celery application: `celery -A worker.app worker`."""
+
+from celery import Celery
+from celery.signals import setup_logging as celery_setup_logging
+
+from worker.log import setup_logging
+from worker.settings import settings
+
+app = Celery("gullak")
+app.config_from_object("celeryconfig")
+app.conf.broker_url = settings().celery_broker_url()
+
+
+@celery_setup_logging.connect
+def _own_the_logging(**_arguments: object) -> None:
+    """Keep Celery from installing its own handlers."""
+    setup_logging(settings())

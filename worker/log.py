@@ -1,0 +1,66 @@
+"""structlog: JSON lines for machines, colours for a terminal; never a secret."""
+
+import logging
+import sys
+from typing import Final
+
+import structlog
+from structlog.types import EventDict, Processor, WrappedLogger
+
+from worker.settings import Settings
+
+_SECRET_NAMES: Final = ("secret", "password", "token", "api_key", "authorization", "signature")
+
+
+def setup_logging(config: Settings) -> None:
+    """Send structlog and the standard library's loggers to stderr in one format."""
+    as_json = config.log_format == "json" or (
+        config.log_format == "auto" and not sys.stderr.isatty()
+    )
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        redact,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=_rendering(as_json=as_json)
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(config.log_level)
+    # One line per request or message says nothing at the rates this runs at.
+    for chatty in ("httpx", "httpcore", "celery.app.trace", "celery.worker.strategy", "celery.beat"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+def _rendering(*, as_json: bool) -> list[Processor]:
+    if as_json:
+        renderer: Processor = structlog.processors.JSONRenderer()
+        return [
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.dict_tracebacks,
+            renderer,
+        ]
+    return [
+        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+        structlog.dev.ConsoleRenderer(),
+    ]
+
+
+def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Blank the values of keys that name a secret."""
+    for key in event:
+        if any(name in key.lower() for name in _SECRET_NAMES):
+            event[key] = "***"
+    return event

@@ -1,0 +1,61 @@
+"""Engines, and the only place that commits: the end of `Sessions.transaction`."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from sqlalchemy import Connection, Engine, create_engine
+
+from worker.settings import Settings, settings
+
+
+def make_engine(config: Settings) -> Engine:
+    """Return an engine whose sessions carry the timeouts of the settings.
+
+    `pool_pre_ping`: after a restart of Postgres the pool would hand out dead connections.
+    Two connections: a task uses one, a watchdog or a metric may look beside it.
+    """
+    options = " ".join(
+        f"-c {name}={milliseconds}"
+        for name, milliseconds in (
+            ("statement_timeout", config.statement_timeout_ms),
+            ("lock_timeout", config.lock_timeout_ms),
+            ("idle_in_transaction_session_timeout", config.idle_in_transaction_timeout_ms),
+        )
+    )
+    return create_engine(
+        config.sqlalchemy_url(),
+        pool_size=2,
+        max_overflow=2,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        connect_args={
+            "options": f"{options} -c timezone=UTC",
+            "connect_timeout": 5,
+            "application_name": "gullak",
+        },
+    )
+
+
+class Sessions:
+    """Transactions over one engine: commit when the block ends, roll back when it raises."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Open one transaction."""
+        with self.engine.begin() as conn:
+            yield conn
+
+
+def sessions() -> Sessions:
+    """Return this process's sessions: an engine made before a fork must not be used after it."""
+    return _sessions_of(os.getpid())
+
+
+@cache
+def _sessions_of(_pid: int) -> Sessions:
+    return Sessions(make_engine(settings()))

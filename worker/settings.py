@@ -1,0 +1,122 @@
+"""Every setting, read once, here only. Units end the names; the reason stands with each default."""
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, PlainSerializer, SecretStr, computed_field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+BROKER_DATABASE_OFFSET: Final = 1
+
+Url = Annotated[SecretStr, PlainSerializer(lambda url: url.get_secret_value(), when_used="json")]
+
+
+class Settings(BaseSettings):
+    """The environment, checked. `DATABASE_URL`, `REDIS_URL`, `BROKER_URL`; the rest `GULLAK_…`."""
+
+    model_config = SettingsConfigDict(env_prefix="GULLAK_", frozen=True, env_ignore_empty=True)
+
+    # --- where things are -------------------------------------------------------------------
+    # Postgres >= 15, as libpq writes it: postgresql://user:password@host:port/database.
+    database_url: Url = Field(SecretStr(""), validation_alias="DATABASE_URL")
+    # Redis >= 6.2 with noeviction: the usage buffer.
+    redis_url: Url = Field(SecretStr(""), validation_alias="REDIS_URL")
+    # Celery's broker. Empty: the next database of the same Redis, because the shortest visibility
+    # timeout of all applications on one broker database wins.
+    broker_url: Url = Field(SecretStr(""), validation_alias="BROKER_URL")
+    # Logs: JSON lines for machines, text for a terminal, `auto` by whether stderr is one.
+    log_format: Literal["auto", "json", "text"] = "auto"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    # Where the worker serves /metrics; 0: nowhere, because a port is the operator's to give.
+    metrics_port: int = Field(0, ge=0, le=65535)
+    # Where the worker's processes leave their counters for /metrics; empty: a temporary folder.
+    metrics_dir: Path | None = None
+
+    # --- money ------------------------------------------------------------------------------
+    # ISO 4217 code -> decimals of its minor unit. The first is the default billing currency.
+    currencies: dict[str, int] = {"USD": 2, "INR": 2}
+
+    # --- accept and buffer ------------------------------------------------------------------
+    # Streams of the buffer: the most drains that can run at once. Changing it moves customers
+    # between shards, so do it with an empty buffer.
+    shards: int = Field(16, ge=1, le=256)
+    # everysec: a crash of the Redis host may lose a second; strict: each answer waits for fsync.
+    durability: Literal["everysec", "strict"] = "everysec"
+    # Above either mark new events are refused. 5 million events are a quarter of an hour at the
+    # rate that the bench asks for; 1 GiB is half of a small Redis.
+    high_water_events: int = Field(5_000_000, ge=1)
+    high_water_bytes: int = Field(1 << 30, ge=1 << 20)
+    # How old and how early an event may be: late batches of a month; clocks that run ahead.
+    event_age_max_s: int = Field(35 * 86_400, ge=60)
+    event_ahead_max_s: int = Field(300, ge=0)
+    # Seconds until Redis counts as away: an ingest answers within 2 s.
+    redis_timeout_s: float = Field(1.5, gt=0)
+
+    # --- debit ------------------------------------------------------------------------------
+    # Events of one batch: one transaction. Larger spreads the per-wallet cost, smaller holds
+    # wallet locks for less time (10,000 events: about 0.15 s).
+    batch_events: int = Field(10_000, ge=1, le=100_000)
+    # How long one drain works before it lets others go: tasks stay far below 10 s.
+    drain_slice_s: float = Field(3.0, gt=0)
+    # Rows of usage are dropped by whole days after this; the event keys stay for ever.
+    usage_retention_days: int = Field(90, ge=1)
+    # Daily partitions made ahead: how long the maintenance task may be absent.
+    usage_partitions_ahead_days: int = Field(14, ge=2)
+    # Backlog but nothing drained for this long: the worker exits, to be started anew.
+    watchdog_s: float = Field(45.0, ge=5)
+
+    # --- webhook ----------------------------------------------------------------------------
+    # Waits between attempts; after the last comes the dead letter. The contract's schedule.
+    webhook_retry_s: tuple[int, ...] = (5, 300, 1800, 7200, 18_000, 36_000, 36_000)
+    webhook_timeout_s: float = Field(15.0, gt=0, le=60)
+    # Private, loopback and link-local receivers are refused, unless this allows them (tests).
+    webhook_allow_private: bool = False
+    # An endpoint that failed this many times in a row, over at least a day, is disabled.
+    webhook_disable_after: int = Field(50, ge=1)
+
+    # --- Postgres sessions ------------------------------------------------------------------
+    statement_timeout_ms: int = Field(30_000, ge=100)
+    lock_timeout_ms: int = Field(10_000, ge=100)
+    idle_in_transaction_timeout_ms: int = Field(30_000, ge=100)
+
+    # --- tests ------------------------------------------------------------------------------
+    # A named point at which the process kills itself, once: fault tests only. See failpoint.py.
+    failpoint: str = ""
+    failpoint_file: Path | None = None
+
+    @field_validator("currencies")
+    @classmethod
+    def _check_currencies(cls, currencies: dict[str, int]) -> dict[str, int]:
+        for code, decimals in currencies.items():
+            if not (len(code) == 3 and code.isascii() and code.isupper() and 0 <= decimals <= 4):  # noqa: PLR2004
+                raise ValueError(f"{code}:{decimals} is not an ISO 4217 code with 0 to 4 decimals")
+        if not currencies:
+            raise ValueError("at least one currency is needed")
+        return currencies
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def default_currency(self) -> str:
+        """The currency a customer without a billing currency of its own pays in."""
+        return next(iter(self.currencies))
+
+    def sqlalchemy_url(self) -> str:
+        """Return the database URL with SQLAlchemy's name for psycopg 3."""
+        _, _, rest = self.database_url.get_secret_value().partition("://")
+        return f"postgresql+psycopg://{rest}"
+
+    def celery_broker_url(self) -> str:
+        """Return the broker's URL: given, or the database after the buffer's."""
+        if given := self.broker_url.get_secret_value():
+            return given
+        base, _, database = self.redis_url.get_secret_value().rpartition("/")
+        if not database.isdigit():
+            base, database = self.redis_url.get_secret_value().rstrip("/"), "0"
+        return f"{base}/{int(database) + BROKER_DATABASE_OFFSET}"
+
+
+@cache
+def settings() -> Settings:
+    """Return the settings of this process."""
+    return Settings()

@@ -1,0 +1,72 @@
+"""The task base: names are explicit, transient failures retry, follow-ups go out after the body."""
+
+from collections.abc import Callable
+from typing import Final, ParamSpec
+
+import structlog
+from celery import Task
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from metering.db import is_transient
+from worker.app import app
+from worker.metrics import TASK_RUNS, TASK_SECONDS
+
+P = ParamSpec("P")
+Report = dict[str, int]
+
+log = structlog.get_logger("gullak.task")
+
+RETRY_MAX: Final = 3
+RETRY_DELAY_S: Final = 1
+
+
+def task(name: str) -> Callable[[Callable[P, Report]], Task[P, None]]:
+    """Register `body` as the Celery task `name`.
+
+    The body returns counts, which are logged when any is not zero. A transient database error or
+    an absent Redis is tried again a few times; then it is left to the next sweep, which finds the
+    same work again. A message is only ever a wake-up.
+    """
+
+    def register(body: Callable[P, Report]) -> Task[P, None]:
+        def run(self: Task[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+            structlog.contextvars.bind_contextvars(task=name, task_id=self.request.id)
+            try:
+                _observe(name, body, *args, **kwargs)
+            except Exception as error:
+                if not is_retryable(error):
+                    raise
+                raise self.retry(
+                    exc=error, countdown=RETRY_DELAY_S, max_retries=RETRY_MAX
+                ) from error
+            finally:
+                structlog.contextvars.clear_contextvars()
+
+        run.__name__ = body.__name__
+        run.__doc__ = body.__doc__
+        return app.task(run, name=name, bind=True)  # type: ignore[no-any-return]
+
+    return register
+
+
+def _observe(name: str, body: Callable[P, Report], *args: P.args, **kwargs: P.kwargs) -> None:
+    with TASK_SECONDS.labels(name).time():
+        try:
+            report = body(*args, **kwargs)
+        except Exception:
+            TASK_RUNS.labels(name, "failed").inc()
+            raise
+    TASK_RUNS.labels(name, "done").inc()
+    if any(report.values()):
+        log.info("done", **report)
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Tell whether the cause passes by itself: Postgres or Redis away, a deadlock, a timeout."""
+    return isinstance(error, RedisConnectionError | RedisTimeoutError) or is_transient(error)
+
+
+def wake(name: str, *args: int | str) -> None:
+    """Send a wake-up, outside any transaction. It may be lost: the next sweep sends it again."""
+    app.send_task(name, args=args)
