@@ -65,6 +65,7 @@ beat_schedule = {
     name: {"task": name, "schedule": period_s, "options": {"expires": max(period_s, 2)}}
     for name, period_s in {
         "debit.sweep": 1.0,  # shards with work -> debit.drain
+        "debit.publish_quantities": 5.0,  # which properties are summed -> the edge
         "debit.partition": 3600.0,  # partitions made ahead, old ones dropped
         "ledger.verify": 3600.0,  # every invariant
         "low_credit.check": 60.0,  # what posting did not see: a rule changed, a default added

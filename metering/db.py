@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Final, LiteralString
 
 import psycopg
 from psycopg.sql import SQL
@@ -29,16 +29,17 @@ _TRANSIENT_SQLSTATES: Final = frozenset(
 def driver(conn: Connection) -> psycopg.Connection[tuple[object, ...]]:
     """Return the psycopg connection under a SQLAlchemy one, for `COPY`."""
     raw = conn.connection.driver_connection
-    assert isinstance(raw, psycopg.Connection)
+    if not isinstance(raw, psycopg.Connection):
+        raise TypeError(f"the driver is {type(raw).__name__}, not psycopg")
     return raw
 
 
-def copy_in(conn: Connection, statement: str, lines: list[str]) -> None:
+def copy_in(conn: Connection, statement: LiteralString, lines: list[str]) -> None:
     """Stream `lines` (COPY text format, without line ends) into `statement`'s table."""
     if not lines:
         return
     lines.append("")
-    with driver(conn).cursor() as cursor, cursor.copy(SQL(statement)) as copy:  # type: ignore[arg-type]
+    with driver(conn).cursor() as cursor, cursor.copy(SQL(statement)) as copy:
         copy.write("\n".join(lines).encode())
 
 

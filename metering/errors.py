@@ -117,6 +117,22 @@ class DurabilityError(GullakError):
     code = "UNAVAILABLE"
 
 
+class TooManyEndpointsError(InvalidInputError):
+    """The business has as many webhook endpoints as it may have; nothing was written."""
+
+    def __init__(self, endpoints_max: int) -> None:
+        self.endpoints_max = endpoints_max
+        super().__init__(FieldProblem("url", f"there are {endpoints_max} endpoints already"))
+
+
+class UnresolvedHostError(GullakError):
+    """The receiver's host name has no address."""
+
+
+class RefusedAddressError(GullakError):
+    """The receiver's host has an address that is not public."""
+
+
 class ConfigurationError(GullakError):
     """The configuration cannot work."""
 

@@ -6,20 +6,31 @@ a digit raises instead of rounding, and a host program's own decimal context cha
 """
 
 import re
-from decimal import ROUND_FLOOR, Clamped, Context, Decimal, DivisionByZero, Inexact
-from decimal import InvalidOperation, Overflow
+from decimal import (
+    ROUND_FLOOR,
+    Clamped,
+    Context,
+    Decimal,
+    DivisionByZero,
+    Inexact,
+    InvalidOperation,
+    Overflow,
+)
 from typing import Final
 
 INT64_MAX: Final = 2**63 - 1
 QUANTITY_MAX: Final = Decimal(10**12)
 QUANTITY_DECIMALS_MAX: Final = 12
+_QUANTITY_MAX_INT: Final = int(QUANTITY_MAX)
 PRICE_INTEGER_DIGITS_MAX: Final = 5
 PRICE_DECIMALS_MAX: Final = 12
 UNIT_PRICE_DECIMALS_MAX: Final = 21
 UNITS_MAX: Final = 10**9
 # 13 + 5 integer digits and 12 + 21 decimals per product, and room for the sum of a long history.
 EXACT: Final = Context(
-    prec=80, rounding=ROUND_FLOOR, traps=[Clamped, DivisionByZero, Inexact, InvalidOperation, Overflow]
+    prec=80,
+    rounding=ROUND_FLOOR,
+    traps=[Clamped, DivisionByZero, Inexact, InvalidOperation, Overflow],
 )
 ZERO: Final = Decimal(0)
 
@@ -32,9 +43,9 @@ def quantity_of(value: object) -> Decimal | None:
     Taken: an integer, a double (its shortest decimal form, as its JSON text has it) or a plain
     decimal text, from 0 to `QUANTITY_MAX`, with up to `QUANTITY_DECIMALS_MAX` decimals.
     """
-    if type(value) is int:
-        quantity = Decimal(value)
-    elif type(value) is float:
+    if type(value) is int:  # almost always, so it goes first and without further looks
+        return Decimal(value) if 0 <= value <= _QUANTITY_MAX_INT else None
+    if type(value) is float:
         quantity = Decimal(repr(value))
     elif type(value) is str and _DECIMAL_TEXT.fullmatch(value):
         quantity = Decimal(value)

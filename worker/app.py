@@ -6,9 +6,9 @@ from celery.signals import setup_logging as celery_setup_logging
 from worker.log import setup_logging
 from worker.settings import settings
 
-app = Celery("gullak")
+app = Celery("gullak", include=["worker.pulse"])
 app.config_from_object("celeryconfig")
-app.conf.broker_url = settings().celery_broker_url()
+app.conf.update({"broker_url": settings().celery_broker_url()})
 
 
 @celery_setup_logging.connect

@@ -9,6 +9,13 @@ from structlog.types import EventDict, Processor, WrappedLogger
 
 from worker.settings import Settings
 
+_CHATTY: Final = (
+    "httpx",
+    "httpcore",
+    "celery.app.trace",
+    "celery.worker.strategy",
+    "celery.beat",
+)
 _SECRET_NAMES: Final = ("secret", "password", "token", "api_key", "authorization", "signature")
 
 
@@ -40,7 +47,7 @@ def setup_logging(config: Settings) -> None:
     root.handlers[:] = [handler]
     root.setLevel(config.log_level)
     # One line per request or message says nothing at the rates this runs at.
-    for chatty in ("httpx", "httpcore", "celery.app.trace", "celery.worker.strategy", "celery.beat"):
+    for chatty in _CHATTY:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 

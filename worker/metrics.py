@@ -1,7 +1,22 @@
 """What Prometheus sees of this process."""
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 TASK_RUNS = Counter("gullak_task_runs_total", "Runs of a task by outcome.", ["task", "outcome"])
 TASK_SECONDS = Histogram("gullak_task_seconds", "How long a run of a task took.", ["task"])
 EVENTS = Counter("gullak_events_total", "Events by where they ended.", ["outcome"])
+BACKLOG_EVENTS = Gauge(
+    "gullak_backlog_events",
+    "Events in the buffer at the last sweep.",
+    multiprocess_mode="mostrecent",
+)
+LAG_SECONDS = Histogram(
+    "gullak_drain_lag_seconds",
+    "From the buffering of the last chunk of a drain to its debit.",
+    buckets=(0.1, 0.25, 0.5, 1, 2, 5, 15, 60, 300, 1800),
+)
+LEDGER_FAULTS = Gauge(
+    "gullak_ledger_faults",
+    "Broken invariants at the last scheduled check.",
+    multiprocess_mode="mostrecent",
+)

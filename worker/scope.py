@@ -16,6 +16,7 @@ class Scope:
 
     settings: Settings
     transaction: Transactions
+    snapshot: Transactions
     buffer: UsageBuffer
 
 
@@ -27,7 +28,8 @@ def scope() -> Scope:
 @cache
 def _scope_of(_pid: int) -> Scope:
     config = settings()
-    return Scope(config, sessions().transaction, open_buffer(config))
+    here = sessions()
+    return Scope(config, here.transaction, here.snapshot, open_buffer(config))
 
 
 def open_buffer(config: Settings) -> UsageBuffer:

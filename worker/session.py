@@ -50,6 +50,15 @@ class Sessions:
         with self.engine.begin() as conn:
             yield conn
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """Open one reading transaction that sees a single moment, without a time limit."""
+        with self.engine.connect() as plain:
+            conn = plain.execution_options(isolation_level="REPEATABLE READ")
+            with conn.begin():
+                conn.exec_driver_sql("SET LOCAL statement_timeout = 0")
+                yield conn
+
 
 def sessions() -> Sessions:
     """Return this process's sessions: an engine made before a fork must not be used after it."""

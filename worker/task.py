@@ -1,7 +1,7 @@
 """The task base: names are explicit, transient failures retry, follow-ups go out after the body."""
 
 from collections.abc import Callable
-from typing import Final, ParamSpec
+from typing import Any, Final, ParamSpec, cast
 
 import structlog
 from celery import Task
@@ -30,7 +30,7 @@ def task(name: str) -> Callable[[Callable[P, Report]], Task[P, None]]:
     """
 
     def register(body: Callable[P, Report]) -> Task[P, None]:
-        def run(self: Task[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        def run(self: Task[Any, Any], *args: P.args, **kwargs: P.kwargs) -> None:
             structlog.contextvars.bind_contextvars(task=name, task_id=self.request.id)
             try:
                 _observe(name, body, *args, **kwargs)
@@ -45,7 +45,7 @@ def task(name: str) -> Callable[[Callable[P, Report]], Task[P, None]]:
 
         run.__name__ = body.__name__
         run.__doc__ = body.__doc__
-        return app.task(run, name=name, bind=True)  # type: ignore[no-any-return]
+        return cast("Task[P, None]", app.task(name=name, bind=True)(run))
 
     return register
 

@@ -23,8 +23,8 @@ for k = 1, chunks do
   local stream, account = KEYS[2 * k], KEYS[2 * k + 1]
   local count, payload = ARGV[2 * k + 3], ARGV[2 * k + 4]
   redis.call('HSETNX', account, 'epoch', ARGV[3])
-  redis.call('XADD', stream, '*', 'b', ARGV[4], 'n', count, 'e', payload)
-  redis.call('HINCRBY', account, 'accepted', count)
+  local total = redis.call('HINCRBY', account, 'accepted', count)
+  redis.call('XADD', stream, '*', 'b', ARGV[4], 'n', count, 't', total, 'e', payload)
   redis.call('HINCRBY', account, 'accepted_bytes', #payload)
 end
 redis.call('HINCRBY', KEYS[1], 'events', events)

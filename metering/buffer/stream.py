@@ -43,12 +43,28 @@ AOF_WAIT_MS: Final = 1500
 
 @dataclass(frozen=True, slots=True)
 class HeadChunk:
-    """One stream entry, as read: its events are still bytes."""
+    """One stream entry, as read: its events are still bytes.
+
+    `accepted_total`: events that the shard had accepted with this chunk, so that the reader sees
+    a gap; 0 for an entry that is not ours.
+    """
 
     stream_id: StreamId
     business_id: BusinessId
     event_count: int
+    accepted_total: int
     payload: bytes
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Return what orders stream ids: as text, 10-1 would come before 9-1."""
+        return stream_position(self.stream_id)
+
+
+def stream_position(stream_id: StreamId) -> tuple[int, int]:
+    """Split a stream id into milliseconds and sequence number."""
+    milliseconds, _, sequence = stream_id.partition("-")
+    return int(milliseconds), int(sequence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +173,7 @@ class UsageBuffer:
 
     def _append_and_wait(self, keys: list[str], arguments: list[str | int | bytes]) -> bool:
         """Append, then WAITAOF on the same connection: it waits for that connection's writes."""
-        with self.redis.client() as one:
+        with self.redis.client() as one:  # type: ignore[no-untyped-call]
             taken = bool(self._append(keys, arguments, client=one))
             synced = cast("list[int]", one.execute_command("WAITAOF", 1, 0, AOF_WAIT_MS))
         if taken and synced[0] < 1:
@@ -172,7 +188,7 @@ class UsageBuffer:
         if config.get("appendfsync") == "always":
             return "always"
         try:
-            self.redis.execute_command("WAITAOF", 0, 0, 0)
+            self.redis.execute_command("WAITAOF", 0, 0, 0)  # type: ignore[no-untyped-call]
         except ResponseError as error:
             raise DurabilityError from error
         return "waitaof"
@@ -189,7 +205,7 @@ class UsageBuffer:
         return Backlog(int(held[0] or 0), int(held[1] or 0), busy)
 
     def read_head(self, shard: Shard, events_max: int) -> list[HeadChunk]:
-        """Return the oldest chunks of a shard, up to about `events_max` events (at least one chunk).
+        """Return the oldest chunks of a shard, about `events_max` events, at least one chunk.
 
         One `XRANGE`; how many chunks to ask for is learned from the reads before.
         """
@@ -226,7 +242,11 @@ class UsageBuffer:
         key = attempts_key(shard)
         if self.redis.hget(key, "head") != head.encode():
             self.redis.hset(key, mapping={"head": head, "count": 0})
-        return int(cast("int", self.redis.hincrby(key, "count", 1)))
+        return int(self.redis.hincrby(key, "count", 1))
+
+    def forget_attempts(self, shard: Shard) -> None:
+        """Forget the attempts at a head: the one that counted them came back."""
+        self.redis.delete(attempts_key(shard))
 
     def account(self, shard: Shard) -> Account:
         """Return the shard's counters; all zero and a nameless epoch if nothing ever came."""
@@ -239,10 +259,14 @@ class UsageBuffer:
 
 def _head_chunk(stream_id: bytes, fields: dict[bytes, bytes]) -> HeadChunk:
     """Read an entry leniently: what is not ours becomes a chunk that fails to decode later."""
-    count = fields.get(b"n", b"0")
     return HeadChunk(
         StreamId(stream_id.decode()),
         BusinessId(fields.get(b"b", b"").decode(errors="replace")),
-        int(count) if count.isdigit() else 0,
+        _number(fields.get(b"n", b"")),
+        _number(fields.get(b"t", b"")),
         fields.get(b"e", b""),
     )
+
+
+def _number(text: bytes) -> int:
+    return int(text) if text.isdigit() else 0

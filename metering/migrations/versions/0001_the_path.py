@@ -116,6 +116,9 @@ CREATE UNIQUE INDEX ledger_entries_idempotency ON ledger_entries (business_id, i
     WHERE idempotency_key IS NOT NULL;
 CREATE UNIQUE INDEX ledger_entries_of_batch ON ledger_entries (batch_id, wallet_id)
     WHERE batch_id IS NOT NULL;
+-- A purchase is credited once, whatever else goes wrong.
+CREATE UNIQUE INDEX ledger_entries_of_purchase ON ledger_entries (reference)
+    WHERE kind = 'purchase';
 
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -196,11 +199,17 @@ CREATE TABLE drain_cursors (
     shard integer NOT NULL,
     epoch text NOT NULL,
     last_stream_id text NOT NULL,
-    -- Events that Redis said it had accepted, when this shard was last read.
+    -- Events that the shard had accepted with the last chunk read.
     accepted_count bigint NOT NULL,
+    -- Events that ended here: posted, duplicate or refused.
     settled_count bigint NOT NULL,
+    -- Accepted, but gone from Redis before they were read.
+    lost_count bigint NOT NULL DEFAULT 0,
+    -- Settled here, but forgotten by a Redis that came back with an older state.
+    rewound_count bigint NOT NULL DEFAULT 0,
     updated_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (shard, epoch)
+    PRIMARY KEY (shard, epoch),
+    CHECK (settled_count = accepted_count - lost_count + rewound_count)
 );
 """
 

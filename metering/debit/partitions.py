@@ -1,0 +1,60 @@
+"""Kept usage by day: partitions made ahead, and dropped after the retention. Keys stay for ever."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Final
+
+from sqlalchemy import Connection
+
+from metering.db import driver
+from metering.debit import statements
+
+PREFIX: Final = "usage_events_"
+DAY: Final = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionReport:
+    """How many daily partitions were made and dropped."""
+
+    made: int
+    dropped: int
+
+
+def maintain_partitions(
+    conn: Connection, *, ahead_days: int, retention_days: int
+) -> PartitionReport:
+    """Make the partitions of today and the days ahead; drop those older than the retention.
+
+    Safe at any time and twice at once: the second finds the lock taken and does nothing.
+    """
+    if not conn.execute(statements.TRY_MAINTENANCE).scalar_one():
+        return PartitionReport(0, 0)
+    today: date = conn.execute(statements.TODAY).scalar_one()
+    days = _days(conn.execute(statements.PARTITIONS).scalars().all())
+    wanted = [today + DAY * offset for offset in range(ahead_days + 1)]
+    made = sum(_make(conn, day) for day in wanted if day not in days)
+    first_kept = today - DAY * retention_days
+    old = [day for day in days if day < first_kept]
+    for day in old:
+        driver(conn).execute(f"DROP TABLE {PREFIX}{day:%Y%m%d}")
+    conn.execute(statements.CLEAR_DEFAULT, {"first": first_kept})
+    return PartitionReport(made, len(old))
+
+
+def _days(names: Sequence[str]) -> list[date]:
+    suffixes = [name.removeprefix(PREFIX) for name in names]
+    return [date.fromisoformat(suffix) for suffix in suffixes if suffix.isdigit()]
+
+
+def _make(conn: Connection, day: date) -> bool:
+    """Make one day's partition, unless the catch-all already holds rows of that day."""
+    following = day + DAY
+    if conn.execute(statements.DEFAULT_HOLDS, {"first": day, "last": following}).scalar_one():
+        return False
+    driver(conn).execute(
+        f"CREATE TABLE IF NOT EXISTS {PREFIX}{day:%Y%m%d} PARTITION OF usage_events"
+        f" FOR VALUES FROM ('{day}') TO ('{following}')"
+    )
+    return True

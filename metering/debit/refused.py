@@ -1,0 +1,100 @@
+"""Dead letters: events that could not be charged, their reasons, and sending them again."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Connection
+
+from metering.buffer.chunk import BufferedEvent
+from metering.buffer.stream import UsageBuffer
+from metering.db import Transactions
+from metering.debit import statements
+from metering.errors import MalformedChunkError
+from metering.ids import BusinessId, RefusalId
+
+REPLAY_PAGE: Final = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedEvent:
+    """A dead letter; `payload` is the event as it was buffered, or the bytes of its chunk."""
+
+    refusal_id: RefusalId
+    business_id: BusinessId
+    event_id: str
+    customer_id: str
+    reason: str
+    detail: str
+    payload: object
+    refused_at: datetime
+
+    def event(self) -> BufferedEvent | None:
+        """Return the event to send again; None if its bytes could not be read."""
+        if self.reason == MalformedChunkError.reason or not isinstance(self.payload, list):
+            return None
+        return BufferedEvent(*self.payload)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which dead letters: all filters are optional."""
+
+    business_id: BusinessId | None = None
+    reason: str | None = None
+    event_id: str | None = None
+
+
+def refused_events(
+    conn: Connection, selection: Selection, *, page: int, after: int = 0
+) -> list[RefusedEvent]:
+    """Return a page of waiting dead letters, oldest first, after a refusal id."""
+    rows = conn.execute(
+        statements.REFUSED,
+        {
+            "business_id": selection.business_id,
+            "reason": selection.reason,
+            "event_id": selection.event_id,
+            "after": after,
+            "page": page,
+        },
+    )
+    return [RefusedEvent(**row._mapping) for row in rows]  # noqa: SLF001
+
+
+def replay(transaction: Transactions, buffer: UsageBuffer, selection: Selection) -> int:
+    """Send the selected dead letters through the buffer again; return how many.
+
+    They are buffered first and marked after: killed in between, they are sent twice, and the
+    second is a duplicate. Bytes that cannot be read stay where they are.
+
+    Raises:
+        BufferFullError, BufferUnavailableError: what was not sent is still waiting.
+
+    """
+    sent = 0
+    for page in _pages(transaction, selection):
+        readable = [(refused, event) for refused in page if (event := refused.event())]
+        by_business: dict[BusinessId, list[BufferedEvent]] = defaultdict(list)
+        for refused, event in readable:
+            by_business[refused.business_id].append(event)
+        for business_id, events in by_business.items():
+            buffer.append(business_id, events)
+        with transaction() as conn:
+            ids = [refused.refusal_id for refused, _ in readable]
+            conn.execute(statements.MARK_REPLAYED, {"refusal_ids": ids})
+        sent += len(readable)
+    return sent
+
+
+def _pages(transaction: Transactions, selection: Selection) -> Iterator[list[RefusedEvent]]:
+    after = 0
+    while True:
+        with transaction() as conn:
+            page = refused_events(conn, selection, page=REPLAY_PAGE, after=after)
+        if not page:
+            return
+        yield page
+        after = page[-1].refusal_id

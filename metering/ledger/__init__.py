@@ -1,0 +1,1 @@
+"""Postgres: wallets and their entries. `post.py` is the only place where a balance changes."""

@@ -1,0 +1,159 @@
+"""All SQL of the ledger, a sentence each."""
+
+from typing import Final, LiteralString
+
+from sqlalchemy import text
+
+_WALLET: Final = """wallet_id, business_id, customer_id, currency, balance_minor, remainder,
+    version, coalesce(chain, ''::bytea) AS chain, overdraft_limit_minor"""
+
+_ENTRY: Final[LiteralString] = """entry_id, wallet_id, version, business_id, customer_id,
+    currency, amount_minor, is_credit, before_minor, after_minor, event_type, kind, reason,
+    reference, idempotency_key, request_digest, batch_id, event_count, exact_cost,
+    remainder_before, remainder_after, metadata, created_at, chain"""
+
+# --- posting ------------------------------------------------------------------------------------
+
+# Lock the wallets of a posting once, in the order of their ids, so that two never deadlock.
+LOCK_WALLETS: Final = text(
+    f"SELECT {_WALLET} FROM wallets WHERE wallet_id = ANY(:wallet_ids)"
+    " ORDER BY wallet_id FOR NO KEY UPDATE"
+)
+# The clock that decides, read after the locks are held: entries of a wallet follow each other.
+CLOCK: Final = text("SELECT clock_timestamp()")
+# Write entries; the columns are those that `post._line` writes.
+COPY_ENTRIES: Final[LiteralString] = f"COPY ledger_entries ({_ENTRY}) FROM STDIN"
+# Move the balances of a posting to where its entries left them.
+MOVE_WALLETS: Final = text(
+    "UPDATE wallets w SET balance_minor = m.balance_minor, remainder = m.remainder,"
+    " version = m.version, chain = m.chain, updated_at = :now"
+    " FROM unnest(CAST(:wallet_ids AS text[]), CAST(:balances AS bigint[]),"
+    " CAST(:remainders AS numeric[]), CAST(:versions AS bigint[]), CAST(:chains AS bytea[]))"
+    " AS m (wallet_id, balance_minor, remainder, version, chain)"
+    " WHERE w.wallet_id = m.wallet_id"
+)
+# The entry that an idempotency key already made.
+ENTRY_BY_KEY: Final = text(
+    "SELECT entry_id, wallet_id, request_digest FROM ledger_entries"
+    " WHERE business_id = :business_id AND idempotency_key = :idempotency_key"
+)
+
+# --- accounts -----------------------------------------------------------------------------------
+
+# A business: the tenant that everything belongs to.
+INSERT_BUSINESS: Final = text(
+    "INSERT INTO businesses (business_id, name) VALUES (:business_id, :name)"
+)
+# All businesses, oldest first.
+BUSINESSES: Final = text(
+    "SELECT business_id, name, created_at FROM businesses ORDER BY business_id"
+)
+# A customer of a business.
+INSERT_CUSTOMER: Final = text(
+    "INSERT INTO customers (customer_id, business_id, email, name, phone_number,"
+    " preferred_locale, metadata, billing_currency) VALUES (:customer_id, :business_id, :email,"
+    " :name, :phone_number, :preferred_locale, CAST(:metadata AS json), :billing_currency)"
+)
+# One customer of this business.
+CUSTOMER: Final = text(
+    "SELECT customer_id, business_id, email, name, phone_number, preferred_locale, metadata,"
+    " billing_currency, created_at, updated_at FROM customers"
+    " WHERE business_id = :business_id AND customer_id = :customer_id"
+)
+# A wallet at zero.
+INSERT_WALLET: Final = text(
+    "INSERT INTO wallets (wallet_id, business_id, customer_id, currency)"
+    " VALUES (:wallet_id, :business_id, :customer_id, :currency)"
+)
+# Customers that have no wallet yet in a currency that was configured later, a page at a time.
+CUSTOMERS_WITHOUT_WALLET: Final = text(
+    "SELECT c.customer_id, c.business_id FROM customers c WHERE NOT EXISTS (SELECT 1 FROM wallets w"
+    " WHERE w.customer_id = c.customer_id AND w.currency = :currency)"
+    " ORDER BY c.customer_id LIMIT :page"
+)
+# The wallets of a customer of this business, in the order of their currencies.
+WALLETS_OF_CUSTOMER: Final = text(
+    f"SELECT {_WALLET}, created_at, updated_at FROM wallets"
+    " WHERE business_id = :business_id AND customer_id = :customer_id ORDER BY currency"
+)
+# How far a manual debit may go below zero.
+SET_OVERDRAFT: Final = text(
+    "UPDATE wallets SET overdraft_limit_minor = :limit_minor, updated_at = now()"
+    " WHERE wallet_id = :wallet_id"
+)
+# Customers with their billing currency and wallets, for charging a batch.
+CHARGEABLE: Final = text(
+    "SELECT c.customer_id, c.business_id, c.billing_currency, w.wallet_id, w.currency"
+    " FROM customers c LEFT JOIN wallets w ON w.customer_id = c.customer_id"
+    " WHERE c.customer_id = ANY(:customer_ids)"
+)
+
+# --- history ------------------------------------------------------------------------------------
+
+# A page of a wallet's history, newest first, before a version: stable while entries are added.
+HISTORY: Final = text(
+    f"SELECT {_ENTRY} FROM ledger_entries WHERE wallet_id = :wallet_id"
+    " AND version < :before_version ORDER BY version DESC LIMIT :page"
+)
+
+# --- verify: each row is a fault --------------------------------------------------------------
+
+# Wallets whose balance, remainder, version or digest is not that of their last entry.
+WALLETS_OFF_THEIR_ENTRIES: Final = text(
+    "SELECT w.wallet_id, w.balance_minor, w.version, e.after_minor, e.version AS entry_version"
+    " FROM wallets w LEFT JOIN LATERAL (SELECT after_minor, version, remainder_after, chain"
+    " FROM ledger_entries e WHERE e.wallet_id = w.wallet_id ORDER BY version DESC LIMIT 1) e"
+    " ON true"
+    " WHERE w.balance_minor <> coalesce(e.after_minor, 0) OR w.version <> coalesce(e.version, 0)"
+    " OR w.remainder <> coalesce(e.remainder_after, 0) OR w.chain IS DISTINCT FROM e.chain"
+)
+# Wallets whose balance is not the sum of their entries, or whose version is not their number.
+WALLETS_OFF_THEIR_SUM: Final = text(
+    "SELECT w.wallet_id, w.balance_minor, coalesce(s.total, 0) AS total, w.version,"
+    " coalesce(s.entries, 0) AS entries FROM wallets w LEFT JOIN (SELECT wallet_id,"
+    " sum(CASE WHEN is_credit THEN amount_minor ELSE -amount_minor END) AS total,"
+    " count(*) AS entries FROM ledger_entries GROUP BY wallet_id) s USING (wallet_id)"
+    " WHERE w.balance_minor <> coalesce(s.total, 0) OR w.version <> coalesce(s.entries, 0)"
+)
+# Remainders out of range: the table's own check, for a database whose checks were dropped.
+REMAINDERS_OUT_OF_RANGE: Final = text(
+    "SELECT wallet_id, remainder FROM wallets WHERE remainder < 0 OR remainder >= 1"
+)
+# Every entry in the order of the chain, for a walk.
+ALL_ENTRIES: Final = text(f"SELECT {_ENTRY} FROM ledger_entries ORDER BY wallet_id, version")
+# Batches whose posted events are not those that hold a key (keys are for ever).
+BATCHES_OFF_THEIR_KEYS: Final = text(
+    "SELECT b.batch_id, b.posted_count, coalesce(k.keys, 0) AS keys FROM usage_batches b"
+    " LEFT JOIN (SELECT batch_id, count(*) AS keys FROM usage_event_keys GROUP BY batch_id) k"
+    " USING (batch_id) WHERE b.posted_count <> coalesce(k.keys, 0)"
+)
+# Usage entries whose cost is not the sum of their events, where the events are still kept.
+ENTRIES_OFF_THEIR_EVENTS: Final = text(
+    "SELECT e.entry_id, e.wallet_id, e.exact_cost, u.cost FROM (SELECT batch_id, customer_id,"
+    " currency, sum(cost_minor) AS cost, count(*) AS events FROM usage_events"
+    " WHERE currency IS NOT NULL GROUP BY batch_id, customer_id, currency) u"
+    " JOIN wallets w ON w.customer_id = u.customer_id AND w.currency = u.currency"
+    " LEFT JOIN ledger_entries e ON e.batch_id = u.batch_id AND e.wallet_id = w.wallet_id"
+    " WHERE e.exact_cost IS DISTINCT FROM u.cost OR e.event_count IS DISTINCT FROM u.events"
+)
+# Shards whose account of events does not add up, or that lost accepted events.
+SHARDS_OFF_THEIR_ACCOUNT: Final = text(
+    "SELECT c.shard, c.epoch, c.accepted_count, c.settled_count, c.lost_count,"
+    " coalesce(b.settled, 0) AS batched FROM drain_cursors c LEFT JOIN (SELECT shard, epoch,"
+    " sum(posted_count + duplicate_count + refused_count) AS settled FROM usage_batches"
+    " GROUP BY shard, epoch) b USING (shard, epoch)"
+    " WHERE c.settled_count <> coalesce(b.settled, 0) OR c.lost_count > 0"
+)
+# Alert numbers that are missing between the first and the last of a wallet.
+ALERTS_WITH_GAPS: Final = text(
+    "SELECT w.wallet_id, w.alert_sequence, coalesce(e.alerts, 0) AS alerts FROM wallets w"
+    " LEFT JOIN (SELECT wallet_id, count(*) AS alerts FROM webhook_events"
+    " WHERE wallet_id IS NOT NULL GROUP BY wallet_id) e USING (wallet_id)"
+    " WHERE w.alert_sequence <> coalesce(e.alerts, 0)"
+)
+# Purchases marked as credited whose entry does not credit what was bought.
+PURCHASES_OFF_THEIR_ENTRY: Final = text(
+    "SELECT p.purchase_id, p.entry_id FROM purchases p LEFT JOIN ledger_entries e"
+    " ON e.entry_id = p.entry_id WHERE p.status = 'credited' AND (e.entry_id IS NULL"
+    " OR e.amount_minor <> p.credit_minor OR NOT e.is_credit OR e.customer_id <> p.customer_id)"
+)

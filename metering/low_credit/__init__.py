@@ -1,0 +1,1 @@
+"""Balance against thresholds: one alert per crossing, armed again by recovery."""

@@ -1,0 +1,83 @@
+"""Crossings: found under the wallet lock, told through the outbox, in the posting transaction.
+
+A wallet is low by a rule when its balance is at or below the threshold; it has recovered when the
+balance reaches `recover_at`, which lies above. Between the two nothing is told, so a balance that
+swings around the threshold makes one alert, not many.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row
+
+from metering.clock import to_wire
+from metering.ids import WalletId
+from metering.low_credit import statements
+from metering.webhook.outbox import Notice, publish
+
+
+def evaluate(conn: Connection, wallet_ids: Sequence[WalletId], now: datetime) -> int:
+    """Tell of every crossing of these wallets, which the caller holds locked; return how many."""
+    rows = conn.execute(statements.CROSSINGS, {"wallet_ids": list(wallet_ids)}).all()
+    if not rows:
+        return 0
+    _mark(conn, rows, now)
+    publish(conn, _notices(rows, _sequences(conn, rows), now), now)
+    return len(rows)
+
+
+def _mark(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> None:
+    low = [row for row in rows if not row.was_low]
+    recovered = [row for row in rows if row.was_low]
+    if low:
+        conn.execute(statements.MARK_LOW, {"now": now, **_columns(low)})
+    if recovered:
+        conn.execute(statements.MARK_RECOVERED, _columns(recovered))
+
+
+def _columns(rows: Sequence[Row[Any]]) -> dict[str, list[str]]:
+    return {
+        "wallet_ids": [row.wallet_id for row in rows],
+        "rule_ids": [row.rule_id for row in rows],
+    }
+
+
+def _sequences(conn: Connection, rows: Sequence[Row[Any]]) -> dict[WalletId, int]:
+    """Number the alerts of each wallet; return the number before its first new one."""
+    counts = Counter(WalletId(row.wallet_id) for row in rows)
+    numbered = conn.execute(
+        statements.NUMBER_ALERTS,
+        {"wallet_ids": list(counts), "counts": list(counts.values())},
+    )
+    return {row.wallet_id: row.alert_sequence - counts[row.wallet_id] for row in numbered}
+
+
+def _notices(
+    rows: Sequence[Row[Any]], sequences: dict[WalletId, int], now: datetime
+) -> list[Notice]:
+    notices = []
+    for row in rows:
+        sequences[row.wallet_id] += 1
+        notices.append(_notice(row, sequences[row.wallet_id], now))
+    return notices
+
+
+def _notice(row: Row[Any], sequence: int, now: datetime) -> Notice:
+    return Notice(
+        business_id=row.business_id,
+        type="credit.balance_recovered" if row.was_low else "credit.balance_low",
+        wallet_id=row.wallet_id,
+        sequence=sequence,
+        data={
+            "customer_id": row.customer_id,
+            "wallet": row.currency,
+            "currency": row.currency,
+            "available_balance": row.balance_minor,
+            "threshold_amount": row.threshold_minor,
+            "recover_at_amount": row.recover_at_minor,
+            "crossed_at": to_wire(now),
+            "sequence": sequence,
+        },
+    )

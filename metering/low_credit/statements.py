@@ -1,0 +1,97 @@
+"""All SQL of low-credit rules and states, a sentence each."""
+
+from typing import Final
+
+from sqlalchemy import text
+
+# Wallets whose state by a rule has to change: low and not marked, or marked and recovered. A rule
+# of the wallet's own replaces the business's defaults. A wallet without entries never had credit,
+# so it is not low. `{wallets}` narrows which wallets are looked at.
+_CROSSINGS = """
+    WITH looked_at AS ({wallets}),
+    ruled AS (
+        SELECT w.wallet_id, w.balance_minor, r.rule_id, r.threshold_minor, r.recover_at_minor
+        FROM looked_at w JOIN low_credit_rules r ON r.wallet_id = w.wallet_id
+        UNION ALL
+        SELECT w.wallet_id, w.balance_minor, r.rule_id, r.threshold_minor, r.recover_at_minor
+        FROM looked_at w JOIN low_credit_rules r
+            ON r.wallet_id IS NULL AND r.business_id = w.business_id AND r.currency = w.currency
+            AND (w.balance_minor <= r.threshold_minor OR w.alert_sequence > 0)
+        WHERE NOT EXISTS (SELECT 1 FROM low_credit_rules own WHERE own.wallet_id = w.wallet_id)
+    )
+    SELECT w.wallet_id, w.business_id, w.customer_id, w.currency, w.balance_minor,
+        r.rule_id, r.threshold_minor, r.recover_at_minor, s.wallet_id IS NOT NULL AS was_low
+    FROM ruled r JOIN looked_at w USING (wallet_id)
+    LEFT JOIN low_credit_states s ON s.wallet_id = r.wallet_id AND s.rule_id = r.rule_id
+    WHERE (s.wallet_id IS NULL AND r.balance_minor <= r.threshold_minor)
+       OR (s.wallet_id IS NOT NULL AND r.balance_minor >= r.recover_at_minor)
+    ORDER BY w.wallet_id, r.threshold_minor DESC
+"""
+_COLUMNS = "wallet_id, business_id, customer_id, currency, balance_minor, alert_sequence"
+
+# Crossings of the given wallets, which the caller has locked.
+CROSSINGS: Final = text(
+    _CROSSINGS.format(
+        wallets=f"SELECT {_COLUMNS} FROM wallets WHERE wallet_id = ANY(:wallet_ids) AND version > 0"
+    )
+)
+# A page of wallets for the scheduled check, in the order of their ids.
+WALLET_PAGE: Final = text(
+    "SELECT wallet_id FROM wallets WHERE wallet_id > :after ORDER BY wallet_id LIMIT :page"
+)
+# Lock wallets that seemed to cross, in the order in which everyone locks.
+LOCK: Final = text(
+    "SELECT wallet_id FROM wallets WHERE wallet_id = ANY(:wallet_ids)"
+    " ORDER BY wallet_id FOR NO KEY UPDATE"
+)
+# The clock that decides, read after the locks are held.
+CLOCK: Final = text("SELECT clock_timestamp()")
+# Mark wallets as low by a rule.
+MARK_LOW: Final = text(
+    "INSERT INTO low_credit_states (wallet_id, rule_id, since)"
+    " SELECT wallet_id, rule_id, :now"
+    " FROM unnest(CAST(:wallet_ids AS text[]), CAST(:rule_ids AS text[])) AS c (wallet_id, rule_id)"
+)
+# Arm rules again.
+MARK_RECOVERED: Final = text(
+    "DELETE FROM low_credit_states s"
+    " USING unnest(CAST(:wallet_ids AS text[]), CAST(:rule_ids AS text[]))"
+    " AS c (wallet_id, rule_id) WHERE s.wallet_id = c.wallet_id AND s.rule_id = c.rule_id"
+)
+# Take the next numbers of alerts for wallets; returns the last number taken by each.
+NUMBER_ALERTS: Final = text(
+    "UPDATE wallets w SET alert_sequence = w.alert_sequence + n.alerts"
+    " FROM unnest(CAST(:wallet_ids AS text[]), CAST(:counts AS bigint[])) AS n (wallet_id, alerts)"
+    " WHERE w.wallet_id = n.wallet_id RETURNING w.wallet_id, w.alert_sequence"
+)
+# The wallet of a customer of this business in a currency.
+WALLET: Final = text(
+    "SELECT wallet_id FROM wallets WHERE business_id = :business_id"
+    " AND customer_id = :customer_id AND currency = :currency"
+)
+# A rule: for one wallet, or (wallet_id NULL) the default of a business and currency. The same
+# threshold again changes the band.
+SET_WALLET_RULE: Final = text(
+    "INSERT INTO low_credit_rules (rule_id, business_id, wallet_id, currency, threshold_minor,"
+    " recover_at_minor) VALUES (:rule_id, :business_id, :wallet_id, :currency, :threshold_minor,"
+    " :recover_at_minor) ON CONFLICT (wallet_id, threshold_minor) WHERE wallet_id IS NOT NULL"
+    " DO UPDATE SET recover_at_minor = excluded.recover_at_minor, updated_at = now()"
+    " RETURNING rule_id"
+)
+SET_DEFAULT_RULE: Final = text(
+    "INSERT INTO low_credit_rules (rule_id, business_id, wallet_id, currency, threshold_minor,"
+    " recover_at_minor) VALUES (:rule_id, :business_id, NULL, :currency, :threshold_minor,"
+    " :recover_at_minor) ON CONFLICT (business_id, currency, threshold_minor)"
+    " WHERE wallet_id IS NULL"
+    " DO UPDATE SET recover_at_minor = excluded.recover_at_minor, updated_at = now()"
+    " RETURNING rule_id"
+)
+# Take a rule away, with its states.
+DELETE_RULE: Final = text(
+    "DELETE FROM low_credit_rules WHERE business_id = :business_id AND rule_id = :rule_id"
+)
+# The rules of a business.
+RULES: Final = text(
+    "SELECT rule_id, wallet_id, currency, threshold_minor, recover_at_minor FROM low_credit_rules"
+    " WHERE business_id = :business_id ORDER BY rule_id"
+)

@@ -1,0 +1,1 @@
+"""Paid credit in: a paid order credits its wallet once, whatever is redelivered."""

@@ -1,0 +1,1 @@
+"""Meters and prices: which events cost what, since when."""

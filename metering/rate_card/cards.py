@@ -1,0 +1,46 @@
+"""Compiled rate cards, kept per process and made again when their version in Postgres moves."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection
+
+from metering.ids import BusinessId, Currency
+from metering.rate_card import statements
+from metering.rate_card.card import RateCard
+from metering.rate_card.catalogue import list_meters, list_prices
+
+
+class RateCards:
+    """A cache: one query per batch tells which cards are still good."""
+
+    def __init__(self, currencies: Sequence[str]) -> None:
+        self._currencies = tuple(Currency(code) for code in currencies)
+        self._cards: dict[BusinessId, tuple[int, RateCard]] = {}
+
+    def current(
+        self, conn: Connection, business_ids: set[BusinessId]
+    ) -> dict[BusinessId, RateCard]:
+        """Return the cards of these businesses as of now; unknown businesses have none."""
+        rows = conn.execute(statements.VERSIONS, {"business_ids": sorted(business_ids)})
+        return {
+            row.business_id: self._card(conn, row.business_id, row.rate_card_version)
+            for row in rows
+        }
+
+    def _card(self, conn: Connection, business_id: BusinessId, version: int) -> RateCard:
+        known = self._cards.get(business_id)
+        if known is not None and known[0] == version:
+            return known[1]
+        card = RateCard(
+            list_meters(conn, business_id), list_prices(conn, business_id), self._currencies
+        )
+        self._cards[business_id] = (version, card)
+        return card
+
+
+def summed_properties(conn: Connection) -> dict[BusinessId, dict[str, list[str]]]:
+    """Return, per business and event name, the properties that its meters sum."""
+    found: dict[BusinessId, dict[str, list[str]]] = {}
+    for row in conn.execute(statements.SUMMED_PROPERTIES):
+        found.setdefault(row.business_id, {})[row.event_name] = list(row.properties)
+    return found

@@ -1,0 +1,149 @@
+"""Filters of meters: checked when they come in, compiled once, then only called.
+
+An event without the filtered property does not match, whatever the operator: `not_equals` is a
+statement about a property that is there.
+"""
+
+import operator
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+from metering.buffer.chunk import Metadata, MetadataValue
+
+Operator = Literal[
+    "equals",
+    "not_equals",
+    "greater_than",
+    "greater_than_or_equals",
+    "less_than",
+    "less_than_or_equals",
+    "contains",
+    "does_not_contain",
+]
+Matches = Callable[[Metadata], bool]
+FilterValue = StrictBool | StrictInt | StrictFloat | Annotated[StrictStr, Field(max_length=500)]
+
+_ORDERINGS: Final[dict[str, Callable[[Decimal, Decimal], bool]]] = {
+    "greater_than": operator.gt,
+    "greater_than_or_equals": operator.ge,
+    "less_than": operator.lt,
+    "less_than_or_equals": operator.le,
+}
+_MODEL: Final = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Condition(BaseModel):
+    """One comparison of a metadata property with a value."""
+
+    model_config = _MODEL
+
+    key: Annotated[StrictStr, Field(min_length=1, max_length=100)]
+    operator: Operator
+    value: FilterValue
+
+
+class InnerFilter(BaseModel):
+    """The third and last level: conditions only."""
+
+    model_config = _MODEL
+
+    conjunction: Literal["and", "or"]
+    clauses: Annotated[list[Condition], Field(min_length=1, max_length=10)]
+
+
+class MiddleFilter(BaseModel):
+    """The second level."""
+
+    model_config = _MODEL
+
+    conjunction: Literal["and", "or"]
+    clauses: (
+        Annotated[list[Condition], Field(min_length=1, max_length=10)]
+        | Annotated[list[InnerFilter], Field(min_length=1, max_length=10)]
+    )
+
+
+class Filter(BaseModel):
+    """A filter: 1 to 10 conditions or nested filters, at most three levels."""
+
+    model_config = _MODEL
+
+    conjunction: Literal["and", "or"]
+    clauses: (
+        Annotated[list[Condition], Field(min_length=1, max_length=10)]
+        | Annotated[list[MiddleFilter], Field(min_length=1, max_length=10)]
+    )
+
+
+def compile_filter(node: Filter | MiddleFilter | InnerFilter | Condition) -> Matches:
+    """Return a function of an event's metadata."""
+    if isinstance(node, Condition):
+        return _compile_condition(node)
+    parts = [compile_filter(clause) for clause in node.clauses]
+    if len(parts) == 1:
+        return parts[0]
+    joined = all if node.conjunction == "and" else any
+    return lambda metadata: joined(part(metadata) for part in parts)
+
+
+def _compile_condition(condition: Condition) -> Matches:
+    key, compare = condition.key, _comparison(condition.operator, condition.value)
+
+    def matches(metadata: Metadata) -> bool:
+        value = metadata.get(key)
+        return value is not None and compare(value)
+
+    return matches
+
+
+def _comparison(name: Operator, wanted: FilterValue) -> Callable[[MetadataValue], bool]:
+    if name in _ORDERINGS:
+        return _ordering(_ORDERINGS[name], wanted)
+    if name in ("equals", "not_equals"):
+        equal = _equality(wanted)
+        return equal if name == "equals" else lambda value: not equal(value)
+    text = _text(wanted)
+    if name == "contains":
+        return lambda value: text in _text(value)
+    return lambda value: text not in _text(value)
+
+
+def _equality(wanted: FilterValue) -> Callable[[MetadataValue], bool]:
+    """Numbers equal numbers (5 and 5.0), all else only its own type: `True` is not 1."""
+    number = _number(wanted)
+    if number is not None:
+        return lambda value: _number(value) == number
+    return lambda value: type(value) is type(wanted) and value == wanted
+
+
+def _ordering(
+    compare: Callable[[Decimal, Decimal], bool], wanted: FilterValue
+) -> Callable[[MetadataValue], bool]:
+    """Order numbers by value and texts alphabetically; what cannot be compared does not match."""
+    limit = _number(wanted)
+    if limit is None:
+        if type(wanted) is not str:
+            return lambda _value: False
+        text_compare: Callable[[str, str], bool] = compare  # type: ignore[assignment]
+        return lambda value: type(value) is str and text_compare(value, wanted)
+
+    def matches(value: MetadataValue) -> bool:
+        number = _number(value)
+        return number is not None and compare(number, limit)
+
+    return matches
+
+
+def _number(value: MetadataValue) -> Decimal | None:
+    if type(value) is int:
+        return Decimal(value)
+    return Decimal(repr(value)) if type(value) is float else None
+
+
+def _text(value: MetadataValue) -> str:
+    if type(value) is bool:
+        return "true" if value else "false"
+    return str(value)

@@ -1,0 +1,72 @@
+"""Stage 3: the sweep looks at all shards and wakes the drains; a drain debits a shard's usage."""
+
+from functools import cache
+from os import getpid
+from time import time
+
+from metering.accept.quantities import publish_quantities
+from metering.buffer.keys import Shard
+from metering.debit.drain import Drain, drain_shard
+from metering.debit.partitions import maintain_partitions
+from metering.rate_card.cards import RateCards, summed_properties
+from worker.failpoint import checkpoint_of
+from worker.metrics import BACKLOG_EVENTS, EVENTS, LAG_SECONDS
+from worker.scope import scope
+from worker.task import Report, task, wake
+
+
+@task("debit.sweep")
+def sweep() -> Report:
+    """Wake a drain for every shard that holds work: one round trip to Redis."""
+    backlog = scope().buffer.backlog()
+    BACKLOG_EVENTS.set(backlog.events)
+    for shard in backlog.busy:
+        wake("debit.drain", shard)
+    return {}
+
+
+@task("debit.drain")
+def drain(shard: int) -> Report:
+    """Debit what a shard holds, within a time slice."""
+    report = drain_shard(_drain(getpid()), Shard(shard), scope().settings.drain_slice_s)
+    counts = {name: getattr(report.outcome, name) for name in report.outcome.__slots__}
+    for outcome, count in counts.items():
+        EVENTS.labels(outcome).inc(count)
+    if report.head_ms:
+        LAG_SECONDS.observe(max(0.0, time() - report.head_ms / 1000))
+    return {"shard": shard, **counts} if any(counts.values()) else {}
+
+
+@task("debit.partition")
+def partition() -> Report:
+    """Make daily partitions ahead and drop those past the retention."""
+    config = scope().settings
+    with scope().transaction() as conn:
+        report = maintain_partitions(
+            conn,
+            ahead_days=config.usage_partitions_ahead_days,
+            retention_days=config.usage_retention_days,
+        )
+    return {"made": report.made, "dropped": report.dropped}
+
+
+@task("debit.publish_quantities")
+def publish() -> Report:
+    """Tell the edge which properties are summed, so that it refuses bad quantities itself."""
+    with scope().transaction() as conn:
+        found = summed_properties(conn)
+    publish_quantities(scope().buffer.redis, found)
+    return {}
+
+
+@cache
+def _drain(_pid: int) -> Drain:
+    """Make the drain of this process, with its cache of rate cards."""
+    here = scope()
+    return Drain(
+        here.transaction,
+        here.buffer,
+        RateCards(tuple(here.settings.currencies)),
+        here.settings.batch_events,
+        checkpoint_of(here.settings),
+    )
