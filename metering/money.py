@@ -7,7 +7,7 @@ a digit raises instead of rounding, and a host program's own decimal context cha
 
 import re
 from decimal import (
-    ROUND_FLOOR,
+    ROUND_HALF_EVEN,
     Clamped,
     Context,
     Decimal,
@@ -26,10 +26,11 @@ PRICE_INTEGER_DIGITS_MAX: Final = 5
 PRICE_DECIMALS_MAX: Final = 12
 UNIT_PRICE_DECIMALS_MAX: Final = 21
 UNITS_MAX: Final = 10**9
+# Nothing is ever rounded, so the mode only decides the sign of a zero: floor would give x - x = -0.
 # 13 + 5 integer digits and 12 + 21 decimals per product, and room for the sum of a long history.
 EXACT: Final = Context(
     prec=80,
-    rounding=ROUND_FLOOR,
+    rounding=ROUND_HALF_EVEN,
     traps=[Clamped, DivisionByZero, Inexact, InvalidOperation, Overflow],
 )
 ZERO: Final = Decimal(0)

@@ -30,7 +30,7 @@ def task(name: str) -> Callable[[Callable[P, Report]], Task[P, None]]:
     """
 
     def register(body: Callable[P, Report]) -> Task[P, None]:
-        def run(self: Task[Any, Any], *args: P.args, **kwargs: P.kwargs) -> None:
+        def run(self: Task[Any, Any], /, *args: P.args, **kwargs: P.kwargs) -> None:
             structlog.contextvars.bind_contextvars(task=name, task_id=self.request.id)
             try:
                 _observe(name, body, *args, **kwargs)

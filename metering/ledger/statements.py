@@ -129,12 +129,14 @@ BATCHES_OFF_THEIR_KEYS: Final = text(
 )
 # Usage entries whose cost is not the sum of their events, where the events are still kept.
 ENTRIES_OFF_THEIR_EVENTS: Final = text(
-    "SELECT e.entry_id, e.wallet_id, e.exact_cost, u.cost FROM (SELECT batch_id, customer_id,"
-    " currency, sum(cost_minor) AS cost, count(*) AS events FROM usage_events"
-    " WHERE currency IS NOT NULL GROUP BY batch_id, customer_id, currency) u"
+    "SELECT w.wallet_id, e.entry_id, u.batch_id, e.cost AS entry_cost, u.cost AS events_cost"
+    " FROM (SELECT batch_id, customer_id, currency, sum(cost_minor) AS cost, count(*) AS events"
+    " FROM usage_events WHERE currency IS NOT NULL GROUP BY batch_id, customer_id, currency) u"
     " JOIN wallets w ON w.customer_id = u.customer_id AND w.currency = u.currency"
-    " LEFT JOIN ledger_entries e ON e.batch_id = u.batch_id AND e.wallet_id = w.wallet_id"
-    " WHERE e.exact_cost IS DISTINCT FROM u.cost OR e.event_count IS DISTINCT FROM u.events"
+    " LEFT JOIN (SELECT batch_id, wallet_id, max(entry_id) AS entry_id, sum(exact_cost) AS cost,"
+    " sum(event_count) AS events FROM ledger_entries WHERE batch_id IS NOT NULL"
+    " GROUP BY batch_id, wallet_id) e ON e.batch_id = u.batch_id AND e.wallet_id = w.wallet_id"
+    " WHERE e.cost IS DISTINCT FROM u.cost OR e.events IS DISTINCT FROM u.events"
 )
 # Shards whose account of events does not add up, or that lost accepted events.
 SHARDS_OFF_THEIR_ACCOUNT: Final = text(

@@ -102,7 +102,7 @@ class Price:
     @property
     def unit_price(self) -> Decimal:
         """Minor units for one unit: exact, because `create_price` refuses what is not."""
-        return EXACT.divide(self.price_per_unit, Decimal(self.units))
+        return EXACT.normalize(EXACT.divide(self.price_per_unit, Decimal(self.units)))
 
 
 def create_meter(conn: Connection, business_id: BusinessId, new: NewMeter) -> Meter:

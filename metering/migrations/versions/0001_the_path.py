@@ -114,7 +114,8 @@ CREATE TABLE ledger_entries (
 );
 CREATE UNIQUE INDEX ledger_entries_idempotency ON ledger_entries (business_id, idempotency_key)
     WHERE idempotency_key IS NOT NULL;
-CREATE UNIQUE INDEX ledger_entries_of_batch ON ledger_entries (batch_id, wallet_id)
+-- One entry per wallet and batch; more only where a batch had to be split around a bad event.
+CREATE INDEX ledger_entries_of_batch ON ledger_entries (batch_id, wallet_id)
     WHERE batch_id IS NOT NULL;
 -- A purchase is credited once, whatever else goes wrong.
 CREATE UNIQUE INDEX ledger_entries_of_purchase ON ledger_entries (reference)

@@ -1,0 +1,182 @@
+"""A small business with price lists and customers: what most tests of the path begin with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import count
+
+from sqlalchemy import Connection, text
+
+from metering.buffer.chunk import BufferedEvent, Metadata
+from metering.buffer.stream import UsageBuffer
+from metering.clock import to_wire
+from metering.debit.drain import Drain, DrainReport, drain_shard, no_checkpoint
+from metering.debit.settle import Checkpoint, Outcome
+from metering.ids import BusinessId, CustomerId
+from metering.ledger.accounts import NewCustomer, create_business, create_customer, wallet_of
+from metering.ledger.entry import Entry, Wallet
+from metering.ledger.history import history
+from metering.ledger.manual import Entered, ManualEntry, enter
+from metering.ledger.verify import Fault, find_faults
+from metering.rate_card.cards import RateCards
+from metering.rate_card.catalogue import (
+    Aggregation,
+    Meter,
+    NewMeter,
+    NewPrice,
+    create_meter,
+    create_price,
+)
+from worker.session import Sessions
+
+CURRENCIES = ("USD", "INR")
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+NOW = to_wire(datetime.now(UTC))
+_ids = count(1)
+
+
+def event(
+    customer_id: str,
+    metadata: Mapping[str, str | int | float | bool] | None = None,
+    *,
+    event_id: str | None = None,
+    name: str = "llm.completion",
+    at: str = NOW,
+) -> BufferedEvent:
+    """A checked event; ids are unique unless given."""
+    given: Metadata = dict(metadata or {"tokens": 1})
+    return BufferedEvent(event_id or f"evt-{next(_ids)}", customer_id, name, at, given)
+
+
+@dataclass
+class Shop:
+    """One business over a test's database and buffer."""
+
+    sessions: Sessions
+    buffer: UsageBuffer
+    business_id: BusinessId
+    customers: list[CustomerId] = field(default_factory=list)
+
+    @classmethod
+    def open(
+        cls, sessions: Sessions, buffer: UsageBuffer, customers: int = 1, name: str = "Acme"
+    ) -> "Shop":
+        with sessions.transaction() as conn:
+            shop = cls(sessions, buffer, create_business(conn, name))
+            for _ in range(customers):
+                shop.add_customer(conn)
+        return shop
+
+    def add_customer(self, conn: Connection, billing: str | None = None) -> CustomerId:
+        new = NewCustomer(email="a@example.com", name="A", billing_currency=billing)
+        self.customers.append(create_customer(conn, self.business_id, new, CURRENCIES))
+        return self.customers[-1]
+
+    def meter(
+        self,
+        key: str | None = "tokens",
+        prices: Mapping[str, str] | None = None,
+        *,
+        units: int = 1,
+        event_name: str = "llm.completion",
+        effective_from: datetime = LONG_AGO,
+    ) -> Meter:
+        """A meter (sum of `key`, or count) with a price per currency; default 0.25 cents."""
+        aggregation = Aggregation(type="sum", key=key) if key else Aggregation(type="count")
+        new = NewMeter(
+            name=key or "calls",
+            event_name=event_name,
+            measurement_unit="unit",
+            aggregation=aggregation,
+        )
+        with self.sessions.transaction() as conn:
+            meter = create_meter(conn, self.business_id, new)
+            for currency, price in (prices or {"USD": "0.25", "INR": "21.5"}).items():
+                self.price(conn, meter, currency, price, units, effective_from)
+        return meter
+
+    def price(
+        self,
+        conn: Connection,
+        meter: Meter,
+        currency: str,
+        price: str,
+        units: int = 1,
+        effective_from: datetime = LONG_AGO,
+    ) -> None:
+        new = NewPrice(
+            meter_id=meter.meter_id,
+            currency=currency,
+            price_per_unit=price,
+            units=units,
+            effective_from=effective_from,
+        )
+        create_price(conn, self.business_id, new, CURRENCIES)
+
+    def send(self, *events: BufferedEvent) -> None:
+        self.buffer.append(self.business_id, events)
+
+    def drain(
+        self,
+        batch_events: int = 10_000,
+        checkpoint: Checkpoint = no_checkpoint,
+        sessions: Sessions | None = None,
+    ) -> Outcome:
+        """Drain all shards to the end; return where the events ended."""
+        total = Outcome()
+        for report in self.drain_reports(batch_events, checkpoint, sessions):
+            for name in Outcome.__slots__:
+                setattr(total, name, getattr(total, name) + getattr(report.outcome, name))
+        return total
+
+    def drain_reports(
+        self,
+        batch_events: int = 10_000,
+        checkpoint: Checkpoint = no_checkpoint,
+        sessions: Sessions | None = None,
+    ) -> list[DrainReport]:
+        transaction = (sessions or self.sessions).transaction
+        drain = Drain(transaction, self.buffer, RateCards(CURRENCIES), batch_events, checkpoint)
+        return [drain_shard(drain, shard, 60) for shard in self.buffer.shards]
+
+    def enter(
+        self, amount: int, *, debit: bool = False, currency: str = "USD", customer: int = 0,
+        key: str | None = None, reason: str | None = None,
+    ) -> Entered:  # fmt: skip
+        request = ManualEntry(
+            amount=amount,
+            currency=currency,
+            entry_type="debit" if debit else "credit",
+            idempotency_key=key,
+            reason=reason,
+        )
+        with self.sessions.transaction() as conn:
+            return enter(conn, self.business_id, self.customers[customer], request)
+
+    def wallet(self, customer: int = 0, currency: str = "USD") -> Wallet:
+        with self.sessions.transaction() as conn:
+            return wallet_of(conn, self.business_id, self.customers[customer], currency)
+
+    def entries(self, customer: int = 0, currency: str = "USD") -> list[Entry]:
+        """The wallet's history, newest first."""
+        wallet_id = self.wallet(customer, currency).wallet_id
+        with self.sessions.transaction() as conn:
+            return history(conn, wallet_id, page=1000)
+
+    def charged(self, currency: str = "USD") -> Decimal:
+        """Debits by usage and remainders of all wallets in a currency: the exact cost so far."""
+        rows = self.rows(
+            "SELECT coalesce((SELECT sum(amount_minor) FROM ledger_entries WHERE kind = 'usage'"
+            f" AND currency = '{currency}'), 0) + coalesce((SELECT sum(remainder) FROM wallets"
+            f" WHERE currency = '{currency}'), 0)"
+        )
+        return Decimal(rows[0][0])
+
+    def faults(self) -> list[Fault]:
+        with self.sessions.snapshot() as conn:
+            return list(find_faults(conn))
+
+    def rows(self, statement: str) -> Sequence[tuple[object, ...]]:
+        with self.sessions.transaction() as conn:
+            return [tuple(row) for row in conn.execute(text(statement))]
