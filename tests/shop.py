@@ -1,18 +1,23 @@
 """A small business with price lists and customers: what most tests of the path begin with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import count
+from threading import Barrier
+from typing import TypeVar
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, create_engine, text
 
 from metering.buffer.chunk import BufferedEvent, Metadata
 from metering.buffer.stream import UsageBuffer
 from metering.clock import to_wire
 from metering.debit.drain import Drain, DrainReport, drain_shard, no_checkpoint
-from metering.debit.settle import Checkpoint, Outcome
+from metering.debit.prepare import Checkpoint
+from metering.debit.settle import Outcome
 from metering.ids import BusinessId, CustomerId
 from metering.ledger.accounts import NewCustomer, create_business, create_customer, wallet_of
 from metering.ledger.entry import Entry, Wallet
@@ -34,6 +39,7 @@ CURRENCIES = ("USD", "INR")
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 NOW = to_wire(datetime.now(UTC))
 _ids = count(1)
+T = TypeVar("T")
 
 
 def event(
@@ -180,3 +186,32 @@ class Shop:
     def rows(self, statement: str) -> Sequence[tuple[object, ...]]:
         with self.sessions.transaction() as conn:
             return [tuple(row) for row in conn.execute(text(statement))]
+
+
+def at_once(*works: Callable[[], T]) -> list[T | Exception]:
+    """Do all the works at the same time, each in a thread; return their results, or errors."""
+    gate = Barrier(len(works))
+
+    def begin(work: Callable[[], T]) -> T | Exception:
+        gate.wait(30)
+        try:
+            return work()
+        except Exception as error:  # noqa: BLE001 - what went wrong is part of the result
+            return error
+
+    with ThreadPoolExecutor(len(works)) as threads:
+        return list(threads.map(begin, works))
+
+
+@contextmanager
+def crowd(sessions: Sessions, connections: int) -> Iterator[Sessions]:
+    """Sessions of the same database with so many connections: really at the same time."""
+    engine = create_engine(
+        sessions.engine.url,
+        pool_size=connections,
+        connect_args={"options": "-c timezone=UTC -c lock_timeout=30s"},
+    )
+    try:
+        yield Sessions(engine)
+    finally:
+        engine.dispose()

@@ -2,9 +2,11 @@
 
 from celery import Celery
 from celery.signals import setup_logging as celery_setup_logging
+from celery.signals import worker_process_init
 
 from worker.log import setup_logging
 from worker.settings import settings
+from worker.tuning import tune_process
 
 app = Celery("gullak", include=["worker.pulse"])
 app.config_from_object("celeryconfig")
@@ -15,3 +17,9 @@ app.conf.update({"broker_url": settings().celery_broker_url()})
 def _own_the_logging(**_arguments: object) -> None:
     """Keep Celery from installing its own handlers."""
     setup_logging(settings())
+
+
+@worker_process_init.connect
+def _tune(**_arguments: object) -> None:
+    """Tune each process of the pool, after the fork."""
+    tune_process()

@@ -4,8 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-from metering.debit.drain import no_checkpoint
-from metering.debit.settle import Checkpoint
+from metering.debit.prepare import Checkpoint, no_checkpoint
 from worker.settings import Settings
 
 

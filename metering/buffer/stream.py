@@ -204,14 +204,20 @@ class UsageBuffer:
         busy = tuple(s for s, length in zip(self.shards, lengths, strict=True) if length)
         return Backlog(int(held[0] or 0), int(held[1] or 0), busy)
 
-    def read_head(self, shard: Shard, events_max: int) -> list[HeadChunk]:
+    def read_head(
+        self, shard: Shard, events_max: int, after: StreamId | None = None
+    ) -> list[HeadChunk]:
         """Return the oldest chunks of a shard, about `events_max` events, at least one chunk.
 
         One `XRANGE`; how many chunks to ask for is learned from the reads before.
         """
         rows = cast(
             "list[tuple[bytes, dict[bytes, bytes]]]",
-            self.redis.xrange(stream_key(shard), count=self._chunks_per_read[shard]),
+            self.redis.xrange(
+                stream_key(shard),
+                min="-" if after is None else f"({after}",
+                count=self._chunks_per_read[shard],
+            ),
         )
         head: list[HeadChunk] = []
         events = 0

@@ -15,8 +15,9 @@ end
 if chunks > 0 then
   redis.call('HINCRBY', KEYS[2], 'settled', events)
   redis.call('HINCRBY', KEYS[2], 'settled_bytes', bytes)
-  redis.call('HINCRBY', KEYS[3], 'events', -events)
-  redis.call('HINCRBY', KEYS[3], 'bytes', -bytes)
+  -- Not `-events`: of an entry that is not ours that is -0, which Redis does not take for a number.
+  redis.call('HINCRBY', KEYS[3], 'events', 0 - events)
+  redis.call('HINCRBY', KEYS[3], 'bytes', 0 - bytes)
 end
 redis.call('DEL', KEYS[4])
 return chunks

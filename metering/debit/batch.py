@@ -7,8 +7,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from metering.buffer.chunk import BufferedEvent, canonical_metadata, decode_chunk
-from metering.buffer.keys import StreamId
-from metering.buffer.stream import HeadChunk, stream_position
+from metering.buffer.stream import HeadChunk
 from metering.errors import MalformedChunkError, RefusedEventError
 from metering.ids import BusinessId
 
@@ -20,7 +19,7 @@ class KeyedEvent(NamedTuple):
 
     `key`: 32 hex digits, the 128-bit hash of business and event id, which a stranger cannot steer
     towards another tenant's. `digest`: 64 bits of what the event says, signed for `bigint`.
-    `replayed`: its chunk had been settled before and only not been trimmed.
+    `chunk`: which chunk of the head it came in, from 0.
     """
 
     key: str
@@ -28,7 +27,7 @@ class KeyedEvent(NamedTuple):
     business_id: BusinessId
     event: BufferedEvent
     metadata_json: str
-    replayed: bool
+    chunk: int
 
 
 class Refusal(NamedTuple):
@@ -39,21 +38,17 @@ class Refusal(NamedTuple):
     events: int = 1
 
 
-def key_events(
-    head: Sequence[HeadChunk], settled_to: StreamId
-) -> tuple[list[KeyedEvent], list[Refusal]]:
+def key_events(head: Sequence[HeadChunk]) -> tuple[list[KeyedEvent], list[Refusal]]:
     """Decode the chunks; those that cannot be read are refused whole."""
     events: list[KeyedEvent] = []
     refusals: list[Refusal] = []
-    settled = stream_position(settled_to)
-    for chunk in head:
-        replayed = chunk.position <= settled
+    for number, chunk in enumerate(head):
         try:
             decoded = _decode(chunk)
         except MalformedChunkError as error:
-            refusals.append(_unreadable(chunk, error, replayed=replayed))
+            refusals.append(_unreadable(chunk, number, error))
             continue
-        events += [key_event(chunk.business_id, event, replayed) for event in decoded]
+        events += [key_event(chunk.business_id, event, number) for event in decoded]
     return events, refusals
 
 
@@ -64,7 +59,7 @@ def _decode(chunk: HeadChunk) -> list[BufferedEvent]:
     return events
 
 
-def key_event(business_id: BusinessId, event: BufferedEvent, replayed: bool) -> KeyedEvent:  # noqa: FBT001
+def key_event(business_id: BusinessId, event: BufferedEvent, chunk: int) -> KeyedEvent:
     """Give an event its key and digest."""
     metadata_json = canonical_metadata(event.metadata)
     event_id, customer_id, event_name, event_at, _ = event
@@ -73,11 +68,11 @@ def key_event(business_id: BusinessId, event: BufferedEvent, replayed: bool) -> 
     key = blake2b(f"{business_id}\x1f{event_id}".encode(), digest_size=16).hexdigest()
     (digest,) = _INT64.unpack(blake2b(said.encode(), digest_size=8).digest())
     # Made for every event: straight from a tuple is half the price of the generated constructor.
-    return tuple.__new__(KeyedEvent, (key, digest, business_id, event, metadata_json, replayed))
+    return tuple.__new__(KeyedEvent, (key, digest, business_id, event, metadata_json, chunk))
 
 
-def _unreadable(chunk: HeadChunk, error: MalformedChunkError, *, replayed: bool) -> Refusal:
+def _unreadable(chunk: HeadChunk, number: int, error: MalformedChunkError) -> Refusal:
     """Keep the bytes of a chunk as one dead letter, under a key of its own."""
     payload = b64encode(chunk.payload).decode()
     event = BufferedEvent(f"chunk {chunk.stream_id}", "", "", "", {"chunk_base64": payload})
-    return Refusal(key_event(chunk.business_id, event, replayed), error, chunk.event_count)
+    return Refusal(key_event(chunk.business_id, event, number), error, chunk.event_count)

@@ -51,7 +51,7 @@ def _price(
     payers: Mapping[CustomerId, Payer],
     keyed: KeyedEvent,
 ) -> PricedEvent:
-    _key, _digest, business_id, event, _metadata, _replayed = keyed
+    _key, _digest, business_id, event, _metadata, _chunk = keyed
     payer = payers.get(CustomerId(event[1]))
     if payer is None or payer[0] != business_id:
         raise UnknownCustomerError(f"no customer {event.customer_id!r}")

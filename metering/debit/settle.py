@@ -6,21 +6,19 @@ all, and its chunks are trimmed together.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Final
 
 import orjson
 import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from metering.clock import to_wire
-from metering.db import copy_in, copy_text, is_transient
+from metering.db import copy_in, is_transient
 from metering.debit import statements
 from metering.debit.batch import KeyedEvent, Refusal
+from metering.debit.prepare import Checkpoint
 from metering.debit.pricing import PricedEvent
 from metering.errors import (
     BalanceOutOfRangeError,
@@ -33,10 +31,6 @@ from metering.ledger.entry import Posting
 from metering.ledger.post import post
 from metering.money import EXACT, ZERO
 
-Checkpoint = Callable[[str], None]
-_NULL: Final = r"\N"
-_SEPARATORS: Final = 9  # tabs in a line of `statements.COPY_EVENTS`
-
 
 @dataclass(slots=True)
 class Outcome:
@@ -48,10 +42,14 @@ class Outcome:
     unmetered: int = 0
     replayed: int = 0
 
-    def count(self, name: str, keyed: KeyedEvent, count: int = 1) -> None:
-        """Count events as `name`; what had been settled before counts as replayed, once more."""
-        name = "replayed" if keyed.replayed and name != "posted" else name
-        setattr(self, name, getattr(self, name) + count)
+    def count(self, name: str, events: int) -> None:
+        """Count events as `name`."""
+        setattr(self, name, getattr(self, name) + events)
+
+    def add(self, other: "Outcome") -> None:
+        """Add another outcome's counts to this one's."""
+        for name in self.__slots__:
+            self.count(name, getattr(other, name))
 
 
 @dataclass(slots=True)
@@ -60,8 +58,11 @@ class Settlement:
 
     conn: Connection
     batch_id: BatchId
-    posted_at: datetime
     checkpoint: Checkpoint
+    # Chunks at the front of the head that had been settled before and only not been trimmed.
+    chunks_replayed: int
+    # Lines for COPY, by event key: written ahead of the transaction.
+    lines: Mapping[str, str]
     outcome: Outcome = field(default_factory=Outcome)
 
     def post(self, events: Sequence[PricedEvent]) -> list[Refusal]:
@@ -70,7 +71,7 @@ class Settlement:
             return []
         before = self.outcome
         try:
-            self.outcome = Outcome(**_values(before))
+            self.outcome = replace(before)
             with self.conn.begin_nested():
                 return self._post_all(events)
         except (DBAPIError, psycopg.Error, BalanceOutOfRangeError) as error:
@@ -85,7 +86,9 @@ class Settlement:
     def _post_all(self, events: Sequence[PricedEvent]) -> list[Refusal]:
         fresh, conflicts = self._claim(events)
         if fresh:
-            copy_in(self.conn, statements.COPY_EVENTS, self._lines(fresh))
+            copy_in(
+                self.conn, statements.COPY_EVENTS, [self.lines[event.keyed.key] for event in fresh]
+            )
             self.checkpoint("after_copy")
             post(self.conn, _postings(fresh, self.batch_id))
         self.outcome.posted += len(fresh)
@@ -94,55 +97,30 @@ class Settlement:
 
     def _claim(self, events: Sequence[PricedEvent]) -> tuple[list[PricedEvent], list[Refusal]]:
         """Take the keys of the events; return those that are new, and those in conflict."""
-        first: dict[str, PricedEvent] = {}
-        conflicts: list[Refusal] = []
-        for event in events:
-            known = first.setdefault(event.keyed.key, event)
-            if known is not event:
-                self._repeated(event, conflicts, same=known.keyed.digest == event.keyed.digest)
+        staged = [f"{keyed.key}\t{keyed.digest}" for keyed, *_ in events]
         self.conn.execute(statements.CLEAR_STAGE)
-        staged = [f"{event.keyed.key}\t{event.keyed.digest}" for event in first.values()]
-        count = len(staged)
         copy_in(self.conn, statements.COPY_STAGE, staged)
         batch = {"batch_id": self.batch_id}
-        if self.conn.execute(statements.CLAIM_KEYS, batch).rowcount == count:
-            return list(first.values()), conflicts
+        if self.conn.execute(statements.CLAIM_KEYS, batch).rowcount == len(events):
+            return list(events), []
+        fresh = {event.keyed.key: event for event in events}
+        conflicts: list[Refusal] = []
         for key, same in self.conn.execute(statements.TAKEN_KEYS, batch):
-            self._repeated(first.pop(key), conflicts, same=same)
-        return list(first.values()), conflicts
+            known = fresh.pop(key).keyed
+            if same:
+                self._count("duplicate", known)
+            else:
+                conflicts.append(Refusal(known, ConflictingEventError()))
+        return list(fresh.values()), conflicts
 
-    def _repeated(self, event: PricedEvent, conflicts: list[Refusal], *, same: bool) -> None:
-        if same:
-            self.outcome.count("duplicate", event.keyed)
-        else:
-            conflicts.append(Refusal(event.keyed, ConflictingEventError()))
+    def skip(self, repeated: Sequence[KeyedEvent]) -> None:
+        """Count events that repeat another one of their own batch."""
+        for keyed in repeated:
+            self._count("duplicate", keyed)
 
-    def _lines(self, events: Sequence[PricedEvent]) -> list[str]:
-        """Write events for COPY.
-
-        Whether a text needs escapes is asked once per batch: counting the separators of the whole
-        finds any that a text brought along. Hardly any batch has one, and escaping each text costs
-        as much as all the rest of a line.
-        """
-        lines = self._written(events, lambda text: text)
-        whole = "\n".join(lines)
-        plain = (
-            whole.count("\t") == _SEPARATORS * len(lines)
-            and whole.count("\n") == len(lines) - 1
-            and whole.count("\\") == whole.count("\t\\N\t")
-            and "\r" not in whole
-        )
-        return lines if plain else self._written(events, copy_text)
-
-    def _written(self, events: Sequence[PricedEvent], escaped: Callable[[str], str]) -> list[str]:
-        tail = f"{self.batch_id}\t{to_wire(self.posted_at)}"
-        return [
-            f"{keyed.business_id}\t{escaped(event_id)}\t{escaped(customer_id)}"
-            f"\t{escaped(name)}\t{escaped(event_at)}\t{escaped(keyed.metadata_json)}"
-            f"\t{currency or _NULL}\t{cost}\t{tail}"
-            for keyed, _wallet, currency, cost, _metered in events
-            for event_id, customer_id, name, event_at, _metadata in (keyed.event,)
-        ]
+    def _count(self, name: str, keyed: KeyedEvent, events: int = 1) -> None:
+        """Count what was not posted; if it had been settled before, as replayed, once more."""
+        self.outcome.count("replayed" if keyed.chunk < self.chunks_replayed else name, events)
 
     def refuse(self, refusals: Sequence[Refusal]) -> None:
         """Write dead letters; one that is already waiting is a duplicate of itself."""
@@ -157,7 +135,7 @@ class Settlement:
         for refusal in refusals:
             name = "refused" if (refusal.keyed.key, refusal.keyed.digest) in fresh else "duplicate"
             fresh.discard((refusal.keyed.key, refusal.keyed.digest))
-            self.outcome.count(name, refusal.keyed, refusal.events)
+            self._count(name, refusal.keyed, refusal.events)
 
     def _uncharged(self, refusals: Sequence[Refusal]) -> Sequence[Refusal]:
         """Leave out repetitions of events that were charged when they still could be."""
@@ -166,12 +144,8 @@ class Settlement:
         charged = {(row.event_key, row.payload_digest) for row in rows}
         for refusal in refusals:
             if (refusal.keyed.key, refusal.keyed.digest) in charged:
-                self.outcome.count("duplicate", refusal.keyed)
+                self._count("duplicate", refusal.keyed)
         return [r for r in refusals if (r.keyed.key, r.keyed.digest) not in charged]
-
-
-def _values(outcome: Outcome) -> dict[str, int]:
-    return {name: getattr(outcome, name) for name in Outcome.__slots__}
 
 
 def _postings(events: Sequence[PricedEvent], batch_id: BatchId) -> list[Posting]:

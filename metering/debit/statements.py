@@ -14,12 +14,13 @@ CURSOR: Final = text(
     " rewound_count FROM drain_cursors"
     " WHERE shard = :shard AND epoch = :epoch"
 )
+# A number for a batch, before it begins: its rows are written with it ahead of the transaction.
+NEXT_BATCH: Final = text("SELECT nextval(pg_get_serial_sequence('usage_batches', 'batch_id'))")
 # Begin a batch; its counts are written when they are known.
 BEGIN_BATCH: Final = text(
-    "INSERT INTO usage_batches (shard, epoch, first_stream_id, last_stream_id, posted_count,"
-    " duplicate_count, refused_count, unmetered_count, replayed_count)"
-    " VALUES (:shard, :epoch, :first_stream_id, :last_stream_id, 0, 0, 0, 0, 0)"
-    " RETURNING batch_id, created_at"
+    "INSERT INTO usage_batches (batch_id, shard, epoch, first_stream_id, last_stream_id, posted_count,"
+    " duplicate_count, refused_count, unmetered_count, replayed_count) OVERRIDING SYSTEM VALUE"
+    " VALUES (:batch_id, :shard, :epoch, :first_stream_id, :last_stream_id, 0, 0, 0, 0, 0)"
 )
 # Write where the events of the batch ended.
 FINISH_BATCH: Final = text(
@@ -67,7 +68,7 @@ CHARGED_KEYS: Final = text(
 # Keep one row per posted event.
 COPY_EVENTS: Final[LiteralString] = (
     "COPY usage_events (business_id, event_id, customer_id, event_name, event_at, metadata,"
-    " currency, cost_minor, batch_id, posted_at) FROM STDIN"
+    " currency, cost_minor, batch_id) FROM STDIN"
 )
 
 # --- dead letters -------------------------------------------------------------------------------

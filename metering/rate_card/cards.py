@@ -17,14 +17,18 @@ class RateCards:
         self._currencies = tuple(Currency(code) for code in currencies)
         self._cards: dict[BusinessId, tuple[int, RateCard]] = {}
 
-    def current(
-        self, conn: Connection, business_ids: set[BusinessId]
-    ) -> dict[BusinessId, RateCard]:
-        """Return the cards of these businesses as of now; unknown businesses have none."""
+    def versions(self, conn: Connection, business_ids: set[BusinessId]) -> dict[BusinessId, int]:
+        """Return the versions of these businesses' cards; unknown businesses have none."""
         rows = conn.execute(statements.VERSIONS, {"business_ids": sorted(business_ids)})
+        return {row.business_id: row.rate_card_version for row in rows}
+
+    def current(
+        self, conn: Connection, versions: dict[BusinessId, int]
+    ) -> dict[BusinessId, RateCard]:
+        """Return the cards at these versions, compiling what is new."""
         return {
-            row.business_id: self._card(conn, row.business_id, row.rate_card_version)
-            for row in rows
+            business_id: self._card(conn, business_id, version)
+            for business_id, version in versions.items()
         }
 
     def _card(self, conn: Connection, business_id: BusinessId, version: int) -> RateCard:

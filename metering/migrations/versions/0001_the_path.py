@@ -96,7 +96,8 @@ CREATE TABLE ledger_entries (
     request_digest bytea,
     batch_id bigint REFERENCES usage_batches ON DELETE RESTRICT,
     event_count integer NOT NULL DEFAULT 0 CHECK (event_count >= 0),
-    exact_cost numeric NOT NULL CHECK (exact_cost >= 0),
+    -- Postgres orders NaN above every number, so a lower bound alone would let it pass.
+    exact_cost numeric NOT NULL CHECK (exact_cost >= 0 AND exact_cost < 'Infinity'),
     remainder_before numeric NOT NULL CHECK (remainder_before >= 0 AND remainder_before < 1),
     remainder_after numeric NOT NULL CHECK (remainder_after >= 0 AND remainder_after < 1),
     metadata json NOT NULL DEFAULT '{}',
@@ -167,9 +168,9 @@ CREATE TABLE usage_events (
     metadata json NOT NULL,
     -- NULL: no meter matched, nothing was charged.
     currency text,
-    cost_minor numeric NOT NULL CHECK (cost_minor >= 0),
+    cost_minor numeric NOT NULL CHECK (cost_minor >= 0 AND cost_minor < 'Infinity'),
     batch_id bigint NOT NULL,
-    posted_at timestamptz NOT NULL
+    posted_at timestamptz NOT NULL DEFAULT now()
 ) PARTITION BY RANGE (posted_at);
 -- Rows of one batch lie together, so a block range index finds them at no cost per row.
 CREATE INDEX usage_events_of_batch ON usage_events USING brin (batch_id) WITH (pages_per_range = 16);
@@ -236,7 +237,7 @@ CREATE TABLE prices (
     meter_id text COLLATE "C" NOT NULL REFERENCES meters ON DELETE RESTRICT,
     currency text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
     -- Minor units per `units`.
-    price_per_unit numeric(17, 12) NOT NULL CHECK (price_per_unit >= 0),
+    price_per_unit numeric(17, 12) NOT NULL CHECK (price_per_unit >= 0 AND price_per_unit < 'Infinity'),
     units bigint NOT NULL DEFAULT 1 CHECK (units > 0),
     effective_from timestamptz NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),

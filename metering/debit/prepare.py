@@ -1,0 +1,169 @@
+"""Prepare a batch: all that can be done before its transaction, so that locks are held briefly.
+
+While Postgres works on one batch of a shard, a thread prepares the next. Nothing here decides:
+what is prepared from a stale view is found out by the keys, the cursor and the versions of the
+rate cards, which the transaction looks at again.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from metering.buffer.keys import Epoch, Shard, StreamId
+from metering.buffer.stream import HeadChunk, UsageBuffer
+from metering.db import Transactions, copy_text
+from metering.debit import statements
+from metering.debit.batch import KeyedEvent, Refusal, key_events
+from metering.debit.pricing import PricedEvent, price_events
+from metering.errors import ConflictingEventError, UnpostableEventError
+from metering.ids import BatchId, BusinessId, CustomerId
+from metering.ledger.accounts import payers
+from metering.rate_card.cards import RateCards
+
+# From the third attempt at a head its batch is halved each time, in case its size is the cause.
+ATTEMPTS_WHOLE: Final = 2
+# A chunk that is alone and was begun so often has killed every worker that touched it.
+ATTEMPTS_MAX: Final = 20
+_NULL: Final = r"\N"
+_SEPARATORS: Final = 8  # tabs in a line of `statements.COPY_EVENTS`
+
+Checkpoint = Callable[[str], None]
+
+
+def no_checkpoint(_name: str) -> None:
+    """Do nothing: named points of the drain, where fault tests kill the process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """What draining needs, made once per process."""
+
+    transaction: Transactions
+    buffer: UsageBuffer
+    cards: RateCards
+    batch_events: int
+    checkpoint: Checkpoint = no_checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedBatch:
+    """A batch ready to be settled.
+
+    `events`: by key, each once; `lines`: their rows for COPY, by key; `repeated`: further
+    occurrences of a key in the batch, with the same content; `versions`: of the rate cards used.
+    """
+
+    head: Sequence[HeadChunk]
+    epoch: Epoch
+    batch_id: BatchId
+    versions: dict[BusinessId, int]
+    events: dict[str, PricedEvent]
+    lines: dict[str, str]
+    repeated: Sequence[KeyedEvent]
+    refusals: Sequence[Refusal]
+    attempts: int
+
+    @property
+    def last_stream_id(self) -> StreamId:
+        """Return where this batch ends."""
+        return self.head[-1].stream_id
+
+
+def prepare(drain: Drain, shard: Shard, after: StreamId | None = None) -> PreparedBatch | None:
+    """Read the head of a shard, or what comes `after` a batch under way; None: nothing there."""
+    head = drain.buffer.read_head(shard, drain.batch_events, after)
+    if not head:
+        return None
+    attempts = drain.buffer.begin(shard, head[0].stream_id) if after is None else 1
+    if attempts > ATTEMPTS_WHOLE:
+        del head[max(1, len(head) >> (attempts - ATTEMPTS_WHOLE)) :]
+    drain.checkpoint("after_read")
+    keyed, unreadable = key_events(head)
+    if attempts > ATTEMPTS_MAX and len(head) == 1:
+        killer = UnpostableEventError(f"its chunk ended {ATTEMPTS_MAX} workers")
+        unreadable += [Refusal(event, killer) for event in keyed]
+        keyed = []
+    return _price(drain, head, drain.buffer.account(shard).epoch, keyed, unreadable, attempts)
+
+
+def prepare_again(drain: Drain, batch: PreparedBatch) -> PreparedBatch:
+    """Prepare the same chunks once more, because a rate card changed meanwhile."""
+    keyed, unreadable = key_events(batch.head)
+    return _price(drain, batch.head, batch.epoch, keyed, unreadable, batch.attempts)
+
+
+def _price(
+    drain: Drain,
+    head: Sequence[HeadChunk],
+    epoch: Epoch,
+    keyed: Sequence[KeyedEvent],
+    unreadable: list[Refusal],
+    attempts: int,
+) -> PreparedBatch:
+    with drain.transaction() as conn:
+        batch_id = BatchId(conn.execute(statements.NEXT_BATCH).scalar_one())
+        versions = drain.cards.versions(conn, {event.business_id for event in keyed})
+        cards = drain.cards.current(conn, versions)
+        known = payers(conn, {CustomerId(event.event.customer_id) for event in keyed})
+    priced, refusals = price_events(cards, known, keyed)
+    events, repeated, conflicts = _first_of_each(priced)
+    return PreparedBatch(
+        head=head,
+        epoch=epoch,
+        batch_id=batch_id,
+        versions=versions,
+        events=events,
+        lines=dict(zip(events, _lines(list(events.values()), batch_id), strict=True)),
+        repeated=repeated,
+        refusals=[*unreadable, *refusals, *conflicts],
+        attempts=attempts,
+    )
+
+
+def _first_of_each(
+    priced: Sequence[PricedEvent],
+) -> tuple[dict[str, PricedEvent], list[KeyedEvent], list[Refusal]]:
+    """Keep the first event of each key; the others repeat it or contradict it."""
+    events: dict[str, PricedEvent] = {}
+    repeated: list[KeyedEvent] = []
+    conflicts: list[Refusal] = []
+    for event in priced:
+        keyed = event[0]
+        first = events.setdefault(keyed[0], event)
+        if first is event:
+            continue
+        if first.keyed.digest == keyed.digest:
+            repeated.append(keyed)
+        else:
+            conflicts.append(Refusal(keyed, ConflictingEventError()))
+    return events, repeated, conflicts
+
+
+def _lines(events: Sequence[PricedEvent], batch_id: BatchId) -> list[str]:
+    """Write events for COPY.
+
+    Whether a text needs escapes is asked once per batch: counting the separators of the whole
+    finds any that a text brought along. Hardly any batch has one, and escaping each text costs
+    as much as all the rest of a line.
+    """
+    lines = _written(events, batch_id, lambda text: text)
+    whole = "\n".join(lines)
+    plain = (
+        whole.count("\t") == _SEPARATORS * len(lines)
+        and whole.count("\n") == max(len(lines) - 1, 0)
+        and whole.count("\\") == whole.count(f"\t{_NULL}\t")
+        and "\r" not in whole
+    )
+    return lines if plain else _written(events, batch_id, copy_text)
+
+
+def _written(
+    events: Sequence[PricedEvent], batch_id: BatchId, escaped: Callable[[str], str]
+) -> list[str]:
+    return [
+        f"{keyed.business_id}\t{escaped(event_id)}\t{escaped(customer_id)}"
+        f"\t{escaped(name)}\t{escaped(event_at)}\t{escaped(keyed.metadata_json)}"
+        f"\t{currency or _NULL}\t{cost}\t{batch_id}"
+        for keyed, _wallet, currency, cost, _metered in events
+        for event_id, customer_id, name, event_at, _metadata in (keyed.event,)
+    ]

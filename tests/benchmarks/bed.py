@@ -1,0 +1,144 @@
+"""What the benchmarks run on: durable servers of their own, a business, customers, traffic."""
+
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sqlalchemy import text
+from ulid import ULID
+
+from metering.buffer.chunk import BufferedEvent
+from metering.buffer.stream import UsageBuffer
+from metering.clock import to_wire, utc_now
+from metering.debit.partitions import maintain_partitions
+from metering.ids import BusinessId, Currency, CustomerId
+from metering.ledger.accounts import NewCustomer, create_business, create_customer
+from metering.low_credit.rules import set_rule
+from metering.rate_card.catalogue import (
+    Aggregation,
+    NewMeter,
+    NewPrice,
+    create_meter,
+    create_price,
+)
+from worker.embedded import open_accounts, postgres_role, redis_role
+from worker.files import lock_data_dir
+from worker.migrate import migrate_database
+from worker.scope import open_buffer
+from worker.session import Sessions, make_engine
+from worker.settings import Settings, settings_from
+from worker.supervisor import Supervisor
+
+CURRENCIES = ("USD", "INR")
+CHUNK_EVENTS = 1000  # one producer flush
+
+
+@dataclass
+class Bed:
+    """Servers and connections of one run."""
+
+    config: Settings
+    sessions: Sessions
+    buffer: UsageBuffer
+
+    def query(self, statement: str) -> Sequence[tuple[object, ...]]:
+        with self.sessions.transaction() as conn:
+            return [tuple(row) for row in conn.execute(text(statement))]
+
+
+@contextmanager
+def bed() -> Iterator[Bed]:
+    """Start Postgres (fsync on) and Redis (append-only file on) in a folder that is then deleted."""
+    folder = Path(tempfile.mkdtemp(prefix="gullak-bench-"))
+    supervisor = Supervisor()
+    with ExitStack() as cleanup:
+        cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        cleanup.enter_context(lock_data_dir(folder))
+        cleanup.callback(supervisor.close)
+        accounts = open_accounts(folder)
+        supervisor.start(
+            [postgres_role(folder, accounts), redis_role(folder, accounts, "everysec")]
+        )
+        urls = {"DATABASE_URL": accounts.database_url, "REDIS_URL": accounts.redis_url}
+        config = settings_from({**urls, "GULLAK_HIGH_WATER_EVENTS": "100000000"})
+        migrate_database(config)
+        engine = make_engine(config)
+        cleanup.callback(engine.dispose)
+        buffer = open_buffer(config)
+        cleanup.callback(buffer.redis.close)
+        here = Bed(config, Sessions(engine), buffer)
+        with here.sessions.transaction() as conn:
+            maintain_partitions(conn, ahead_days=2, retention_days=90)
+        yield here
+
+
+@dataclass
+class Market:
+    """A business with an LLM-like price list, customers, and a default alert rule per currency."""
+
+    bed: Bed
+    business_id: BusinessId
+    customers: list[CustomerId]
+
+    @classmethod
+    def open(cls, here: Bed, customers: int) -> "Market":
+        with here.sessions.transaction() as conn:
+            business_id = create_business(conn, f"{customers} customers")
+            for key, price in (("input_tokens", "0.03"), ("output_tokens", "0.06")):
+                aggregation = Aggregation(type="sum", key=key)
+                meter = create_meter(
+                    conn,
+                    business_id,
+                    NewMeter(
+                        name=key,
+                        event_name="llm.completion",
+                        measurement_unit="token",
+                        aggregation=aggregation,
+                    ),
+                )
+                for currency in CURRENCIES:
+                    new = NewPrice(
+                        meter_id=meter.meter_id,
+                        currency=currency,
+                        price_per_unit=price,
+                        units=1000,
+                        effective_from=datetime(2020, 1, 1, tzinfo=UTC),
+                    )
+                    create_price(conn, business_id, new, CURRENCIES)
+            for currency in CURRENCIES:
+                set_rule(conn, business_id, Currency(currency), -1_000_000)
+            made = [
+                create_customer(
+                    conn, business_id, NewCustomer(email="a@example.com", name="A"), CURRENCIES
+                )
+                for _ in range(customers)
+            ]
+        return cls(here, business_id, made)
+
+    def events(self, count: int, hot_share: float = 0.0) -> list[BufferedEvent]:
+        """Traffic over the customers; a share of it may fall on the first."""
+        now = to_wire(utc_now())
+        return [
+            BufferedEvent(
+                str(ULID()),
+                self.customers[0] if random.random() < hot_share else random.choice(self.customers),  # noqa: S311
+                "llm.completion",
+                now,
+                {
+                    "input_tokens": random.randint(1, 8000),  # noqa: S311
+                    "model": "large",
+                    "output_tokens": random.randint(1, 800),  # noqa: S311
+                },
+            )
+            for _ in range(count)
+        ]
+
+    def fill(self, count: int, hot_share: float = 0.0) -> None:
+        """Buffer `count` events, in chunks as producers send them."""
+        for _ in range(0, count, CHUNK_EVENTS):
+            self.bed.buffer.append(self.business_id, self.events(CHUNK_EVENTS, hot_share))

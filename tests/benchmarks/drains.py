@@ -1,0 +1,114 @@
+"""How fast usage is debited, against a bare `COPY` of the same rows into one table."""
+
+from multiprocessing import get_context
+from time import perf_counter
+
+import psycopg
+
+from bed import CURRENCIES, Bed, Market
+from metering.debit.batch import key_events
+from metering.debit.drain import Drain, drain_shard
+from metering.debit.prepare import _written
+from metering.debit.pricing import price_events
+from metering.ids import BatchId, CustomerId
+from metering.ledger.accounts import payers
+from metering.rate_card.cards import RateCards
+from worker.scope import open_buffer
+from worker.session import Sessions, make_engine
+from worker.settings import settings_from
+from worker.tuning import tune_process
+
+PROCESSES = 2
+BATCH_EVENTS = 10_000
+BARE = """
+DROP TABLE IF EXISTS bare;
+CREATE TABLE bare (LIKE usage_events INCLUDING DEFAULTS, event_key uuid NOT NULL UNIQUE);
+"""
+COPY_BARE = """COPY bare (business_id, event_id, customer_id, event_name, event_at, metadata,
+    currency, cost_minor, batch_id, event_key) FROM STDIN"""
+
+
+def bare_copy_rate(here: Bed, market: Market, count: int) -> float:
+    """Rows per second of one connection that copies rows which are ready as bytes.
+
+    The same columns and contents as one kept row per event, in transactions of the same size, into
+    one table with one unique key.
+    """
+    market.fill(count)
+    batches = [_rows(here, market, head) for head in _heads(here)]
+    here.buffer.redis.flushdb()
+    with psycopg.connect(here.config.database_url.get_secret_value(), autocommit=True) as conn:
+        conn.execute(BARE)
+        started = perf_counter()
+        for batch in batches:
+            with conn.transaction(), conn.cursor().copy(COPY_BARE) as copy:
+                copy.write(batch)
+        took = perf_counter() - started
+        conn.execute("DROP TABLE bare")
+    return count / took
+
+
+def _heads(here: Bed) -> list[list[object]]:
+    """All chunks that are buffered, in batches as a drain reads them."""
+    heads = []
+    for shard in here.buffer.shards:
+        after = None
+        while head := here.buffer.read_head(shard, BATCH_EVENTS, after):
+            heads.append(head)
+            after = head[-1].stream_id
+    return heads
+
+
+def _rows(here: Bed, market: Market, head: list) -> bytes:  # type: ignore[type-arg]
+    keyed, _ = key_events(head)
+    cards = RateCards(CURRENCIES)
+    with here.sessions.transaction() as conn:
+        current = cards.current(conn, cards.versions(conn, {market.business_id}))
+        known = payers(conn, {CustomerId(event.event.customer_id) for event in keyed})
+    priced, _ = price_events(current, known, keyed)
+    lines = _written(priced, BatchId(1), lambda text: text)
+    return "".join(
+        f"{line}\t{event.keyed.key}\n" for line, event in zip(lines, priced, strict=True)
+    ).encode()
+
+
+def drain_rate(here: Bed, market: Market, count: int, hot_share: float = 0.0) -> float:
+    """Events per second from a full buffer to committed entries, with two drain processes."""
+    market.fill(count, hot_share)
+    spawn = get_context("spawn")
+    ready = spawn.Barrier(PROCESSES + 1)
+    urls = {
+        "DATABASE_URL": here.config.database_url.get_secret_value(),
+        "REDIS_URL": here.config.redis_url.get_secret_value(),
+    }
+    processes = [
+        spawn.Process(target=drain_all, args=(urls, number, ready)) for number in range(PROCESSES)
+    ]
+    for process in processes:
+        process.start()
+    ready.wait()
+    started = perf_counter()
+    for process in processes:
+        process.join()
+    took = perf_counter() - started
+    left = here.buffer.backlog().events
+    if left or any(process.exitcode for process in processes):
+        raise RuntimeError(f"{left} events were left in the buffer")
+    return count / took
+
+
+def drain_all(urls: dict[str, str], number: int, ready) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    """Drain shard after shard until nothing is left: what a worker process does when woken."""
+    config = settings_from(urls)
+    tune_process()
+    engine = make_engine(config)
+    buffer = open_buffer(config)
+    drain = Drain(Sessions(engine).transaction, buffer, RateCards(CURRENCIES), config.batch_events)
+    shards = buffer.shards[number::PROCESSES] + buffer.shards[number - 1 :: PROCESSES]
+    buffer.backlog()
+    ready.wait()
+    while buffer.backlog().busy:
+        for shard in shards:
+            drain_shard(drain, shard, config.drain_slice_s)
+    engine.dispose()
+    buffer.redis.close()

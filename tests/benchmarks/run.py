@@ -1,0 +1,125 @@
+"""`make bench`: the budgets of the design as ratios taken in one run, as a table and as JSON."""
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bed import Bed, Market, bed
+from drains import bare_copy_rate, drain_rate
+from live import lags_s, p99, rounds
+from tasks_per_event import task_per_event_rate
+
+EVENTS = 300_000
+NAIVE_EVENTS = 4000
+LIVE_S = 30
+SOAK_EVENTS = 5_000_000
+SOAK_ROUND = 500_000
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One line of the result: `value` against `bar`; `better` says in which direction."""
+
+    name: str
+    value: float
+    bar: float
+    better: str  # "above" or "below"
+    note: str = ""
+
+    @property
+    def held(self) -> bool:
+        return self.value >= self.bar if self.better == "above" else self.value <= self.bar
+
+
+def drain_budgets(here: Bed) -> list[Budget]:
+    """Drain against bare COPY, measured before and after, and against a task per event."""
+    market = Market.open(here, 1000)
+    drain_rate(here, market, EVENTS // 10)  # caches, prepared plans, files of the tables
+    before = bare_copy_rate(here, market, EVENTS)
+    drains = {
+        "1,000 wallets": drain_rate(here, market, EVENTS),
+        "one hot wallet (90 % of traffic)": drain_rate(here, market, EVENTS, hot_share=0.9),
+        "20,000 wallets": drain_rate(here, Market.open(here, 20_000), EVENTS),
+    }
+    bare = (before + bare_copy_rate(here, market, EVENTS)) / 2
+    naive = task_per_event_rate(here, market, NAIVE_EVENTS)
+    bars = {"1,000 wallets": 0.5, "one hot wallet (90 % of traffic)": 0.5, "20,000 wallets": 0.35}
+    return [
+        *(
+            Budget(
+                f"drain / bare COPY, {name}", rate / bare, bars[name], "above",
+                f"{rate:,.0f} of {bare:,.0f} rows/s",
+            )
+            for name, rate in drains.items()
+        ),
+        Budget(
+            "drain / one Celery task per event", drains["1,000 wallets"] / naive, 60, "above",
+            f"{naive:,.0f} tasks/s",
+        ),
+    ]  # fmt: skip
+
+
+def live_budgets(here: Bed, seconds: int) -> list[Budget]:
+    """Delays through a real worker and beat."""
+    lags, alerts = lags_s(here, Market.open(here, 1000), seconds)
+    return [
+        Budget("accepted to debited, p99, s, at 5,000 events/s", p99(lags), 2, "below",
+               f"{len(lags):,} events"),
+        Budget("debited to webhook received, p99, s", p99(alerts), 2, "below",
+               f"{len(alerts)} alerts"),
+    ]  # fmt: skip
+
+
+def soak_budgets(here: Bed, events: int) -> list[Budget]:
+    """Memory and cost per event while the tables grow."""
+    found = rounds(here, Market.open(here, 1000), events, SOAK_ROUND)
+    first, last = found[1], found[-1]
+    return [
+        Budget(f"worker memory over {events:,} events, MiB", max(r.memory_mib for r in found), 250,
+               "below", f"{first.memory_mib:.0f} after {first.events:,}, {last.memory_mib:.0f} last"),
+        Budget(f"cost per event, {first.events:,} to {last.events:,} events", first.rate / last.rate,
+               1.3, "below", f"{first.rate:,.0f} to {last.rate:,.0f} events/s"),
+    ]  # fmt: skip
+
+
+def show(budgets: list[Budget]) -> None:
+    table = Table(title="Budgets")
+    for column in ("what", "measured", "bar", "", "of it"):
+        table.add_column(column)
+    for budget in budgets:
+        sign = "≥" if budget.better == "above" else "≤"
+        verdict = "[green]held[/]" if budget.held else "[red]missed[/]"
+        table.add_row(
+            budget.name, f"{budget.value:.2f}", f"{sign} {budget.bar:g}", verdict, budget.note
+        )
+    Console().print(table)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, default=Path("bench.json"))
+    parser.add_argument("--only", choices=("drain", "live", "soak"))
+    parser.add_argument("--soak-events", type=int, default=SOAK_EVENTS)
+    arguments = parser.parse_args()
+    parts = {
+        "drain": drain_budgets,
+        "live": lambda here: live_budgets(here, LIVE_S),
+        "soak": lambda here: soak_budgets(here, arguments.soak_events),
+    }
+    budgets = []
+    for name, part in parts.items():
+        if arguments.only in (None, name):
+            with bed() as here:
+                budgets += part(here)
+    show(budgets)
+    rows = [{**asdict(budget), "held": budget.held} for budget in budgets]
+    arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+    return 0 if all(budget.held for budget in budgets) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
