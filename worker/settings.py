@@ -1,11 +1,14 @@
 """Every setting, read once, here only. Units end the names; the reason stands with each default."""
 
+import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import Field, PlainSerializer, SecretStr, computed_field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+from pydantic_settings.sources import PydanticBaseSettingsSource
 
 BROKER_DATABASE_OFFSET: Final = 1
 
@@ -30,8 +33,12 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     # Where the worker serves /metrics; 0: nowhere, because a port is the operator's to give.
     metrics_port: int = Field(0, ge=0, le=65535)
-    # Where the worker's processes leave their counters for /metrics; empty: a temporary folder.
-    metrics_dir: Path | None = None
+    # Where the worker's processes leave their counters for /metrics; `gullak up` makes a folder in
+    # its data directory. The name is the one that prometheus_client reads itself, on import.
+    metrics_dir: Path | None = Field(None, validation_alias="PROMETHEUS_MULTIPROC_DIR")
+    # A file that a consuming worker, and a publishing beat, touches every second: its readiness
+    # for the supervisor and its health check for a container. Empty: none.
+    alive_file: Path | None = None
 
     # --- money ------------------------------------------------------------------------------
     # ISO 4217 code -> decimals of its minor unit. The first is the default billing currency.
@@ -120,3 +127,29 @@ class Settings(BaseSettings):
 def settings() -> Settings:
     """Return the settings of this process."""
     return Settings()
+
+
+class _GivenSettings(Settings):
+    """Settings that look at their arguments only."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        *_others: PydanticBaseSettingsSource,
+        **_named: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def settings_from(variables: Mapping[str, str]) -> Settings:
+    """Return the settings that a process with this environment would have."""
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): value for name, value in variables.items() if value}
+    return _GivenSettings(**source())
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Return the environment of this process for a child, with `extra` on top."""
+    return {**os.environ, **extra}

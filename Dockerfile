@@ -1,0 +1,18 @@
+FROM python:3.12-slim
+
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN useradd --system --create-home --home-dir /app gullak
+WORKDIR /app
+
+# The dependencies first: they change less often than the code.
+COPY requirements/runtime.txt requirements/
+RUN pip install --require-hashes -r requirements/runtime.txt
+
+COPY pyproject.toml celeryconfig.py README.md ./
+COPY metering metering
+COPY tasks tasks
+COPY worker worker
+RUN pip install --no-deps .
+
+USER gullak
+CMD ["gullak", "--help"]

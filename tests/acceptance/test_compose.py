@@ -1,0 +1,238 @@
+"""docker-compose.yml without Docker: its form, and every command and health check run natively."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+import yaml
+from compose_pydantic import ComposeSpecification
+
+import celeryconfig
+from worker.embedded import Accounts, free_port, open_accounts, postgres_role, redis_role
+from worker.supervisor import Role
+
+ROOT = Path(__file__).parents[2]
+SERVERS = {"postgres", "redis"}
+LONG_RUNNING = SERVERS | {"worker", "worker-webhook", "beat"}
+HEALTHY_WITHIN_S = 120
+# ${NAME}, ${NAME:-default}, ${NAME:?message}; `$$` is a dollar sign.
+VARIABLE = re.compile(r"\$\$|\$\{(\w+)(?::([-?])([^}]*))?\}")
+
+Service = dict[str, Any]
+
+
+def load(variables: Mapping[str, str]) -> dict[str, Any]:
+    """Read the file as Compose does: substitute, parse, drop extensions."""
+
+    def value_of(found: re.Match[str]) -> str:
+        name, operator, text = found.groups()
+        if name is None:
+            return "$"
+        if variables.get(name):
+            return variables[name]
+        if operator == "?":
+            raise LookupError(text)
+        return text or ""
+
+    text = re.sub(r"(?m)^\s*#.*$", "", (ROOT / "docker-compose.yml").read_text())
+    document = yaml.safe_load(VARIABLE.sub(value_of, text))
+    return {name: part for name, part in document.items() if not name.startswith("x-")}
+
+
+SECRETS = {"POSTGRES_PASSWORD": "pg-secret", "REDIS_PASSWORD": "redis-secret"}
+
+
+def test_the_file_follows_the_compose_specification() -> None:
+    jsonschema.validate(load(SECRETS), ComposeSpecification.model_json_schema())
+
+
+def test_a_misspelt_key_would_be_found() -> None:
+    document = load(SECRETS)
+    document["services"]["beat"]["retart"] = "always"
+
+    with pytest.raises(jsonschema.ValidationError, match="retart"):
+        jsonschema.validate(document, ComposeSpecification.model_json_schema())
+
+
+@pytest.mark.parametrize("missing", SECRETS)
+def test_a_missing_password_is_asked_for(missing: str) -> None:
+    with pytest.raises(LookupError, match=f"set {missing}"):
+        load({name: value for name, value in SECRETS.items() if name != missing})
+
+
+def test_long_running_services_restart_and_are_watched() -> None:
+    services = load(SECRETS)["services"]
+
+    watched = {name for name, service in services.items() if "test" in service["healthcheck"]}
+    always = {name for name, service in services.items() if service["restart"] == "always"}
+    assert watched == always == LONG_RUNNING
+    assert services["migrate"]["restart"] == "on-failure"
+
+
+def test_every_queue_has_a_worker() -> None:
+    services = load(SECRETS)["services"]
+    options = [part for service in services.values() for part in service["command"]]
+    consumed = [part.split("=")[1].split(",") for part in options if part.startswith("--queues=")]
+
+    assert sorted(chain.from_iterable(consumed)) == sorted(celeryconfig.STAGES)
+
+
+def test_the_image_is_pinned_and_does_not_run_as_root() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+
+    assert "USER gullak" in lines
+    assert any("--require-hashes -r requirements/runtime.txt" in line for line in lines)
+    assert not [line for line in lines if "index" in line or "dev.txt" in line]
+
+
+def test_what_the_image_copies_is_let_through_to_the_build() -> None:
+    copies = [line.split()[1:-1] for line in (ROOT / "Dockerfile").read_text().splitlines()
+              if line.startswith("COPY ")]  # fmt: skip
+    let_through = (ROOT / ".dockerignore").read_text().split()
+
+    assert [source for copy in copies for source in copy if f"!{source}" not in let_through] == []
+
+
+@dataclass
+class Natively:
+    """The services as processes of this machine, started in the order of `depends_on`."""
+
+    folder: Path
+    accounts: Accounts
+    roles: dict[str, Role]
+    services: dict[str, Service]
+    base: Mapping[str, str]
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def environment(self, name: str) -> dict[str, str]:
+        """Return what the container would see, with this machine's addresses and folders."""
+        given = {key: str(value) for key, value in self.services[name]["environment"].items()}
+        run = self.folder / name
+        run.mkdir(exist_ok=True)
+        here = {
+            "@postgres:5432": f"@127.0.0.1:{self.accounts.postgres_port}",
+            "@redis:6379": f"@127.0.0.1:{self.accounts.redis_port}",
+            "/run/gullak": str(run),
+        }
+        for there, ours in here.items():
+            given = {key: value.replace(there, ours) for key, value in given.items()}
+        folders = [
+            Path(sys.executable).parent,
+            *(Path(r.argv[0]).parent for r in self.roles.values()),
+        ]
+        path = os.pathsep.join([*map(str, folders), self.base["PATH"]])
+        servers = {"PGPORT": str(self.accounts.postgres_port), "PATH": path}
+        if name != "worker":
+            given["GULLAK_METRICS_PORT"] = "0"  # in containers the same port is free in each
+        return {**self.base, **given, **servers}
+
+    def start(self, name: str) -> None:
+        argv = [str(part) for part in self.services[name]["command"]]
+        log = (self.folder / f"{name}.log").open("ab")
+        more: dict[str, Any] = {}
+        if name == "postgres":
+            argv[0] = self.roles[name].argv[0]
+            user = self.roles[name].user
+            home = str(self.folder / "postgres")
+            more = {"user": user, "group": user, "env": {"PGDATA": home, **self.environment(name)}}
+        if name == "redis":
+            home = str(self.folder / "redis")
+            argv += ["--port", str(self.accounts.redis_port), "--bind", "127.0.0.1", "--dir", home]
+        more = {"env": self.environment(name), **more}
+        with log:
+            self.running[name] = subprocess.Popen(argv, stdout=log, stderr=log, **more)
+
+    def is_healthy(self, name: str) -> bool:
+        kind, *test = self.services[name]["healthcheck"]["test"]
+        argv = test if kind == "CMD" else ["/bin/sh", "-c", *test]
+        argv = [a.replace("/run/gullak", str(self.folder / name)) for a in argv]
+        argv = [a.replace("redis-cli", f"redis-cli -p {self.accounts.redis_port}") for a in argv]
+        timeout_s = int(self.services[name]["healthcheck"]["timeout"].removesuffix("s"))
+        environment = self.environment(name)
+        done = subprocess.run(
+            argv, env=environment, timeout=timeout_s, check=False, capture_output=True
+        )
+        return done.returncode == 0
+
+    def stop(self, name: str) -> int:
+        number = signal.Signals[self.services[name].get("stop_signal", "SIGTERM")]
+        self.running[name].send_signal(number)
+        grace_s = int(self.services[name]["stop_grace_period"].removesuffix("s"))
+        return self.running[name].wait(grace_s)
+
+
+def generations(services: Mapping[str, Service]) -> Iterator[tuple[str, ...]]:
+    """Yield what can start at once, then what waits for that, and so on."""
+    waits_for = {name: set(service.get("depends_on", {})) for name, service in services.items()}
+    sorter = TopologicalSorter(waits_for)
+    sorter.prepare()
+    while sorter:
+        yield (names := sorter.get_ready())
+        sorter.done(*names)
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + HEALTHY_WITHIN_S
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+@contextmanager
+def natively(folder: Path, base: Mapping[str, str]) -> Iterator[Natively]:
+    accounts = open_accounts(folder)
+    passwords = {
+        "POSTGRES_PASSWORD": accounts.postgres_password,
+        "REDIS_PASSWORD": accounts.redis_password,
+        "GULLAK_METRICS_PORT": str(free_port()),
+    }
+    roles = {
+        "postgres": postgres_role(folder, accounts, fast_unsafe=True),
+        "redis": redis_role(folder, accounts, "everysec"),
+    }
+    # The image listens on a socket in a folder of its own; the wheel's default is shared.
+    with (folder / "postgres" / "postgresql.conf").open("a") as conf:
+        conf.write("unix_socket_directories = ''\n")
+    machine = Natively(folder, accounts, roles, load(passwords)["services"], base)
+    try:
+        yield machine
+    finally:
+        for process in reversed(list(machine.running.values())):
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+def test_every_service_runs_is_found_healthy_and_stops_cleanly(
+    data_dir: Path, variables: Mapping[str, str]
+) -> None:
+    with natively(data_dir, variables) as machine:
+        for names in generations(machine.services):
+            for name in names:
+                machine.start(name)
+            for name in LONG_RUNNING & {*names}:
+                wait_for(lambda name=name: machine.is_healthy(name), f"{name} is not healthy")
+            for name in {*names} - LONG_RUNNING:
+                assert machine.running[name].wait(HEALTHY_WITHIN_S) == 0
+
+        port = machine.environment("worker")["GULLAK_METRICS_PORT"]
+        assert "gullak_task_runs_total" in httpx.get(f"http://127.0.0.1:{port}/metrics").text
+
+        started = [*machine.running]
+        exits = {name: machine.stop(name) for name in reversed(started) if name in LONG_RUNNING}
+
+        assert exits == dict.fromkeys(LONG_RUNNING, 0)
+        assert not [name for name in SERVERS if machine.is_healthy(name)]

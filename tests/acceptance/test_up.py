@@ -1,0 +1,251 @@
+"""`gullak up` as a real process, from outside: signals, kills, restarts, its ready file."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import psycopg
+import pytest
+from redis import Redis
+
+READY_WITHIN_S = 120
+ROLES = ("postgres", "redis", "worker", "worker_webhook", "beat")
+
+
+@dataclass
+class Up:
+    """A running `gullak up`."""
+
+    process: subprocess.Popen[str]
+    ready_file: Path
+    data_dir: Path
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return dict(json.loads(self.ready_file.read_text()))
+
+    @property
+    def pids(self) -> dict[str, int]:
+        return dict(self.state["pids"])
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+def wait_for(condition: Callable[[], object], within_s: float = READY_WITHIN_S) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def command(data_dir: Path, *more: str) -> list[str]:
+    gullak = str(Path(sys.executable).with_name("gullak"))
+    return [gullak, "up", "--data-dir", str(data_dir), "--port", "0", *more]
+
+
+@contextmanager
+def run_up(data_dir: Path, variables: Mapping[str, str]) -> Iterator[Up]:
+    ready_file = data_dir.with_suffix(".ready")
+    log = data_dir.with_suffix(".log")
+    with log.open("a") as output:
+        process = subprocess.Popen(
+            command(data_dir, "--ready-file", str(ready_file)),
+            env=variables,
+            stdout=output,
+            stderr=output,
+            text=True,
+        )
+    try:
+        wait_for(lambda: ready_file.exists() or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
+        yield Up(process, ready_file, data_dir)
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+        log.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def up(module_data_dir: Path, variables: Mapping[str, str]) -> Iterator[Up]:
+    """One stack for the tests that leave it running."""
+    with run_up(module_data_dir / "data", variables) as running:
+        yield running
+
+
+def is_ready(up: Up) -> bool:
+    return httpx.get(up.state["metrics_url"].replace("metrics", "readyz")).is_success
+
+
+def family(pid: int) -> list[psutil.Process]:
+    """Return the process and all that it started."""
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def execute(up: Up, statement: str) -> Any:
+    with psycopg.connect(up.state["database_url"]) as conn:
+        cursor = conn.execute(statement)
+        return cursor.fetchone() if cursor.description else None
+
+
+def test_the_ready_file_names_live_servers_and_processes(up: Up) -> None:
+    state = up.state
+
+    assert set(state["pids"]) == {"supervisor", *ROLES}
+    assert all(psutil.pid_exists(pid) for pid in state["pids"].values())
+    assert state["pids"]["supervisor"] == up.process.pid
+    assert execute(up, "SELECT count(*) FROM wallets") == (0,)
+    with Redis.from_url(state["redis_url"]) as redis:
+        assert redis.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+
+
+def test_only_the_owner_can_read_the_ready_file(up: Up) -> None:
+    assert up.ready_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_no_password_is_visible_in_the_process_list(up: Up) -> None:
+    secrets = [up.state[url].split(":")[2].split("@")[0] for url in ("database_url", "redis_url")]
+
+    arguments = [" ".join(process.cmdline()) for process in family(up.process.pid)]
+
+    assert not [line for line in arguments if any(secret in line for secret in secrets)]
+
+
+def test_counters_of_all_processes_are_served(up: Up) -> None:
+    def counted() -> bool:
+        text = httpx.get(up.state["metrics_url"]).text
+        return 'task="debit.sweep"' in text and 'task="webhook.sweep"' in text
+
+    wait_for(counted)
+
+
+def test_a_second_stack_on_the_data_directory_is_refused(
+    up: Up, variables: Mapping[str, str]
+) -> None:
+    second = subprocess.run(
+        command(up.data_dir), env=variables, capture_output=True, text=True, check=False, timeout=30
+    )
+
+    assert second.returncode == 1
+    assert second.stderr.splitlines() == [
+        f"gullak: {up.data_dir} is in use by another gullak (process {up.process.pid})"
+    ]
+    assert up.process.poll() is None
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_killed_process_is_replaced_and_leaves_no_orphans(up: Up, role: str) -> None:
+    wait_for(lambda: is_ready(up))
+    before = up.pids[role]
+    killed = family(before)
+
+    os.kill(before, signal.SIGKILL)
+
+    wait_for(lambda: up.pids.get(role, before) != before, within_s=15)
+    wait_for(lambda: is_ready(up), within_s=30)
+    wait_for(lambda: not alive(killed), within_s=10)
+    assert psutil.pid_exists(up.pids[role])
+
+
+def test_committed_and_appended_data_survives_kills_of_the_servers(up: Up) -> None:
+    wait_for(lambda: is_ready(up))
+    execute(up, "CREATE TABLE kept AS SELECT 7 AS seven")
+    with Redis.from_url(up.state["redis_url"]) as redis:
+        redis.set("kept", "7")
+    time.sleep(1.1)  # the append-only file is synced every second
+
+    for role in ("postgres", "redis"):
+        os.kill(up.pids[role], signal.SIGKILL)
+    wait_for(lambda: not is_ready(up))
+    wait_for(lambda: is_ready(up))
+
+    assert execute(up, "SELECT seven FROM kept") == (7,)
+    with Redis.from_url(up.state["redis_url"]) as redis:
+        assert redis.get("kept") == b"7"
+
+
+def test_sigterm_stops_everything_and_data_survives_a_restart(
+    data_dir: Path, variables: Mapping[str, str]
+) -> None:
+    with run_up(data_dir / "data", variables) as first:
+        urls = (first.state["database_url"], first.state["redis_url"])
+        execute(first, "CREATE TABLE kept AS SELECT 7 AS seven")
+        with Redis.from_url(urls[1]) as redis:
+            redis.set("kept", "7")
+        processes = family(first.process.pid)
+
+        assert first.stop() == 0
+
+        assert alive(processes) == []
+        assert not first.ready_file.exists()
+    with run_up(data_dir / "data", variables) as second:
+        assert (second.state["database_url"], second.state["redis_url"]) == urls
+        assert execute(second, "SELECT seven FROM kept") == (7,)
+        with Redis.from_url(urls[1]) as redis:
+            assert redis.get("kept") == b"7"
+
+
+def test_a_killed_supervisor_takes_its_processes_along_and_can_be_started_again(
+    data_dir: Path, variables: Mapping[str, str]
+) -> None:
+    with run_up(data_dir / "data", variables) as first:
+        execute(first, "CREATE TABLE kept AS SELECT 7 AS seven")
+        processes = family(first.process.pid)
+        first.process.kill()
+        first.process.wait()
+        first.ready_file.unlink()
+
+        with run_up(data_dir / "data", variables) as second:
+            assert alive(processes) == []
+            assert execute(second, "SELECT seven FROM kept") == (7,)
+
+
+def test_the_address_of_a_taken_port_is_named(data_dir: Path, variables: Mapping[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = subprocess.run(
+            [*command(data_dir)[:-1], str(port)],
+            env=variables,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"gullak: cannot listen on 127.0.0.1:{port}")
+
+
+def test_a_bad_setting_is_named_without_its_value(
+    data_dir: Path, variables: Mapping[str, str]
+) -> None:
+    refused = subprocess.run(
+        command(data_dir),
+        env={**variables, "GULLAK_SHARDS": "s3cret"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("gullak: shards: ")
+    assert "s3cret" not in refused.stderr

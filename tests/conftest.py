@@ -1,0 +1,181 @@
+"""Real servers for the tests that need them: one Postgres and one Redis per test process.
+
+They start when a fixture first asks for them. Each test gets a database of its own, cloned from a
+migrated template, so that commits, locks and triggers are the real ones.
+"""
+
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+from redis import Redis
+
+from metering.buffer.stream import UsageBuffer
+from worker.embedded import Accounts, open_accounts, postgres_role, redis_role
+from worker.files import lock_data_dir
+from worker.migrate import migrate_database
+from worker.scope import open_buffer
+from worker.session import Sessions, make_engine
+from worker.settings import Settings, environment, settings_from
+from worker.supervisor import Supervisor
+from worker.up import Stack
+
+UNIT = Path(__file__).parent / "unit"
+StartStack = Callable[..., Stack]
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The servers of this test process; `template` is the migrated database."""
+
+    accounts: Accounts
+    template: str = "gullak"
+
+    def url_of(self, database: str) -> str:
+        base, _, _ = self.accounts.database_url.rpartition("/")
+        return f"{base}/{database}"
+
+    def execute(self, statement: str) -> None:
+        """Run one statement outside a transaction, on the maintenance database."""
+        with psycopg.connect(self.url_of("postgres"), autocommit=True) as conn:
+            conn.execute(statement)
+
+
+@pytest.fixture(autouse=True)
+def _no_sockets_in_unit_tests(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if UNIT in request.path.parents:
+
+        def refuse(_socket: socket.socket, address: object) -> None:
+            pytest.fail(f"a unit test connects to {address}")
+
+        monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="session")
+def variables() -> dict[str, str]:
+    """An environment for processes, without anything that configures Gullak."""
+    return {
+        name: value
+        for name, value in environment().items()
+        if not name.startswith(("GULLAK_", "PROMETHEUS_"))
+        and name not in {"DATABASE_URL", "REDIS_URL", "BROKER_URL"}
+    }
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """A new folder for servers; short, and not below the closed folder of pytest."""
+    yield from new_folder()
+
+
+@pytest.fixture(scope="module")
+def module_data_dir() -> Iterator[Path]:
+    """The same, for the tests of a module together."""
+    yield from new_folder()
+
+
+def new_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="gullak-test-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    folder = Path(tempfile.mkdtemp(prefix="gullak-tests-"))
+    supervisor = Supervisor()
+    with ExitStack() as cleanup:
+        cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        cleanup.enter_context(lock_data_dir(folder))
+        cleanup.callback(supervisor.close)
+        accounts = open_accounts(folder)
+        postgres = postgres_role(folder, accounts, fast_unsafe=True)
+        supervisor.start([postgres, redis_role(folder, accounts, "everysec")])
+        migrate_database(settings_from({"DATABASE_URL": accounts.database_url}))
+        yield Servers(accounts)
+
+
+_numbers = count(1)
+
+
+@pytest.fixture
+def empty_database_url(servers: Servers) -> Iterator[str]:
+    """A database without tables."""
+    yield from _database(servers, "template1")
+
+
+@pytest.fixture
+def database_url(servers: Servers) -> Iterator[str]:
+    """A migrated database of this test's own."""
+    yield from _database(servers, servers.template)
+
+
+def _database(servers: Servers, template: str) -> Iterator[str]:
+    name = f"test_{next(_numbers)}"
+    servers.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+    yield servers.url_of(name)
+    servers.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def redis_url(servers: Servers) -> str:
+    """The Redis of this test process, emptied."""
+    with Redis.from_url(servers.accounts.redis_url) as client:
+        client.flushall()
+    return servers.accounts.redis_url
+
+
+@pytest.fixture
+def config(database_url: str, redis_url: str) -> Settings:
+    """Settings of this test's database and Redis, whatever the environment says."""
+    return settings_from({"DATABASE_URL": database_url, "REDIS_URL": redis_url})
+
+
+@pytest.fixture
+def sessions(config: Settings) -> Iterator[Sessions]:
+    engine = make_engine(config)
+    yield Sessions(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def buffer(config: Settings) -> Iterator[UsageBuffer]:
+    opened = open_buffer(config)
+    yield opened
+    opened.redis.close()
+
+
+@pytest.fixture
+def start_stack(
+    database_url: str, redis_url: str, variables: Mapping[str, str]
+) -> Iterator[StartStack]:
+    """Start real workers and beat on this test's servers: `start_stack(GULLAK_…="…") -> Stack`.
+
+    All stacks are stopped at the end of the test; each has a data directory of its own.
+    """
+    with ExitStack() as running:
+
+        def start(**overrides: str) -> Stack:
+            folder = Path(tempfile.mkdtemp(prefix="gullak-stack-"))
+            running.callback(shutil.rmtree, folder, ignore_errors=True)
+            urls = {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
+            return running.enter_context(
+                Stack(folder, variables=variables, overrides={**urls, **overrides})
+            )
+
+        yield start
+
+
+@pytest.fixture
+def stack(start_stack: StartStack) -> Stack:
+    """A running stack with the default settings."""
+    return start_stack()

@@ -1,0 +1,203 @@
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+
+import pytest
+from fakeredis import FakeRedis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from metering.buffer.keys import BACKLOG, PULSE, Shard, account_key, stream_key
+from metering.buffer.stream import PULSE_TTL_S, UsageBuffer
+from worker import pulse as pulse_module
+from worker.alive import is_alive, touch
+from worker.pulse import Pulse, run
+
+STALLED_AFTER_S = 45.0
+
+
+@dataclass
+class World:
+    """A pulse over a Redis in memory, with a clock that stands still until it is moved."""
+
+    redis: FakeRedis = field(default_factory=FakeRedis)
+    now: float = 1000.0
+    postgres_answers: bool = True
+    woken: list[int] = field(default_factory=list)
+    gave_up: int = 0
+
+    def __post_init__(self) -> None:
+        buffer = UsageBuffer(self.redis, shards=4, high_water_events=99, high_water_bytes=9999)
+        self.pulse = Pulse(
+            buffer,
+            stalled_after_s=STALLED_AFTER_S,
+            postgres_answers=lambda: self.postgres_answers,
+            wake_drain=self.woken.append,
+            give_up=self.give_up,
+            clock=lambda: self.now,
+        )
+
+    def give_up(self) -> None:
+        self.gave_up += 1
+
+    def hold(self, shard: int, events: int) -> None:
+        self.redis.xadd(stream_key(Shard(shard)), {"b": "bus", "n": events, "e": "[]"})
+        self.redis.hset(account_key(Shard(shard)), mapping={"epoch": "e", "accepted": events})
+        self.redis.hset(BACKLOG, mapping={"events": events, "bytes": 2})
+
+    def settle(self, shard: int, events: int) -> None:
+        self.redis.hset(account_key(Shard(shard)), "settled", events)
+
+    def sweep_was(self, seconds_ago: float) -> None:
+        self.redis.set(PULSE, 1, px=int((PULSE_TTL_S - seconds_ago) * 1000))
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_nothing_is_swept_while_beat_sweeps(world: World) -> None:
+    world.hold(2, 10)
+    world.sweep_was(1.0)
+
+    world.pulse.beat()
+
+    assert world.woken == []
+
+
+def test_busy_shards_are_woken_when_beat_is_silent(world: World) -> None:
+    world.hold(2, 10)
+    world.hold(3, 10)
+    world.sweep_was(3.5)
+
+    world.pulse.beat()
+
+    assert world.woken == [2, 3]
+
+
+def test_busy_shards_are_woken_when_there_never_was_a_sweep(world: World) -> None:
+    world.hold(1, 10)
+
+    world.pulse.beat()
+
+    assert world.woken == [1]
+
+
+def test_the_stand_in_sweeps_every_second_until_beat_is_back(world: World) -> None:
+    world.hold(2, 10)
+    world.pulse.beat()
+    world.now += 1
+    world.sweep_was(1.0)  # our own
+    world.pulse.beat()
+    assert world.woken == [2, 2]
+
+    world.now += 1
+    world.sweep_was(0.1)  # not ours
+    world.pulse.beat()
+
+    assert world.woken == [2, 2]
+
+
+def let_pass(world: World, seconds: float) -> None:
+    world.now += seconds
+    world.sweep_was(0.5)
+    world.pulse.beat()
+
+
+def test_a_backlog_that_stands_still_ends_the_worker(world: World) -> None:
+    world.hold(0, 10)
+    let_pass(world, 0)
+    let_pass(world, STALLED_AFTER_S - 1)
+    assert world.gave_up == 0
+
+    let_pass(world, 1)
+
+    assert world.gave_up == 1
+
+
+def test_progress_of_any_shard_keeps_the_worker(world: World) -> None:
+    world.hold(0, 10)
+    world.hold(1, 10)
+    let_pass(world, 0)
+    let_pass(world, STALLED_AFTER_S - 1)
+    world.settle(1, 5)
+    let_pass(world, 1)
+
+    let_pass(world, STALLED_AFTER_S - 1)
+
+    assert world.gave_up == 0
+
+
+def test_an_empty_buffer_keeps_the_worker(world: World) -> None:
+    let_pass(world, 0)
+
+    let_pass(world, 10 * STALLED_AFTER_S)
+
+    assert world.gave_up == 0
+
+
+def test_a_stall_while_postgres_is_away_is_not_the_workers_fault(world: World) -> None:
+    world.hold(0, 10)
+    let_pass(world, 0)
+    world.postgres_answers = False
+    let_pass(world, 10 * STALLED_AFTER_S)
+
+    world.postgres_answers = True
+    let_pass(world, 1)
+
+    assert world.gave_up == 0
+
+
+class _Stop(Event):
+    """Lets `run` turn a number of times."""
+
+    def __init__(self, turns: int) -> None:
+        super().__init__()
+        self.turns = turns
+
+    def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002
+        self.turns -= 1
+        return self.turns < 0
+
+
+class _AwayThenBack:
+    def __init__(self) -> None:
+        self.outcomes = [
+            RedisConnectionError(),
+            RedisConnectionError(),
+            None,
+            RedisConnectionError(),
+        ]
+
+    def beat(self) -> None:
+        if (outcome := self.outcomes.pop(0)) is not None:
+            raise outcome
+
+
+def test_redis_being_away_is_said_once_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(pulse_module.log, "warning", lambda text, **_more: said.append(text))
+
+    run(_AwayThenBack(), _Stop(4))  # type: ignore[arg-type]
+
+    assert said == ["no pulse for now", "no pulse for now"]
+
+
+def test_a_touched_file_is_a_sign_of_life_of_this_process(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "alive"
+    assert not is_alive(path)
+
+    touch(path)
+
+    assert is_alive(path)
+    assert is_alive(path, os.getpid())
+    assert not is_alive(path, os.getpid() + 1)
+
+
+def test_an_old_sign_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "alive"
+    touch(path)
+    os.utime(path, (0, 0))
+
+    assert not is_alive(path)

@@ -1,0 +1,50 @@
+import pytest
+from pydantic import ValidationError
+
+from worker.settings import settings_from
+
+
+def test_a_given_environment_is_all_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GULLAK_SHARDS", "3")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://ambient/db")
+
+    config = settings_from({"REDIS_URL": "redis://h/0"})
+
+    assert config.shards == 16
+    assert config.database_url.get_secret_value() == ""
+    assert config.redis_url.get_secret_value() == "redis://h/0"
+
+
+def test_values_are_read_as_a_process_reads_its_environment() -> None:
+    config = settings_from({"GULLAK_CURRENCIES": '{"EUR": 2}', "GULLAK_FAILPOINT": ""})
+
+    assert config.default_currency == "EUR"
+    assert config.failpoint == ""
+
+
+@pytest.mark.parametrize(
+    ("redis", "broker"),
+    [
+        ("redis://:pw@h:1/0", "redis://:pw@h:1/1"),
+        ("redis://h:1/4", "redis://h:1/5"),
+        ("redis://h:1", "redis://h:1/1"),
+    ],
+)
+def test_the_broker_takes_the_next_database(redis: str, broker: str) -> None:
+    assert settings_from({"REDIS_URL": redis}).celery_broker_url() == broker
+
+
+def test_a_broker_of_its_own_is_taken_as_given() -> None:
+    variables = {"REDIS_URL": "redis://h/0", "BROKER_URL": "redis://b/7"}
+
+    assert settings_from(variables).celery_broker_url() == "redis://b/7"
+
+
+@pytest.mark.parametrize("currencies", ["{}", '{"usd": 2}', '{"USD": 5}', '{"USDT": 2}'])
+def test_a_currency_must_be_iso_4217(currencies: str) -> None:
+    with pytest.raises(ValidationError, match="currencies"):
+        settings_from({"GULLAK_CURRENCIES": currencies})
+
+
+def test_urls_are_not_shown() -> None:
+    assert "hidden" not in repr(settings_from({"DATABASE_URL": "postgresql://u:hidden@h/d"}))

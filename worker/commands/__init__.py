@@ -1,0 +1,38 @@
+"""The commands over the use cases: a module per noun, a line each here."""
+
+import typer
+
+from worker.commands import (
+    business,
+    customer,
+    endpoint,
+    entry,
+    import_usage,
+    meter,
+    price,
+    purchase,
+    refused,
+    rule,
+    verify,
+    webhook,
+)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add every command of this package to `gullak`."""
+    app.add_typer(business.app, name="business")
+    app.add_typer(customer.app, name="customer")
+    app.add_typer(meter.app, name="meter")
+    app.add_typer(price.app, name="price")
+    app.add_typer(rule.app, name="rule")
+    app.add_typer(endpoint.app, name="endpoint")
+    app.add_typer(purchase.app, name="purchase")
+    app.add_typer(webhook.app, name="webhook")
+    app.command()(entry.credit)
+    app.command()(entry.debit)
+    app.command()(customer.balance)
+    app.command()(entry.history)
+    app.command()(refused.refused)
+    app.command()(refused.replay)
+    app.command("import")(import_usage.import_usage)
+    app.command()(verify.verify)

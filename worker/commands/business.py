@@ -1,0 +1,40 @@
+"""`gullak business`: the tenants."""
+
+from typing import Annotated
+
+import typer
+
+from metering.ledger import statements
+from metering.ledger.accounts import create_business
+from worker.commands.options import AsJson
+from worker.commands.show import print_json, print_table
+from worker.commands.target import DataDir, open_target
+
+app = typer.Typer(help="The businesses that sell.", no_args_is_help=True)
+
+
+@app.command("create")
+def create(
+    *,
+    name: Annotated[str, typer.Argument(help="Its name.")],
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a business and print its id."""
+    with open_target(data_dir) as target, target.transaction() as conn:
+        business_id = create_business(conn, name)
+    if as_json:
+        print_json({"business_id": business_id, "name": name.strip()})
+    else:
+        typer.echo(business_id)
+
+
+@app.command("list")
+def list_all(*, as_json: AsJson = False, data_dir: DataDir = None) -> None:
+    """List all businesses, oldest first."""
+    with open_target(data_dir) as target, target.transaction() as conn:
+        found = [dict(row) for row in conn.execute(statements.BUSINESSES).mappings()]
+    if as_json:
+        print_json(found)
+    else:
+        print_table(("business_id", "name", "created_at"), [row.values() for row in found])  # type: ignore[misc]

@@ -1,0 +1,116 @@
+"""`gullak customer` and `gullak balance`: who pays, and what is left."""
+
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy import Connection
+
+from metering.errors import NotFoundError
+from metering.ids import BusinessId, CustomerId
+from metering.ledger import statements
+from metering.ledger.accounts import NewCustomer, WalletView, create_customer, wallets_of
+from worker.commands.options import AsJson, Business
+from worker.commands.show import major, money, print_json, print_table
+from worker.commands.target import DataDir, Target, business_of, open_target
+
+app = typer.Typer(help="The customers who pay, and their wallets.", no_args_is_help=True)
+
+CustomerArgument = Annotated[str, typer.Argument(help="Customer id.", metavar="CUSTOMER")]
+
+
+@app.command("create")
+def create(
+    *,
+    email: Annotated[str, typer.Option(help="Where to write to.")],
+    name: Annotated[str, typer.Option(help="Its name.")],
+    business: Business = None,
+    billing_currency: Annotated[
+        str | None, typer.Option(help="The price list that applies; default: the first currency.")
+    ] = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a customer, with a wallet at zero in every currency, and print its id."""
+    new = NewCustomer(email=email, name=name, billing_currency=billing_currency)
+    with open_target(data_dir) as target, target.transaction() as conn:
+        business_id = business_of(conn, business)
+        customer_id = create_customer(conn, business_id, new, target.currencies)
+    if as_json:
+        print_json({"customer_id": customer_id, "business_id": business_id, **new.model_dump()})
+    else:
+        typer.echo(customer_id)
+
+
+@app.command("show")
+def show(
+    *,
+    customer: CustomerArgument,
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Show a customer and its wallets."""
+    with open_target(data_dir) as target, target.transaction() as conn:
+        business_id = business_of(conn, business)
+        found = _customer(conn, business_id, customer)
+        wallets = [*wallets_of(conn, business_id, CustomerId(customer)).values()]
+    if as_json:
+        print_json({**found, "wallets": [_as_record(view, target) for view in wallets]})
+        return
+    print_table(("field", "value"), found.items())
+    _print_wallets(wallets, target)
+
+
+def balance(
+    *,
+    customer: CustomerArgument,
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Show the balance of each of a customer's wallets."""
+    with open_target(data_dir) as target, target.transaction() as conn:
+        business_id = business_of(conn, business)
+        wallets = [*wallets_of(conn, business_id, CustomerId(customer)).values()]
+    if as_json:
+        print_json([_as_record(view, target) for view in wallets])
+    else:
+        _print_wallets(wallets, target)
+
+
+def _customer(conn: Connection, business_id: BusinessId, customer_id: str) -> dict[str, Any]:
+    row = conn.execute(
+        statements.CUSTOMER, {"business_id": business_id, "customer_id": customer_id}
+    ).one_or_none()
+    if row is None:
+        raise NotFoundError("customer", customer_id)
+    return dict(row._mapping)  # noqa: SLF001  # the public name of a row's mapping
+
+
+def _as_record(view: WalletView, target: Target) -> dict[str, object]:
+    wallet = view.wallet
+    return {
+        "wallet_id": wallet.wallet_id,
+        "currency": wallet.currency,
+        "balance_minor": wallet.balance_minor,
+        "balance": major(wallet.balance_minor, wallet.currency, target.settings.currencies),
+        "remainder": wallet.remainder,
+        "version": wallet.version,
+        "overdraft_limit_minor": wallet.overdraft_limit_minor,
+        "updated_at": view.updated_at,
+    }
+
+
+def _print_wallets(wallets: list[WalletView], target: Target) -> None:
+    rows = [
+        (
+            view.wallet.wallet_id,
+            money(view.wallet.balance_minor, view.wallet.currency, target.settings.currencies),
+            view.wallet.remainder,
+            view.wallet.version,
+            view.updated_at,
+        )
+        for view in wallets
+    ]
+    # What was charged below one minor unit is taken with the next debit.
+    print_table(("wallet_id", "balance#", "remainder (minor)#", "entries#", "updated_at"), rows)

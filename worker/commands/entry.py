@@ -1,0 +1,156 @@
+"""`gullak credit`, `debit` and `history`: what is written to a wallet, and what was."""
+
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+
+from metering.ids import CustomerId
+from metering.ledger.accounts import wallet_of
+from metering.ledger.entry import Entry
+from metering.ledger.history import history as read_history
+from metering.ledger.manual import Entered, ManualEntry, enter
+from worker.commands.options import AsJson, Business, CurrencyCode, Customer, Limit
+from worker.commands.show import major, money, print_json, print_table
+from worker.commands.target import DataDir, Target, business_of, open_target
+
+Amount = Annotated[int, typer.Option("--amount", help="Minor units (cents, paise), above 0.")]
+Reason = Annotated[str, typer.Option("--reason", help="Why: it stands in the history.")]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        "--key", help="Idempotency key: the same command again with the same key writes nothing."
+    ),
+]
+
+
+def credit(
+    *,
+    customer: Customer,
+    currency: CurrencyCode,
+    amount: Amount,
+    reason: Reason,
+    key: Key = None,
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Add to a wallet by hand."""
+    request = _request("credit", amount, currency, reason, key)
+    _enter(request, customer, business, data_dir, as_json=as_json)
+
+
+def debit(
+    *,
+    customer: Customer,
+    currency: CurrencyCode,
+    amount: Amount,
+    reason: Reason,
+    key: Key = None,
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Take from a wallet by hand; beyond the balance it is refused."""
+    request = _request("debit", amount, currency, reason, key)
+    _enter(request, customer, business, data_dir, as_json=as_json)
+
+
+def _request(
+    entry_type: Literal["credit", "debit"], amount: int, currency: str, reason: str, key: str | None
+) -> ManualEntry:
+    return ManualEntry(
+        amount=amount, currency=currency, entry_type=entry_type, reason=reason, idempotency_key=key
+    )
+
+
+def _enter(
+    request: ManualEntry,
+    customer: str,
+    business: str | None,
+    data_dir: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    with open_target(data_dir) as target, target.transaction() as conn:
+        business_id, customer_id = business_of(conn, business), CustomerId(customer)
+        entered = enter(conn, business_id, customer_id, request)
+        balance_minor = wallet_of(conn, business_id, customer_id, request.currency).balance_minor
+    if as_json:
+        balance = major(balance_minor, request.currency, target.settings.currencies)
+        print_json(
+            {
+                "entry_id": entered.entry_id,
+                "wallet_id": entered.wallet_id,
+                "replayed": entered.replayed,
+                "balance_minor": balance_minor,
+                "balance": balance,
+            }
+        )
+        return
+    now = money(balance_minor, request.currency, target.settings.currencies)
+    typer.echo(f"{_said(entered, request, target)}; the balance is {now}")
+
+
+def _said(entered: Entered, request: ManualEntry, target: Target) -> str:
+    if entered.replayed:
+        return f"replayed: this key made {entered.entry_id} before, nothing was written"
+    amount = money(request.amount, request.currency, target.settings.currencies)
+    return f"{request.entry_type} of {amount} is {entered.entry_id}"
+
+
+_COLUMNS: Final = (
+    "version#",
+    "before#",
+    "after#",
+    "amount#",
+    "kind",
+    "reason",
+    "key",
+    "exact cost (minor)#",
+    "remainder#",
+    "events#",
+    "created_at",
+    "entry_id",
+)
+
+
+def history(
+    *,
+    customer: Annotated[str, typer.Argument(help="Customer id.", metavar="CUSTOMER")],
+    currency: CurrencyCode,
+    limit: Limit = 20,
+    before: Annotated[
+        int | None, typer.Option(help="Only entries older than this version.", min=1)
+    ] = None,
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Show the entries of a wallet, newest first; --before goes on where the last page ended."""
+    with open_target(data_dir) as target, target.transaction() as conn:
+        wallet = wallet_of(conn, business_of(conn, business), CustomerId(customer), currency)
+        entries = read_history(conn, wallet.wallet_id, page=limit, before_version=before)
+    if as_json:
+        print_json(entries)
+    else:
+        print_table(_COLUMNS, [_row(entry, target) for entry in entries], wallet.wallet_id)
+
+
+def _row(entry: Entry, target: Target) -> tuple[object, ...]:
+    decimals = target.settings.currencies
+    signed = entry.amount_minor if entry.is_credit else -entry.amount_minor
+    return (
+        entry.version,
+        money(entry.before_minor, entry.currency, decimals),
+        money(entry.after_minor, entry.currency, decimals),
+        money(signed, entry.currency, decimals),
+        entry.kind,
+        entry.reason,
+        entry.idempotency_key,
+        entry.exact_cost,
+        entry.remainder_after,
+        entry.event_count or None,
+        entry.created_at,
+        entry.entry_id,
+    )

@@ -1,0 +1,66 @@
+"""`gullak price`: what a unit costs, since when."""
+
+from typing import Annotated
+
+import typer
+
+from metering.rate_card.catalogue import NewPrice, create_price, list_prices
+from worker.commands.options import AsJson, Business, CurrencyCode
+from worker.commands.show import print_json, print_table
+from worker.commands.target import DataDir, business_of, open_target
+
+app = typer.Typer(help="What a unit costs, since when.", no_args_is_help=True)
+
+
+@app.command("create")
+def create(
+    *,
+    meter: Annotated[str, typer.Option(help="Meter id.", metavar="ID")],
+    currency: CurrencyCode,
+    per_unit: Annotated[
+        str, typer.Option(help="Minor units (cents, paise) per --units, a decimal: 0.00025.")
+    ],
+    units: Annotated[int, typer.Option(help="The price is for so many units.")] = 1,
+    since: Annotated[
+        str | None,
+        typer.Option("--from", help="RFC 3339 time from which it is in force. Default: now."),
+    ] = None,
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a price and print its id; what was already charged does not change."""
+    given = {
+        "meter_id": meter,
+        "currency": currency,
+        "price_per_unit": per_unit,
+        "units": units,
+        "effective_from": since,
+    }
+    new = NewPrice.model_validate(given)
+    with open_target(data_dir) as target, target.transaction() as conn:
+        price = create_price(conn, business_of(conn, business), new, target.currencies)
+    if as_json:
+        print_json(price)
+    else:
+        typer.echo(price.price_id)
+
+
+@app.command("list")
+def list_all(
+    *, business: Business = None, as_json: AsJson = False, data_dir: DataDir = None
+) -> None:
+    """List the prices of a business, by meter and currency, in the order they take effect."""
+    with open_target(data_dir) as target, target.transaction() as conn:
+        prices = list_prices(conn, business_of(conn, business))
+    if as_json:
+        print_json(prices)
+        return
+    columns = ("price_id", "meter_id", "currency", "per unit (minor)#", "units#", "from")
+    print_table(
+        columns,
+        [
+            (p.price_id, p.meter_id, p.currency, p.price_per_unit, p.units, p.effective_from)
+            for p in prices
+        ],
+    )

@@ -1,0 +1,155 @@
+"""Usage events out of a file, a line at a time: bounded in memory, resumable at any line.
+
+A line is the unit of both formats: it can be counted, refused and found again by its offset. So a
+CSV cell holds no line break; without that rule one stray quote would swallow the lines after it.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import BinaryIO, Final, Literal
+
+import orjson
+
+from metering.errors import FieldProblem, InvalidInputError
+
+Format = Literal["ndjson", "csv"]
+Fields = dict[str, object]
+
+# The largest event there can be, with every character escaped, has a third of this.
+LINE_BYTES_MAX: Final = 1 << 20
+FIELDS: Final = ("event_id", "customer_id", "event_name", "timestamp")
+
+_BOM: Final = b"\xef\xbb\xbf"
+# No leading zeros: 007 is a name.
+_INTEGER: Final = re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII)
+_NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the file; `end` is the offset after it. `content` is cut where it is too long."""
+
+    number: int
+    end: int
+    content: bytes
+    is_too_long: bool = False
+
+
+def read_lines(file: BinaryIO, *, number: int = 0) -> Iterator[Line]:
+    """Yield the lines from the file's position on; `number` lines lie before it."""
+    end = file.tell()
+    while content := file.readline(LINE_BYTES_MAX + 1):
+        number += 1
+        end += len(content)
+        is_too_long = len(content) > LINE_BYTES_MAX and not content.endswith(b"\n")
+        if is_too_long:
+            end += _skip_line(file)
+        if number == 1:
+            content = content.removeprefix(_BOM)
+        yield Line(number, end, content.rstrip(b"\r\n"), is_too_long)
+
+
+def _skip_line(file: BinaryIO) -> int:
+    """Read on to the end of the line; return how many bytes that was."""
+    skipped = 0
+    while part := file.readline(LINE_BYTES_MAX):
+        skipped += len(part)
+        if part.endswith(b"\n"):
+            break
+    return skipped
+
+
+Parse = Callable[[Line], Fields]
+
+
+def parse_ndjson(line: Line) -> Fields:
+    """Return the event of a line.
+
+    Raises:
+        InvalidInputError: it is not a JSON object, or cannot be told from itself when sent again.
+
+    """
+    _check_length(line)
+    try:
+        fields = orjson.loads(line.content)
+    except orjson.JSONDecodeError as error:
+        raise _refused("line", f"is not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise _refused("line", "is not a JSON object")
+    return _checked(fields)
+
+
+def csv_parser(header: Line, columns: Mapping[str, str]) -> Parse:
+    """Return the parser of the lines below this header.
+
+    columns  field of the event -> name of its column, where that differs
+
+    Every other column is metadata: what looks like a number is one, an empty cell is left out.
+
+    Raises:
+        InvalidInputError: a column is missing, has no name, or is there twice.
+
+    """
+    names = _cells(header)
+    places = {field: _place(names, columns.get(field, field)) for field in FIELDS}
+    others = [(i, name) for i, name in enumerate(names) if i not in places.values()]
+    if not all(names) or len(set(names)) < len(names):
+        raise _refused("header", "has a column without a name, or one that is there twice")
+
+    def parse(line: Line) -> Fields:
+        cells = _cells(line)
+        if len(cells) != len(names):
+            raise _refused("line", f"has {len(cells)} cells where the header has {len(names)}")
+        fields: Fields = {field: cells[i] for field, i in places.items() if cells[i]}
+        fields["metadata"] = {name: _value(cells[i]) for i, name in others if cells[i]}
+        return _checked(fields)
+
+    return parse
+
+
+def _place(names: list[str], wanted: str) -> int:
+    try:
+        return names.index(wanted)
+    except ValueError:
+        raise _refused("header", f"has no column {wanted!r}") from None
+
+
+def _cells(line: Line) -> list[str]:
+    _check_length(line)
+    try:
+        return next(csv.reader([line.content.decode()], strict=True), [])
+    except UnicodeDecodeError as error:
+        raise _refused("line", f"is not UTF-8: byte {error.start + 1} of it") from None
+    except csv.Error as error:
+        raise _refused("line", f"is not CSV on one line: {error}") from None
+
+
+def _value(cell: str) -> str | int | float:
+    """Return a cell as a number where that loses nothing, else as it is."""
+    if _INTEGER.fullmatch(cell):
+        return int(cell)
+    if _NUMBER.fullmatch(cell):
+        number = float(cell)
+        if number in (float("inf"), float("-inf")) or Decimal(repr(number)) == Decimal(cell):
+            return number
+    return cell
+
+
+def _check_length(line: Line) -> None:
+    if line.is_too_long:
+        raise _refused("line", f"is longer than {LINE_BYTES_MAX} bytes")
+
+
+def _checked(fields: Fields) -> Fields:
+    """Refuse an event that a resumed import could not send as the same event again."""
+    for field in ("event_id", "timestamp"):
+        if fields.get(field) is None:
+            raise _refused(field, "is missing; an import needs it, to send a line twice safely")
+    return fields
+
+
+def _refused(field: str, reason: str) -> InvalidInputError:
+    return InvalidInputError(FieldProblem(field, reason))

@@ -1,0 +1,87 @@
+"""`gullak webhook`: deliveries that were given up, and sending again."""
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+from pydantic import AwareDatetime, TypeAdapter, ValidationError
+
+from metering.errors import FieldProblem, InvalidInputError
+from metering.ids import EndpointId, WebhookEventId
+from metering.webhook.dead_letter import REPLAY_MAX, dead_letters
+from metering.webhook.dead_letter import replay as replay_deliveries
+from worker.commands.options import AsJson, Business, Limit
+from worker.commands.show import print_json, print_table
+from worker.commands.target import DataDir, business_of, open_target
+
+app = typer.Typer(help="Deliveries of webhooks.", no_args_is_help=True)
+
+
+@app.command("dead")
+def dead(
+    *,
+    business: Business = None,
+    limit: Limit = 100,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """List deliveries that were given up, oldest event first."""
+    with open_target(data_dir) as target, target.transaction() as conn:
+        found = dead_letters(conn, business_of(conn, business), limit)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            d.occurred_at,
+            d.type,
+            d.webhook_event_id,
+            d.endpoint_id,
+            d.attempt,
+            d.status_code,
+            d.error,
+        )
+        for d in found
+    ]
+    columns = ("occurred_at", "type", "event", "endpoint", "attempts#", "status#", "error")
+    print_table(columns, rows)
+
+
+@app.command("replay")
+def replay(
+    *,
+    event: Annotated[str | None, typer.Option(help="Only this event.", metavar="ID")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="Only to this one.", metavar="ID")] = None,
+    since: Annotated[str | None, typer.Option(help="What happened from this RFC 3339 time on.")] = (
+        None
+    ),
+    until: Annotated[str | None, typer.Option(help="What happened before this time.")] = None,
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Make deliveries due again: of an event, to an endpoint, or since a time."""
+    with open_target(data_dir) as target, target.transaction() as conn:
+        count = replay_deliveries(
+            conn,
+            business_id=business_of(conn, business),
+            webhook_event_id=None if event is None else WebhookEventId(event),
+            endpoint_id=None if endpoint is None else EndpointId(endpoint),
+            since=_moment("since", since),
+            until=_moment("until", until),
+        )
+    if as_json:
+        print_json({"due": count})
+        return
+    more = "; there may be more: run it again" if count >= REPLAY_MAX else ""
+    typer.echo(f"{count} deliveries are due again{more}")
+
+
+def _moment(field: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return TypeAdapter(AwareDatetime).validate_python(text)
+    except ValidationError:
+        reason = "is not RFC 3339 with a time zone, such as 2026-01-31T09:30:00Z"
+        raise InvalidInputError(FieldProblem(field, reason)) from None

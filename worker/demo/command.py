@@ -1,0 +1,215 @@
+"""`gullak demo`: start the stack, send traffic, kill processes, reconcile."""
+
+import json
+import logging
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Annotated, Final, Self, cast
+
+import typer
+from rich.console import Console
+
+from metering.errors import GullakError
+from worker.demo.figures import facts_of
+from worker.demo.kills import Victim, victims_of
+from worker.demo.live import Display, show_lines
+from worker.demo.run import Plan, Report, play
+from worker.demo.traffic import plan_invented, plan_trace, read_trace
+from worker.demo.watch import STORE_AWAY
+from worker.log import setup_logging
+from worker.settings import environment, settings_from
+from worker.up import Stack
+
+EVENTS_DEFAULT: Final = 50_000
+INTERRUPTED: Final = 130
+WIDTH_OF_A_FILE: Final = 160
+_NOT_PASSED_ON: Final = ("GULLAK_", "PROMETHEUS_", "DATABASE_URL", "REDIS_URL", "BROKER_URL")
+# The demo kills redis-server, so it waits for the fsync of each write: with `everysec` Redis may
+# owe up to a second of acknowledged events to its file, and the account would miss them.
+_OVERRIDES: Final = {
+    "GULLAK_DURABILITY": "strict",
+    # The receiver listens on this machine.
+    "GULLAK_WEBHOOK_ALLOW_PRIVATE": "true",
+    # A call that was under way when a server was killed is taken up again when its lease is over:
+    # the timeout and a margin.
+    "GULLAK_WEBHOOK_TIMEOUT_S": "3",
+}
+
+# How long sending takes: enough to watch, and for each kill to fall into the traffic.
+SENDING_MIN_S: Final = 6.0
+SENDING_MAX_S: Final = 20.0
+PER_KILL_S: Final = 6.0
+EVENTS_PER_S_MAX: Final = 4_000
+
+
+class StoreLostError(GullakError):
+    """A server did not come back."""
+
+
+def demo(  # noqa: PLR0917 - Typer reads the options from the signature
+    events: Annotated[
+        int | None,
+        typer.Option(min=1, help="Events to send: 50,000, or all rows of the trace once."),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV of TIMESTAMP, ContextTokens, GeneratedTokens: an event per row.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    kill: Annotated[
+        list[Victim] | None, typer.Option(help="What to kill; may be repeated.  [default: worker]")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where the servers keep their data: kept.", file_okay=False)
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the account and all figures here.")
+    ] = None,
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Written when all is ready: URLs and process ids as JSON.")
+    ] = None,
+    no_color: Annotated[bool, typer.Option("--no-color", help="Print without colours.")] = False,  # noqa: FBT002
+) -> None:
+    """Show the whole path at work: usage in, debits, alerts out, while processes are killed.
+
+    Exits 0 only if every line of the account at the end holds.
+    """
+    started_at = time.monotonic()
+    plan = _plan(events, trace, victims_of(kill or [Victim.WORKER]))
+    console = Console(no_color=no_color or None)
+    if not console.is_terminal:
+        console = Console(no_color=no_color or None, width=WIDTH_OF_A_FILE)
+    with _folder(data_dir, console) as folder:
+        report = _played(plan, folder, ready_file, console)
+        total_s = time.monotonic() - started_at
+        show_lines(console, report.lines, facts_of(report.timing, report.kills, total_s))
+        if json_file:
+            account = {**report.json, "duration_s": round(total_s, 3), "trace": _text(trace)}
+            json_file.write_text(json.dumps(account, indent=2))
+        if not all(line.holds for line in report.lines):
+            raise typer.Exit(1)
+
+
+def _text(path: Path | None) -> str | None:
+    return str(path) if path else None
+
+
+def _plan(events: int | None, trace: Path | None, roles: Sequence[Victim]) -> Plan:
+    rows = read_trace(trace) if trace else []
+    count = events or len(rows) or EVENTS_DEFAULT
+    full = min(1.0, count / EVENTS_DEFAULT)
+    duration_s = SENDING_MIN_S + (SENDING_MAX_S - SENDING_MIN_S) * full
+    duration_s += PER_KILL_S * max(0, len(roles) - 1)
+    duration_s = max(duration_s, count / EVENTS_PER_S_MAX)
+    planned = plan_trace(rows, count) if rows else plan_invented(count, duration_s)
+    return Plan(planned, duration_s, roles)
+
+
+@contextmanager
+def _folder(given: Path | None, console: Console) -> Iterator[Path]:
+    """Give a data directory: the one asked for, or one that goes unless there is a failure."""
+    if given is not None:
+        yield given
+        return
+    folder = Path(tempfile.mkdtemp(prefix="gullak-demo-"))
+    try:
+        yield folder
+    except BaseException as error:
+        if not (isinstance(error, typer.Exit) and error.exit_code == INTERRUPTED):
+            console.print(f"data and logs are kept in {folder}", highlight=False)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _played(plan: Plan, folder: Path, ready_file: Path | None, console: Console) -> Report:
+    """Run the plan on a stack of its own.
+
+    Raises:
+        StoreLostError: a server that was killed did not come back.
+        typer.Exit: Ctrl-C or SIGTERM; everything is stopped.
+
+    """
+    variables = {k: v for k, v in environment().items() if not k.startswith(_NOT_PASSED_ON)}
+    _log_to(folder / "log" / "demo.log")
+    stack = Stack(folder, ready_file=ready_file, variables=variables, overrides=_OVERRIDES)
+    interruption = Interruption(stack)
+    try:
+        with interruption, Display(console) as display:
+            display.tell("starting Postgres, Redis, workers and beat")
+            with stack:
+                interruption.now_running()
+                display.tell("the stack is ready")
+                urls = {"DATABASE_URL": stack.database_url, "REDIS_URL": stack.redis_url}
+                return play(stack, settings_from({**_OVERRIDES, **urls}), plan, display)
+    except KeyboardInterrupt:
+        console.print("stopped")
+        raise typer.Exit(INTERRUPTED) from None
+    except STORE_AWAY as error:
+        raise StoreLostError(f"a server did not come back: {type(error).__name__}") from error
+
+
+def _log_to(path: Path) -> None:
+    """Send this process's log to a file: the display has the terminal."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    setup_logging(settings_from({"GULLAK_LOG_FORMAT": "json"}))
+    handlers = logging.getLogger().handlers
+    handlers[:] = [_to_file(handler, path) for handler in handlers]
+
+
+def _to_file(handler: logging.Handler, path: Path) -> logging.Handler:
+    file = logging.FileHandler(path)
+    file.setFormatter(handler.formatter)
+    return file
+
+
+class Interruption:
+    """Turns Ctrl-C and SIGTERM into `KeyboardInterrupt`, but not while the stack is starting.
+
+    A start that is broken off in the middle could leave processes behind; it is asked to stop, and
+    then it ends by itself. Asked again, the stack kills what it waits for.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._requested = False
+        self._is_running = False
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, cast("signal.Handlers", handler))
+
+    def now_running(self) -> None:
+        """Say that the start is over; raise what came meanwhile."""
+        self._is_running = True
+        if self._requested:
+            raise KeyboardInterrupt
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        if self._requested or not self._is_running:
+            self._requested = True
+            self._stack.stop()
+            return
+        self._requested = True
+        raise KeyboardInterrupt

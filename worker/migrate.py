@@ -1,0 +1,83 @@
+"""Bring the database to the newest schema: one runner at a time, one transaction, bounded waits."""
+
+from importlib.resources import as_file, files
+from typing import Final
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from metering.debit.partitions import maintain_partitions
+from metering.errors import ConfigurationError
+from metering.ledger.accounts import open_missing_wallets
+from worker.session import make_engine
+from worker.settings import Settings
+
+# Any constant does: it names the lock that runners of migrations share.
+MIGRATION_LOCK: Final = 0x67756C6C616B
+STATEMENT_TIMEOUT_S: Final = 60
+# Old code runs while a migration does: better to fail and try again than to queue in front of it.
+LOCK_TIMEOUT_S: Final = 4
+
+
+def migrate(database: Engine | Connection) -> None:
+    """Upgrade to the newest revision; nothing happens when it is there already.
+
+    With an engine the upgrade is one transaction of its own; with a connection it joins the
+    transaction that is open there, and the caller ends it.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: nothing was changed. It is worth another try when
+            `metering.db.is_transient` says so (another session held a lock for too long).
+
+    """
+    if isinstance(database, Connection):
+        _upgrade(database)
+        return
+    with database.begin() as conn:
+        _upgrade(conn)
+
+
+def migrate_database(config: Settings) -> None:
+    """Upgrade the database of these settings, over a connection of its own.
+
+    Raises:
+        ConfigurationError: there is none, it does not answer, or it refused; nothing was changed.
+
+    """
+    if not config.database_url.get_secret_value():
+        raise ConfigurationError("DATABASE_URL is not set")
+    engine = make_engine(config)
+    try:
+        with engine.begin() as conn:
+            migrate(conn)
+            _prepare(conn, config)
+    except DBAPIError as error:
+        raise ConfigurationError(f"the database was not migrated: {error.orig}") from error
+    finally:
+        engine.dispose()
+
+
+def _upgrade(conn: Connection) -> None:
+    # The advisory lock ends with the transaction: a runner that is killed blocks nobody. Waiting
+    # for another runner is bounded by the statement timeout, not by the shorter lock timeout.
+    conn.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_S}s'"))
+    conn.execute(text("SET LOCAL lock_timeout = 0"))
+    conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+    conn.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
+    with as_file(files("metering") / "migrations") as folder:
+        config = Config()
+        config.set_main_option("script_location", str(folder).replace("%", "%%"))
+        config.attributes["connection"] = conn
+        command.upgrade(config, "head")
+
+
+def _prepare(conn: Connection, config: Settings) -> None:
+    """Make what the configuration asks of the tables: wallets of a new currency, partitions."""
+    open_missing_wallets(conn, tuple(config.currencies))
+    maintain_partitions(
+        conn,
+        ahead_days=config.usage_partitions_ahead_days,
+        retention_days=config.usage_retention_days,
+    )

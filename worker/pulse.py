@@ -1,0 +1,181 @@
+"""The worker's own pulse: a sign of life, a sweep in place of a silent beat, and a watchdog.
+
+Loaded by the worker and by beat. The sign of life is a file that is touched from inside the event
+loop, so that a loop which hangs stops touching it.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Final
+
+import structlog
+from celery import bootsteps
+from celery.signals import after_task_publish, beat_init, worker_ready
+from celery.worker.consumer import Consumer, Tasks
+
+from metering.buffer.keys import PULSE
+from metering.buffer.stream import PULSE_TTL_S, UsageBuffer
+from worker.alive import touch
+from worker.app import app
+from worker.health import HealthServer, metrics_text, postgres_answers
+from worker.scope import open_buffer
+from worker.settings import Settings, settings
+from worker.task import wake
+
+PERIOD_S: Final = 1.0
+SILENT_AFTER_S: Final = 3.0  # beat sweeps every second: three missed are no accident
+STALLED_EXIT: Final = 70  # EX_SOFTWARE
+
+log = structlog.get_logger("gullak.pulse")
+
+
+# --- sign of life ---------------------------------------------------------------------------------
+
+
+class SignOfLife(bootsteps.StartStopStep):
+    """Touch the file every second while tasks are consumed; silent while the broker is away."""
+
+    requires = (Tasks,)
+
+    def __init__(self, consumer: Consumer, **options: Any) -> None:
+        self._entry: Any = None
+        super().__init__(consumer, **options)
+
+    def start(self, consumer: Consumer) -> None:
+        """Begin when the consumer does: at the start, and after each reconnection."""
+        path = settings().alive_file
+        touch(path)
+        self._entry = consumer.timer.call_repeatedly(PERIOD_S, touch, (path,))
+
+    def stop(self, consumer: Consumer) -> None:  # noqa: ARG002
+        """End with the consumer."""
+        if self._entry is not None:
+            self._entry.cancel()
+            self._entry = None
+
+    shutdown = stop
+
+
+app.steps["consumer"].add(SignOfLife)
+
+
+@beat_init.connect
+def _follow_beat(**_arguments: object) -> None:
+    """Beat is alive when it publishes, which it does every second."""
+    after_task_publish.connect(_touch_on_publish, weak=False)
+
+
+def _touch_on_publish(**_arguments: object) -> None:
+    touch(settings().alive_file)
+
+
+# --- sweep and watchdog ---------------------------------------------------------------------------
+
+
+class Pulse:
+    """What the thread does every second; each part survives Redis and Postgres being away."""
+
+    def __init__(
+        self,
+        buffer: UsageBuffer,
+        *,
+        stalled_after_s: float,
+        postgres_answers: Callable[[], bool],
+        wake_drain: Callable[[int], None],
+        give_up: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._buffer = buffer
+        self._stalled_after_s = stalled_after_s
+        self._postgres_answers = postgres_answers
+        self._wake_drain = wake_drain
+        self._give_up = give_up
+        self._clock = clock
+        self._swept_at: float | None = None
+        self._progress: tuple[object, ...] = ()
+        self._progress_at = clock()
+
+    def beat(self) -> None:
+        """Sweep if nobody else did; give up if the backlog stands still."""
+        if self._beat_is_silent():
+            self._sweep()
+        if self._is_stalled():
+            self._give_up()
+
+    def _beat_is_silent(self) -> bool:
+        left_ms = int(self._buffer.redis.pttl(PULSE))
+        silent_s = PULSE_TTL_S - left_ms / 1000 if left_ms >= 0 else float(PULSE_TTL_S)
+        if self._swept_at is None:
+            return silent_s > SILENT_AFTER_S
+        # We stand in already: go on every second, until a pulse is younger than our own.
+        own_age_s = self._clock() - self._swept_at
+        if silent_s < own_age_s - PERIOD_S / 2:
+            log.info("beat sweeps again")
+            self._swept_at = None
+            return False
+        return True
+
+    def _sweep(self) -> None:
+        if self._swept_at is None:
+            log.warning("beat is silent: sweeping in its place")
+        for shard in self._buffer.backlog().busy:
+            self._wake_drain(shard)
+        self._swept_at = self._clock()
+
+    def _is_stalled(self) -> bool:
+        """Tell whether nothing was drained for too long although something could have been."""
+        accounts = [self._buffer.account(shard) for shard in self._buffer.shards]
+        progress = tuple((account.epoch, account.settled) for account in accounts)
+        now = self._clock()
+        if progress != self._progress or not any(account.buffered for account in accounts):
+            self._progress, self._progress_at = progress, now
+        if now - self._progress_at < self._stalled_after_s:
+            return False
+        self._progress_at = now
+        return self._postgres_answers()
+
+
+def run(pulse: Pulse, stop: Event) -> None:
+    """Beat every second until `stop`; a failure is logged once, not once a second."""
+    failing = False
+    while not stop.wait(PERIOD_S):
+        try:
+            pulse.beat()
+            failing = False
+        except Exception as error:  # noqa: BLE001  # whatever fails now may work a second later
+            if not failing:
+                log.warning("no pulse for now", cause=type(error).__name__)
+            failing = True
+
+
+@worker_ready.connect
+def _start(sender: Consumer, **_arguments: object) -> None:
+    config = settings()
+    if config.metrics_port and config.metrics_dir:
+        _serve_metrics(config.metrics_port, config.metrics_dir)
+    if "debit" in sender.app.amqp.queues.consume_from:
+        Thread(target=run, args=(_pulse(config), Event()), name="pulse", daemon=True).start()
+
+
+def _serve_metrics(port: int, folder: Path) -> None:
+    # All interfaces: in a container the scraper is another one. Nothing here is secret.
+    HealthServer("0.0.0.0", port, metrics=lambda: metrics_text(folder), missing=list)  # noqa: S104
+
+
+def _pulse(config: Settings) -> Pulse:
+    return Pulse(
+        open_buffer(config),
+        stalled_after_s=config.watchdog_s,
+        postgres_answers=lambda: postgres_answers(config.database_url.get_secret_value()),
+        wake_drain=lambda shard: wake("debit.drain", shard),
+        give_up=_exit,
+    )
+
+
+def _exit() -> None:
+    """End this process at once: its supervisor starts it anew. A shutdown might hang as well."""
+    log.error("backlog, but nothing was drained: exiting to be started anew")
+    os._exit(STALLED_EXIT)

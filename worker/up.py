@@ -1,0 +1,279 @@
+"""The whole stack in one process tree: Postgres, Redis, workers, beat, under one supervisor.
+
+`gullak up` runs it in the foreground; `Stack` runs it beside other code, for a demo or a test.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from threading import Event, Thread
+from types import TracebackType
+from typing import Annotated, Final, Literal, Self
+
+import structlog
+import typer
+
+from worker.alive import is_alive
+from worker.files import lock_data_dir, write_private
+from worker.health import HealthServer, metrics_text, postgres_answers, redis_answers
+from worker.log import setup_logging
+from worker.migrate import migrate_database
+from worker.settings import Settings, environment, settings_from
+from worker.supervisor import Role, StopRequestedError, Supervisor
+
+HOST: Final = "127.0.0.1"
+DEFAULT_DATA_DIR: Final = Path(".gullak")
+DEFAULT_PORT: Final = 8080
+CONCURRENCY: Final = 2
+# Webhooks have workers of their own: a slow receiver must not hold up debits.
+WORKER_QUEUES: Final = "debit,low_credit,purchase,ledger"
+WEBHOOK_QUEUES: Final = "webhook"
+# Celery advises against root at every start, on eight lines; who runs as root knows.
+_QUIET_AS_ROOT: Final = {"PYTHONWARNINGS": "ignore:You're running the worker with superuser"}
+
+log = structlog.get_logger("gullak.up")
+
+
+class Stack:
+    """A running stack: enter it, use `database_url`, `redis_url`, `pids`, leave it.
+
+    `variables` is the environment that the processes see (default: this process's own), with
+    `overrides` on top. With `DATABASE_URL` or `REDIS_URL` in it that server is not started here.
+    `log_files` sends each process's output to D/log instead of ours. `on_ready` gets the content
+    of the ready file whenever it changes.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path = DEFAULT_DATA_DIR,
+        *,
+        port: int = 0,
+        ready_file: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+        overrides: Mapping[str, str] | None = None,
+        on_ready: Callable[[Mapping[str, object]], None] = lambda _state: None,
+        log_files: bool = True,
+        fast_unsafe: bool = False,
+    ) -> None:
+        self.data_dir = data_dir.resolve()
+        self.database_url = ""
+        self.redis_url = ""
+        self.metrics_url = ""
+        self._port = port
+        self._ready_file = ready_file
+        self._variables = {**(environment() if variables is None else variables)}
+        self._variables |= overrides or {}
+        self._on_ready = on_ready
+        self._log_files = log_files
+        self._fast_unsafe = fast_unsafe
+        self._supervisor = Supervisor(self._announce)
+        self._ready = False
+        self._settled = Event()
+        self._failure: BaseException | None = None
+        self._remember: Callable[[Iterable[int]], None] = lambda _pids: None
+        self._thread = Thread(target=self._run_in_thread, name="stack", daemon=True)
+
+    # --- in the foreground ------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Start everything, keep it running until `stop`, then stop everything.
+
+        Raises:
+            DataDirInUseError: another stack runs on this data directory.
+            ConfigurationError: something could not be started; nothing is left running.
+
+        """
+        with ExitStack() as cleanup:
+            try:
+                self._start(cleanup)
+                self._supervisor.watch()
+            except StopRequestedError:
+                log.info("stopped before it was ready")
+
+    def stop(self) -> None:
+        """Ask the stack to stop; asked twice, processes are killed. Safe in a signal handler."""
+        self._supervisor.stop()
+
+    # --- beside other code ------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._settled.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+        self._thread.join()
+
+    def _run_in_thread(self) -> None:
+        try:
+            self.run()
+        except BaseException as failure:  # noqa: BLE001  # raised again where the stack is entered
+            self._failure = failure
+        finally:
+            self._settled.set()
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids by role, now; `supervisor` is this process."""
+        return {"supervisor": os.getpid(), **self._supervisor.pids}
+
+    def missing(self) -> list[str]:
+        """Return the parts that are not ready now: roles, or servers that others run."""
+        missing = self._supervisor.missing()
+        known = self._supervisor.pids
+        if not known.get("postgres") and not postgres_answers(self.database_url):
+            missing.append("postgres")
+        if not known.get("redis") and not redis_answers(self.redis_url):
+            missing.append("redis")
+        return sorted({*missing, *([] if self._ready else ["start"])})
+
+    # --- the start, in order ----------------------------------------------------------------
+
+    def _start(self, cleanup: ExitStack) -> None:
+        cleanup.enter_context(lock_data_dir(self.data_dir))
+        if self._ready_file:
+            self._ready_file.unlink(missing_ok=True)
+            cleanup.callback(self._ready_file.unlink, missing_ok=True)
+        metrics_dir = self._prepare_metrics()
+        health = HealthServer(
+            HOST, self._port, metrics=lambda: metrics_text(metrics_dir), missing=self.missing
+        )
+        cleanup.callback(health.close)
+        self.metrics_url = f"{health.url}/metrics"
+        cleanup.callback(self._supervisor.close)
+        self._start_servers()
+        migrate_database(settings_from(self._variables))
+        self._supervisor.start(self._process_roles())
+        self._ready = True
+        self._announce()
+        self._settled.set()
+
+    def _prepare_metrics(self) -> Path:
+        """Empty the folder of counters: they belong to the processes of one run."""
+        folder = settings_from(self._variables).metrics_dir or self.data_dir / "metrics"
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob("*.db"):
+            path.unlink()
+        # A port for metrics is for workers that run alone; here they would fight over it.
+        self._variables |= {"PROMETHEUS_MULTIPROC_DIR": str(folder), "GULLAK_METRICS_PORT": "0"}
+        return folder
+
+    def _start_servers(self) -> None:
+        """Start Postgres and Redis, each unless its URL points elsewhere."""
+        config = settings_from(self._variables)
+        self.database_url = config.database_url.get_secret_value()
+        self.redis_url = config.redis_url.get_secret_value()
+        if not (self.database_url and self.redis_url):
+            self._start_embedded(config)
+        self._variables |= {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}
+
+    def _start_embedded(self, config: Settings) -> None:
+        # Imported late: with both URLs given, the wheels of the servers need not be installed.
+        from worker import embedded, leftovers  # noqa: PLC0415
+
+        record = self.data_dir / "pids.json"
+        leftovers.stop_remembered(record)
+        self._remember = lambda pids: leftovers.remember(record, pids)
+        accounts = embedded.open_accounts(self.data_dir)
+        roles = []
+        if not self.database_url:
+            self.database_url = accounts.database_url
+            roles.append(
+                embedded.postgres_role(self.data_dir, accounts, fast_unsafe=self._fast_unsafe)
+            )
+        if not self.redis_url:
+            self.redis_url = accounts.redis_url
+            fsync: Literal["always", "everysec"] = (
+                "always" if config.durability == "strict" else "everysec"
+            )
+            roles.append(embedded.redis_role(self.data_dir, accounts, fsync))
+        self._supervisor.start(roles)
+
+    def _process_roles(self) -> list[Role]:
+        """Return what runs beside the servers; a further process is a further line."""
+        return [
+            self._role("worker", *_worker("main", WORKER_QUEUES)),
+            self._role("worker_webhook", *_worker("webhook", WEBHOOK_QUEUES)),
+            self._role("beat", *_celery("beat")),
+        ]
+
+    def _role(self, name: str, *argv: str) -> Role:
+        alive = self.data_dir / "run" / f"{name}.alive"
+        return Role(
+            name=name,
+            argv=argv,
+            env=self._variables | _QUIET_AS_ROOT | {"GULLAK_ALIVE_FILE": str(alive)},
+            tier=1,
+            is_ready=lambda pid: is_alive(alive, pid),
+            log_file=self.data_dir / "log" / f"{name}.log" if self._log_files else None,
+        )
+
+    def _announce(self) -> None:
+        """Say which process has which id: at the start, and again whenever one was replaced."""
+        pids = self.pids
+        self._remember(pid for pid in pids.values() if pid != os.getpid())
+        if not self._ready:
+            return
+        state = {
+            "database_url": self.database_url,
+            "redis_url": self.redis_url,
+            "pids": pids,
+            "metrics_url": self.metrics_url,
+        }
+        if self._ready_file:
+            write_private(self._ready_file, json.dumps(state))
+        self._on_ready(state)
+
+
+def _celery(*argv: str) -> Sequence[str]:
+    return (sys.executable, "-m", "celery", "-A", "worker.app", "--quiet", *argv)
+
+
+def _worker(name: str, queues: str) -> Sequence[str]:
+    return _celery(
+        *("worker", "-n", f"{name}@%h", "-Q", queues, "--concurrency", str(CONCURRENCY)),
+        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+    )
+
+
+def up(
+    data_dir: Annotated[
+        Path, typer.Option(help="Where Postgres and Redis keep their data.", file_okay=False)
+    ] = DEFAULT_DATA_DIR,
+    port: Annotated[
+        int,
+        typer.Option(help="Port of /metrics, /livez, /readyz; 0 takes a free one.", max=65535),
+    ] = DEFAULT_PORT,
+    ready_file: Annotated[
+        Path | None,
+        typer.Option(help="Written when all is ready: URLs and process ids as JSON."),
+    ] = None,
+) -> None:
+    """Run the whole stack until Ctrl-C: Postgres, Redis, workers and beat, restarted when they die.
+
+    DATABASE_URL or REDIS_URL in the environment point it at servers of your own.
+    """
+    setup_logging(settings_from(environment()))
+    stack = Stack(
+        data_dir,
+        port=port,
+        ready_file=ready_file.resolve() if ready_file else None,
+        on_ready=lambda state: log.info("ready", pids=state["pids"], url=state["metrics_url"]),
+        log_files=False,
+    )
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stack.stop())
+    stack.run()
+    log.info("stopped")
