@@ -137,6 +137,18 @@ class ConfigurationError(GullakError):
     """The configuration cannot work."""
 
 
+class ShardMismatchError(ConfigurationError):
+    """This process counts other shards than the buffer holds; nothing was taken."""
+
+    def __init__(self, ours: int, theirs: int) -> None:
+        self.ours = ours
+        self.theirs = theirs
+        super().__init__(
+            f"the buffer holds events in {theirs} shards, this process is set to {ours}:"
+            " give all processes the same number, or let the buffer run empty first"
+        )
+
+
 class DataDirInUseError(ConfigurationError):
     """Another stack runs on this data directory."""
 

@@ -5,28 +5,34 @@
 -- ARGV[1], ARGV[2]      high-water mark: events, bytes                          (integers)
 -- ARGV[3]               name for the stream's epoch, should it have none        (text)
 -- ARGV[4]               business id                                             (text)
--- ARGV[2k+3], ARGV[2k+4]  number of events and bytes of the k-th chunk          (integer, bytes)
--- RETURNS               1 taken, 0 above the mark                               (integer)
+-- ARGV[5]               number of shards that the caller spreads events over    (integer)
+-- ARGV[2k+4], ARGV[2k+5]  number of events and bytes of the k-th chunk          (integer, bytes)
+-- RETURNS               1 taken, 0 above the mark, -n: the buffer has n shards  (integer)
 
 local chunks = (#KEYS - 1) / 2
 local events, bytes = 0, 0
 for k = 1, chunks do
-  events = events + tonumber(ARGV[2 * k + 3])
-  bytes = bytes + #ARGV[2 * k + 4]
+  events = events + tonumber(ARGV[2 * k + 4])
+  bytes = bytes + #ARGV[2 * k + 5]
 end
-local held = redis.call('HMGET', KEYS[1], 'events', 'bytes')
+local held = redis.call('HMGET', KEYS[1], 'events', 'bytes', 'shards')
+-- Events in shards that nobody sweeps would lie there: only an empty buffer takes a new number.
+if held[3] and held[3] ~= ARGV[5] and (tonumber(held[1]) or 0) > 0 then
+  return 0 - tonumber(held[3])
+end
 if (tonumber(held[1]) or 0) + events > tonumber(ARGV[1])
   or (tonumber(held[2]) or 0) + bytes > tonumber(ARGV[2]) then
   return 0
 end
 for k = 1, chunks do
   local stream, account = KEYS[2 * k], KEYS[2 * k + 1]
-  local count, payload = ARGV[2 * k + 3], ARGV[2 * k + 4]
+  local count, payload = ARGV[2 * k + 4], ARGV[2 * k + 5]
   redis.call('HSETNX', account, 'epoch', ARGV[3])
   local total = redis.call('HINCRBY', account, 'accepted', count)
   redis.call('XADD', stream, '*', 'b', ARGV[4], 'n', count, 't', total, 'e', payload)
   redis.call('HINCRBY', account, 'accepted_bytes', #payload)
 end
+redis.call('HSET', KEYS[1], 'shards', ARGV[5])
 redis.call('HINCRBY', KEYS[1], 'events', events)
 redis.call('HINCRBY', KEYS[1], 'bytes', bytes)
 return 1

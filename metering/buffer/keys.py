@@ -6,7 +6,8 @@ gullak:usage:{NN}           STREAM  the buffered usage of shard NN; an entry is 
 gullak:usage:{NN}:account   HASH    `epoch` random name of this life of the stream; `accepted`,
                                     `settled` events ever appended and ever trimmed in it;
                                     `accepted_bytes`, `settled_bytes` the same in bytes
-gullak:usage:backlog        HASH    `events`, `bytes` now in all streams: the high-water mark
+gullak:usage:backlog        HASH    `events`, `bytes` now in all streams: the high-water mark;
+                                    `shards` over which they are spread
 gullak:usage:{NN}:attempts  HASH    `head` stream id, `count` how often a drain began with it
 gullak:debit:pulse          STRING  when shards were last swept; expires
 gullak:quantities           HASH    business id -> JSON: event name -> summed properties, for the

@@ -29,7 +29,12 @@ from metering.buffer.keys import (
     stream_key,
 )
 from metering.buffer.shard import shard_of
-from metering.errors import BufferFullError, BufferUnavailableError, DurabilityError
+from metering.errors import (
+    BufferFullError,
+    BufferUnavailableError,
+    DurabilityError,
+    ShardMismatchError,
+)
 from metering.ids import BusinessId
 
 Durability = Literal["everysec", "strict"]
@@ -137,12 +142,18 @@ class UsageBuffer:
             BufferUnavailableError: Redis is away or out of memory. The events may be held all
                 the same (an answer can be lost), so try again with the same ids.
             DurabilityError: strict mode, and this Redis cannot keep its promise.
+            ShardMismatchError: other processes spread events over another number of shards.
 
         """
         if not events:
             return
         keys: list[str] = [BACKLOG]
-        arguments: list[str | int | bytes] = [*self._marks, uuid4().hex, business_id]
+        arguments: list[str | int | bytes] = [
+            *self._marks,
+            uuid4().hex,
+            business_id,
+            len(self.shards),
+        ]
         for shard, chunk in self._by_shard(business_id, events).items():
             keys += (stream_key(shard), account_key(shard))
             arguments += (len(chunk), encode_chunk(chunk))
@@ -150,7 +161,9 @@ class UsageBuffer:
             taken = self._append_durably(keys, arguments)
         except RedisError as error:
             raise BufferUnavailableError(type(error).__name__) from error
-        if not taken:
+        if taken < 0:
+            raise ShardMismatchError(len(self.shards), -taken)
+        if taken == 0:
             raise BufferFullError(RETRY_AFTER_FULL_S)
 
     def _by_shard(
@@ -162,21 +175,21 @@ class UsageBuffer:
             chunks[shard_of(business_id, event.customer_id, count)].append(event)
         return chunks
 
-    def _append_durably(self, keys: list[str], arguments: list[str | int | bytes]) -> bool:
+    def _append_durably(self, keys: list[str], arguments: list[str | int | bytes]) -> int:
         if not self._strict:
-            return bool(self._append(keys, arguments))
+            return int(self._append(keys, arguments))
         if self._fsync == "unknown":
             self._fsync = self._strict_means()
         if self._fsync == "always":
-            return bool(self._append(keys, arguments))
+            return int(self._append(keys, arguments))
         return self._append_and_wait(keys, arguments)
 
-    def _append_and_wait(self, keys: list[str], arguments: list[str | int | bytes]) -> bool:
+    def _append_and_wait(self, keys: list[str], arguments: list[str | int | bytes]) -> int:
         """Append, then WAITAOF on the same connection: it waits for that connection's writes."""
         with self.redis.client() as one:  # type: ignore[no-untyped-call]
-            taken = bool(self._append(keys, arguments, client=one))
+            taken = int(self._append(keys, arguments, client=one))
             synced = cast("list[int]", one.execute_command("WAITAOF", 1, 0, AOF_WAIT_MS))
-        if taken and synced[0] < 1:
+        if taken > 0 and synced[0] < 1:
             raise BufferUnavailableError("the append-only file was not synced in time")
         return taken
 
@@ -194,13 +207,20 @@ class UsageBuffer:
         return "waitaof"
 
     def backlog(self) -> Backlog:
-        """Look at all shards in one round trip, and leave the sweep's pulse."""
+        """Look at all shards in one round trip, and leave the sweep's pulse.
+
+        Raises:
+            ShardMismatchError: some of what is buffered lies in shards this process does not know.
+
+        """
         pipe = self.redis.pipeline(transaction=False)
-        pipe.hmget(BACKLOG, ["events", "bytes"])
+        pipe.hmget(BACKLOG, ["events", "bytes", "shards"])
         for shard in self.shards:
             pipe.xlen(stream_key(shard))
         pipe.set(PULSE, 1, ex=PULSE_TTL_S)
         held, *lengths = pipe.execute()[:-1]
+        if int(held[0] or 0) > 0 and int(held[2] or 0) != len(self.shards):
+            raise ShardMismatchError(len(self.shards), int(held[2] or 0))
         busy = tuple(s for s, length in zip(self.shards, lengths, strict=True) if length)
         return Backlog(int(held[0] or 0), int(held[1] or 0), busy)
 

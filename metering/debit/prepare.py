@@ -7,7 +7,7 @@ rate cards, which the transaction looks at again.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from metering.buffer.keys import Epoch, Shard, StreamId
 from metering.buffer.stream import HeadChunk, UsageBuffer
@@ -43,6 +43,14 @@ class Drain:
     cards: RateCards
     batch_events: int
     checkpoint: Checkpoint = no_checkpoint
+
+
+class _Read(NamedTuple):
+    """What was read of a shard: chunks, the epoch they are of, the how-manieth attempt it is."""
+
+    head: Sequence[HeadChunk]
+    epoch: Epoch
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +91,18 @@ def prepare(drain: Drain, shard: Shard, after: StreamId | None = None) -> Prepar
         killer = UnpostableEventError(f"its chunk ended {ATTEMPTS_MAX} workers")
         unreadable += [Refusal(event, killer) for event in keyed]
         keyed = []
-    return _price(drain, head, drain.buffer.account(shard).epoch, keyed, unreadable, attempts)
+    read = _Read(head, drain.buffer.account(shard).epoch, attempts)
+    return _price(drain, read, keyed, unreadable)
 
 
 def prepare_again(drain: Drain, batch: PreparedBatch) -> PreparedBatch:
     """Prepare the same chunks once more, because a rate card changed meanwhile."""
     keyed, unreadable = key_events(batch.head)
-    return _price(drain, batch.head, batch.epoch, keyed, unreadable, batch.attempts)
+    return _price(drain, _Read(batch.head, batch.epoch, batch.attempts), keyed, unreadable)
 
 
 def _price(
-    drain: Drain,
-    head: Sequence[HeadChunk],
-    epoch: Epoch,
-    keyed: Sequence[KeyedEvent],
-    unreadable: list[Refusal],
-    attempts: int,
+    drain: Drain, read: _Read, keyed: Sequence[KeyedEvent], unreadable: list[Refusal]
 ) -> PreparedBatch:
     with drain.transaction() as conn:
         batch_id = BatchId(conn.execute(statements.NEXT_BATCH).scalar_one())
@@ -108,15 +112,15 @@ def _price(
     priced, refusals = price_events(cards, known, keyed)
     events, repeated, conflicts = _first_of_each(priced)
     return PreparedBatch(
-        head=head,
-        epoch=epoch,
+        head=read.head,
+        epoch=read.epoch,
         batch_id=batch_id,
         versions=versions,
         events=events,
         lines=dict(zip(events, _lines(list(events.values()), batch_id), strict=True)),
         repeated=repeated,
         refusals=[*unreadable, *refusals, *conflicts],
-        attempts=attempts,
+        attempts=read.attempts,
     )
 
 

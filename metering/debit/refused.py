@@ -13,7 +13,7 @@ from metering.buffer.stream import UsageBuffer
 from metering.db import Transactions
 from metering.debit import statements
 from metering.errors import MalformedChunkError
-from metering.ids import BusinessId, RefusalId
+from metering.ids import BatchId, BusinessId, RefusalId
 
 REPLAY_PAGE: Final = 500
 
@@ -29,6 +29,7 @@ class RefusedEvent:
     reason: str
     detail: str
     payload: object
+    batch_id: BatchId
     refused_at: datetime
 
     def event(self) -> BufferedEvent | None:
@@ -68,7 +69,8 @@ def replay(transaction: Transactions, buffer: UsageBuffer, selection: Selection)
     """Send the selected dead letters through the buffer again; return how many.
 
     They are buffered first and marked after: killed in between, they are sent twice, and the
-    second is a duplicate. Bytes that cannot be read stay where they are.
+    second is a duplicate. One that is refused again before it is marked stays waiting. Bytes that
+    cannot be read stay where they are.
 
     Raises:
         BufferFullError, BufferUnavailableError: what was not sent is still waiting.
@@ -83,8 +85,11 @@ def replay(transaction: Transactions, buffer: UsageBuffer, selection: Selection)
         for business_id, events in by_business.items():
             buffer.append(business_id, events)
         with transaction() as conn:
-            ids = [refused.refusal_id for refused, _ in readable]
-            conn.execute(statements.MARK_REPLAYED, {"refusal_ids": ids})
+            columns = {
+                "refusal_ids": [refused.refusal_id for refused, _ in readable],
+                "batch_ids": [refused.batch_id for refused, _ in readable],
+            }
+            conn.execute(statements.MARK_REPLAYED, columns)
         sent += len(readable)
     return sent
 

@@ -130,12 +130,15 @@ class Settlement:
             return
         unique = {(r.keyed.key, r.keyed.digest): r for r in refusals}
         values = _refusal_columns(list(unique.values()), self.batch_id)
-        rows = self.conn.execute(statements.REFUSE, values)
-        fresh = {(row.event_key, row.payload_digest) for row in rows}
+        rows = self.conn.execute(statements.WAITING, {"event_keys": values["event_keys"]})
+        waiting = {(row.event_key, row.payload_digest) for row in rows}
+        self.conn.execute(statements.REFUSE, values)
         for refusal in refusals:
-            name = "refused" if (refusal.keyed.key, refusal.keyed.digest) in fresh else "duplicate"
-            fresh.discard((refusal.keyed.key, refusal.keyed.digest))
-            self._count(name, refusal.keyed, refusal.events)
+            known = (refusal.keyed.key, refusal.keyed.digest)
+            self._count(
+                "duplicate" if known in waiting else "refused", refusal.keyed, refusal.events
+            )
+            waiting.add(known)
 
     def _uncharged(self, refusals: Sequence[Refusal]) -> Sequence[Refusal]:
         """Leave out repetitions of events that were charged when they still could be."""

@@ -18,9 +18,9 @@ CURSOR: Final = text(
 NEXT_BATCH: Final = text("SELECT nextval(pg_get_serial_sequence('usage_batches', 'batch_id'))")
 # Begin a batch; its counts are written when they are known.
 BEGIN_BATCH: Final = text(
-    "INSERT INTO usage_batches (batch_id, shard, epoch, first_stream_id, last_stream_id, posted_count,"
-    " duplicate_count, refused_count, unmetered_count, replayed_count) OVERRIDING SYSTEM VALUE"
-    " VALUES (:batch_id, :shard, :epoch, :first_stream_id, :last_stream_id, 0, 0, 0, 0, 0)"
+    "INSERT INTO usage_batches (batch_id, shard, epoch, first_stream_id, last_stream_id,"
+    " posted_count, duplicate_count, refused_count, unmetered_count, replayed_count)"
+    " OVERRIDING SYSTEM VALUE VALUES (:batch_id, :shard, :epoch, :first_stream_id, :last_stream_id, 0, 0, 0, 0, 0)"
 )
 # Write where the events of the batch ended.
 FINISH_BATCH: Final = text(
@@ -73,31 +73,39 @@ COPY_EVENTS: Final[LiteralString] = (
 
 # --- dead letters -------------------------------------------------------------------------------
 
-# Keep refused events. One that is already waiting here is a duplicate; one that had been replayed
-# waits again. Returns the keys that are waiting because of this statement.
+# Which of some refused events are waiting here already: those are repetitions. Locked, so that a
+# replay that marks them afterwards sees that they were refused once more.
+WAITING: Final = text(
+    "SELECT replace(event_key::text, '-', '') AS event_key, payload_digest FROM refused_events"
+    " WHERE event_key = ANY(CAST(:event_keys AS uuid[])) AND replayed_at IS NULL FOR UPDATE"
+)
+# Keep refused events; one that had been replayed waits again. The batch tells a replay under way
+# that the event came back meanwhile.
 REFUSE: Final = text(
-    "INSERT INTO refused_events AS r (business_id, event_key, payload_digest, event_id,"
+    "INSERT INTO refused_events (business_id, event_key, payload_digest, event_id,"
     " customer_id, reason, detail, payload, batch_id) SELECT * FROM unnest("
     " CAST(:business_ids AS text[]), CAST(:event_keys AS uuid[]), CAST(:digests AS bigint[]),"
     " CAST(:event_ids AS text[]), CAST(:customer_ids AS text[]), CAST(:reasons AS text[]),"
     " CAST(:details AS text[]), CAST(:payloads AS json[]), CAST(:batch_ids AS bigint[]))"
     " ON CONFLICT (event_key, payload_digest) DO UPDATE SET reason = excluded.reason,"
     " detail = excluded.detail, batch_id = excluded.batch_id, refused_at = now(),"
-    " replayed_at = NULL WHERE r.replayed_at IS NOT NULL"
-    " RETURNING replace(r.event_key::text, '-', '') AS event_key, r.payload_digest"
+    " replayed_at = NULL"
 )
 # A page of waiting dead letters of a business, oldest first; all filters are optional.
 REFUSED: Final = text(
-    "SELECT refusal_id, business_id, event_id, customer_id, reason, detail, payload, refused_at"
-    " FROM refused_events WHERE replayed_at IS NULL AND refusal_id > :after"
+    "SELECT refusal_id, business_id, event_id, customer_id, reason, detail, payload, batch_id,"
+    " refused_at FROM refused_events WHERE replayed_at IS NULL AND refusal_id > :after"
     " AND (CAST(:business_id AS text) IS NULL OR business_id = :business_id)"
     " AND (CAST(:reason AS text) IS NULL OR reason = :reason)"
     " AND (CAST(:event_id AS text) IS NULL OR event_id = :event_id)"
     " ORDER BY refusal_id LIMIT :page"
 )
-# Mark dead letters as sent through the buffer again.
+# Mark dead letters as sent through the buffer again, unless they were refused again since.
 MARK_REPLAYED: Final = text(
-    "UPDATE refused_events SET replayed_at = now() WHERE refusal_id = ANY(:refusal_ids)"
+    "UPDATE refused_events r SET replayed_at = now()"
+    " FROM unnest(CAST(:refusal_ids AS bigint[]), CAST(:batch_ids AS bigint[]))"
+    " AS sent (refusal_id, batch_id)"
+    " WHERE r.refusal_id = sent.refusal_id AND r.batch_id = sent.batch_id"
 )
 
 # --- retention ----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The drain on real Redis and Postgres: every event ends once, somewhere a person can find."""
 
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -15,8 +16,12 @@ from metering.buffer.stream import UsageBuffer
 from metering.clock import to_wire
 from metering.debit.refused import Selection, refused_events, replay
 from metering.debit.settle import Outcome
+from metering.errors import ShardMismatchError
+from metering.ids import BusinessId
 from shop import Shop, event
+from worker.scope import open_buffer
 from worker.session import Sessions
+from worker.settings import Settings
 
 
 def test_a_batch_debits_each_wallet_once_and_carries_the_remainder(shop: Shop) -> None:
@@ -108,7 +113,7 @@ def test_a_customer_of_another_business_is_unknown(sessions: Sessions, buffer: U
 
 
 BAD = {
-    "unknown_customer": lambda shop: event("cus_nobody"),
+    "unknown_customer": lambda _shop: event("cus_nobody"),
     "bad_quantity": lambda shop: event(shop.customers[0], {"tokens": "many"}),
     "unpostable": lambda shop: event(shop.customers[0], {"tokens": 1}, event_id="nul\0"),
 }
@@ -293,9 +298,7 @@ def test_a_chunk_that_vanished_from_the_stream_is_reported_as_lost(shop: Shop) -
     assert "lost_count 2" in fault.detail
 
 
-def test_the_same_events_drained_by_two_at_once_are_charged_once(
-    shop: Shop, sessions: Sessions
-) -> None:
+def test_the_same_events_drained_by_two_at_once_are_charged_once(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "1"})
     for _ in range(20):
         shop.send(*(event(shop.customers[0]) for _ in range(20)))
@@ -409,3 +412,46 @@ def test_texts_with_backslashes_and_escapes_are_kept_as_they_were(shop: Shop) ->
 
     ((event_id, metadata),) = shop.rows("SELECT event_id, metadata::text FROM usage_events")
     assert (event_id, orjson.loads(str(metadata))) == ("back\\slash", odd)
+
+
+def test_a_dead_letter_that_is_refused_again_while_it_is_replayed_stays_visible(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.send(event("cus_nobody"))
+    shop.drain()
+    append = shop.buffer.append
+
+    def append_and_drain(business_id: BusinessId, events: Sequence[BufferedEvent]) -> None:
+        append(business_id, events)
+        shop.drain()
+
+    monkeypatch.setattr(shop.buffer, "append", append_and_drain)
+    replay(shop.sessions.transaction, shop.buffer, Selection())
+
+    with shop.sessions.transaction() as conn:
+        assert len(refused_events(conn, Selection(), page=10)) == 1
+
+
+def test_processes_with_different_numbers_of_shards_are_told_before_events_lie_unswept(
+    shop: Shop, config: Settings
+) -> None:
+    shop.send(event(shop.customers[0]))
+    other = open_buffer(config.model_copy(update={"shards": 8}))
+
+    with pytest.raises(ShardMismatchError, match="16 shards, this process is set to 8"):
+        other.append(shop.business_id, [event(shop.customers[0])])
+    with pytest.raises(ShardMismatchError):
+        other.backlog()
+
+    other.redis.close()
+
+
+def test_an_empty_buffer_takes_a_new_number_of_shards(shop: Shop, config: Settings) -> None:
+    shop.send(event(shop.customers[0]))
+    shop.drain()
+    other = open_buffer(config.model_copy(update={"shards": 8}))
+
+    other.append(shop.business_id, [event(shop.customers[0])])
+
+    assert other.backlog().events == 1
+    other.redis.close()

@@ -43,7 +43,7 @@ def record(
     if as_json:
         print_json({"purchase_id": purchase_id, "worker_woken": is_woken})
         return
-    worth = money(paid if credit is None else credit, currency, dict(target.settings.currencies))
+    worth = money(paid if credit is None else credit, currency, target.settings.currencies)
     later = "" if is_woken else " (the broker is away: the next sweep of a worker finds it)"
     typer.echo(f"{purchase_id} is recorded; a worker credits {worth}{later}")
 

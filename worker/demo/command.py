@@ -152,11 +152,15 @@ def _played(plan: Plan, folder: Path, ready_file: Path | None, console: Console)
                 display.tell("the stack is ready")
                 urls = {"DATABASE_URL": stack.database_url, "REDIS_URL": stack.redis_url}
                 return play(stack, settings_from({**_OVERRIDES, **urls}), plan, display)
-    except KeyboardInterrupt:
-        console.print("stopped")
-        raise typer.Exit(INTERRUPTED) from None
-    except STORE_AWAY as error:
-        raise StoreLostError(f"a server did not come back: {type(error).__name__}") from error
+    except (KeyboardInterrupt, Exception) as error:
+        # An interruption in the middle of a query can come out as the driver's own error.
+        if interruption.requested:
+            console.print("stopped")
+            raise typer.Exit(INTERRUPTED) from None
+        if isinstance(error, STORE_AWAY):
+            cause = type(error).__name__
+            raise StoreLostError(f"a server did not come back: {cause}") from error
+        raise
 
 
 def _log_to(path: Path) -> None:
@@ -182,7 +186,7 @@ class Interruption:
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
-        self._requested = False
+        self.requested = False
         self._is_running = False
         self._before: dict[int, object] = {}
 
@@ -203,13 +207,13 @@ class Interruption:
     def now_running(self) -> None:
         """Say that the start is over; raise what came meanwhile."""
         self._is_running = True
-        if self._requested:
+        if self.requested:
             raise KeyboardInterrupt
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        if self._requested or not self._is_running:
-            self._requested = True
+        if self.requested or not self._is_running:
+            self.requested = True
             self._stack.stop()
             return
-        self._requested = True
+        self.requested = True
         raise KeyboardInterrupt

@@ -106,7 +106,8 @@ CREATE TABLE ledger_entries (
     PRIMARY KEY (wallet_id, version),
     -- A batch of usage may be worth less than a minor unit: all of it goes to the remainder.
     CHECK (amount_minor > 0 OR (amount_minor = 0 AND kind = 'usage')),
-    CHECK (after_minor = before_minor + CASE WHEN is_credit THEN amount_minor ELSE -amount_minor END),
+    CHECK (after_minor = before_minor
+        + CASE WHEN is_credit THEN amount_minor ELSE -amount_minor END),
     -- Nothing below a minor unit is lost: before + cost = taken + kept.
     CHECK (remainder_before + exact_cost = amount_minor + remainder_after OR kind <> 'usage'),
     CHECK (kind = 'usage' OR remainder_before = remainder_after),
@@ -135,7 +136,8 @@ CREATE FUNCTION check_chain() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE broken record;
 BEGIN
     SELECT n.wallet_id, n.version INTO broken
-    FROM added n LEFT JOIN ledger_entries p ON p.wallet_id = n.wallet_id AND p.version = n.version - 1
+    FROM added n
+    LEFT JOIN ledger_entries p ON p.wallet_id = n.wallet_id AND p.version = n.version - 1
     WHERE n.before_minor <> coalesce(p.after_minor, 0)
        OR n.remainder_before <> coalesce(p.remainder_after, 0)
        OR (n.version > 1 AND p.version IS NULL)
@@ -173,7 +175,8 @@ CREATE TABLE usage_events (
     posted_at timestamptz NOT NULL DEFAULT now()
 ) PARTITION BY RANGE (posted_at);
 -- Rows of one batch lie together, so a block range index finds them at no cost per row.
-CREATE INDEX usage_events_of_batch ON usage_events USING brin (batch_id) WITH (pages_per_range = 16);
+CREATE INDEX usage_events_of_batch ON usage_events USING brin (batch_id)
+    WITH (pages_per_range = 16);
 -- What arrives while no partition was made ahead is kept here rather than refused.
 CREATE TABLE usage_events_default PARTITION OF usage_events DEFAULT;
 
@@ -237,7 +240,8 @@ CREATE TABLE prices (
     meter_id text COLLATE "C" NOT NULL REFERENCES meters ON DELETE RESTRICT,
     currency text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
     -- Minor units per `units`.
-    price_per_unit numeric(17, 12) NOT NULL CHECK (price_per_unit >= 0 AND price_per_unit < 'Infinity'),
+    price_per_unit numeric(17, 12) NOT NULL
+        CHECK (price_per_unit >= 0 AND price_per_unit < 'Infinity'),
     units bigint NOT NULL DEFAULT 1 CHECK (units > 0),
     effective_from timestamptz NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),

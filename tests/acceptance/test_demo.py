@@ -1,0 +1,126 @@
+"""`gullak demo` as a person runs it: a real process, judged by its exit code and its JSON."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TRACE = Path(os.environ.get("GULLAK_TRACE", ROOT.parent / "shared/data/azure_llm_code_2023.csv"))
+# A machine that is busy with other tests is slow; the demo's own limits are what is tested.
+WITHIN_S = 170
+DEMO = (sys.executable, "-c", "from worker.cli import main; main()", "demo")
+
+
+def run_demo(folder: Path, variables: Mapping[str, str], *options: str) -> dict[str, Any]:
+    """Run the demo; return its JSON. It must exit 0 with every line true."""
+    account = folder / "account.json"
+    done = subprocess.run(
+        [*DEMO, *options, "--json", str(account)],
+        cwd=ROOT,
+        env={**variables, "TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=WITHIN_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(account.read_text())
+
+    assert found["ok"] is True
+    assert [line for line in found["lines"] if line["ok"] is not True] == []
+    return found
+
+
+def test_the_demo_reconciles_after_the_worker_was_killed(
+    data_dir: Path, variables: dict[str, str]
+) -> None:
+    found = run_demo(data_dir, variables, "--events", "3000")
+
+    assert found["events"] == 3000
+    assert found["in"] == found["posted"] + found["duplicate"] + found["refused"]
+    assert found["alerts"]["received"] > 0
+    assert found["duplicate"] > 0
+    assert found["refused"] > 0
+    assert [(kill["role"], kill["recovered"]) for kill in found["kills"]] == [("worker", True)]
+    assert 0 < found["kills"][0]["at_event"] < 3000
+
+
+def test_the_demo_survives_the_kill_of_everything(
+    data_dir: Path, variables: dict[str, str]
+) -> None:
+    found = run_demo(data_dir, variables, "--events", "3000", "--kill", "all")
+
+    assert [kill["role"] for kill in found["kills"]] == ["worker", "beat", "redis", "postgres"]
+    assert all(kill["recovered"] for kill in found["kills"])
+    assert all(0 < kill["at_event"] < 3000 for kill in found["kills"])
+
+
+def test_the_cost_of_a_trace_is_exact(data_dir: Path, variables: dict[str, str]) -> None:
+    if not TRACE.exists():
+        pytest.skip(f"no trace at {TRACE}: set GULLAK_TRACE to its CSV")
+
+    found = run_demo(data_dir, variables, "--trace", str(TRACE))
+
+    for currency in ("USD", "INR"):
+        charged = found["debits"][currency] + Fraction(found["remainders"][currency])
+        assert charged == cost_of_trace(found, currency)
+        assert charged == Fraction(found["exact_cost"][currency])
+        assert charged > 0
+
+
+def cost_of_trace(found: dict[str, Any], currency: str) -> Fraction:
+    """Price the file by the price list of the JSON: row n belongs to customer n modulo all."""
+    columns = {"input_tokens": "ContextTokens", "output_tokens": "GeneratedTokens"}
+    prices = [
+        (columns[price["summed"]], Fraction(price["price_per_unit"]) / price["units"])
+        for price in found["price_list"]
+        if price["currency"] == currency and price["summed"]
+    ]
+    customers = found["customers"]
+    with TRACE.open(newline="") as file:
+        return sum(
+            (
+                int(row[column]) * price
+                for number, row in enumerate(csv.DictReader(file))
+                if customers[number % len(customers)]["currency"] == currency
+                for column, price in prices
+            ),
+            Fraction(0),
+        )
+
+
+def test_ctrl_c_stops_everything_and_leaves_nothing(
+    data_dir: Path, variables: dict[str, str]
+) -> None:
+    ready = data_dir / "ready.json"
+    demo = subprocess.Popen(
+        [*DEMO, "--events", "20000", "--ready-file", str(ready)],
+        cwd=ROOT,
+        env={**variables, "TMPDIR": str(data_dir)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while not ready.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        pids = json.loads(ready.read_text())["pids"]
+        time.sleep(1)
+        demo.send_signal(signal.SIGINT)
+        code = demo.wait(60)
+    finally:
+        demo.kill()
+
+    assert code == 130
+    assert [role for role, pid in pids.items() if Path(f"/proc/{pid}").exists()] == []
+    assert [path.name for path in data_dir.iterdir()] == []
