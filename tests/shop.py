@@ -215,3 +215,11 @@ def crowd(sessions: Sessions, connections: int) -> Iterator[Sessions]:
         yield Sessions(engine)
     finally:
         engine.dispose()
+
+
+@contextmanager
+def shared_database(execute: Callable[[str], None], template: str, name: str) -> Iterator[str]:
+    """A migrated database for the tests of a module, each of which has a business of its own."""
+    execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+    yield name
+    execute(f"DROP DATABASE {name} WITH (FORCE)")

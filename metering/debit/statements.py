@@ -20,7 +20,8 @@ NEXT_BATCH: Final = text("SELECT nextval(pg_get_serial_sequence('usage_batches',
 BEGIN_BATCH: Final = text(
     "INSERT INTO usage_batches (batch_id, shard, epoch, first_stream_id, last_stream_id,"
     " posted_count, duplicate_count, refused_count, unmetered_count, replayed_count)"
-    " OVERRIDING SYSTEM VALUE VALUES (:batch_id, :shard, :epoch, :first_stream_id, :last_stream_id, 0, 0, 0, 0, 0)"
+    " OVERRIDING SYSTEM VALUE VALUES (:batch_id, :shard, :epoch, :first_stream_id,"
+    " :last_stream_id, 0, 0, 0, 0, 0)"
 )
 # Write where the events of the batch ended.
 FINISH_BATCH: Final = text(

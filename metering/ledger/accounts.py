@@ -5,20 +5,39 @@ from datetime import datetime
 from typing import Annotated, Final, NamedTuple
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection
 
 from metering.errors import FieldProblem, InvalidInputError, NotFoundError, UnsupportedCurrencyError
 from metering.ids import BusinessId, Currency, CustomerId, WalletId, new_id
 from metering.ledger import statements
 from metering.ledger.entry import Wallet
+from metering.money import INT64_MAX
 
 NAME_LENGTH_MAX: Final = 255
 MISSING_WALLETS_PAGE: Final = 10_000
+# Postgres keeps no NUL in a text.
+NO_NUL: Final = r"^[^\x00]*$"
+# The same, and not blank.
+FILLED: Final = r"^[^\x00]*[^\s\x00][^\x00]*$"
 
-Text = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=NAME_LENGTH_MAX)]
+Text = Annotated[
+    str,
+    StringConstraints(strict=True, min_length=1, max_length=NAME_LENGTH_MAX, pattern=NO_NUL),
+]
 MetadataKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
-MetadataValue = bool | int | float | Annotated[str, StringConstraints(max_length=500)]
+
+
+def _fits(value: str | float) -> str | float:
+    """Refuse an integer that JSON, as written here, has no form for."""
+    if isinstance(value, int) and abs(value) > INT64_MAX:
+        raise ValueError("must fit a 64-bit integer")
+    return value
+
+
+MetadataValue = Annotated[
+    bool | int | float | Annotated[str, StringConstraints(max_length=500)], AfterValidator(_fits)
+]
 
 
 class NewCustomer(BaseModel):

@@ -11,9 +11,9 @@ from sqlalchemy import Connection
 from metering.errors import IdempotencyConflictError
 from metering.ids import BusinessId, CustomerId, EntryId, WalletId
 from metering.ledger import statements
-from metering.ledger.accounts import MetadataKey, MetadataValue, wallet_of
+from metering.ledger.accounts import FILLED, NO_NUL, MetadataKey, MetadataValue, wallet_of
 from metering.ledger.entry import EventType, Kind, Posting
-from metering.ledger.post import lock_wallets, post
+from metering.ledger.post import post
 from metering.money import INT64_MAX
 
 
@@ -26,11 +26,10 @@ class ManualEntry(BaseModel):
     currency: Annotated[str, StringConstraints(strict=True, min_length=1, max_length=10)]
     entry_type: Literal["credit", "debit"]
     idempotency_key: (
-        Annotated[str, StringConstraints(strict=True, min_length=1, max_length=255, pattern=r"\S")]
-        | None
+        Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)] | None
     ) = None
-    reason: Annotated[str, StringConstraints(max_length=500)] | None = None
-    reference: Annotated[str, StringConstraints(max_length=255)] | None = None
+    reason: Annotated[str, StringConstraints(max_length=500, pattern=NO_NUL)] | None = None
+    reference: Annotated[str, StringConstraints(max_length=255, pattern=NO_NUL)] | None = None
     metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=50)] = {}
 
 
@@ -54,9 +53,8 @@ def enter(
 ) -> Entered:
     """Write the entry once per idempotency key.
 
-    The key is looked up under the wallet's lock, so of many at once one writes and the others see
-    it. Two wallets with one key at once: the unique index lets one commit; the other raises the
-    database's IntegrityError, and run again it finds the conflict.
+    Of many at once with one key, one writes and the others, which wait for it, see what it wrote.
+    The unique index stands behind that.
 
     Raises:
         NotFoundError: the business has no such customer.
@@ -66,7 +64,6 @@ def enter(
 
     """
     wallet = wallet_of(conn, business_id, customer_id, request.currency)
-    lock_wallets(conn, {wallet.wallet_id})
     digest = _digest(customer_id, request, kind)
     if request.idempotency_key is not None:
         earlier = _entered_before(conn, business_id, request.idempotency_key, digest)
@@ -80,9 +77,9 @@ def enter(
 def _entered_before(
     conn: Connection, business_id: BusinessId, key: str, digest: bytes
 ) -> Entered | None:
-    row = conn.execute(
-        statements.ENTRY_BY_KEY, {"business_id": business_id, "idempotency_key": key}
-    ).one_or_none()
+    values = {"business_id": business_id, "idempotency_key": key}
+    conn.execute(statements.LOCK_KEY, values)
+    row = conn.execute(statements.ENTRY_BY_KEY, values).one_or_none()
     if row is None:
         return None
     if bytes(row.request_digest) != digest:

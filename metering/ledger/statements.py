@@ -32,6 +32,11 @@ MOVE_WALLETS: Final = text(
     " AS m (wallet_id, balance_minor, remainder, version, chain)"
     " WHERE w.wallet_id = m.wallet_id"
 )
+# Requests with one idempotency key queue up, also when they name different wallets: without this
+# the later one would only learn from the unique index that it had lost, in a broken transaction.
+LOCK_KEY: Final = text(
+    "SELECT pg_advisory_xact_lock(1735747694, hashtext(:business_id || ' ' || :idempotency_key))"
+)
 # The entry that an idempotency key already made.
 ENTRY_BY_KEY: Final = text(
     "SELECT entry_id, wallet_id, request_digest FROM ledger_entries"

@@ -21,20 +21,24 @@ from metering.webhook.outbox import Notice, publish
 def evaluate(conn: Connection, wallet_ids: Sequence[WalletId], now: datetime) -> int:
     """Tell of every crossing of these wallets, which the caller holds locked; return how many."""
     rows = conn.execute(statements.CROSSINGS, {"wallet_ids": list(wallet_ids)}).all()
-    if not rows:
+    if not rows or not (rows := _mark(conn, rows, now)):
         return 0
-    _mark(conn, rows, now)
     publish(conn, _notices(rows, _sequences(conn, rows), now), now)
     return len(rows)
 
 
-def _mark(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> None:
+def _mark(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> Sequence[Row[Any]]:
+    """Write the new states; return the crossings without those of rules that are going."""
     low = [row for row in rows if not row.was_low]
     recovered = [row for row in rows if row.was_low]
-    if low:
-        conn.execute(statements.MARK_LOW, {"now": now, **_columns(low)})
     if recovered:
         conn.execute(statements.MARK_RECOVERED, _columns(recovered))
+    if not low:
+        return rows
+    marked = {
+        tuple(mark) for mark in conn.execute(statements.MARK_LOW, {"now": now, **_columns(low)})
+    }
+    return [row for row in rows if row.was_low or (row.wallet_id, row.rule_id) in marked]
 
 
 def _columns(rows: Sequence[Row[Any]]) -> dict[str, list[str]]:

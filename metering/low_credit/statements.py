@@ -46,11 +46,14 @@ LOCK: Final = text(
 )
 # The clock that decides, read after the locks are held.
 CLOCK: Final = text("SELECT clock_timestamp()")
-# Mark wallets as low by a rule.
+# Mark wallets as low by a rule. A rule that is being deleted is passed over: waiting for it, or
+# failing with it, would hold up the posting. Returns the marks that were made.
 MARK_LOW: Final = text(
     "INSERT INTO low_credit_states (wallet_id, rule_id, since)"
-    " SELECT wallet_id, rule_id, :now"
+    " SELECT c.wallet_id, r.rule_id, :now"
     " FROM unnest(CAST(:wallet_ids AS text[]), CAST(:rule_ids AS text[])) AS c (wallet_id, rule_id)"
+    " JOIN low_credit_rules r USING (rule_id) FOR KEY SHARE OF r SKIP LOCKED"
+    " RETURNING wallet_id, rule_id"
 )
 # Arm rules again.
 MARK_RECOVERED: Final = text(

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Row
 
 from metering.errors import IdempotencyConflictError, NotFoundError
 from metering.ids import BusinessId, CustomerId, EntryId, PurchaseId, new_id
-from metering.ledger.accounts import wallet_of
+from metering.ledger.accounts import FILLED, wallet_of
 from metering.ledger.entry import Posting
 from metering.ledger.post import post
 from metering.money import INT64_MAX
@@ -23,8 +23,8 @@ class PaidOrder(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    order_id: Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"\S")]
-    customer_id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    order_id: Annotated[str, StringConstraints(max_length=255, pattern=FILLED)]
+    customer_id: Annotated[str, StringConstraints(max_length=64, pattern=FILLED)]
     currency: Annotated[str, StringConstraints(min_length=1, max_length=10)]
     paid: Minor
     credit: Minor | None = None

@@ -20,7 +20,11 @@ from metering.money import (
 from metering.rate_card import statements
 from metering.rate_card.filter import Filter
 
-Name = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=255, pattern=r"\S")]
+# Not blank, and without NUL, which Postgres keeps in no text.
+Name = Annotated[
+    str,
+    StringConstraints(strict=True, max_length=255, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$"),
+]
 
 _PRICE_TEXT: Final = rf"^[0-9]{{1,{PRICE_INTEGER_DIGITS_MAX}}}(\.[0-9]{{1,{PRICE_DECIMALS_MAX}}})?$"
 # Every unit price with so many decimals is a whole number of these.
@@ -54,7 +58,9 @@ class NewMeter(BaseModel):
     event_name: Name
     measurement_unit: Name
     aggregation: Aggregation
-    description: Annotated[str, StringConstraints(max_length=1000)] | None = None
+    description: (
+        Annotated[str, StringConstraints(max_length=1000, pattern=r"^[^\x00]*$")] | None
+    ) = None
     filter: Filter | None = None
 
 

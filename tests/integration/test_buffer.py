@@ -18,6 +18,7 @@ from metering.errors import (
     BufferUnavailableError,
     DurabilityError,
     MalformedChunkError,
+    ShardMismatchError,
 )
 from metering.ids import BusinessId
 from own_redis import OwnRedis, running_redis
@@ -41,13 +42,14 @@ def events_of(shard: int, *ids: str) -> list[BufferedEvent]:
 def open_buffer(
     url: str,
     *,
+    shards: int = SHARDS,
     events: int = 1000,
     size_bytes: int = HIGH_WATER_BYTES,
     durability: Durability = "everysec",
 ) -> UsageBuffer:
     return UsageBuffer(
         connect(url, timeout_s=1.5),
-        shards=SHARDS,
+        shards=shards,
         high_water_events=events,
         high_water_bytes=size_bytes,
         durability=durability,
@@ -210,6 +212,23 @@ def test_a_request_over_several_shards_is_taken_whole_or_not_at_all(redis_url: s
 
     assert keyspace(buffer) == {}
     buffer.redis.close()
+
+
+def test_only_an_empty_buffer_takes_another_number_of_shards(redis_url: str) -> None:
+    """Events in shards that no worker sweeps would lie there, unseen."""
+    four, eight = open_buffer(redis_url), open_buffer(redis_url, shards=8)
+    four.append(BUSINESS, events_of(0, "a"))
+    before = keyspace(four)
+    with pytest.raises(ShardMismatchError):
+        eight.append(BUSINESS, events_of(0, "b"))
+
+    assert keyspace(four) == before
+    four.trim(Shard(0), four.read_head(Shard(0), 10))
+    eight.append(BUSINESS, events_of(0, "b"))
+    with pytest.raises(ShardMismatchError):
+        four.append(BUSINESS, events_of(0, "c"))
+    for opened in (four, eight):
+        opened.redis.close()
 
 
 def test_a_customer_keeps_its_shard_and_customers_spread(four: UsageBuffer) -> None:

@@ -111,6 +111,8 @@ CREATE TABLE ledger_entries (
     -- Nothing below a minor unit is lost: before + cost = taken + kept.
     CHECK (remainder_before + exact_cost = amount_minor + remainder_after OR kind <> 'usage'),
     CHECK (kind = 'usage' OR remainder_before = remainder_after),
+    CHECK (kind IN ('usage', 'manual', 'purchase', 'correction')),
+    CHECK (kind <> 'usage' OR NOT is_credit),
     CHECK ((kind = 'usage') = (batch_id IS NOT NULL)),
     CHECK ((idempotency_key IS NULL) = (request_digest IS NULL))
 );
@@ -131,14 +133,17 @@ END $$;
 CREATE TRIGGER ledger_entries_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger_entries
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
--- Each entry continues the one before it. One set-based look per statement, not one per row.
+-- Each entry is of its wallet's owner and continues the one before it. One set-based look per
+-- statement, not one per row.
 CREATE FUNCTION check_chain() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE broken record;
 BEGIN
     SELECT n.wallet_id, n.version INTO broken
     FROM added n
     LEFT JOIN ledger_entries p ON p.wallet_id = n.wallet_id AND p.version = n.version - 1
-    WHERE n.before_minor <> coalesce(p.after_minor, 0)
+    LEFT JOIN wallets w ON w.wallet_id = n.wallet_id AND w.business_id = n.business_id
+        AND w.customer_id = n.customer_id AND w.currency = n.currency
+    WHERE w.wallet_id IS NULL OR n.before_minor <> coalesce(p.after_minor, 0)
        OR n.remainder_before <> coalesce(p.remainder_after, 0)
        OR (n.version > 1 AND p.version IS NULL)
     LIMIT 1;

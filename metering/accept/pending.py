@@ -1,0 +1,207 @@
+"""What a producer has recorded and Redis does not hold yet: bounded, in order, counted."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Condition, Lock, RLock
+from time import monotonic
+from typing import Literal, NamedTuple
+
+from prometheus_client import Counter
+
+from metering.buffer.chunk import BufferedEvent
+
+Fate = Literal["sent", "dropped", "unsendable"]
+
+EVENTS = Counter(
+    "gullak_meter_events_total", "Events of this process's meters by what became of them.", ["fate"]
+)
+RETRIES = Counter("gullak_meter_retries_total", "Sends of this process's meters that failed.")
+
+
+class Waiting(NamedTuple):
+    """A recorded event, its size as JSON, and when it was recorded (`time.monotonic`)."""
+
+    event: BufferedEvent
+    size_bytes: int
+    recorded_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class MeterStats:
+    """Counts since the meter was made: recorded = sent + dropped + unsendable + pending.
+
+    dropped     turned away because the pending list was full, or given up at the end of closing
+    unsendable  cannot be written as a chunk, whatever it is sent with
+    retries     sends that failed and are repeated with the same event ids
+    """
+
+    recorded: int
+    sent: int
+    dropped: int
+    unsendable: int
+    pending: int
+    pending_bytes: int
+    retries: int
+    last_error: str | None
+
+
+class Bell:
+    """A wake-up for one waiting thread: a raw lock and nothing else.
+
+    A signal handler runs in the middle of anything that the main thread does, inside the `with`
+    of a Condition too. It may release a raw lock there; an `Event` could hang it.
+    """
+
+    def __init__(self) -> None:
+        self._silence = Lock()
+        self._silence.acquire()
+
+    def ring(self) -> None:
+        """Wake the waiter now, or end its next wait at once."""
+        try:
+            self._silence.release()
+        except RuntimeError:
+            return  # it rings already
+
+    def wait(self, timeout_s: float | None) -> None:
+        """Wait until it rings, or for `timeout_s` (None: for ever)."""
+        self._silence.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
+
+
+class Pending:
+    """A bounded queue with many producers and one consumer.
+
+    What is taken stays pending until it is settled. Metrics are counted under the lock, which a
+    fork takes first: otherwise a child could inherit a metric's own lock, held for ever.
+    """
+
+    def __init__(
+        self, *, events_max: int, bytes_max: int, flush_events: int, flush_interval_s: float
+    ) -> None:
+        self.lock = RLock()
+        self.bell = Bell()
+        self.nudges = 0
+        self._changed = Condition(self.lock)
+        self._queue: deque[Waiting] = deque()
+        self._events_max, self._bytes_max = events_max, bytes_max
+        self._flush_events, self._flush_interval_s = flush_events, flush_interval_s
+        self._added = self._left = self._wanted = self._bytes = 0
+        self._fates: dict[Fate, int] = {"sent": 0, "dropped": 0, "unsendable": 0}
+        self._is_shut = False
+        self._retries = 0
+        self._last_error: str | None = None
+
+    def offer(self, event: BufferedEvent, size_bytes: int, *, wait_s: float = 0.0) -> bool:
+        """Add an event; if the list is full, wait up to `wait_s`. Return whether it was added.
+
+        Raises:
+            RuntimeError: it is shut: nobody would send the event.
+
+        """
+        with self.lock:
+            if not self._has_room(size_bytes) and not self._changed.wait_for(
+                lambda: self._has_room(size_bytes), wait_s
+            ):
+                return False
+            if self._is_shut:
+                raise RuntimeError("the meter is closed")
+            self._queue.append(Waiting(event, size_bytes, monotonic()))
+            self._added += 1
+            self._bytes += size_bytes
+            queued = len(self._queue)
+        # The first sets the consumer's timer, the last of a full batch cuts it short.
+        if queued in (1, self._flush_events):
+            self.bell.ring()
+        return True
+
+    def _has_room(self, size_bytes: int) -> bool:
+        return (
+            self._added - self._left < self._events_max
+            and self._bytes + size_bytes <= self._bytes_max
+        )
+
+    def turn_away(self) -> None:
+        """Count an event that found no room."""
+        with self.lock:
+            self._count("dropped", 1)
+
+    def due_in_s(self) -> float | None:
+        """Return when the next batch is due: 0 or less is now, None is when something comes."""
+        with self.lock:
+            if not self._queue:
+                return None
+            if len(self._queue) >= self._flush_events or self._left < self._wanted:
+                return 0.0
+            return self._queue[0].recorded_at_s + self._flush_interval_s - monotonic()
+
+    def take(self) -> list[Waiting]:
+        """Return the oldest events, one batch of them."""
+        with self.lock:
+            count = min(len(self._queue), self._flush_events)
+            return [self._queue.popleft() for _ in range(count)]
+
+    def settle(self, batch: Sequence[Waiting], fate: Fate) -> None:
+        """Let go of a batch that was taken."""
+        with self.lock:
+            self._left += len(batch)
+            self._bytes -= sum(waiting.size_bytes for waiting in batch)
+            self._count(fate, len(batch))
+            self._changed.notify_all()
+
+    def _count(self, fate: Fate, events: int) -> None:
+        self._fates[fate] += events
+        EVENTS.labels(fate).inc(events)
+
+    def note_retry(self, error: Exception) -> None:
+        """Count a send that failed."""
+        with self.lock:
+            self._retries += 1
+            self._last_error = f"{type(error).__name__}: {error}"
+            RETRIES.inc()
+
+    def request_flush(self) -> int:
+        """Make all that is pending due now. Safe in a signal handler: it takes no lock.
+
+        Return the number to `wait_settled` for.
+        """
+        self._wanted = wanted = self._added
+        self.nudges += 1
+        self.bell.ring()
+        return wanted
+
+    def wait_settled(self, wanted: int, timeout_s: float) -> bool:
+        """Wait until the first `wanted` events are settled; return whether they are."""
+        with self.lock:
+            return self._changed.wait_for(lambda: self._left >= wanted, timeout_s)
+
+    def shut(self) -> None:
+        """Take no more events."""
+        with self.lock:
+            self._is_shut = True
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether `shut` was called."""
+        return self._is_shut
+
+    def is_settled(self, wanted: int) -> bool:
+        """Tell whether the first `wanted` events are settled. Takes no lock."""
+        return self._left >= wanted
+
+    def is_empty(self) -> bool:
+        """Tell whether every event is settled. Takes no lock."""
+        return self._left >= self._added
+
+    def stats(self) -> MeterStats:
+        """Return the counts of this moment."""
+        with self.lock:
+            pending = self._added - self._left
+            return MeterStats(
+                recorded=pending + sum(self._fates.values()),
+                pending=pending,
+                pending_bytes=self._bytes,
+                retries=self._retries,
+                last_error=self._last_error,
+                **self._fates,
+            )

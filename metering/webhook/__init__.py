@@ -1,0 +1,1 @@
+"""The outbox → signed HTTP calls, retries, dead letters, replay."""

@@ -1,0 +1,275 @@
+"""Delivery: claim what is due, send it outside any transaction, write down how it went.
+
+A claim counts the attempt and moves `due_at` past a lease; whoever dies between the call and the
+record leaves the delivery to be found again, with the same id and the same body. So each webhook
+arrives at least once, and a receiver knows a repetition by its `webhook-id`.
+
+A receiver that hangs delays its own webhooks, not those of others. An endpoint has a limited number
+of calls in flight, over all workers, and one that keeps failing has one. A call that takes longer
+than a moment gives its place in the run to another. A run takes on what is due all the time that it
+waits for answers, so that no worker is only waiting; for failing endpoints, whose calls may well
+take the whole timeout, only while they can end before it stops taking on.
+"""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Final, Literal, TypeAlias
+
+import structlog
+from sqlalchemy import Connection
+
+from metering.db import Transactions
+from metering.errors import ConfigurationError
+from metering.ids import BusinessId, EndpointId, WebhookEventId
+from metering.webhook import statements
+from metering.webhook.retry import ATTEMPTS_PER_ROUND, retry_delay_s
+from metering.webhook.send import Answer, Call, Flight, Sender
+from metering.webhook.sign import envelope, signed_headers
+
+log = structlog.get_logger("gullak.webhook")
+
+# How often a run that has calls in flight looks for more that is due.
+WAVE_S: Final = 0.25
+# A call in flight for longer than this no longer counts against `prompt_max`.
+PROMPT_S: Final = 1.0
+HTTP_GONE: Final = 410
+
+Status = Literal["pending", "delivered", "dead"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryPolicy:
+    """How delivery behaves; the first four are settings of the operator."""
+
+    # Waits between attempts in seconds; after the last comes the dead letter.
+    retry_s: tuple[int, ...]
+    # For a whole call: name, connection, TLS, request and the head of the answer.
+    timeout_s: float
+    # An endpoint with so many failures in a row, over at least `disable_span_s`, is disabled.
+    disable_after: int
+    disable_span_s: int = 86_400
+    # Calls in flight: of a run (sockets), of those the ones that began within `PROMPT_S`, and of
+    # one endpoint over all runs.
+    in_flight_max: int = 500
+    prompt_max: int = 100
+    per_endpoint_max: int = 10
+    # From so many failures in a row an endpoint is served one call at a time.
+    failing_from: int = 3
+    # A run takes on new work for this long, and then ends with its last call.
+    claim_for_s: float = 25.0
+    # Beyond the timeout: for recording, and for a clock that is behind.
+    lease_margin_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Refuse a schedule that would run into the numbers of the next round."""
+        if len(self.retry_s) >= ATTEMPTS_PER_ROUND:
+            raise ConfigurationError(f"at most {ATTEMPTS_PER_ROUND - 1} retries can be scheduled")
+
+    @property
+    def lease_s(self) -> float:
+        """How long a claim holds: longer than any call."""
+        return self.timeout_s + self.lease_margin_s
+
+    @property
+    def claim_failing_for_s(self) -> float:
+        """How long a run takes on work for failing endpoints."""
+        return max(self.claim_for_s - self.timeout_s, self.claim_for_s / 4)
+
+    def room(self) -> dict[str, object]:
+        """Return what the statements need to know of the limits per endpoint."""
+        return {
+            "lease_s": self.lease_s,
+            "failing_from": self.failing_from,
+            "per_endpoint_max": self.per_endpoint_max,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryReport:
+    """What a run did, in attempts. `failed` will be tried again; `dead` will not."""
+
+    delivered: int
+    failed: int
+    dead: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A delivery that this run may attempt now; `data` is the outbox's JSON text."""
+
+    webhook_event_id: WebhookEventId
+    endpoint_id: EndpointId
+    attempt: int
+    failing: bool
+    business_id: BusinessId
+    type: str
+    occurred_at: datetime
+    data: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    secret: str = field(repr=False)
+    previous_secret: str | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    claimed: Claimed
+    answer: Answer
+    status: Status
+    delay_s: float
+
+
+# Called with the name of a point between two steps: fault tests end the process there.
+Checkpoint: TypeAlias = Callable[[str], None]
+
+
+def no_checkpoint(_reached: str) -> None:
+    """Go on."""
+
+
+def count_due(conn: Connection, policy: DeliveryPolicy, count_max: int) -> int:
+    """Return how many deliveries could be claimed now, counting no further than `count_max`."""
+    limits = {**policy.room(), "claim_limit": count_max}
+    return int(conn.execute(statements.COUNT_DUE, limits).scalar_one())
+
+
+def deliver_due(
+    transactions: Transactions,
+    sender: Sender,
+    policy: DeliveryPolicy,
+    checkpoint: Checkpoint = no_checkpoint,
+) -> DeliveryReport:
+    """Deliver what is due, and what becomes due meanwhile; return when nothing is left in hand.
+
+    It takes on work for `claim_for_s` at most, so it ends after that and one timeout. Results are
+    recorded as they come. Safe twice and at once: each delivery is claimed by one run.
+    """
+    tally: Counter[Status] = Counter()
+    started = time.monotonic()
+    with Flight[Claimed](sender) as flight:
+        while True:
+            age_s = time.monotonic() - started
+            if age_s < policy.claim_for_s:
+                _take_on(transactions, flight, policy, failing=age_s < policy.claim_failing_for_s)
+                checkpoint("after_claim")
+            if not len(flight):
+                return DeliveryReport(tally["delivered"], tally["pending"], tally["dead"])
+            results = [_result(*ended, policy) for ended in flight.wait(WAVE_S)]
+            if results:
+                checkpoint("after_http")
+                with transactions() as conn:
+                    _record(conn, results, policy)
+                tally.update(result.status for result in results)
+
+
+def _take_on(
+    transactions: Transactions, flight: Flight[Claimed], policy: DeliveryPolicy, *, failing: bool
+) -> None:
+    """Claim as much as there are places for, and start it."""
+    places = min(
+        policy.in_flight_max - len(flight), policy.prompt_max - flight.count_younger(PROMPT_S)
+    )
+    if places <= 0:
+        return
+    limits = {
+        **policy.room(),
+        "claim_limit": places,
+        "failing_limit": _failing_places(flight, policy) if failing else 0,
+    }
+    with transactions() as conn:
+        rows = conn.execute(statements.CLAIM, limits).mappings().all()
+    for row in rows:
+        claimed = Claimed(**row)
+        flight.start(claimed, partial(call_of, claimed))
+
+
+def _failing_places(flight: Flight[Claimed], policy: DeliveryPolicy) -> int:
+    """Return how many more calls to failing endpoints fit: they have half of all places."""
+    return max(0, policy.in_flight_max // 2 - sum(claimed.failing for claimed in flight.tickets()))
+
+
+def call_of(claimed: Claimed, attempted_at: datetime) -> Call:
+    """Return the signed request of an attempt at `attempted_at`."""
+    body = envelope(claimed.business_id, claimed.type, claimed.occurred_at, claimed.data)
+    secrets = [claimed.secret, *([claimed.previous_secret] if claimed.previous_secret else [])]
+    headers = signed_headers(
+        claimed.webhook_event_id, attempted_at, body, secrets=secrets, extra=claimed.headers
+    )
+    return Call(claimed.url, headers, body)
+
+
+def _result(claimed: Claimed, answer: Answer, policy: DeliveryPolicy) -> _Result:
+    if answer.is_success:
+        return _Result(claimed, answer, "delivered", 0.0)
+    jitter = random.uniform(-1, 1)  # noqa: S311 - spreads load, guards nothing
+    delay_s = retry_delay_s(claimed.attempt, policy.retry_s, jitter, answer.retry_after_s)
+    if delay_s is None:
+        return _Result(claimed, answer, "dead", 0.0)
+    return _Result(claimed, answer, "pending", delay_s)
+
+
+def _record(conn: Connection, results: Sequence[_Result], policy: DeliveryPolicy) -> None:
+    """Write attempts, what follows for their deliveries, and the endpoints' records."""
+    endpoint_ids = sorted({result.claimed.endpoint_id for result in results})
+    conn.execute(statements.LOCK_ENDPOINTS, {"endpoint_ids": endpoint_ids})
+    keys = {
+        "webhook_event_ids": [result.claimed.webhook_event_id for result in results],
+        "endpoint_ids": [result.claimed.endpoint_id for result in results],
+        "attempts": [result.claimed.attempt for result in results],
+    }
+    conn.execute(statements.INSERT_ATTEMPTS, {**keys, **_attempt_columns(results)})
+    conn.execute(
+        statements.SETTLE_DELIVERIES,
+        {
+            **keys,
+            "statuses": [result.status for result in results],
+            "delays_s": [result.delay_s for result in results],
+        },
+    )
+    _judge(conn, endpoint_ids, results, policy)
+
+
+def _attempt_columns(results: Sequence[_Result]) -> dict[str, object]:
+    answers = [result.answer for result in results]
+    return {
+        "attempted_at": [answer.attempted_at for answer in answers],
+        "durations_ms": [answer.duration_ms for answer in answers],
+        "status_codes": [answer.status_code for answer in answers],
+        "errors": [answer.error for answer in answers],
+    }
+
+
+def _judge(
+    conn: Connection,
+    endpoint_ids: Sequence[EndpointId],
+    results: Sequence[_Result],
+    policy: DeliveryPolicy,
+) -> None:
+    """Update the endpoints' records; whoever is disabled by that is named in the log."""
+    delivered = Counter(r.claimed.endpoint_id for r in results if r.answer.is_success)
+    failed = Counter(r.claimed.endpoint_id for r in results if not r.answer.is_success)
+    gone = {r.claimed.endpoint_id for r in results if r.answer.status_code == HTTP_GONE}
+    rows = conn.execute(
+        statements.JUDGE_ENDPOINTS,
+        {
+            "endpoint_ids": list(endpoint_ids),
+            "delivered": [delivered[endpoint_id] for endpoint_id in endpoint_ids],
+            "failed": [failed[endpoint_id] for endpoint_id in endpoint_ids],
+            "gone": [endpoint_id in gone for endpoint_id in endpoint_ids],
+            "disable_after": policy.disable_after,
+            "disable_span_s": policy.disable_span_s,
+        },
+    )
+    for row in rows:
+        if row.stopped:
+            log.warning(
+                "endpoint.disabled",
+                business_id=row.business_id,
+                endpoint_id=row.endpoint_id,
+                reason=row.disabled_reason,
+            )

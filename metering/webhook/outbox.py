@@ -1,0 +1,90 @@
+"""The outbox: what happened is written in the transaction that made it happen.
+
+Whoever sends looks for rows that are committed, so nobody is told of what was rolled back, and
+nothing that was committed is forgotten.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal, TypeAlias
+
+import orjson
+from sqlalchemy import Connection
+
+from metering.ids import BusinessId, WalletId, WebhookEventId, new_id
+from metering.webhook import statements
+
+# No float: amounts are integers, and exact decimals travel as text.
+Json: TypeAlias = "str | int | bool | Sequence[Json] | Mapping[str, Json] | None"
+
+WebhookType = Literal[
+    "credit.balance_low",
+    "credit.balance_recovered",
+    "credit.added",
+    "credit.deducted",
+    "credit.expiring",
+    "credit.expired",
+    "purchase.succeeded",
+    "purchase.reversed",
+    "webhook.test",
+]
+
+# What `data.payload_type` says: the shape of the rest of `data`.
+PAYLOAD_TYPES: Final[dict[WebhookType, str]] = {
+    "credit.balance_low": "CreditBalanceLow",
+    "credit.balance_recovered": "CreditBalanceRecovered",
+    "credit.added": "CreditLedgerEntry",
+    "credit.deducted": "CreditLedgerEntry",
+    "credit.expiring": "CreditLot",
+    "credit.expired": "CreditLot",
+    "purchase.succeeded": "Purchase",
+    "purchase.reversed": "Purchase",
+    "webhook.test": "Test",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something to tell a business.
+
+    `data` lacks `payload_type`, which follows from the type. `sequence` counts 1, 2, 3 … per
+    wallet, so that a receiver can tell order and gaps; both are None where no wallet is meant.
+    """
+
+    business_id: BusinessId
+    type: WebhookType
+    data: Mapping[str, Json]
+    wallet_id: WalletId | None = None
+    sequence: int | None = None
+
+
+def publish(
+    conn: Connection, notices: Sequence[Notice], occurred_at: datetime
+) -> list[WebhookEventId]:
+    """Write `notices` to the outbox, with a delivery for each endpoint that wants one.
+
+    Two statements, however many notices. Neither commits nor sends: that is the caller's
+    transaction and the delivery's task. The ids are in the order of the notices.
+    """
+    if not notices:
+        return []
+    event_ids = [WebhookEventId(new_id("msg")) for _ in notices]
+    columns = {
+        "webhook_event_ids": event_ids,
+        "business_ids": [notice.business_id for notice in notices],
+        "types": [notice.type for notice in notices],
+    }
+    details = {
+        "wallet_ids": [notice.wallet_id for notice in notices],
+        "sequences": [notice.sequence for notice in notices],
+        "data": [_data(notice) for notice in notices],
+        "occurred_at": occurred_at,
+    }
+    conn.execute(statements.INSERT_EVENTS, {**columns, **details})
+    conn.execute(statements.INSERT_DELIVERIES, columns)
+    return event_ids
+
+
+def _data(notice: Notice) -> str:
+    return orjson.dumps({"payload_type": PAYLOAD_TYPES[notice.type], **notice.data}).decode()

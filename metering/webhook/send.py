@@ -1,0 +1,242 @@
+"""Many HTTP calls at once, each bounded in time and bytes as a whole.
+
+A total deadline, not only one per read: a receiver that sends a byte a second would never run into
+the latter. An event loop does this with a timer per call, where a thread would sit in a read. The
+loop runs only inside `Flight.wait`; between, the caller works with the database as usual.
+"""
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, Generic, Self, TypeAlias, TypeVar
+
+import httpcore
+import httpx
+
+from metering.clock import utc_now
+from metering.errors import RefusedAddressError, UnresolvedHostError
+from metering.webhook.guard import GuardedBackend, Resolve, system_resolver
+from metering.webhook.retry import parse_retry_after
+
+Ticket = TypeVar("Ticket")
+
+RESOLVER_THREADS: Final = 16
+# Of an answer's body nothing is used. A little is read, so that a receiver that answers as usual
+# can finish; one that says more, or slowly, loses the connection and not our time.
+BODY_READ_MAX_BYTES: Final = 16 << 10
+BODY_READ_MAX_S: Final = 1.0
+# After the first answer of a wave, this long for others to come, to be recorded together.
+GATHER_S: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A POST. `url` was checked by `endpoints.check_url`; headers and body can hold secrets."""
+
+    url: str
+    headers: Sequence[tuple[str, str]] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a call ended: with a status, or with `error`, a sentence that a tenant may read."""
+
+    attempted_at: datetime
+    duration_ms: int
+    status_code: int | None = None
+    error: str | None = None
+    retry_after_s: float | None = None
+
+    @property
+    def is_success(self) -> bool:
+        """2xx; a redirect is not followed and is no success."""
+        return self.status_code is not None and httpx.codes.is_success(self.status_code)
+
+
+# Makes the call of an attempt that begins at the moment given.
+Prepare: TypeAlias = Callable[[datetime], Call]
+
+
+class Sender:
+    """Sends calls. One for a process: the TLS context and the resolver's threads are kept."""
+
+    def __init__(
+        self, *, timeout_s: float, allow_private: bool = False, resolve: Resolve | None = None
+    ) -> None:
+        self.timeout_s = timeout_s
+        self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="resolve")
+        self._backend = GuardedBackend(
+            resolve or system_resolver(self._threads), allow_private=allow_private
+        )
+        # Neither certificates nor proxies come from the environment.
+        self._tls = httpx.create_ssl_context(trust_env=False)
+
+    def connection(self, url: httpx.URL) -> httpcore.AsyncHTTPConnection:
+        """Return a connection for one call, not yet made.
+
+        One for each call, without a pool: nothing of one tenant's receiver is there for another's
+        call, and none fails because its connection was closed while it lay idle. `httpx.Client`
+        would add cookies, redirects and proxies, none of which are wanted.
+        """
+        port = url.port or (443 if url.scheme == "https" else 80)
+        return httpcore.AsyncHTTPConnection(
+            httpcore.Origin(url.raw_scheme, url.raw_host, port),
+            ssl_context=self._tls,
+            network_backend=self._backend,
+        )
+
+    def close(self) -> None:
+        """Let the resolver's threads go, without waiting for a name server."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class Flight(Generic[Ticket]):
+    """Calls under way, each known by the caller's ticket.
+
+    A context manager; at its end what is still under way is dropped.
+    """
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self._runner = asyncio.Runner()
+        self._tickets: dict[asyncio.Task[Answer], Ticket] = {}
+        self._started: dict[asyncio.Task[Answer], float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        with self._runner as runner:
+            runner.run(self._drop())
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def tickets(self) -> Iterable[Ticket]:
+        """Return the tickets of the calls under way."""
+        return self._tickets.values()
+
+    def count_younger(self, age_s: float) -> int:
+        """Return how many calls under way began within the last `age_s` seconds."""
+        since = time.monotonic() - age_s
+        return sum(started > since for started in self._started.values())
+
+    def start(self, ticket: Ticket, prepare: Prepare) -> None:
+        """Take a call on; it runs while `wait` does, and is prepared when it begins."""
+        call = self._runner.get_loop().create_task(_exchange(self._sender, prepare))
+        self._tickets[call], self._started[call] = ticket, time.monotonic()
+
+    def wait(self, at_most_s: float) -> list[tuple[Ticket, Answer]]:
+        """Return what has ended, as soon as something has; nothing after `at_most_s`."""
+        if not self._tickets:
+            return []
+        self._runner.run(self._some_ended(at_most_s))
+        ended = [call for call in self._tickets if call.done()]
+        for call in ended:
+            del self._started[call]
+        return [(self._tickets.pop(call), call.result()) for call in ended]
+
+    async def _some_ended(self, at_most_s: float) -> None:
+        _, rest = await asyncio.wait(
+            self._tickets, timeout=at_most_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if rest:
+            await asyncio.wait(rest, timeout=GATHER_S)
+
+    async def _drop(self) -> None:
+        """End all that is still under way."""
+        for call in self._tickets:
+            call.cancel()
+        await asyncio.gather(*self._tickets, return_exceptions=True)
+
+
+async def _exchange(sender: Sender, prepare: Prepare) -> Answer:
+    """Make one call. Whatever goes wrong with it is its answer; only cancellation is raised."""
+    attempted_at, started = utc_now(), time.perf_counter()
+    status_code, retry_after, error = None, None, None
+    try:
+        async with (
+            asyncio.timeout(sender.timeout_s),
+            _posted(sender, prepare(attempted_at)) as response,
+        ):
+            status_code = response.status
+            retry_after = _header(response, b"retry-after")
+            await _skim(response)
+    except Exception as cause:  # noqa: BLE001 - one bad receiver must not end the others' calls
+        error = describe(cause, sender.timeout_s)
+    return Answer(
+        attempted_at=attempted_at,
+        duration_ms=round((time.perf_counter() - started) * 1000),
+        status_code=status_code,
+        # With a status the receiver has answered, however the connection ended.
+        error=error if status_code is None else None,
+        retry_after_s=parse_retry_after(retry_after, utc_now()) if retry_after else None,
+    )
+
+
+@asynccontextmanager
+async def _posted(sender: Sender, call: Call) -> AsyncIterator[httpcore.Response]:
+    """Post. The URL is read as `endpoints.check_url` reads it: one parser, one host."""
+    url = httpx.URL(call.url)
+    target = httpcore.URL(
+        scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+    )
+    headers = [
+        ("host", url.netloc.decode("ascii")),
+        ("connection", "close"),
+        *call.headers,
+    ]
+    connection = sender.connection(url)
+    try:
+        async with connection.stream(
+            "POST", target, headers=headers, content=call.body
+        ) as response:
+            yield response
+    finally:
+        await connection.aclose()
+
+
+async def _skim(response: httpcore.Response) -> None:
+    """Read a small body to its end; of another one, a little."""
+    size = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(BODY_READ_MAX_S):
+            async for part in response.aiter_stream():
+                size += len(part)
+                if size > BODY_READ_MAX_BYTES:
+                    return
+
+
+def _header(response: httpcore.Response, name: bytes) -> str | None:
+    values = (value for key, value in response.headers if key.lower() == name)
+    found = next(values, None)
+    return None if found is None else found.decode("latin-1")
+
+
+def describe(cause: Exception, timeout_s: float) -> str:
+    """Say why there was no answer, in our words: those of others can quote headers or addresses."""
+    if isinstance(cause, TimeoutError):
+        return f"no answer within {timeout_s:g} s"
+    if isinstance(cause, UnresolvedHostError | RefusedAddressError):
+        return cause.message
+    link: BaseException | None = cause
+    while link is not None:
+        if isinstance(link, ssl.SSLCertVerificationError):
+            return f"the certificate was not accepted: {link.verify_message}"
+        link = link.__cause__ or link.__context__
+    return _SENTENCES.get(type(cause), f"the call failed ({type(cause).__name__})")
+
+
+_SENTENCES: Final[dict[type[Exception], str]] = {
+    httpcore.ConnectError: "the connection was refused or failed",
+    httpcore.ConnectTimeout: "the connection took too long",
+    httpcore.ReadError: "the connection was lost before the answer",
+    httpcore.WriteError: "the connection was lost while sending",
+    httpcore.RemoteProtocolError: "the answer was not HTTP",
+}

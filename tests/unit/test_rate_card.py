@@ -1,0 +1,309 @@
+"""What an event costs: the price in force, the meters that match, the currency that applies."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_UP, Context, Decimal, localcontext
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from metering.buffer.chunk import BufferedEvent, Metadata
+from metering.clock import to_wire
+from metering.errors import BadQuantityError, InvalidInputError, NoPriceError
+from metering.ids import BusinessId, Currency, MeterId, PriceId
+from metering.rate_card.card import FREE, Charge, RateCard
+from metering.rate_card.catalogue import Aggregation, Meter, NewPrice, Price, _check_exact
+from metering.rate_card.filter import Filter
+
+USD, INR, EUR = Currency("USD"), Currency("INR"), Currency("EUR")
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+CHANGE = datetime(2026, 6, 1, 12, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+_ids = count(1)
+
+
+def meter(
+    key: str | None = "tokens",
+    *,
+    name: str = "call",
+    wanted: object = None,
+    archived: bool = False,
+) -> Meter:
+    """A meter summing `key` (None: counting); with `wanted`, only of events whose tier it is."""
+    only = {"key": "tier", "operator": "equals", "value": wanted}
+    return Meter(
+        meter_id=MeterId(f"mtr_{next(_ids)}"),
+        business_id=BusinessId("bus_1"),
+        name="meter",
+        event_name=name,
+        measurement_unit="unit",
+        aggregation=Aggregation(type="sum", key=key) if key else Aggregation(type="count"),
+        description=None,
+        filter=Filter.model_validate({"conjunction": "and", "clauses": [only]})
+        if wanted is not None
+        else None,
+        archived_at=LONG_AGO if archived else None,
+        created_at=LONG_AGO,
+        updated_at=LONG_AGO,
+    )
+
+
+def price(
+    of: Meter,
+    amount: str,
+    currency: Currency = USD,
+    *,
+    since: datetime = LONG_AGO,
+    units: int = 1,
+) -> Price:
+    return Price(
+        price_id=PriceId(f"prc_{next(_ids)}"),
+        business_id=of.business_id,
+        meter_id=of.meter_id,
+        currency=currency,
+        price_per_unit=Decimal(amount),
+        units=units,
+        effective_from=since,
+    )
+
+
+def charge(
+    meters: Sequence[Meter],
+    prices: Sequence[Price],
+    metadata: Metadata | None = None,
+    *,
+    name: str = "call",
+    at: datetime = CHANGE,
+    billing: Currency | None = None,
+) -> Charge | None:
+    given_metadata: Metadata = {"tokens": 10} if metadata is None else metadata
+    event = BufferedEvent("evt", "cus", name, to_wire(at), given_metadata)
+    return RateCard(meters, prices, (USD, INR)).charge(event, billing)
+
+
+def test_a_sum_costs_its_property_times_the_price_of_a_unit() -> None:
+    tokens = meter()
+
+    assert charge([tokens], [price(tokens, "0.25")]) == (USD, Decimal("2.5"))
+
+
+def test_a_count_costs_the_price_once_per_event() -> None:
+    calls = meter(None)
+
+    assert charge([calls], [price(calls, "3")], {}) == (USD, Decimal(3))
+
+
+def test_a_price_per_many_units_is_the_exact_part_of_it() -> None:
+    tokens = meter()
+
+    found = charge([tokens], [price(tokens, "0.15", units=10**6)], {"tokens": 7})
+
+    assert found == (USD, Decimal("0.00000105"))
+
+
+@pytest.mark.parametrize(
+    ("at", "cost"),
+    [
+        (LONG_AGO - MICROSECOND, "0"),
+        (LONG_AGO, "10"),
+        (LONG_AGO + MICROSECOND, "10"),
+        (CHANGE - MICROSECOND, "10"),
+        (CHANGE, "20"),
+        (CHANGE + MICROSECOND, "20"),
+        (CHANGE + timedelta(days=1) - MICROSECOND, "20"),
+        (CHANGE + timedelta(days=1), "30"),
+        (CHANGE + timedelta(days=3650), "30"),
+    ],
+)
+def test_the_price_in_force_at_the_event_s_moment_applies(at: datetime, cost: str) -> None:
+    tokens = meter()
+    prices = [
+        price(tokens, "3", since=CHANGE + timedelta(days=1)),
+        price(tokens, "1"),
+        price(tokens, "2", since=CHANGE),
+    ]
+
+    assert charge([tokens], prices, at=at) == (USD, Decimal(cost))
+
+
+@given(st.lists(st.integers(0, 1000), min_size=1, max_size=8, unique=True), st.integers(-10, 1010))
+def test_the_price_in_force_is_the_last_that_began(starts: list[int], at: int) -> None:
+    tokens = meter()
+    prices = [
+        price(tokens, str(start + 1), since=LONG_AGO + start * MICROSECOND) for start in starts
+    ]
+
+    found = charge([tokens], prices, {"tokens": 1}, at=LONG_AGO + at * MICROSECOND)
+
+    begun = [start + 1 for start in starts if start <= at]
+    assert found == (USD, max(begun, default=0))
+
+
+def test_a_moment_is_compared_in_utc_wherever_the_price_was_written() -> None:
+    tokens = meter()
+    there = datetime.fromisoformat("2026-06-01T17:30:00+05:30")
+
+    assert charge([tokens], [price(tokens, "2", since=there)], at=CHANGE) == (USD, 20)
+
+
+def test_all_meters_of_an_event_are_summed() -> None:
+    tokens, images, calls = meter(), meter("images"), meter(None)
+    prices = [price(tokens, "0.1"), price(images, "4"), price(calls, "0.5")]
+
+    found = charge([tokens, images, calls], prices, {"tokens": 10, "images": 2})
+
+    assert found == (USD, Decimal("9.5"))
+
+
+def test_a_meter_whose_filter_does_not_match_adds_nothing() -> None:
+    calls, premium = meter(None), meter(None, wanted="premium")
+    prices = [price(calls, "1"), price(premium, "10")]
+
+    found = [charge([calls, premium], prices, {"tier": tier}) for tier in ("basic", "premium")]
+
+    assert found == [(USD, 1), (USD, 11)]
+
+
+@pytest.mark.parametrize("filtered", [False, True], ids=["plain", "filtered"])
+def test_an_event_that_no_meter_measures_is_no_charge(*, filtered: bool) -> None:
+    calls = meter(None, wanted="premium" if filtered else None)
+
+    assert charge([calls], [price(calls, "1")], {}, name="call" if filtered else "other") is None
+
+
+def test_an_archived_meter_measures_nothing() -> None:
+    calls = meter(None, archived=True)
+
+    assert charge([calls], [price(calls, "1")], {}) is None
+
+
+def test_meters_without_any_price_cost_nothing() -> None:
+    assert charge([meter()], []) == FREE
+
+
+def test_a_meter_without_a_price_adds_nothing_to_one_that_has() -> None:
+    tokens, calls = meter(), meter(None)
+
+    assert charge([tokens, calls], [price(calls, "1")]) == (USD, 1)
+
+
+BOTH, USD_ONLY, INR_ONLY = (USD, INR), (USD,), (INR,)
+
+
+@pytest.mark.parametrize("wanted", [None, "a"], ids=["plain", "filtered"])
+@pytest.mark.parametrize(
+    ("first", "second", "billing", "currency"),
+    [
+        (BOTH, BOTH, None, USD),
+        (BOTH, BOTH, INR, INR),
+        (BOTH, INR_ONLY, None, INR),
+        (INR_ONLY, INR_ONLY, None, INR),
+        (USD_ONLY, USD_ONLY, USD, USD),
+        (BOTH, (), None, USD),
+        (INR_ONLY, (), None, INR),
+        ((INR, EUR), (INR, EUR), EUR, EUR),
+    ],
+)
+def test_the_billing_currency_applies_or_else_the_first_that_all_meters_have(
+    first: Sequence[Currency],
+    second: Sequence[Currency],
+    billing: Currency | None,
+    currency: Currency,
+    wanted: str | None,
+) -> None:
+    one, other = meter(None, wanted=wanted), meter(None, wanted=wanted)
+    prices = [price(one, "1", code) for code in first] + [price(other, "1", c) for c in second]
+
+    found = charge([one, other], prices, {"tier": "a"}, billing=billing)
+
+    assert found == (currency, len([found for found in (first, second) if found]))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "billing"),
+    [
+        (USD_ONLY, INR_ONLY, None),
+        (USD_ONLY, USD_ONLY, INR),
+        (BOTH, USD_ONLY, INR),
+        (BOTH, BOTH, EUR),
+        ((EUR,), (EUR,), None),
+    ],
+)
+def test_meters_without_a_price_in_a_currency_that_applies_are_refused(
+    first: Sequence[Currency], second: Sequence[Currency], billing: Currency | None
+) -> None:
+    one, other = meter(None), meter(None)
+    prices = [price(one, "1", code) for code in first] + [price(other, "1", c) for c in second]
+
+    with pytest.raises(NoPriceError):
+        charge([one, other], prices, {}, billing=billing)
+
+
+@pytest.mark.parametrize("priced", [True, False], ids=["priced", "measured only"])
+@pytest.mark.parametrize(
+    "metadata", [{}, {"tokens": "many"}, {"tokens": True}, {"tokens": -1}, {"tokens": 10**13}]
+)
+def test_a_summed_property_that_is_no_quantity_is_refused_and_named(
+    metadata: Metadata, *, priced: bool
+) -> None:
+    tokens = meter()
+
+    with pytest.raises(BadQuantityError, match="'tokens'"):
+        charge([tokens], [price(tokens, "1")] if priced else [], metadata)
+
+
+def test_a_cost_does_not_depend_on_the_host_s_decimal_context() -> None:
+    tokens = meter()
+    prices = [price(tokens, "12345.678901234567", units=1000)]
+
+    with localcontext(Context(prec=3, rounding=ROUND_UP, traps=[])):
+        found = charge([tokens], prices, {"tokens": "987654321.123456"})
+
+    assert found == (USD, Decimal("12193263114.007000466544821703552"))
+
+
+def new_price(amount: str, units: int = 1) -> NewPrice:
+    return NewPrice(meter_id="mtr_1", currency="USD", price_per_unit=amount, units=units)
+
+
+@pytest.mark.parametrize("amount", ["0", "99999.999999999999", "0.000000000001", "00001"])
+def test_a_price_is_taken_up_to_its_limits(amount: str) -> None:
+    assert new_price(amount).price_per_unit == amount
+
+
+@pytest.mark.parametrize(
+    "amount",
+    ["", "-1", "+1", "1e3", ".5", "5.", "100000", "0.0000000000001", "1\n", "NaN", "\u0663"],
+)
+def test_a_price_of_another_form_is_refused(amount: str) -> None:
+    with pytest.raises(ValidationError):
+        new_price(amount)
+
+
+@pytest.mark.parametrize("units", [0, -1, 10**9 + 1, True, 1.0])
+def test_a_number_of_units_out_of_range_is_refused(units: int) -> None:
+    with pytest.raises(ValidationError):
+        new_price("1", units)
+
+
+@pytest.mark.parametrize(("amount", "units"), [("1", 3), ("0.000000000001", 2**10), ("10", 7)])
+def test_a_price_whose_unit_has_endless_decimals_is_refused(amount: str, units: int) -> None:
+    with pytest.raises(InvalidInputError) as refused:
+        _check_exact(new_price(amount, units))
+
+    assert [problem.field for problem in refused.value.problems] == ["units"]
+
+
+@given(st.decimals(0, 99_999, places=12), st.sampled_from([1, 2, 3, 8, 1000, 10**6, 10**9]))
+def test_a_price_that_is_taken_has_an_exact_price_per_unit(amount: Decimal, units: int) -> None:
+    try:
+        _check_exact(new_price(f"{amount:f}", units))
+    except InvalidInputError:
+        return
+
+    found = price(meter(), f"{amount:f}", units=units).unit_price
+
+    assert found * units == amount

@@ -1,0 +1,309 @@
+"""House rules that a machine can check. Each message says what to do instead, and why."""
+
+import ast
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from metering import errors
+from worker.app import app
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("metering", "tasks", "worker", "api")
+FUNCTION_LINES_MAX = 70
+FILE_LINES_MAX = 400
+TASK_BODY_LINES_MAX = 15
+BANNED_FILES = {"utils.py", "helpers.py", "common.py", "misc.py", "manager.py"}
+
+Rule = Callable[[ast.AST], bool]
+
+
+@cache
+def sources() -> Mapping[str, ast.Module]:
+    """Every module of the product, by its path from the root."""
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    paths.append(ROOT / "celeryconfig.py")
+    return {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in sorted(paths)}
+
+
+def functions_of(module: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(module):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def lines_of(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def calls(*names: str) -> Rule:
+    """Match a call of a function or method of one of these names."""
+
+    def matches(node: ast.AST) -> bool:
+        if not isinstance(node, ast.Call):
+            return False
+        called = node.func
+        name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+        return name in names
+
+    return matches
+
+
+def calls_plainly(*names: str) -> Rule:
+    """Match a call of a function of one of these names, but not of a method."""
+    matches = calls(*names)
+    return lambda node: matches(node) and isinstance(getattr(node, "func", None), ast.Name)
+
+
+def names(*wanted: str) -> Rule:
+    return lambda node: (
+        (isinstance(node, ast.Name) and node.id in wanted)
+        or (isinstance(node, ast.Attribute) and node.attr in wanted)
+        or (isinstance(node, ast.alias) and node.name in wanted)
+    )
+
+
+def is_float(node: ast.AST) -> bool:
+    literal = isinstance(node, ast.Constant) and type(node.value) is float
+    return literal or (isinstance(node, ast.Name) and node.id == "float")
+
+
+def is_redis_key(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.match(r"gullak:\S", node.value) is not None
+    )
+
+
+def found(rule: Rule, *, inside: tuple[str, ...] = PACKAGES) -> list[str]:
+    """Where a rule matches, as `path:line`."""
+    return [
+        f"{path}:{getattr(node, 'lineno', 0)}"
+        for path, module in sources().items()
+        if path.startswith(tuple(f"{folder}" for folder in inside))
+        for node in ast.walk(module)
+        if rule(node)
+    ]
+
+
+def outside(places: list[str], *allowed: str) -> list[str]:
+    return [place for place in places if not re.match("|".join(allowed), place)]
+
+
+def definition(path: str, name: str) -> str:
+    """A pattern for the lines that define a function or constant of a module."""
+    for node in sources()[path].body:
+        target = getattr(node, "targets", [None])[0]
+        if name in (getattr(node, "name", None), getattr(target, "id", None)):
+            lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+            return rf"{re.escape(path)}:({'|'.join(map(str, lines))})$"
+    pytest.fail(f"{path} has no {name} any more: take the allowance away")
+
+
+# --- size and names -------------------------------------------------------------------------------
+
+
+def test_functions_fit_on_a_screen() -> None:
+    long = [
+        f"{path}:{node.lineno} {node.name} has {lines_of(node)} lines"
+        for path, module in sources().items()
+        for node in functions_of(module)
+        if lines_of(node) > FUNCTION_LINES_MAX
+    ]
+
+    assert not long, f"name its steps as functions of their own ({FUNCTION_LINES_MAX} lines)"
+
+
+def test_files_stay_readable_in_one_sitting() -> None:
+    lengths = {path: len((ROOT / path).read_text().splitlines()) for path in sources()}
+
+    long = {path: lines for path, lines in lengths.items() if lines > FILE_LINES_MAX}
+
+    assert not long, f"split it by its nouns ({FILE_LINES_MAX} lines)"
+
+
+def test_files_are_named_for_what_they_hold() -> None:
+    vague = [path for path in sources() if Path(path).name in BANNED_FILES]
+
+    assert not vague, "name it for its contents: a drawer for everything is never tidied"
+
+
+def test_nothing_is_left_for_later_in_the_code() -> None:
+    mark = re.compile(r"\b(FIXME|TODO|XXX)\b")
+
+    left = [path for path in sources() if mark.search((ROOT / path).read_text())]
+
+    assert not left, "do it, or open an issue: a note in the code is found by nobody"
+
+
+# --- transactions and tasks -----------------------------------------------------------------------
+
+
+def test_only_the_sessions_commit() -> None:
+    places = outside(found(calls("commit")), r"worker/session\.py")
+
+    assert not places, "open `scope().transaction()`: a run is one transaction, or half of it stays"
+
+
+def test_messages_are_sent_by_wake_only() -> None:
+    places = outside(
+        found(calls("delay", "apply_async", "send_task")),
+        r"worker/task\.py",
+        # The demo plays the product that sells credit: another program, with an app of its own.
+        r"worker/demo/run\.py",
+    )
+
+    assert not places, "use `worker.task.wake`: a publish inside a transaction can hang, or lie"
+
+
+def test_a_task_body_opens_a_scope_calls_one_use_case_and_returns_counts() -> None:
+    long = [
+        f"{path}:{node.lineno} {node.name}"
+        for path, module in sources().items()
+        if path.startswith("tasks/")
+        for node in functions_of(module)
+        if any(calls("task")(decorator) for decorator in node.decorator_list)
+        and lines_of(node) > TASK_BODY_LINES_MAX
+    ]
+
+    assert not long, f"move the work into a use case below metering/ ({TASK_BODY_LINES_MAX} lines)"
+
+
+# A task's name and arguments are a wire format: messages of the old release meet the new code.
+# Never rename in one step; a new argument has a default. Only ids and numbers travel.
+TASKS = {
+    "debit.drain": "(shard: int)",
+    "debit.partition": "()",
+    "debit.publish_quantities": "()",
+    "debit.sweep": "()",
+    "ledger.verify": "()",
+    "low_credit.check": "()",
+    "purchase.credit": "(purchase_id: str)",
+    "purchase.sweep": "()",
+    "webhook.deliver": "()",
+    "webhook.sweep": "()",
+}
+
+
+def test_the_names_and_arguments_of_tasks_are_those_that_messages_carry() -> None:
+    bodies = {
+        decorator.args[0].value: f"({ast.unparse(node.args)})"
+        for path, module in sources().items()
+        if path.startswith("tasks/")
+        for node in functions_of(module)
+        for decorator in node.decorator_list
+        if isinstance(decorator, ast.Call) and isinstance(decorator.args[0], ast.Constant)
+    }
+
+    assert bodies == TASKS, "messages under way carry the old names and arguments"
+
+
+def test_a_task_is_registered_under_its_name_and_no_other_exists() -> None:
+    app.loader.import_default_modules()
+
+    assert {name for name in app.tasks if not name.startswith("celery.")} == set(TASKS)
+
+
+# --- one place each -------------------------------------------------------------------------------
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    places = outside(found(names("environ", "getenv", "environb")), r"worker/settings\.py")
+    # The word is also WSGI's name for a request, given as an argument.
+    places = outside(places, r"metering/accept/wsgi\.py")
+
+    assert not places, "add a setting: what is read in one place can be listed, checked and tested"
+
+
+def test_all_sql_of_a_store_is_in_its_statements() -> None:
+    places = outside(
+        found(calls_plainly("text", "select", "insert", "update", "delete")),
+        r".*/statements\.py",
+        r"metering/migrations/",
+        # The session settings and the lock of the migrations: there is no store to speak of.
+        r"worker/migrate\.py",
+    )
+
+    assert not places, "name it in the stage's statements.py: all queries of a table side by side"
+
+
+def test_keys_of_redis_are_named_in_keys_only() -> None:
+    places = outside(found(is_redis_key), r"metering/buffer/keys\.py")
+
+    assert not places, "add it to metering/buffer/keys.py, whose glossary is the schema of Redis"
+
+
+def test_no_float_comes_near_money() -> None:
+    places = outside(
+        found(is_float, inside=("metering/ledger", "metering/purchase", "metering/money.py")),
+        # A caller's JSON may hold a double; it is taken in its shortest decimal form.
+        definition("metering/money.py", "quantity_of"),
+        # Metadata is the customer's own JSON and no amount.
+        definition("metering/ledger/accounts.py", "_fits"),
+        definition("metering/ledger/accounts.py", "MetadataValue"),
+    )
+
+    assert not places, "use an integer of minor units, or Decimal in `money.EXACT`: floats round"
+
+
+# --- settings and errors --------------------------------------------------------------------------
+
+
+def test_every_setting_is_preceded_by_its_reason() -> None:
+    path = ROOT / "worker" / "settings.py"
+    lines = path.read_text().splitlines()
+    (body,) = [
+        node.body
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and node.name == "Settings"
+    ]
+    fields = [node for node in body if isinstance(node, ast.AnnAssign)]
+
+    starts = {field.lineno for field in fields}
+    bare = [
+        ast.unparse(field.target)
+        for field in fields
+        if not _is_explained(lines, starts, field.lineno)
+    ]
+
+    assert fields
+    assert not bare, "say unit, effect and reason of the default in a comment above"
+
+
+def _is_explained(lines: list[str], starts: set[int], lineno: int) -> bool:
+    """A comment stands above, or above the settings that it explains together with this one."""
+    while lineno - 1 in starts:
+        lineno -= 1
+    above = lines[lineno - 2].strip()
+    return above.startswith("#") and not above.startswith("# ---")
+
+
+def error_classes() -> list[str]:
+    return [
+        name
+        for name, value in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(value, errors.GullakError) and value.__module__ == errors.__name__
+    ]
+
+
+@pytest.mark.parametrize("name", error_classes())
+def test_every_error_is_raised_somewhere(name: str) -> None:
+    bases = {base.__name__ for base in getattr(errors, name).__subclasses__()}
+    uses = outside(found(names(name)), r"metering/errors\.py")
+
+    assert uses or bases, "delete it: an error that nothing raises promises what nobody keeps"
+    assert bases or _is_raised(name), "it is caught, but nothing raises it"
+
+
+def _is_raised(name: str) -> bool:
+    """It is made somewhere: raised, or handed on as the reason of a dead letter."""
+    made = calls(name)
+    thrown = lambda node: (  # noqa: E731
+        isinstance(node, ast.Raise) and isinstance(node.exc, ast.Name) and node.exc.id == name
+    )
+    return bool(found(made) or found(thrown))
