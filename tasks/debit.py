@@ -17,8 +17,8 @@ from worker.task import Report, task, wake
 
 @task("debit.sweep")
 def sweep() -> Report:
-    """Wake a drain for every shard that holds work: one round trip to Redis."""
-    backlog = scope().buffer.backlog()
+    """Wake a drain for every shard that holds work."""
+    backlog = scope().buffer.sweep()
     BACKLOG_EVENTS.set(backlog.events)
     for shard in backlog.busy:
         wake("debit.drain", shard)

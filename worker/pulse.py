@@ -121,7 +121,7 @@ class Pulse:
     def _sweep(self) -> None:
         if self._swept_at is None:
             log.warning("beat is silent: sweeping in its place")
-        for shard in self._buffer.backlog().busy:
+        for shard in self._buffer.sweep().busy:
             self._wake_drain(shard)
         self._swept_at = self._clock()
 

@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     # --- webhook ----------------------------------------------------------------------------
     # Waits between attempts; after the last comes the dead letter. The contract's schedule.
     webhook_retry_s: tuple[int, ...] = (5, 300, 1800, 7200, 18_000, 36_000, 36_000)
+    # How long a receiver may take, from the connection to the end of its answer: the contract's.
     webhook_timeout_s: float = Field(15.0, gt=0, le=60)
     # Private, loopback and link-local receivers are refused, unless this allows them (tests).
     webhook_allow_private: bool = False
@@ -83,6 +84,8 @@ class Settings(BaseSettings):
     webhook_disable_after: int = Field(50, ge=1)
 
     # --- Postgres sessions ------------------------------------------------------------------
+    # One statement, one wait for a lock, one pause inside a transaction: each below the task's soft
+    # limit, so that Postgres ends what hangs and a frozen worker's locks, before Celery has to.
     statement_timeout_ms: int = Field(30_000, ge=100)
     lock_timeout_ms: int = Field(10_000, ge=100)
     idle_in_transaction_timeout_ms: int = Field(30_000, ge=100)

@@ -207,7 +207,7 @@ class UsageBuffer:
         return "waitaof"
 
     def backlog(self) -> Backlog:
-        """Look at all shards in one round trip, and leave the sweep's pulse.
+        """Look at all shards in one round trip.
 
         Raises:
             ShardMismatchError: some of what is buffered lies in shards this process does not know.
@@ -217,12 +217,21 @@ class UsageBuffer:
         pipe.hmget(BACKLOG, ["events", "bytes", "shards"])
         for shard in self.shards:
             pipe.xlen(stream_key(shard))
-        pipe.set(PULSE, 1, ex=PULSE_TTL_S)
-        held, *lengths = pipe.execute()[:-1]
+        held, *lengths = pipe.execute()
         if int(held[0] or 0) > 0 and int(held[2] or 0) != len(self.shards):
             raise ShardMismatchError(len(self.shards), int(held[2] or 0))
         busy = tuple(s for s, length in zip(self.shards, lengths, strict=True) if length)
         return Backlog(int(held[0] or 0), int(held[1] or 0), busy)
+
+    def sweep(self) -> Backlog:
+        """Look at all shards, and leave the pulse that tells others that someone does.
+
+        Raises:
+            ShardMismatchError: see `backlog`.
+
+        """
+        self.redis.set(PULSE, 1, ex=PULSE_TTL_S)
+        return self.backlog()
 
     def read_head(
         self, shard: Shard, events_max: int, after: StreamId | None = None

@@ -243,11 +243,20 @@ def test_a_customer_keeps_its_shard_and_customers_spread(four: UsageBuffer) -> N
     assert four.backlog().busy == (Shard(1),)
 
 
-def test_the_backlog_is_seen_in_one_look_which_leaves_a_pulse(four: UsageBuffer) -> None:
+def test_the_backlog_is_seen_in_one_look_which_changes_nothing(four: UsageBuffer) -> None:
     four.append(BUSINESS, events_of(0, "a") + events_of(3, "b", "c"))
+    before = keyspace(four)
     seen = four.backlog()
 
     assert (seen.events, seen.busy) == (3, (Shard(0), Shard(3)))
+    assert keyspace(four) == before
+
+
+def test_a_sweep_sees_the_backlog_and_leaves_a_pulse(four: UsageBuffer) -> None:
+    four.append(BUSINESS, events_of(0, "a"))
+    seen = four.sweep()
+
+    assert seen.busy == (Shard(0),)
     assert 0 < four.redis.ttl(PULSE) <= 60
 
 

@@ -1,0 +1,113 @@
+"""A drain is killed at each of its named points; a new one takes over, and nothing shows."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from crowd import CUSTOMERS, Crowd
+from metering.buffer.keys import stream_key
+from worker.up import Stack
+
+POINTS = ("after_read", "after_copy", "before_commit", "after_commit", "before_trim", "after_trim")
+COMMITTED = ("after_commit", "before_trim", "after_trim")
+BATCH_EVENTS = "20"
+
+# What a worker's child does, without the broker: the body of the task, shard by shard.
+DRAIN_ALL = """
+from tasks.debit import drain
+from worker.scope import scope
+while busy := scope().buffer.backlog().busy:
+    for shard in busy:
+        drain(shard)
+"""
+RunDrain = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def run_drain(database_url: str, redis_url: str, variables: Mapping[str, str]) -> RunDrain:
+    """Drain everything in a process of its own: `run_drain(GULLAK_…="…")`."""
+    urls = {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
+
+    def run(**overrides: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", DRAIN_ALL],
+            env={**variables, **urls, "GULLAK_BATCH_EVENTS": BATCH_EVENTS, **overrides},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    return run
+
+
+def chunks_in(crowd: Crowd) -> int:
+    buffer = crowd.shop.buffer
+    return sum(buffer.redis.xlen(stream_key(shard)) for shard in buffer.shards)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_drain_killed_at_a_point_is_taken_over_and_every_event_is_charged_once(
+    crowd: Crowd, run_drain: RunDrain, tmp_path: Path, point: str
+) -> None:
+    crowd.send(150)
+    crowd.shop.drain()
+    crowd.top_up()  # recovered, and low again while drains are killed
+    crowd.send(400)
+    chunks, batches = chunks_in(crowd), crowd.batches()
+
+    failpoint = {"GULLAK_FAILPOINT": point, "GULLAK_FAILPOINT_FILE": str(tmp_path / "once")}
+    killed = run_drain(**failpoint)
+
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert crowd.batches() - batches == (point in COMMITTED)
+    assert (chunks_in(crowd) < chunks) == (point == "after_trim")
+
+    successor = run_drain(**failpoint)
+
+    assert successor.returncode == 0, successor.stderr
+    assert crowd.is_drained()
+    assert crowd.alerts() == 3 * CUSTOMERS  # low, recovered, low again
+    assert (crowd.counted("replayed_count") > 0) == (point in ("after_commit", "before_trim"))
+    assert crowd.broken() == []
+
+
+@pytest.mark.parametrize("point", ["after_copy", "before_trim"])
+def test_a_worker_whose_child_is_killed_at_a_point_goes_on_by_itself(
+    crowd: Crowd, start_stack: Callable[..., Stack], tmp_path: Path, point: str
+) -> None:
+    marker = tmp_path / "once"
+    start_stack(
+        GULLAK_FAILPOINT=point,
+        GULLAK_FAILPOINT_FILE=str(marker),
+        GULLAK_BATCH_EVENTS=BATCH_EVENTS,
+    )
+
+    crowd.send(400)
+
+    crowd.wait_drained()
+    assert marker.exists()
+    assert crowd.broken() == []
+
+
+def test_the_oracle_tells_what_is_wrong(crowd: Crowd) -> None:
+    crowd.send(200)
+    crowd.shop.drain()
+    crowd.attempts.acked.add("lost")
+    with crowd.shop.sessions.transaction() as conn:
+        for spoiled in (
+            "UPDATE wallets SET balance_minor = balance_minor + 1 WHERE version > 0",
+            "DELETE FROM usage_event_keys",
+            "DELETE FROM webhook_events",
+        ):
+            conn.execute(text(spoiled))
+
+    told = " | ".join(crowd.broken())
+
+    for part in ("acked, but not applied", "keys taken", "balance of", "alerts due", "verify:"):
+        assert part in told

@@ -1,0 +1,203 @@
+"""Processes and servers are killed or frozen under traffic: the stack recovers by itself."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from redis.exceptions import RedisError
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from crowd import RECOVERED_WITHIN_S, Crowd, Producer, wait_for
+from worker.alive import is_alive
+from worker.scope import open_buffer
+from worker.session import Sessions, make_engine
+from worker.settings import settings_from
+from worker.up import Stack
+
+StartStack = Callable[..., Stack]
+StartCelery = Callable[..., int]
+
+# --- killed ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Town:
+    """A stack with servers of its own, and the crowd that uses it."""
+
+    stack: Stack
+    crowd: Crowd
+
+    def is_whole_without(self, role: str, pid: int) -> bool:
+        return self.stack.pids.get(role, pid) != pid and not self.stack.missing()
+
+    def is_charging(self, event_id: str) -> bool:
+        """Tell whether an event ended in the ledger; not while a server is away."""
+        with suppress(DBAPIError, RedisError):
+            return self.crowd.has_ended(event_id)
+        return False
+
+
+@pytest.fixture(scope="module")
+def town(module_data_dir: Path, variables: Mapping[str, str]) -> Iterator[Town]:
+    """One for all kills: Redis syncs every write, Postgres every commit."""
+    overrides = {"GULLAK_DURABILITY": "strict", "GULLAK_BATCH_EVENTS": "200"}
+    with Stack(module_data_dir / "data", variables=variables, overrides=overrides) as stack:
+        urls = {"DATABASE_URL": stack.database_url, "REDIS_URL": stack.redis_url}
+        config = settings_from({**urls, **overrides})
+        engine = make_engine(config)
+        buffer = open_buffer(config)
+        yield Town(stack, Crowd.open(Sessions(engine), buffer))
+        buffer.redis.close()
+        engine.dispose()
+
+
+@pytest.mark.parametrize("role", ["worker", "beat", "redis", "postgres"])
+def test_traffic_survives_a_kill_and_is_charged_again_within_30_s(town: Town, role: str) -> None:
+    crowd, stack = town.crowd, town.stack
+    with Producer(crowd, stack.redis_url) as producer:
+        recorded_before = producer.recorded()
+        wait_for(lambda: town.is_charging(recorded_before))
+        pid = stack.pids[role]
+
+        os.kill(pid, signal.SIGKILL)
+
+        wait_for(lambda: town.is_whole_without(role, pid))
+        recorded_after = producer.recorded()
+        wait_for(lambda: town.is_charging(recorded_after))
+        producer.finish()
+
+    crowd.wait_drained()
+    assert crowd.broken() == []
+
+
+# --- frozen, stopped, doubled, absent -------------------------------------------------------------
+
+
+@pytest.fixture
+def start_celery(
+    database_url: str, redis_url: str, variables: Mapping[str, str], tmp_path: Path
+) -> Iterator[StartCelery]:
+    """Start one more process beside a stack: `start_celery("beat") -> pid`, once it is ready."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*argv: str) -> int:
+        alive = tmp_path / f"{argv[0]}.alive"
+        urls = {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "celery", "-A", "worker.app", "--quiet", *argv],
+            env={**variables, **urls, "GULLAK_ALIVE_FILE": str(alive)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        started.append(process)
+        wait_for(lambda: is_alive(alive, process.pid))
+        return process.pid
+
+    yield start
+    for process in started:
+        process.terminate()
+    for process in started:
+        process.wait(RECOVERED_WITHIN_S)
+
+
+@contextmanager
+def batch_held(crowd: Crowd) -> Iterator[None]:
+    """Keep a drain in the middle of its transaction: it waits for a wallet that we hold."""
+    with crowd.shop.sessions.transaction() as conn:
+        conn.execute(text("SELECT 1 FROM wallets FOR UPDATE"))
+        crowd.send(300)
+        wait_for(lambda: crowd.waiting() > 0)
+        yield
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """Stop a process and its children; continue them at the end, whatever happened."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    for process in family:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+def test_a_worker_frozen_inside_a_batch_is_overtaken_and_resumes_without_harm(
+    crowd: Crowd, start_stack: StartStack, start_celery: StartCelery
+) -> None:
+    sleeper = start_stack(GULLAK_IDLE_IN_TRANSACTION_TIMEOUT_MS="1000")
+    with ExitStack() as asleep:
+        with batch_held(crowd):
+            asleep.enter_context(frozen(sleeper.pids["worker"]))
+        start_celery("worker", "-n", "other@%h", "-Q", "debit", "--concurrency", "1")
+        crowd.wait_drained()
+    crowd.send(200)
+
+    crowd.wait_drained()
+    wait_for(lambda: not sleeper.missing())
+    assert crowd.broken() == []
+
+
+def test_a_worker_killed_inside_a_batch_is_replaced_and_the_batch_is_charged_once(
+    crowd: Crowd, start_stack: StartStack
+) -> None:
+    stack = start_stack()
+    with batch_held(crowd):
+        os.kill(stack.pids["worker"], signal.SIGKILL)
+
+    crowd.wait_drained()
+    assert crowd.broken() == []
+
+
+def test_a_worker_told_to_stop_inside_a_batch_finishes_it_and_redoes_nothing(
+    crowd: Crowd, start_stack: StartStack
+) -> None:
+    stack = start_stack()
+    before = stack.pids["worker"]
+    with batch_held(crowd):
+        os.kill(before, signal.SIGTERM)
+    wait_for(lambda: stack.pids.get("worker", before) != before)
+
+    crowd.wait_drained()
+    assert crowd.counted("replayed_count") == 0
+    assert crowd.broken() == []
+
+
+def test_two_beats_at_once_have_every_effect_once(
+    crowd: Crowd, start_stack: StartStack, start_celery: StartCelery
+) -> None:
+    stack = start_stack()
+    second = start_celery("beat")
+
+    for _ in range(3):
+        crowd.send(200)
+        crowd.wait_drained()
+        crowd.top_up()
+
+    assert stack.pids["beat"] != second
+    assert not stack.missing()
+    assert crowd.broken() == []
+
+
+def test_while_beat_is_frozen_the_worker_drains_by_its_own_pulse(
+    crowd: Crowd, start_stack: StartStack
+) -> None:
+    stack = start_stack()
+    log = stack.data_dir / "log" / "worker.log"
+    with frozen(stack.pids["beat"]):
+        wait_for(lambda: "beat is silent" in log.read_text())
+
+        crowd.send(300)
+
+        crowd.wait_drained()
+    assert crowd.broken() == []
