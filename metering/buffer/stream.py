@@ -218,8 +218,9 @@ class UsageBuffer:
         for shard in self.shards:
             pipe.xlen(stream_key(shard))
         held, *lengths = pipe.execute()
-        if int(held[0] or 0) > 0 and int(held[2] or 0) != len(self.shards):
-            raise ShardMismatchError(len(self.shards), int(held[2] or 0))
+        shards = int(held[2] or len(self.shards))
+        if int(held[0] or 0) > 0 and shards != len(self.shards):
+            raise ShardMismatchError(len(self.shards), shards)
         busy = tuple(s for s, length in zip(self.shards, lengths, strict=True) if length)
         return Backlog(int(held[0] or 0), int(held[1] or 0), busy)
 
