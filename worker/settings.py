@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     # Waits between attempts; after the last comes the dead letter. The contract's schedule.
     webhook_retry_s: tuple[int, ...] = (5, 300, 1800, 7200, 18_000, 36_000, 36_000)
     # How long a receiver may take, from the connection to the end of its answer: the contract's.
-    webhook_timeout_s: float = Field(15.0, gt=0, le=60)
+    webhook_timeout_s: float = Field(15.0, gt=0, le=30)
     # Private, loopback and link-local receivers are refused, unless this allows them (tests).
     webhook_allow_private: bool = False
     # An endpoint that failed this many times in a row, over at least a day, is disabled.

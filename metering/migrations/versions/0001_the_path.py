@@ -324,7 +324,11 @@ CREATE TABLE webhook_deliveries (
     delivered_at timestamptz,
     PRIMARY KEY (webhook_event_id, endpoint_id)
 );
-CREATE INDEX webhook_deliveries_due ON webhook_deliveries (due_at) WHERE status = 'pending';
+-- By endpoint first: claims take turns between endpoints, however much is due for one of them.
+CREATE INDEX webhook_deliveries_due ON webhook_deliveries (endpoint_id, due_at, webhook_event_id)
+    WHERE status = 'pending';
+CREATE INDEX webhook_deliveries_dead ON webhook_deliveries (endpoint_id, webhook_event_id)
+    WHERE status = 'dead';
 CREATE INDEX webhook_deliveries_of_endpoint ON webhook_deliveries (endpoint_id, webhook_event_id);
 CREATE TABLE webhook_attempts (
     webhook_event_id text COLLATE "C" NOT NULL,

@@ -1,0 +1,358 @@
+"""The producer's client without Redis: what it keeps, when it sends, and when it cannot."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from metering.accept import Meter
+from metering.accept.client import new_event_id
+from metering.accept.quantities import Quantities, SummedProperties
+from metering.accept.sender import Link
+from metering.buffer.chunk import BufferedEvent
+from metering.errors import (
+    BufferFullError,
+    BufferUnavailableError,
+    ConfigurationError,
+    InvalidInputError,
+)
+from metering.ids import BusinessId
+
+HOUR_S = 3600.0
+
+
+class FakeBuffer:
+    """Holds what it is given, unless told to fail; `arrived` is set by every call."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[BufferedEvent]] = []
+        self.attempts: list[list[str]] = []
+        self.errors: list[Exception] = []
+        self.down: Exception | None = None
+        self.culprit = ""
+        self.summed: SummedProperties = {}
+        self.is_closed = False
+
+    def append(self, _business: BusinessId, events: Sequence[BufferedEvent]) -> None:
+        ids = [event.event_id for event in events]
+        self.attempts.append(ids)
+        if self.errors:
+            raise self.errors.pop(0)
+        if self.down:
+            raise self.down
+        if self.culprit in ids:
+            raise TypeError("not JSON")
+        self.batches.append(list(events))
+
+    def link(self) -> Link:
+        return Link(self.append, lambda _business: self.summed, self.close)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    @property
+    def ids(self) -> list[str]:
+        return [event.event_id for batch in self.batches for event in batch]
+
+
+@contextmanager
+def meter_over(buffer: FakeBuffer, **options: object) -> Iterator[Meter]:
+    settings: dict[str, object] = {
+        "flush_interval_s": HOUR_S,
+        "close_timeout_s": 0.2,
+        "redis_timeout_s": 1.0,
+        "handle_sigterm": False,
+    }
+    made = Meter("", "bus_1", link=buffer.link, **(settings | options))  # type: ignore[arg-type]
+    with made as meter:
+        yield meter
+
+
+def eventually(holds: Callable[[], object], timeout_s: float = 5.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, "it never held"
+        time.sleep(0.002)
+
+
+def record(meter: Meter, count: int = 1, **metadata: object) -> list[str]:
+    return [meter.record("call", f"cus_{n}", metadata=metadata) for n in range(count)]
+
+
+@pytest.fixture
+def buffer() -> FakeBuffer:
+    return FakeBuffer()
+
+
+def test_a_full_batch_goes_out_at_once(buffer: FakeBuffer) -> None:
+    with meter_over(buffer, flush_events=3) as meter:
+        ids = record(meter, 3)
+        eventually(lambda: buffer.ids == ids)
+        record(meter, 2)
+        time.sleep(0.05)
+
+        assert [len(batch) for batch in buffer.batches] == [3]
+
+
+def test_a_lonely_event_goes_out_when_it_is_old_enough(buffer: FakeBuffer) -> None:
+    with meter_over(buffer, flush_interval_s=0.05) as meter:
+        started = time.monotonic()
+        ids = record(meter)
+        eventually(lambda: buffer.ids == ids)
+
+        assert time.monotonic() - started >= 0.05
+
+
+def test_flush_sends_everything_in_batches_and_in_order(buffer: FakeBuffer) -> None:
+    with meter_over(buffer, flush_events=4) as meter:
+        ids = record(meter, 10)
+
+        assert meter.flush()
+        assert buffer.ids == ids
+        assert max(len(batch) for batch in buffer.batches) <= 4
+        assert (meter.stats.sent, meter.stats.pending, meter.stats.pending_bytes) == (10, 0, 0)
+
+
+def test_closing_sends_the_rest_and_closes_the_connection(buffer: FakeBuffer) -> None:
+    with meter_over(buffer) as meter:
+        ids = record(meter, 3)
+
+    assert buffer.ids == ids
+    assert buffer.is_closed
+    assert meter.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        record(meter)
+
+
+def test_a_meter_that_recorded_nothing_never_connects(buffer: FakeBuffer) -> None:
+    with meter_over(buffer):
+        pass
+
+    assert not buffer.is_closed
+
+
+def test_id_and_time_are_stamped_once_and_a_retry_is_the_same_event(buffer: FakeBuffer) -> None:
+    buffer.errors = [BufferUnavailableError("TimeoutError"), BufferUnavailableError("away")]
+    with meter_over(buffer) as meter:
+        ids = record(meter, 2)
+        before = datetime.now(UTC)
+
+        assert meter.flush()
+        assert buffer.attempts == [ids, ids, ids]
+        assert meter.stats.retries == 2
+        assert meter.stats.last_error == (
+            "BufferUnavailableError: the usage buffer did not answer: away"
+        )
+    (batch,) = buffer.batches
+    assert all(datetime.fromisoformat(event.event_at) <= before for event in batch)
+
+
+def test_events_recorded_during_an_outage_follow_in_order(buffer: FakeBuffer) -> None:
+    with meter_over(buffer, flush_events=2, flush_interval_s=0.01) as meter:
+        buffer.down = BufferUnavailableError("away")
+        ids = record(meter, 3)
+        eventually(lambda: meter.stats.retries)
+        ids += record(meter, 4)
+        buffer.down = None
+
+        assert meter.flush()
+        assert buffer.ids == ids
+
+
+def test_a_full_buffer_is_waited_for_but_a_flush_asks_again_at_once(buffer: FakeBuffer) -> None:
+    buffer.down = BufferFullError(retry_after_s=600)
+    with meter_over(buffer, flush_events=1) as meter:
+        ids = record(meter)
+        eventually(lambda: meter.stats.retries == 1)
+        buffer.down = None
+
+        assert meter.flush()
+        assert buffer.ids == ids
+
+
+def test_a_flush_that_cannot_be_done_says_so_in_time(buffer: FakeBuffer) -> None:
+    buffer.down = BufferUnavailableError("away")
+    with meter_over(buffer) as meter:
+        record(meter)
+        started = time.monotonic()
+
+        assert not meter.flush(timeout_s=0.1)
+        assert time.monotonic() - started < 1
+
+
+def test_closing_gives_up_in_time_and_counts_what_is_left(
+    buffer: FakeBuffer, caplog: pytest.LogCaptureFixture
+) -> None:
+    buffer.down = BufferUnavailableError("away")
+    with meter_over(buffer, flush_events=2) as meter:
+        record(meter, 5)
+        started = time.monotonic()
+
+        assert not meter.close()
+        assert time.monotonic() - started < 1.5
+    assert (meter.stats.dropped, meter.stats.pending) == (5, 0)
+    assert "5 usage events were given up" in caplog.text
+
+
+def test_an_event_that_cannot_be_written_does_not_hold_up_the_others(buffer: FakeBuffer) -> None:
+    with meter_over(buffer) as meter:
+        ids = record(meter, 5)
+        buffer.culprit = ids[2]
+
+        assert meter.flush()
+        assert buffer.ids == [ids[0], ids[1], ids[3], ids[4]]
+        assert (meter.stats.sent, meter.stats.unsendable) == (4, 1)
+
+
+def test_an_unexpected_error_neither_ends_the_thread_nor_loses_events(buffer: FakeBuffer) -> None:
+    buffer.errors = [ZeroDivisionError("what?")]
+    with meter_over(buffer) as meter:
+        ids = record(meter, 2)
+
+        assert meter.flush()
+        assert buffer.ids == ids
+
+
+def test_bad_input_is_refused_where_it_comes_from(buffer: FakeBuffer) -> None:
+    with meter_over(buffer) as meter:
+        bad: dict[str, dict[str, object]] = {
+            "event_name": {"event_name": " "},
+            "event_id": {"event_id": ""},
+            "timestamp": {"timestamp": datetime.now(UTC) - timedelta(days=36)},
+            "metadata.tokens": {"metadata": {"tokens": float("nan")}},
+        }
+        for name, fields in bad.items():
+            call = {"event_name": "call", "customer_id": "cus_1"} | fields
+            with pytest.raises(InvalidInputError) as refused:
+                meter.record(**call)  # type: ignore[arg-type]
+
+            assert [problem.field for problem in refused.value.problems] == [name]
+        assert meter.stats.recorded == 0
+
+
+def test_what_a_meter_sums_is_refused_at_the_call_once_it_is_known(buffer: FakeBuffer) -> None:
+    buffer.summed = {"call": frozenset({"tokens"})}
+    with meter_over(buffer) as meter:
+        record(meter)
+        assert meter.flush()
+        with pytest.raises(InvalidInputError, match=r"metadata.tokens: .* negative"):
+            record(meter, tokens=-1)
+
+
+def test_when_full_events_are_dropped_counted_and_warned_of_once(
+    buffer: FakeBuffer, caplog: pytest.LogCaptureFixture
+) -> None:
+    with meter_over(buffer, flush_events=3, pending_events_max=3) as meter:
+        buffer.down = BufferUnavailableError("away")
+        kept = record(meter, 3)
+        with caplog.at_level(logging.WARNING):
+            record(meter, 4)
+
+        assert caplog.text.count("usage is dropped") == 1
+        assert (meter.stats.recorded, meter.stats.dropped, meter.stats.pending) == (7, 4, 3)
+        buffer.down = None
+        assert meter.flush()
+        assert buffer.ids == kept
+        record(meter)
+        assert meter.stats.pending == 1
+
+
+def test_when_full_a_meter_may_raise(buffer: FakeBuffer) -> None:
+    with meter_over(buffer, flush_events=2, pending_events_max=2, on_full="raise") as meter:
+        buffer.down = BufferUnavailableError("away")
+        record(meter, 2)
+        with pytest.raises(BufferFullError):
+            record(meter)
+
+        assert meter.stats.recorded == 2
+        buffer.down = None
+
+
+def test_when_full_a_meter_may_wait_for_room(buffer: FakeBuffer) -> None:
+    options = {"on_full": "block", "block_timeout_s": 5.0}
+    with meter_over(buffer, flush_events=2, pending_events_max=2, **options) as meter:
+        ids = record(meter, 50)
+        meter.flush()
+
+        assert buffer.ids == ids
+
+
+def test_waiting_for_room_ends(buffer: FakeBuffer) -> None:
+    options = {"on_full": "block", "block_timeout_s": 0.05}
+    with meter_over(buffer, flush_events=1, pending_events_max=1, **options) as meter:
+        buffer.down = BufferUnavailableError("away")
+        record(meter)
+        with pytest.raises(BufferFullError):
+            record(meter)
+
+
+def test_pending_is_bounded_in_bytes_too(buffer: FakeBuffer) -> None:
+    with meter_over(buffer, pending_bytes_max=1 << 20) as meter:
+        buffer.down = BufferUnavailableError("away")
+        record(meter, 200, **{f"k{n}": "x" * 500 for n in range(20)})
+
+        assert 0 < meter.stats.pending < 110
+        assert meter.stats.pending_bytes <= 1 << 20
+        assert meter.stats.dropped == 200 - meter.stats.pending
+
+
+def test_bounds_that_cannot_work_are_refused() -> None:
+    for bounds in ({"pending_events_max": 10, "flush_events": 11}, {"pending_bytes_max": 1000}):
+        with pytest.raises(ConfigurationError):
+            Meter("redis://localhost", "bus_1", **bounds)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="address"):
+        Meter("http://localhost", "bus_1")
+
+
+def test_many_threads_record_everything_once(buffer: FakeBuffer) -> None:
+    with meter_over(buffer, flush_events=100, flush_interval_s=0.001) as meter:
+        threads = [threading.Thread(target=record, args=(meter, 500)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert meter.flush()
+
+        assert len(buffer.ids) == len(set(buffer.ids)) == meter.stats.sent == 4000
+
+
+def test_ids_sort_by_time_and_never_repeat() -> None:
+    ids = [new_event_id() for _ in range(10_000)]
+
+    assert len(set(ids)) == len(ids)
+    assert [one[:10] for one in ids] == sorted(one[:10] for one in ids)
+
+
+class FakeRedis:
+    """Answers `hget` from a script: text, nothing, or an error."""
+
+    def __init__(self, *answers: bytes | Exception | None) -> None:
+        self.answers = list(answers)
+
+    def hget(self, _key: str, _field: str) -> bytes | None:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def test_summed_properties_are_read_once_per_period() -> None:
+    known = Quantities(FakeRedis(b'{"call":["tokens"]}'), ttl_s=HOUR_S)  # type: ignore[arg-type]
+
+    for _ in range(3):
+        assert known.summed(BusinessId("bus_1")) == {"call": frozenset({"tokens"})}
+
+
+@pytest.mark.parametrize("bad", [b"{", b"[]", b'{"call":5}'])
+def test_without_an_answer_the_last_known_properties_hold(bad: bytes) -> None:
+    redis = FakeRedis(RedisTimeoutError(), b'{"call":["tokens"]}', RedisTimeoutError(), bad, None)
+    known = Quantities(redis, ttl_s=0)  # type: ignore[arg-type]
+    answers = [known.summed(BusinessId("bus_1")) for _ in range(5)]
+
+    tokens = {"call": frozenset({"tokens"})}
+    assert answers == [{}, tokens, tokens, tokens, {}]
