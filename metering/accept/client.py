@@ -38,7 +38,7 @@ class Meter:
     same ids: the debit counts an event id once, however often it arrives.
 
     What is kept is bounded by `pending_events_max` and `pending_bytes_max` (as JSON; Python needs
-    about five times that). Then `on_full` decides:
+    about four times that). Then `on_full` decides:
 
     drop    the event is counted in `stats.dropped` and a warning is logged once a minute
     raise   `record` raises BufferFullError
@@ -46,7 +46,8 @@ class Meter:
 
     At exit, on SIGTERM and on `close` it sends for up to `close_timeout_s`; a killed process
     loses what is pending: at most what it recorded in the last `flush_interval_s`, while Redis
-    answers. `shards` and the high-water marks must be those of the workers.
+    answers. `shards` and the high-water marks must be those of the workers: while Redis holds
+    events in another number of shards nothing is sent, and `stats.last_error` says why.
     """
 
     def __init__(

@@ -1,59 +1,20 @@
 """The buffer on a real Redis; after each step the whole keyspace is what it must be."""
 
 import random
-import signal
-import time
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-from metering.buffer.chunk import BufferedEvent, decode_chunk, encode_chunk
+from buffer_probe import BUSINESS, SHARDS, events_of, keyspace, open_buffer, size_of
+from metering.buffer.chunk import BufferedEvent, decode_chunk
 from metering.buffer.keys import BACKLOG, PULSE, Shard, account_key, attempts_key, stream_key
 from metering.buffer.shard import shard_of
-from metering.buffer.stream import Durability, UsageBuffer, connect
+from metering.buffer.stream import UsageBuffer
 from metering.errors import (
     BufferFullError,
-    BufferUnavailableError,
-    DurabilityError,
     MalformedChunkError,
     ShardMismatchError,
 )
-from metering.ids import BusinessId
-from own_redis import OwnRedis, running_redis
-
-BUSINESS = BusinessId("bus_1")
-SHARDS = 4
-HIGH_WATER_BYTES = 1 << 20
-# Customers of the first shards, one each.
-CUSTOMERS = {
-    shard_of(BUSINESS, customer, SHARDS): customer for customer in (f"cus_{n}" for n in range(64))
-}
-
-
-def events_of(shard: int, *ids: str) -> list[BufferedEvent]:
-    return [
-        BufferedEvent(one, CUSTOMERS[Shard(shard)], "call", "2026-01-31T09:30:00.000000Z", {"n": 1})
-        for one in ids
-    ]
-
-
-def open_buffer(
-    url: str,
-    *,
-    shards: int = SHARDS,
-    events: int = 1000,
-    size_bytes: int = HIGH_WATER_BYTES,
-    durability: Durability = "everysec",
-) -> UsageBuffer:
-    return UsageBuffer(
-        connect(url, timeout_s=1.5),
-        shards=shards,
-        high_water_events=events,
-        high_water_bytes=size_bytes,
-        durability=durability,
-    )
 
 
 @pytest.fixture
@@ -62,32 +23,6 @@ def four(redis_url: str) -> Iterator[UsageBuffer]:
     opened = open_buffer(redis_url)
     yield opened
     opened.redis.close()
-
-
-def keyspace(buffer: UsageBuffer) -> dict[str, object]:
-    """Return all that Redis holds: streams as lists of event ids, hashes without the epoch."""
-    redis: Any = buffer.redis  # its annotations allow for clients that decode
-    found: dict[str, object] = {}
-    for raw_key in redis.keys("*"):
-        key = raw_key.decode()
-        if redis.type(raw_key) == b"stream":
-            found[key] = [ids_in(fields[b"e"]) for _, fields in redis.xrange(raw_key)]
-        elif redis.type(raw_key) == b"hash":
-            fields = redis.hgetall(raw_key)
-            found[key] = {
-                name.decode(): int(value) for name, value in fields.items() if name != b"epoch"
-            }
-        else:
-            found[key] = redis.get(raw_key)
-    return found
-
-
-def ids_in(payload: bytes) -> list[str]:
-    return [event.event_id for event in decode_chunk(payload)]
-
-
-def size_of(*chunks: list[BufferedEvent]) -> int:
-    return sum(len(encode_chunk(chunk)) for chunk in chunks)
 
 
 def account(accepted: list[list[BufferedEvent]], settled: list[list[BufferedEvent]]) -> object:
@@ -325,104 +260,3 @@ def test_accepted_is_settled_plus_buffered_whatever_the_order(four: UsageBuffer)
         "events": sum(map(len, everything)),
         "bytes": size_of(*everything),
     }
-
-
-@pytest.fixture
-def own_redis(data_dir: Path) -> Iterator[OwnRedis]:
-    with running_redis(data_dir) as server:
-        yield server
-
-
-@pytest.fixture
-def own(own_redis: OwnRedis) -> Iterator[UsageBuffer]:
-    opened = open_buffer(own_redis.url)
-    yield opened
-    opened.redis.close()
-
-
-def test_out_of_memory_refuses_keeps_and_recovers(own: UsageBuffer, own_redis: OwnRedis) -> None:
-    """Under noeviction a full Redis takes nothing, loses nothing, and still lets the drain trim."""
-    own.append(BUSINESS, events_of(0, "a") + events_of(1, "b"))
-    before = keyspace(own)
-    own_redis.configure(maxmemory="1")
-    with pytest.raises(BufferUnavailableError):
-        own.append(BUSINESS, events_of(0, "c") + events_of(2, "d"))
-
-    assert keyspace(own) == before
-    assert own.trim(Shard(0), own.read_head(Shard(0), 10)) == 1
-    own_redis.configure(maxmemory="0")
-    own.append(BUSINESS, events_of(0, "c"))
-    assert own.backlog().events == 2
-
-
-def test_a_killed_redis_comes_back_with_everything_and_the_pool_recovers(
-    own: UsageBuffer, own_redis: OwnRedis
-) -> None:
-    own.append(BUSINESS, events_of(0, "a"))
-    time.sleep(1.2)  # everysec
-    before = keyspace(own)
-    own_redis.kill()
-    with pytest.raises(BufferUnavailableError):
-        own.append(BUSINESS, events_of(0, "b"))
-    own_redis.start()
-
-    assert keyspace(own) == before
-    own.append(BUSINESS, events_of(0, "b"))
-    assert [ids_in(chunk.payload) for chunk in own.read_head(Shard(0), 10)] == [["a"], ["b"]]
-
-
-def test_a_restart_between_two_calls_is_not_even_noticed(
-    own: UsageBuffer, own_redis: OwnRedis
-) -> None:
-    """The pool holds a socket that the restart closed: one retry, no error."""
-    own.append(BUSINESS, events_of(0, "a"))
-    own_redis.kill()
-    own_redis.start()
-    own.append(BUSINESS, events_of(0, "b"))
-
-    assert own.read_head(Shard(0), 10)
-
-
-def test_a_frozen_redis_costs_one_bounded_wait_and_a_repetition_is_harmless(
-    own: UsageBuffer, own_redis: OwnRedis
-) -> None:
-    own.append(BUSINESS, events_of(0, "a"))
-    own_redis.send(signal.SIGSTOP)
-    started = time.monotonic()
-    try:
-        with pytest.raises(BufferUnavailableError):
-            own.append(BUSINESS, events_of(0, "b"))
-    finally:
-        own_redis.send(signal.SIGCONT)
-
-    assert time.monotonic() - started < 2
-    own.append(BUSINESS, events_of(0, "b"))
-    held = [ids_in(chunk.payload) for chunk in own.read_head(Shard(0), 10)]
-    assert held in ([["a"], ["b"]], [["a"], ["b"], ["b"]])
-
-
-@pytest.mark.parametrize(
-    "config", [{"appendfsync": "everysec"}, {"appendfsync": "always", "appendonly": "no"}]
-)
-def test_strict_durability_is_refused_where_it_cannot_be_kept(
-    own_redis: OwnRedis, config: Mapping[str, str]
-) -> None:
-    own_redis.configure(**config)
-    strict = open_buffer(own_redis.url, durability="strict")
-    with pytest.raises(DurabilityError):
-        strict.append(BUSINESS, events_of(0, "a"))
-
-    assert keyspace(strict) == {}
-    strict.redis.close()
-
-
-def test_strict_durability_loses_nothing_to_a_kill(data_dir: Path) -> None:
-    with running_redis(data_dir, "always") as server:
-        strict = open_buffer(server.url, durability="strict")
-        for n in range(50):
-            strict.append(BUSINESS, events_of(0, str(n)))
-        server.kill()
-        server.start()
-
-        assert strict.account(Shard(0)).buffered == 50
-        strict.redis.close()

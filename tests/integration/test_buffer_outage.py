@@ -1,0 +1,118 @@
+"""The buffer while its Redis is full, killed, frozen or not durable enough."""
+
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from buffer_probe import BUSINESS, events_of, ids_in, keyspace, open_buffer
+from metering.buffer.keys import Shard
+from metering.buffer.stream import UsageBuffer
+from metering.errors import (
+    BufferUnavailableError,
+    DurabilityError,
+)
+from own_redis import OwnRedis, running_redis
+
+
+@pytest.fixture
+def own_redis(data_dir: Path) -> Iterator[OwnRedis]:
+    with running_redis(data_dir) as server:
+        yield server
+
+
+@pytest.fixture
+def own(own_redis: OwnRedis) -> Iterator[UsageBuffer]:
+    opened = open_buffer(own_redis.url)
+    yield opened
+    opened.redis.close()
+
+
+def test_out_of_memory_refuses_keeps_and_recovers(own: UsageBuffer, own_redis: OwnRedis) -> None:
+    """Under noeviction a full Redis takes nothing, loses nothing, and still lets the drain trim."""
+    own.append(BUSINESS, events_of(0, "a") + events_of(1, "b"))
+    before = keyspace(own)
+    own_redis.configure(maxmemory="1")
+    with pytest.raises(BufferUnavailableError):
+        own.append(BUSINESS, events_of(0, "c") + events_of(2, "d"))
+
+    assert keyspace(own) == before
+    assert own.trim(Shard(0), own.read_head(Shard(0), 10)) == 1
+    own_redis.configure(maxmemory="0")
+    own.append(BUSINESS, events_of(0, "c"))
+    assert own.backlog().events == 2
+
+
+def test_a_killed_redis_comes_back_with_everything_and_the_pool_recovers(
+    own: UsageBuffer, own_redis: OwnRedis
+) -> None:
+    own.append(BUSINESS, events_of(0, "a"))
+    time.sleep(1.2)  # everysec
+    before = keyspace(own)
+    own_redis.kill()
+    with pytest.raises(BufferUnavailableError):
+        own.append(BUSINESS, events_of(0, "b"))
+    own_redis.start()
+
+    assert keyspace(own) == before
+    own.append(BUSINESS, events_of(0, "b"))
+    assert [ids_in(chunk.payload) for chunk in own.read_head(Shard(0), 10)] == [["a"], ["b"]]
+
+
+def test_a_restart_between_two_calls_is_not_even_noticed(
+    own: UsageBuffer, own_redis: OwnRedis
+) -> None:
+    """The pool holds a socket that the restart closed: one retry, no error."""
+    own.append(BUSINESS, events_of(0, "a"))
+    own_redis.kill()
+    own_redis.start()
+    own.append(BUSINESS, events_of(0, "b"))
+
+    assert own.read_head(Shard(0), 10)
+
+
+def test_a_frozen_redis_costs_one_bounded_wait_and_a_repetition_is_harmless(
+    own: UsageBuffer, own_redis: OwnRedis
+) -> None:
+    own.append(BUSINESS, events_of(0, "a"))
+    own_redis.send(signal.SIGSTOP)
+    started = time.monotonic()
+    try:
+        with pytest.raises(BufferUnavailableError):
+            own.append(BUSINESS, events_of(0, "b"))
+    finally:
+        own_redis.send(signal.SIGCONT)
+
+    assert time.monotonic() - started < 2
+    own.append(BUSINESS, events_of(0, "b"))
+    held = [ids_in(chunk.payload) for chunk in own.read_head(Shard(0), 10)]
+    assert held in ([["a"], ["b"]], [["a"], ["b"], ["b"]])
+
+
+@pytest.mark.parametrize(
+    "config", [{"appendfsync": "everysec"}, {"appendfsync": "always", "appendonly": "no"}]
+)
+def test_strict_durability_is_refused_where_it_cannot_be_kept(
+    own_redis: OwnRedis, config: Mapping[str, str]
+) -> None:
+    own_redis.configure(**config)
+    strict = open_buffer(own_redis.url, durability="strict")
+    with pytest.raises(DurabilityError):
+        strict.append(BUSINESS, events_of(0, "a"))
+
+    assert keyspace(strict) == {}
+    strict.redis.close()
+
+
+def test_strict_durability_loses_nothing_to_a_kill(data_dir: Path) -> None:
+    with running_redis(data_dir, "always") as server:
+        strict = open_buffer(server.url, durability="strict")
+        for n in range(50):
+            strict.append(BUSINESS, events_of(0, str(n)))
+        server.kill()
+        server.start()
+
+        assert strict.account(Shard(0)).buffered == 50
+        strict.redis.close()
