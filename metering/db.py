@@ -43,13 +43,6 @@ def copy_in(conn: Connection, statement: LiteralString, lines: list[str]) -> Non
         copy.write("\n".join(lines).encode())
 
 
-def copy_text(value: str) -> str:
-    """Escape a text for a COPY field."""
-    return (
-        value.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
-    )
-
-
 def is_transient(error: BaseException) -> bool:
     """Tell whether the whole transaction may simply be run again: the cause is not in the data."""
     cause = error.orig if isinstance(error, DBAPIError) else error

@@ -21,7 +21,7 @@ from typing import Final
 INT64_MAX: Final = 2**63 - 1
 QUANTITY_MAX: Final = Decimal(10**12)
 QUANTITY_DECIMALS_MAX: Final = 12
-_QUANTITY_MAX_INT: Final = int(QUANTITY_MAX)
+QUANTITY_MAX_INT: Final = int(QUANTITY_MAX)
 PRICE_INTEGER_DIGITS_MAX: Final = 5
 PRICE_DECIMALS_MAX: Final = 12
 UNIT_PRICE_DECIMALS_MAX: Final = 21
@@ -45,7 +45,7 @@ def quantity_of(value: object) -> Decimal | None:
     decimal text, from 0 to `QUANTITY_MAX`, with up to `QUANTITY_DECIMALS_MAX` decimals.
     """
     if type(value) is int:  # almost always, so it goes first and without further looks
-        return Decimal(value) if 0 <= value <= _QUANTITY_MAX_INT else None
+        return Decimal(value) if 0 <= value <= QUANTITY_MAX_INT else None
     if type(value) is float:
         quantity = Decimal(repr(value))
     elif type(value) is str and _DECIMAL_TEXT.fullmatch(value):

@@ -64,4 +64,4 @@ def ids_in(payload: bytes) -> list[str]:
 
 
 def size_of(*chunks: list[BufferedEvent]) -> int:
-    return sum(len(encode_chunk(chunk)) for chunk in chunks)
+    return sum(len(encode_chunk(BUSINESS, chunk)) for chunk in chunks)

@@ -1,7 +1,5 @@
 """`Meter`: record usage inside an API process; a thread of its own carries it to Redis."""
 
-import os
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime
@@ -10,7 +8,6 @@ from types import TracebackType
 from typing import Final, Literal, Self
 
 import orjson
-from ulid import ULID
 
 from metering.accept import lifecycle
 from metering.accept.check import check_event
@@ -21,7 +18,7 @@ from metering.accept.record import DEFAULT_LIMITS
 from metering.accept.sender import Link, Rarely, Sender, log
 from metering.buffer.stream import Durability, UsageBuffer, connect
 from metering.errors import BufferFullError, ConfigurationError
-from metering.ids import BusinessId
+from metering.ids import BusinessId, new_ulid
 
 OnFull = Literal["drop", "block", "raise"]
 
@@ -126,7 +123,7 @@ class Meter:
         if self._is_closed:
             raise RuntimeError("the meter is closed")
         fields = {
-            "event_id": new_event_id() if event_id is None else event_id,
+            "event_id": new_ulid() if event_id is None else event_id,
             "customer_id": customer_id,
             "event_name": event_name,
             "timestamp": timestamp,
@@ -201,15 +198,6 @@ class Meter:
         self._sender = Sender(
             self._pending, self._business_id, self._connect, lifecycle.leave_if_last
         )
-
-
-def new_event_id() -> str:
-    """Return a ULID of the clock and 80 random bits.
-
-    Not `ULID()`: that counts up from its last value within a millisecond, and so do two
-    processes that were forked within it; two events with one id would be charged as one.
-    """
-    return str(ULID((time.time_ns() // 1_000_000).to_bytes(6, "big") + os.urandom(10)))
 
 
 def _redis_link(

@@ -156,7 +156,7 @@ class UsageBuffer:
         ]
         for shard, chunk in self._by_shard(business_id, events).items():
             keys += (stream_key(shard), account_key(shard))
-            arguments += (len(chunk), encode_chunk(chunk))
+            arguments += (len(chunk), encode_chunk(business_id, chunk))
         try:
             taken = self._append_durably(keys, arguments)
         except RedisError as error:

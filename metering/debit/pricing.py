@@ -1,8 +1,9 @@
 """Price the events of a batch: whom each charges, how much, in which currency."""
 
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import NamedTuple
+
+import orjson
 
 from metering.debit.batch import KeyedEvent, Refusal
 from metering.errors import (
@@ -13,17 +14,20 @@ from metering.errors import (
 )
 from metering.ids import BusinessId, Currency, CustomerId, WalletId
 from metering.ledger.accounts import Payer
-from metering.money import ZERO
 from metering.rate_card.card import RateCard
 
 
 class PricedEvent(NamedTuple):
-    """An event that can be posted; `wallet_id` None: it is kept and costs nothing."""
+    """An event that can be posted; `wallet_id` None: it is kept and costs nothing.
+
+    Its cost is `mantissa` times 10^-`scale` minor units.
+    """
 
     keyed: KeyedEvent
     wallet_id: WalletId | None
     currency: Currency | None
-    cost: Decimal
+    mantissa: int
+    scale: int
     metered: bool
 
 
@@ -51,19 +55,19 @@ def _price(
     payers: Mapping[CustomerId, Payer],
     keyed: KeyedEvent,
 ) -> PricedEvent:
-    _key, _digest, business_id, event, _metadata, _chunk = keyed
-    payer = payers.get(CustomerId(event[1]))
+    _key, _digest, business_id, customer_id, name, event_at, metadata, _row, _chunk, _line = keyed
+    payer = payers.get(CustomerId(customer_id))
     if payer is None or payer[0] != business_id:
-        raise UnknownCustomerError(f"no customer {event.customer_id!r}")
+        raise UnknownCustomerError(f"no customer {customer_id!r}")
     _business, billing, wallets = payer
-    charge = cards[business_id].charge(event, billing)
+    charge = cards[business_id].charge(name, event_at, orjson.loads(metadata), billing)
     if charge is None:
-        return PricedEvent(keyed, None, None, ZERO, metered=False)
-    currency, cost = charge
+        return PricedEvent(keyed, None, None, 0, 0, metered=False)
+    currency, mantissa, scale = charge
     if currency is None:
-        return PricedEvent(keyed, None, None, ZERO, metered=True)
+        return PricedEvent(keyed, None, None, 0, 0, metered=True)
     wallet_id = wallets.get(currency)
     if wallet_id is None:
         raise NoWalletError(f"no {currency} wallet")
     # Made for every event: straight from a tuple is half the price of the generated constructor.
-    return tuple.__new__(PricedEvent, (keyed, wallet_id, currency, cost, True))
+    return tuple.__new__(PricedEvent, (keyed, wallet_id, currency, mantissa, scale, True))

@@ -30,6 +30,7 @@ from metering.ids import BatchId, WalletId
 from metering.ledger.entry import Posting
 from metering.ledger.post import post
 from metering.money import EXACT, ZERO
+from metering.rate_card.card import exact_cost
 
 
 @dataclass(slots=True)
@@ -128,13 +129,13 @@ class Settlement:
             return
         if not (refusals := self._uncharged(refusals)):
             return
-        unique = {(r.keyed.key, r.keyed.digest): r for r in refusals}
+        unique = {r.keyed.identity: r for r in refusals}
         values = _refusal_columns(list(unique.values()), self.batch_id)
         rows = self.conn.execute(statements.WAITING, {"event_keys": values["event_keys"]})
         waiting = {(row.event_key, row.payload_digest) for row in rows}
         self.conn.execute(statements.REFUSE, values)
         for refusal in refusals:
-            known = (refusal.keyed.key, refusal.keyed.digest)
+            known = refusal.keyed.identity
             self._count(
                 "duplicate" if known in waiting else "refused", refusal.keyed, refusal.events
             )
@@ -146,19 +147,22 @@ class Settlement:
         rows = self.conn.execute(statements.CHARGED_KEYS, {"event_keys": keys})
         charged = {(row.event_key, row.payload_digest) for row in rows}
         for refusal in refusals:
-            if (refusal.keyed.key, refusal.keyed.digest) in charged:
+            if refusal.keyed.identity in charged:
                 self._count("duplicate", refusal.keyed)
-        return [r for r in refusals if (r.keyed.key, r.keyed.digest) not in charged]
+        return [r for r in refusals if r.keyed.identity not in charged]
 
 
 def _postings(events: Sequence[PricedEvent], batch_id: BatchId) -> list[Posting]:
     """One posting per wallet: its exact cost and how many events make it."""
     counts: dict[WalletId, int] = defaultdict(int)
-    costs: dict[WalletId, Decimal] = defaultdict(lambda: ZERO)
-    for _keyed, wallet_id, _currency, cost, _metered in events:
+    mantissas: dict[tuple[WalletId, int], int] = defaultdict(int)
+    for _keyed, wallet_id, _currency, mantissa, scale, _metered in events:
         if wallet_id is not None:
             counts[wallet_id] += 1
-            costs[wallet_id] = EXACT.add(costs[wallet_id], cost)
+            mantissas[wallet_id, scale] += mantissa
+    costs: dict[WalletId, Decimal] = defaultdict(lambda: ZERO)
+    for (wallet_id, scale), mantissa in mantissas.items():
+        costs[wallet_id] = EXACT.add(costs[wallet_id], exact_cost(mantissa, scale))
     return [
         Posting(
             wallet_id=wallet_id,
@@ -178,8 +182,8 @@ def _refusal_columns(refusals: Sequence[Refusal], batch_id: BatchId) -> dict[str
         "business_ids": [r.keyed.business_id for r in refusals],
         "event_keys": [r.keyed.key for r in refusals],
         "digests": [r.keyed.digest for r in refusals],
-        "event_ids": [_storable(r.keyed.event.event_id) for r in refusals],
-        "customer_ids": [_storable(r.keyed.event.customer_id) for r in refusals],
+        "event_ids": [_storable(r.keyed.event_id) for r in refusals],
+        "customer_ids": [_storable(r.keyed.customer_id) for r in refusals],
         "reasons": [r.error.reason for r in refusals],
         "details": [_storable(r.error.message)[:1000] for r in refusals],
         "payloads": [_payload(r) for r in refusals],
@@ -191,7 +195,10 @@ def _payload(refusal: Refusal) -> str:
     """Return the event as it was buffered: what a replay sends again."""
     if isinstance(refusal.error, MalformedChunkError):
         return refusal.keyed.metadata_json
-    return orjson.dumps(tuple(refusal.keyed.event)).decode()
+    try:
+        return orjson.dumps(tuple(refusal.keyed.event)).decode()
+    except MalformedChunkError:
+        return orjson.dumps({"line": refusal.keyed.line}).decode()
 
 
 def _storable(text: str) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from sqlalchemy import Connection
 
 from metering.clock import to_wire
-from metering.db import copy_in, copy_text
+from metering.copy_format import escape
+from metering.db import copy_in
 from metering.errors import NotFoundError
 from metering.ids import WalletId
 from metering.ledger import statements
@@ -91,7 +92,7 @@ def _line(entry: Entry) -> str:
             format(entry.exact_cost, "f"),
             format(entry.remainder_before, "f"),
             format(entry.remainder_after, "f"),
-            copy_text(entry.metadata_json),
+            escape(entry.metadata_json),
             to_wire(entry.created_at),
             _bytea(entry.chain),
         )
@@ -99,7 +100,7 @@ def _line(entry: Entry) -> str:
 
 
 def _nullable(value: str | None) -> str:
-    return r"\N" if value is None else copy_text(value)
+    return r"\N" if value is None else escape(value)
 
 
 def _bytea(value: bytes | None) -> str:

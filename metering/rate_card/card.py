@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, NamedTuple
 
-from metering.buffer.chunk import BufferedEvent, Metadata
+from metering.buffer.chunk import Metadata
 from metering.clock import to_wire
 from metering.errors import BadQuantityError, NoPriceError
 from metering.ids import Currency, MeterId
-from metering.money import EXACT, QUANTITY_MAX, ZERO, quantity_of
+from metering.money import EXACT, QUANTITY_MAX, QUANTITY_MAX_INT, ZERO, quantity_of
 from metering.rate_card.catalogue import Meter, Price
 from metering.rate_card.filter import compile_filter
 
@@ -25,13 +25,27 @@ ONE: Final = Decimal(1)
 
 
 class Charge(NamedTuple):
-    """The exact cost of an event in minor units; `currency` None: nothing to charge."""
+    """The exact cost of an event in minor units: `mantissa` times 10^-`scale`; None: nothing to charge.
+
+    Integers, because they are added and multiplied once per event, ten times as fast as decimals.
+    """
 
     currency: Currency | None
-    cost: Decimal
+    mantissa: int
+    scale: int
+
+    @property
+    def cost(self) -> Decimal:
+        """Return the cost as a decimal."""
+        return exact_cost(self.mantissa, self.scale)
 
 
-FREE: Final = Charge(None, ZERO)
+FREE: Final = Charge(None, 0, 0)
+
+
+def exact_cost(mantissa: int, scale: int) -> Decimal:
+    """Return `mantissa` times 10^-`scale` without rounding."""
+    return EXACT.scaleb(Decimal(mantissa), -scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +90,21 @@ class CompiledMeter:
 
 
 Lines = tuple[tuple[CompiledMeter, Timeline], ...]
-_add, _multiply = EXACT.add, EXACT.multiply
+
+
+class PlainLine(NamedTuple):
+    """What one meter adds to an event: its summed property, and prices as integers of one scale."""
+
+    summed: str | None
+    newest: str
+    newest_price: int
+
+
+class Plain(NamedTuple):
+    """The lines of an event name without filters, in one currency, at a common scale."""
+
+    lines: tuple[PlainLine, ...]
+    scale: int
 
 
 class RateCard:
@@ -90,27 +118,38 @@ class RateCard:
         # Event names whose meters have no filters and share a currency: most traffic, and what
         # they cost is the same few lines for every event.
         self._plain = {
-            (name, currency): lines
+            (name, currency): plain
             for name, found in self._by_event_name.items()
             for currency in self._currencies
-            if (lines := _plain_lines(found, currency)) is not None
+            if (plain := _plain(found, currency)) is not None
         }
 
-    def charge(self, event: BufferedEvent, billing: Currency | None) -> Charge | None:
-        """Return what the event costs; None if no meter measures it.
+    def charge(
+        self, name: str, event_at: str, metadata: Metadata, billing: Currency | None
+    ) -> Charge | None:
+        """Return what an event costs; None if no meter measures it.
 
         Raises:
             BadQuantityError: a property that a meter sums is not a quantity.
             NoPriceError: its meters have prices, but not in a currency that applies.
 
         """
-        _id, _customer, name, event_at, metadata = event
         currency = billing or self._currencies[0]
-        lines = self._plain.get((name, currency))
-        if lines is None:
-            return self._charge_measured(name, event_at, metadata, billing)
-        # Made for every event: straight from a tuple is half the price of the constructor.
-        return tuple.__new__(Charge, (currency, _cost(lines, event_at, metadata)))
+        plain = self._plain.get((name, currency))
+        if plain is not None:
+            lines, scale = plain
+            mantissa = 0
+            for summed, newest, price in lines:
+                quantity = 1 if summed is None else metadata.get(summed)
+                if type(quantity) is not int or event_at < newest:
+                    break  # a fraction, a text, an older price: rare, and not done in integers
+                if not 0 <= quantity <= QUANTITY_MAX_INT:
+                    break
+                mantissa += quantity * price
+            else:
+                # Made for every event: a tuple costs half of what the constructor does.
+                return tuple.__new__(Charge, (currency, mantissa, scale))
+        return self._charge_measured(name, event_at, metadata, billing)
 
     def _charge_measured(
         self, name: str, event_at: str, metadata: Metadata, billing: Currency | None
@@ -127,7 +166,7 @@ class RateCard:
             return _measured_only(measured, metadata)
         currency = self._currency(priced, billing)
         lines = tuple((meter, meter.prices[currency]) for meter in priced)
-        return Charge(currency, _cost(lines, event_at, metadata))
+        return _as_charge(currency, _cost(lines, event_at, metadata))
 
     def _currency(self, priced: list[CompiledMeter], billing: Currency | None) -> Currency:
         """Return the currency in which all priced meters of an event have a price."""
@@ -140,16 +179,36 @@ class RateCard:
         raise NoPriceError("the meters of this event have no currency in common")
 
 
-def _plain_lines(meters: Sequence[CompiledMeter], currency: Currency) -> Lines | None:
+def _plain(meters: Sequence[CompiledMeter], currency: Currency) -> Plain | None:
     if any(meter.matches or currency not in meter.prices for meter in meters):
         return None
-    return tuple((meter, meter.prices[currency]) for meter in meters)
+    timelines = [meter.prices[currency] for meter in meters]
+    scale = max(_scale(timeline.unit_prices[-1]) for timeline in timelines)
+    lines = tuple(
+        PlainLine(
+            meter.summed,
+            timeline.starts[-1],
+            int(EXACT.scaleb(timeline.unit_prices[-1], scale)),
+        )
+        for meter, timeline in zip(meters, timelines, strict=True)
+    )
+    return Plain(lines, scale)
+
+
+def _scale(value: Decimal) -> int:
+    """Return how many decimals a finite value has."""
+    return max(0, -int(value.as_tuple().exponent))
+
+
+def _as_charge(currency: Currency, cost: Decimal) -> Charge:
+    scale = _scale(cost)
+    return Charge(currency, int(EXACT.scaleb(cost, scale)), scale)
 
 
 def _cost(lines: Lines, event_at: str, metadata: Metadata) -> Decimal:
     cost = ZERO
     for meter, prices in lines:
-        cost = _add(cost, _multiply(meter.quantity(metadata), prices.at(event_at)))
+        cost = EXACT.add(cost, EXACT.multiply(meter.quantity(metadata), prices.at(event_at)))
     return cost
 
 

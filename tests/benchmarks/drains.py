@@ -8,7 +8,7 @@ import psycopg
 from bed import CURRENCIES, Bed, Market
 from metering.debit.batch import key_events
 from metering.debit.drain import Drain, drain_shard
-from metering.debit.prepare import _written
+from metering.debit.prepare import _lines
 from metering.debit.pricing import price_events
 from metering.ids import BatchId, CustomerId
 from metering.ledger.accounts import payers
@@ -64,9 +64,9 @@ def _rows(here: Bed, market: Market, head: list) -> bytes:  # type: ignore[type-
     cards = RateCards(CURRENCIES)
     with here.sessions.transaction() as conn:
         current = cards.current(conn, cards.versions(conn, {market.business_id}))
-        known = payers(conn, {CustomerId(event.event.customer_id) for event in keyed})
+        known = payers(conn, {CustomerId(event.customer_id) for event in keyed})
     priced, _ = price_events(current, known, keyed)
-    lines = _written(priced, BatchId(1), lambda text: text)
+    lines = _lines(priced, BatchId(1))
     return "".join(
         f"{line}\t{event.keyed.key}\n" for line, event in zip(lines, priced, strict=True)
     ).encode()

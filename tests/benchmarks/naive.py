@@ -13,6 +13,7 @@ from metering.ids import BusinessId, CustomerId
 from metering.ledger.accounts import payers
 from metering.ledger.entry import Posting
 from metering.ledger.post import post
+from metering.rate_card.card import exact_cost
 from metering.rate_card.cards import RateCards
 from worker.scope import scope
 from worker.settings import settings
@@ -30,10 +31,10 @@ _cards = RateCards(("USD", "INR"))
 @app.task(name="naive.charge")
 def charge(business_id: str, fields: list) -> None:  # type: ignore[type-arg]
     """Charge one event: its key, its row, its entry, in one transaction."""
-    keyed = key_event(BusinessId(business_id), BufferedEvent(*fields), 0)
+    keyed = key_event(BusinessId(business_id), BufferedEvent(*fields))
     with scope().transaction() as conn:
         cards = _cards.current(conn, _cards.versions(conn, {keyed.business_id}))
-        known = payers(conn, {CustomerId(keyed.event.customer_id)})
+        known = payers(conn, {CustomerId(keyed.customer_id)})
         ((event,), _) = price_events(cards, known, [keyed])
         batch_id = conn.exec_driver_sql(
             "INSERT INTO usage_batches (shard, epoch, first_stream_id, last_stream_id,"
@@ -48,14 +49,14 @@ def charge(business_id: str, fields: list) -> None:  # type: ignore[type-arg]
             return
         conn.exec_driver_sql(
             "INSERT INTO usage_events VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
-            (business_id, *keyed.event[:4], keyed.metadata_json, event.currency, event.cost,
-             batch_id),
+            (business_id, *keyed.event[:4], keyed.metadata_json, event.currency,
+             exact_cost(event.mantissa, event.scale), batch_id),
         )  # fmt: skip
         posting = Posting(
             wallet_id=event.wallet_id,
             kind="usage",
             is_credit=False,
-            exact_cost=event.cost,
+            exact_cost=exact_cost(event.mantissa, event.scale),
             batch_id=batch_id,
             event_count=1,
         )

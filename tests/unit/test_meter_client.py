@@ -11,7 +11,6 @@ import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from metering.accept import Meter
-from metering.accept.client import new_event_id
 from metering.accept.quantities import Quantities, SummedProperties
 from metering.accept.sender import Link
 from metering.buffer.chunk import BufferedEvent
@@ -21,7 +20,7 @@ from metering.errors import (
     ConfigurationError,
     InvalidInputError,
 )
-from metering.ids import BusinessId
+from metering.ids import BusinessId, new_ulid
 
 HOUR_S = 3600.0
 
@@ -322,7 +321,7 @@ def test_many_threads_record_everything_once(buffer: FakeBuffer) -> None:
 
 
 def test_ids_sort_by_time_and_never_repeat() -> None:
-    ids = [new_event_id() for _ in range(10_000)]
+    ids = [new_ulid() for _ in range(10_000)]
 
     assert len(set(ids)) == len(ids)
     assert [one[:10] for one in ids] == sorted(one[:10] for one in ids)

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from metering.buffer.chunk import BufferedEvent, Metadata
+from metering.buffer.chunk import Metadata
 from metering.clock import to_wire
 from metering.errors import BadQuantityError, InvalidInputError, NoPriceError
 from metering.ids import BusinessId, Currency, MeterId, PriceId
-from metering.rate_card.card import FREE, Charge, RateCard
+from metering.rate_card.card import RateCard
 from metering.rate_card.catalogue import Aggregation, Meter, NewPrice, Price, _check_exact
 from metering.rate_card.filter import Filter
 
@@ -78,10 +78,10 @@ def charge(
     name: str = "call",
     at: datetime = CHANGE,
     billing: Currency | None = None,
-) -> Charge | None:
+) -> tuple[Currency | None, Decimal] | None:
     given_metadata: Metadata = {"tokens": 10} if metadata is None else metadata
-    event = BufferedEvent("evt", "cus", name, to_wire(at), given_metadata)
-    return RateCard(meters, prices, (USD, INR)).charge(event, billing)
+    found = RateCard(meters, prices, (USD, INR)).charge(name, to_wire(at), given_metadata, billing)
+    return None if found is None else (found.currency, found.cost)
 
 
 def test_a_sum_costs_its_property_times_the_price_of_a_unit() -> None:
@@ -181,7 +181,7 @@ def test_an_archived_meter_measures_nothing() -> None:
 
 
 def test_meters_without_any_price_cost_nothing() -> None:
-    assert charge([meter()], []) == FREE
+    assert charge([meter()], []) == (None, 0)
 
 
 def test_a_meter_without_a_price_adds_nothing_to_one_that_has() -> None:

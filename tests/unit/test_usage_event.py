@@ -23,6 +23,7 @@ from metering.money import QUANTITY_MAX
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 LIMITS = AcceptLimits()
+BUSINESS = BusinessId("bus_1")
 INT64_MAX = 2**63 - 1
 
 
@@ -196,7 +197,7 @@ def test_a_subclass_of_a_builtin_becomes_the_builtin_that_json_can_write() -> No
 
     assert taken.metadata == {"tier": "gold", "latency_s": 0.25}
     assert {type(value) for value in taken.metadata.values()} == {str, float}
-    assert decode_chunk(encode_chunk([taken])) == [taken]
+    assert decode_chunk(encode_chunk(BUSINESS, [taken])) == [taken]
 
 
 def test_missing_and_unknown_fields_and_what_is_no_object_are_named() -> None:
@@ -371,7 +372,7 @@ def test_every_accepted_event_comes_out_of_its_chunk_unchanged(
         metadata=metadata,
     )
     taken = check_events([event], LIMITS, now=NOW)
-    (out,) = decode_chunk(encode_chunk(taken))
+    (out,) = decode_chunk(encode_chunk(BUSINESS, taken))
 
     assert out == taken[0]
     assert out[:3] == (event_id, customer_id, name)
@@ -394,4 +395,4 @@ def test_whatever_comes_in_is_taken_or_refused_never_another_error(anything: obj
         with suppress(InvalidInputError):
             taken = check_events([raw_event(**{field: anything})], LIMITS, now=NOW)
 
-        assert decode_chunk(encode_chunk(taken)) == taken
+        assert decode_chunk(encode_chunk(BUSINESS, taken)) == taken
