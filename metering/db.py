@@ -38,9 +38,8 @@ def copy_in(conn: Connection, statement: LiteralString, lines: list[str]) -> Non
     """Stream `lines` (COPY text format, without line ends) into `statement`'s table."""
     if not lines:
         return
-    lines.append("")
     with driver(conn).cursor() as cursor, cursor.copy(SQL(statement)) as copy:
-        copy.write("\n".join(lines).encode())
+        copy.write("\n".join(lines).encode() + b"\n")
 
 
 def is_transient(error: BaseException) -> bool:

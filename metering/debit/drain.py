@@ -113,7 +113,6 @@ def _write(conn: Connection, drain: Drain, shard: Shard, batch: PreparedBatch) -
         batch = prepare_again(drain, batch)
     cursor = read_cursor(conn, shard, batch.epoch)
     settled_to = stream_position(cursor.last_stream_id)
-    conn.execute(statements.MAKE_STAGE)
     _begin_batch(conn, shard, batch)
     settlement = Settlement(
         conn,

@@ -6,7 +6,7 @@ rate cards, which the transaction looks at again.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from metering.buffer.keys import Epoch, Shard, StreamId
@@ -14,10 +14,10 @@ from metering.buffer.stream import HeadChunk, UsageBuffer
 from metering.db import Transactions
 from metering.debit import statements
 from metering.debit.batch import KeyedEvent, Refusal, key_events
+from metering.debit.payers import Payers
 from metering.debit.pricing import PricedEvent, price_events
 from metering.errors import ConflictingEventError, UnpostableEventError
 from metering.ids import BatchId, BusinessId, CustomerId
-from metering.ledger.accounts import payers
 from metering.rate_card.cards import RateCards
 
 # From the third attempt at a head its batch is halved each time, in case its size is the cause.
@@ -42,6 +42,7 @@ class Drain:
     cards: RateCards
     batch_events: int
     checkpoint: Checkpoint = no_checkpoint
+    payers: Payers = field(default_factory=Payers)
 
 
 class _Read(NamedTuple):
@@ -107,7 +108,8 @@ def _price(
         batch_id = BatchId(conn.execute(statements.NEXT_BATCH).scalar_one())
         versions = drain.cards.versions(conn, {event.business_id for event in keyed})
         cards = drain.cards.current(conn, versions)
-        known = payers(conn, {CustomerId(event.customer_id) for event in keyed})
+        wanted = {CustomerId(event[3]) for event in keyed}
+        known = drain.payers.of(conn, versions, wanted)
     priced, refusals = price_events(cards, known, keyed)
     events, repeated, conflicts = _first_of_each(priced)
     return PreparedBatch(

@@ -41,6 +41,10 @@ ADVANCE_CURSOR: Final = text(
 
 # --- keys ---------------------------------------------------------------------------------------
 
+# Take keys, all of them or none: what most batches need. Sorted, for the same reason as below.
+COPY_KEYS: Final[LiteralString] = (
+    "COPY usage_event_keys (event_key, payload_digest, batch_id) FROM STDIN"
+)
 # A staging table of this connection: `COPY` cannot skip keys that are taken.
 MAKE_STAGE: Final = text(
     "CREATE TEMPORARY TABLE IF NOT EXISTS usage_stage"

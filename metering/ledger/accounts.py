@@ -139,6 +139,8 @@ def open_missing_wallets(conn: Connection, currencies: tuple[str, ...]) -> int:
         ).all():
             _open_wallets(conn, [(row.business_id, row.customer_id, currency) for row in rows])
             opened += len(rows)
+    if opened:
+        conn.execute(statements.MOVE_ALL_RATE_CARDS)
     return opened
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from metering.clock import to_wire
 from metering.ids import BatchId, BusinessId, Currency, CustomerId, EntryId, WalletId
@@ -22,8 +22,7 @@ EventType = Literal[
 Kind = Literal["usage", "manual", "purchase", "correction"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wallet:
+class Wallet(NamedTuple):
     """A wallet as it is under lock. `balance_minor` may be below zero: that is debt."""
 
     wallet_id: WalletId
@@ -60,9 +59,11 @@ class Posting:
     metadata_json: str = "{}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One immutable line of a wallet's history; proves the one before it."""
+class Entry(NamedTuple):
+    """One immutable line of a wallet's history; proves the one before it.
+
+    A tuple: a frozen data class of so many fields takes four times as long to make.
+    """
 
     entry_id: EntryId
     wallet_id: WalletId

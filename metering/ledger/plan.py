@@ -1,7 +1,6 @@
 """From wallets under lock and postings to entries: pure, so that millions can be tested."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -26,8 +25,7 @@ def plan_entries(
     for posting in postings:
         wallet = after[posting.wallet_id]
         entry = _entry(wallet, posting, now)
-        after[posting.wallet_id] = replace(
-            wallet,
+        after[posting.wallet_id] = wallet._replace(
             balance_minor=entry.after_minor,
             remainder=entry.remainder_after,
             version=entry.version,
@@ -66,9 +64,7 @@ def _entry(wallet: Wallet, posting: Posting, now: datetime) -> Entry:
         metadata_json=posting.metadata_json,
         created_at=now,
     )
-    # Set once, on an object that nobody else has seen: a copy per entry would double the cost.
-    object.__setattr__(entry, "chain", chain_digest(wallet.chain, entry))
-    return entry
+    return entry._replace(chain=chain_digest(wallet.chain, entry))
 
 
 def _amounts(wallet: Wallet, posting: Posting) -> tuple[int, Decimal, Decimal]:

@@ -47,7 +47,7 @@ def lock_wallets(conn: Connection, wallet_ids: set[WalletId]) -> dict[WalletId, 
 
     """
     rows = conn.execute(statements.LOCK_WALLETS, {"wallet_ids": sorted(wallet_ids)})
-    wallets = {row.wallet_id: Wallet(**row._mapping) for row in rows}  # noqa: SLF001
+    wallets = {row.wallet_id: Wallet(*row) for row in rows}
     if missing := wallet_ids - wallets.keys():
         raise NotFoundError("wallet", min(missing))
     return wallets

@@ -76,6 +76,8 @@ CUSTOMERS_WITHOUT_WALLET: Final = text(
     " WHERE w.customer_id = c.customer_id AND w.currency = :currency)"
     " ORDER BY c.customer_id LIMIT :page"
 )
+# Say that what processes keep of all customers and prices is out of date.
+MOVE_ALL_RATE_CARDS: Final = text("UPDATE businesses SET rate_card_version = rate_card_version + 1")
 # The wallets of a customer of this business, in the order of their currencies.
 WALLETS_OF_CUSTOMER: Final = text(
     f"SELECT {_WALLET}, created_at, updated_at FROM wallets"

@@ -1,7 +1,6 @@
 """From postings to entries, without a database: sums, versions, chain and limits."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from datetime import UTC, datetime
 from decimal import ROUND_UP, Context, Decimal, localcontext
 from typing import Any
@@ -239,14 +238,14 @@ EDITS: dict[str, Any] = {
 
 
 def test_every_field_of_an_entry_is_edited_below() -> None:
-    assert {field.name for field in fields(Entry)} == {*EDITS, "chain"}
+    assert set(Entry._fields) == {*EDITS, "chain"}
 
 
 @pytest.mark.parametrize("field", EDITS)
 def test_an_edit_of_any_field_changes_the_digest(field: str) -> None:
     (entry,), _after = plan(wallet(), usage("7.5"))
 
-    edited = replace(entry, **{field: EDITS[field]})
+    edited = entry._replace(**{field: EDITS[field]})
 
     assert chain_digest(b"", edited) != entry.chain
 
