@@ -99,7 +99,7 @@ class Shop:
         with self.sessions.transaction() as conn:
             meter = create_meter(conn, self.business_id, new)
             for currency, price in (prices or {"USD": "0.25", "INR": "21.5"}).items():
-                self.price(conn, meter, currency, price, units, effective_from)
+                self.price(conn, meter, currency, price, units=units, effective_from=effective_from)
         return meter
 
     def price(
@@ -108,6 +108,7 @@ class Shop:
         meter: Meter,
         currency: str,
         price: str,
+        *,
         units: int = 1,
         effective_from: datetime = LONG_AGO,
     ) -> None:

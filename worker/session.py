@@ -14,7 +14,8 @@ def make_engine(config: Settings) -> Engine:
     """Return an engine whose sessions carry the timeouts of the settings.
 
     `pool_pre_ping`: after a restart of Postgres the pool would hand out dead connections.
-    Two connections: a task uses one, a watchdog or a metric may look beside it.
+    Three connections: a drain holds its turn at a shard on one, settles a batch on another, and
+    prepares the next on the third.
     """
     options = " ".join(
         f"-c {name}={milliseconds}"
@@ -26,7 +27,7 @@ def make_engine(config: Settings) -> Engine:
     )
     return create_engine(
         config.sqlalchemy_url(),
-        pool_size=2,
+        pool_size=3,
         max_overflow=2,
         pool_pre_ping=True,
         hide_parameters=True,

@@ -49,26 +49,19 @@ def drain_shard(drain: Drain, shard: Shard, slice_s: float) -> DrainReport:
 
     """
     report = DrainReport()
-    if not _is_free(drain, shard):
-        return report
-    for batch in _batches(drain, shard, monotonic() + slice_s):
-        outcome = _settle(drain, shard, batch)
-        if outcome is None:
-            break
-        report.outcome.add(outcome)
-        report.batches += 1
-        report.head_ms = batch.head[-1].position[0]
+    with drain.transaction() as turn:
+        # Only so that two runs do not prepare the same batches, or snatch a shard from each other
+        # between two of them; what guards the money is the lock inside each batch's transaction.
+        if not turn.execute(statements.TRY_TURN, {"shard": shard}).scalar_one():
+            return report
+        for batch in _batches(drain, shard, monotonic() + slice_s):
+            outcome = _settle(drain, shard, batch)
+            if outcome is None:
+                break
+            report.outcome.add(outcome)
+            report.batches += 1
+            report.head_ms = batch.head[-1].position[0]
     return report
-
-
-def _is_free(drain: Drain, shard: Shard) -> bool:
-    """Tell whether no other drain is at work here: it would be a waste to prepare its batch."""
-    with drain.transaction() as conn:
-        return _locked(conn, shard)
-
-
-def _locked(conn: Connection, shard: Shard) -> bool:
-    return bool(conn.execute(statements.TRY_SHARD, {"shard": shard}).scalar_one())
 
 
 def _batches(drain: Drain, shard: Shard, ends_at: float) -> Iterator[PreparedBatch]:
@@ -94,7 +87,7 @@ def _settle(drain: Drain, shard: Shard, batch: PreparedBatch) -> Outcome | None:
     """Settle one batch and trim it; None if another drain has the shard."""
     try:
         with drain.transaction() as conn:
-            if not _locked(conn, shard):
+            if not conn.execute(statements.TRY_SHARD, {"shard": shard}).scalar_one():
                 return None
             outcome = _write(conn, drain, shard, batch)
             drain.checkpoint("before_commit")

@@ -8,6 +8,9 @@ from sqlalchemy import text
 
 # One drain per shard: a lock that ends with the transaction, and with a dead worker's connection.
 TRY_SHARD: Final = text("SELECT pg_try_advisory_xact_lock(1735747692, :shard)")
+# One run at a time prepares batches of a shard: held over all its batches, by a transaction that
+# does nothing else, so it too ends with a dead worker's connection.
+TRY_TURN: Final = text("SELECT pg_try_advisory_xact_lock(1735747695, :shard)")
 # How far this shard's stream has been settled in this epoch.
 CURSOR: Final = text(
     "SELECT shard, epoch, last_stream_id, accepted_count, settled_count, lost_count,"

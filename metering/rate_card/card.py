@@ -25,7 +25,7 @@ ONE: Final = Decimal(1)
 
 
 class Charge(NamedTuple):
-    """The exact cost of an event in minor units: `mantissa` times 10^-`scale`; None: nothing to charge.
+    """The exact cost of an event: `mantissa` times 10^-`scale` minor units; None: no charge.
 
     Integers, because they are added and multiplied once per event, ten times as fast as decimals.
     """

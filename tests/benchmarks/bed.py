@@ -53,7 +53,7 @@ class Bed:
 
 @contextmanager
 def bed() -> Iterator[Bed]:
-    """Start Postgres (fsync on) and Redis (append-only file on) in a folder that is then deleted."""
+    """Start Postgres (fsync on) and Redis (append-only file on) in a temporary folder."""
     folder = Path(tempfile.mkdtemp(prefix="gullak-bench-"))
     supervisor = Supervisor()
     with ExitStack() as cleanup:
@@ -118,6 +118,9 @@ class Market:
                 )
                 for _ in range(customers)
             ]
+        with here.sessions.engine.connect() as plain:
+            maintenance = plain.execution_options(isolation_level="AUTOCOMMIT")
+            maintenance.execute(text("VACUUM ANALYZE customers, wallets"))  # as autovacuum would
         return cls(here, business_id, made)
 
     def events(self, count: int, hot_share: float = 0.0) -> list[BufferedEvent]:

@@ -178,7 +178,7 @@ BAD_ENTRIES: dict[str, tuple[str, dict[str, object]]] = {
     "a used idempotency key": (UNIQUE, {"idempotency_key": "first", "request_digest": b"d"}),
     "a chain of another length": (CHECK, {"chain": b"\1" * 31}),
     "an unknown wallet": (
-        FOREIGN_KEY,
+        CHECK,
         {"wallet_id": "wal_nobody", "version": 1, "before_minor": 0, "after_minor": -10},
     ),
 }
@@ -277,7 +277,7 @@ BAD_STATEMENTS: dict[str, tuple[str, str]] = {
         ),
     ),
     "a wallet of nobody": (
-        FOREIGN_KEY,
+        "23503",
         (
             "INSERT INTO wallets (wallet_id, business_id, customer_id, currency)"
             " SELECT 'wal_raw', business_id, 'cus_nobody', 'USD' FROM businesses"
