@@ -64,7 +64,8 @@ def _entry(wallet: Wallet, posting: Posting, now: datetime) -> Entry:
         metadata_json=posting.metadata_json,
         created_at=now,
     )
-    return entry._replace(chain=chain_digest(wallet.chain, entry))
+    # Made for every wallet of a batch, so without `_replace`, which takes three times as long.
+    return Entry(*entry[:-1], chain=chain_digest(wallet.chain, entry))
 
 
 def _amounts(wallet: Wallet, posting: Posting) -> tuple[int, Decimal, Decimal]:

@@ -229,7 +229,10 @@ def test_every_service_runs_is_found_healthy_and_stops_cleanly(
                 assert machine.running[name].wait(HEALTHY_WITHIN_S) == 0
 
         port = machine.environment("worker")["GULLAK_METRICS_PORT"]
-        assert "gullak_task_runs_total" in httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        address = f"http://127.0.0.1:{port}/metrics"
+        wait_for(
+            lambda: "gullak_task_runs_total" in httpx.get(address).text, "no task was ever counted"
+        )
 
         started = [*machine.running]
         exits = {name: machine.stop(name) for name in reversed(started) if name in LONG_RUNNING}

@@ -48,7 +48,7 @@ def drain_budgets(here: Bed) -> list[Budget]:
     drain_rate(here, large, EVENTS // 5)
     cases = {
         "1,000 wallets": (small, 0.0, 0.5),
-        "one hot wallet (90 % of traffic)": (small, 0.9, 0.5),
+        "one hot wallet": (small, 1.0, 0.5),
         "20,000 wallets": (large, 0.0, 0.35),
     }
     rates: dict[str, list[float]] = {name: [] for name in cases}

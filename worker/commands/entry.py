@@ -132,7 +132,7 @@ def history(
         wallet = wallet_of(conn, business_of(conn, business), CustomerId(customer), currency)
         entries = read_history(conn, wallet.wallet_id, page=limit, before_version=before)
     if as_json:
-        print_json(entries)
+        print_json([entry._asdict() for entry in entries])
     else:
         print_table(_COLUMNS, [_row(entry, target) for entry in entries], wallet.wallet_id)
 
