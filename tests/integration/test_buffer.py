@@ -12,7 +12,6 @@ from metering.buffer.shard import shard_of
 from metering.buffer.stream import UsageBuffer
 from metering.errors import (
     BufferFullError,
-    MalformedChunkError,
     ShardMismatchError,
 )
 
