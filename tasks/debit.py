@@ -3,6 +3,7 @@
 from functools import cache
 from os import getpid
 from time import time
+from typing import Final
 
 from metering.accept.quantities import publish_quantities
 from metering.buffer.keys import Shard
@@ -12,7 +13,10 @@ from metering.rate_card.cards import RateCards, summed_properties
 from worker.failpoint import checkpoint_of
 from worker.metrics import BACKLOG_EVENTS, EVENTS, LAG_SECONDS
 from worker.scope import scope
-from worker.task import Report, task, wake
+from worker.task import Report, task, wake, wake_at_most
+
+# Debits may have crossed thresholds: the alerts need not wait for beat's next second.
+ALERT_WAIT_S: Final = 0.25
 
 
 @task("debit.sweep")
@@ -34,6 +38,7 @@ def drain(shard: int) -> Report:
         EVENTS.labels(outcome).inc(count)
     if report.head_ms:
         LAG_SECONDS.observe(max(0.0, time() - report.head_ms / 1000))
+        wake_at_most("webhook.sweep", ALERT_WAIT_S)
     return {"shard": shard, **counts} if any(counts.values()) else {}
 
 

@@ -1,6 +1,7 @@
 """The task base: names are explicit, transient failures retry, follow-ups go out after the body."""
 
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Final, ParamSpec, cast
 
 import structlog
@@ -65,6 +66,17 @@ def _observe(name: str, body: Callable[P, Report], *args: P.args, **kwargs: P.kw
 def is_retryable(error: BaseException) -> bool:
     """Tell whether the cause passes by itself: Postgres or Redis away, a deadlock, a timeout."""
     return isinstance(error, RedisConnectionError | RedisTimeoutError) or is_transient(error)
+
+
+_last_woken: dict[str, float] = {}
+
+
+def wake_at_most(name: str, every_s: float) -> None:
+    """Wake a task, unless this process did so within `every_s`: its sweep comes anyway."""
+    now = monotonic()
+    if now - _last_woken.get(name, -every_s) >= every_s:
+        _last_woken[name] = now
+        wake(name)
 
 
 def wake(name: str, *args: int | str) -> None:

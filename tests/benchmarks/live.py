@@ -24,6 +24,7 @@ from worker.up import Stack
 RATE_EVENTS = 5000  # per second
 FLUSH_S = 0.1
 ALERTED_WALLETS = 200
+THRESHOLDS = 15
 POLL_S = 0.02
 
 
@@ -81,8 +82,10 @@ def lags_s(here: Bed, market: Market, seconds: int) -> tuple[list[float], list[f
     with receiver() as alerts, processes(here):
         with here.sessions.transaction() as conn:
             create_endpoint(conn, market.business_id, alerts.url)
-            for customer in market.customers[:ALERTED_WALLETS]:
-                set_rule(conn, market.business_id, Currency("USD"), -500, customer_id=customer)
+            for number, customer in enumerate(market.customers[:ALERTED_WALLETS]):
+                # Each event costs some 0.14 cents: crossed at different moments of the run.
+                threshold = -(1 + number % THRESHOLDS)
+                set_rule(conn, market.business_id, Currency("USD"), threshold, customer_id=customer)
         first = int(here.query("SELECT coalesce(max(batch_id), 0) FROM usage_batches")[0][0])
         seen, stop = {}, threading.Event()
         watcher = threading.Thread(target=_watch, args=(here, first, seen, stop))
