@@ -43,6 +43,7 @@ HEAD_CHUNKS_FIRST: Final = 64
 HEAD_CHUNKS_MAX: Final = 4096
 RETRY_AFTER_FULL_S: Final = 5
 PULSE_TTL_S: Final = 60
+COUNT_DIGITS_MAX: Final = 15
 AOF_WAIT_MS: Final = 1500
 
 
@@ -305,4 +306,5 @@ def _head_chunk(stream_id: bytes, fields: dict[bytes, bytes]) -> HeadChunk:
 
 
 def _number(text: bytes) -> int:
-    return int(text) if text.isdigit() else 0
+    """Read a count; what no append of ours could have written counts as nothing."""
+    return int(text) if text.isdigit() and len(text) <= COUNT_DIGITS_MAX else 0

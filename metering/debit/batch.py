@@ -84,11 +84,12 @@ def _of_chunk(chunk: HeadChunk, number: int) -> list[KeyedEvent]:
     lines = chunk_lines(chunk.payload, chunk.event_count)
     try:
         events = [_keyed(chunk.business_id, line, number) for line in lines]
-        bytes.fromhex("".join([event[0] for event in events]))
+        keys = "".join([event[0] for event in events])
+        canonical = bytes.fromhex(keys).hex()
     except ValueError as error:
         raise MalformedChunkError("a line without a key and digest") from error
-    if {len(event[0]) for event in events} != {_KEY_LENGTH}:
-        raise MalformedChunkError("a key of another length")
+    if keys != canonical or {len(event[0]) for event in events} != {_KEY_LENGTH}:
+        raise MalformedChunkError("a key that is not 32 hex digits")
     return events
 
 

@@ -75,7 +75,7 @@ class Settlement:
             self.outcome = replace(before)
             with self.conn.begin_nested():
                 return self._post_all(events)
-        except (DBAPIError, psycopg.Error, BalanceOutOfRangeError) as error:
+        except (DBAPIError, psycopg.Error, ArithmeticError, BalanceOutOfRangeError) as error:
             self.outcome = before
             if is_transient(error):
                 raise
@@ -193,7 +193,7 @@ def _postings(events: Sequence[PricedEvent], batch_id: BatchId) -> list[Posting]
 
 def _refusal_columns(refusals: Sequence[Refusal], batch_id: BatchId) -> dict[str, list[object]]:
     return {
-        "business_ids": [r.keyed.business_id for r in refusals],
+        "business_ids": [_storable(r.keyed.business_id) for r in refusals],
         "event_keys": [r.keyed.key for r in refusals],
         "digests": [r.keyed.digest for r in refusals],
         "event_ids": [_storable(r.keyed.event_id) for r in refusals],
