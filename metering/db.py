@@ -42,6 +42,12 @@ def copy_in(conn: Connection, statement: LiteralString, lines: list[str]) -> Non
         copy.write("\n".join(lines).encode() + b"\n")
 
 
+def is_timeout(error: BaseException) -> bool:
+    """Tell whether a statement took too long: less of it may be what helps."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return isinstance(cause, psycopg.errors.QueryCanceled)
+
+
 def is_transient(error: BaseException) -> bool:
     """Tell whether the whole transaction may simply be run again: the cause is not in the data."""
     cause = error.orig if isinstance(error, DBAPIError) else error

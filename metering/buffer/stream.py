@@ -43,7 +43,10 @@ HEAD_CHUNKS_FIRST: Final = 64
 HEAD_CHUNKS_MAX: Final = 4096
 RETRY_AFTER_FULL_S: Final = 5
 PULSE_TTL_S: Final = 60
-COUNT_DIGITS_MAX: Final = 15
+# What an entry that is not ours may claim: no more than the columns of a batch can count.
+EVENTS_DIGITS_MAX: Final = 6
+TOTAL_DIGITS_MAX: Final = 18
+ID_LENGTH_MAX: Final = 64
 AOF_WAIT_MS: Final = 1500
 
 
@@ -132,6 +135,7 @@ class UsageBuffer:
         folder = files("metering.buffer")
         self._append = redis.register_script((folder / "append.lua").read_text())
         self._trim = redis.register_script((folder / "trim.lua").read_text())
+        self._reconcile = redis.register_script((folder / "reconcile.lua").read_text())
 
     def append(self, business_id: BusinessId, events: Sequence[BufferedEvent]) -> None:
         """Hold `events` as the durability mode promises: all, or none of them.
@@ -186,13 +190,14 @@ class UsageBuffer:
         return self._append_and_wait(keys, arguments)
 
     def _append_and_wait(self, keys: list[str], arguments: list[str | int | bytes]) -> int:
-        """Append, then WAITAOF on the same connection: it waits for that connection's writes."""
-        with self.redis.client() as one:  # type: ignore[no-untyped-call]
-            taken = int(self._append(keys, arguments, client=one))
-            synced = cast("list[int]", one.execute_command("WAITAOF", 1, 0, AOF_WAIT_MS))
+        """Append, then WAITAOF, as one request: it waits only for its own connection's writes."""
+        pipe = self.redis.pipeline(transaction=False)
+        self._append(keys, arguments, client=pipe)
+        pipe.execute_command("WAITAOF", 1, 0, AOF_WAIT_MS)  # type: ignore[no-untyped-call]
+        taken, synced = pipe.execute()
         if taken > 0 and synced[0] < 1:
             raise BufferUnavailableError("the append-only file was not synced in time")
-        return taken
+        return int(taken)
 
     def _strict_means(self) -> Literal["always", "waitaof"]:
         """Find out how this Redis can promise a write: `appendfsync always`, or WAITAOF (≥ 7.2)."""
@@ -233,7 +238,11 @@ class UsageBuffer:
 
         """
         self.redis.set(PULSE, 1, ex=PULSE_TTL_S)
-        return self.backlog()
+        seen = self.backlog()
+        if not seen.busy and (seen.events or seen.bytes):
+            # Streams were deleted behind our back: a mark that nothing fills must refuse nothing.
+            self._reconcile([BACKLOG, *map(stream_key, self.shards)])
+        return seen
 
     def read_head(
         self, shard: Shard, events_max: int, after: StreamId | None = None
@@ -264,14 +273,19 @@ class UsageBuffer:
     def _learn(self, shard: Shard, *, asked: int, events_max: int, head: list[HeadChunk]) -> None:
         if asked and head:
             mean = sum(chunk.event_count for chunk in head) / len(head) or 1
-            self._chunks_per_read[shard] = min(HEAD_CHUNKS_MAX, int(events_max / mean) + 1)
+            # At most twice as many as before: the next chunks may be a thousand times as large.
+            self._chunks_per_read[shard] = min(
+                HEAD_CHUNKS_MAX, 2 * self._chunks_per_read[shard], int(events_max / mean) + 1
+            )
 
     def trim(self, shard: Shard, chunks: Sequence[HeadChunk]) -> int:
         """Delete exactly these chunks, after the commit. Return how many were still there."""
         keys = [stream_key(shard), account_key(shard), BACKLOG, attempts_key(shard)]
         arguments: list[str | int] = []
         for chunk in chunks:
-            arguments += (chunk.stream_id, chunk.event_count, len(chunk.payload))
+            ours = chunk.accepted_total > 0  # what no append counted, no trim takes off
+            size = (chunk.event_count, len(chunk.payload)) if ours else (0, 0)
+            arguments += (chunk.stream_id, *size)
         return int(self._trim(keys, arguments))
 
     def begin(self, shard: Shard, head: StreamId) -> int:
@@ -298,13 +312,15 @@ def _head_chunk(stream_id: bytes, fields: dict[bytes, bytes]) -> HeadChunk:
     """Read an entry leniently: what is not ours becomes a chunk that fails to decode later."""
     return HeadChunk(
         StreamId(stream_id.decode()),
-        BusinessId(fields.get(b"b", b"").decode(errors="replace")),
-        _number(fields.get(b"n", b"")),
-        _number(fields.get(b"t", b"")),
+        BusinessId(
+            fields.get(b"b", b"")[:ID_LENGTH_MAX].decode(errors="replace").replace("\0", " ")
+        ),
+        _number(fields.get(b"n", b""), EVENTS_DIGITS_MAX),
+        _number(fields.get(b"t", b""), TOTAL_DIGITS_MAX),
         fields.get(b"e", b""),
     )
 
 
-def _number(text: bytes) -> int:
+def _number(text: bytes, digits_max: int) -> int:
     """Read a count; what no append of ours could have written counts as nothing."""
-    return int(text) if text.isdigit() and len(text) <= COUNT_DIGITS_MAX else 0
+    return int(text) if text.isdigit() and len(text) <= digits_max else 0

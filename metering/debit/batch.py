@@ -14,6 +14,7 @@ from metering.buffer.stream import HeadChunk
 from metering.copy_format import unescape
 from metering.errors import MalformedChunkError, RefusedEventError
 from metering.ids import BusinessId
+from metering.money import INT64_MAX
 
 _KEY_LENGTH: Final = 32
 
@@ -90,14 +91,17 @@ def _of_chunk(chunk: HeadChunk, number: int) -> list[KeyedEvent]:
         raise MalformedChunkError("a line without a key and digest") from error
     if keys != canonical or {len(event[0]) for event in events} != {_KEY_LENGTH}:
         raise MalformedChunkError("a key that is not 32 hex digits")
+    digests = [event[1] for event in events]
+    if max(digests) > INT64_MAX or min(digests) < -INT64_MAX - 1:
+        raise MalformedChunkError("a digest of more than 64 bits")
     return events
 
 
 def _keyed(business_id: BusinessId, line: str, chunk: int) -> KeyedEvent:
-    key, digest, _flag, _event_id, customer_id, name, event_at, metadata = line.split("\t")
+    key, digest, flag, _event_id, customer_id, name, event_at, metadata = line.split("\t")
     if "\\" in line:
         customer_id, name, metadata = map(unescape, (customer_id, name, metadata))
-    row = line[len(key) + len(digest) + 4 :]
+    row = line[len(key) + len(digest) + len(flag) + 3 :]
     # Made for every event: straight from a tuple is half the price of the generated constructor.
     return tuple.__new__(
         KeyedEvent,
@@ -114,4 +118,8 @@ def _unreadable(chunk: HeadChunk, number: int, error: MalformedChunkError) -> Re
     """Keep the bytes of a chunk as one dead letter, under a key of its own."""
     payload = b64encode(chunk.payload).decode()
     event = BufferedEvent(f"chunk {chunk.stream_id}", "", "", "", {"chunk_base64": payload})
-    return Refusal(key_event(chunk.business_id, event, number), error, chunk.event_count)
+    return Refusal(
+        key_event(chunk.business_id, event, number),
+        error,
+        chunk.event_count if chunk.accepted_total else 0,
+    )

@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 
 from metering.buffer.keys import Shard
 from metering.buffer.stream import stream_position
+from metering.db import is_timeout, is_transient
 from metering.debit import statements
 from metering.debit.cursor import advance, read_cursor
 from metering.debit.prepare import (
@@ -88,11 +89,13 @@ def _settle(drain: Drain, shard: Shard, batch: PreparedBatch) -> Outcome | None:
     try:
         with drain.transaction() as conn:
             if not conn.execute(statements.TRY_SHARD, {"shard": shard}).scalar_one():
+                drain.buffer.forget_attempts(shard)  # nothing was tried
                 return None
             outcome = _write(conn, drain, shard, batch)
             drain.checkpoint("before_commit")
-    except Exception:
-        drain.buffer.forget_attempts(shard)  # what raises did not kill
+    except Exception as error:
+        if is_transient(error) and not is_timeout(error):
+            drain.buffer.forget_attempts(shard)  # it was not the batch's fault
         raise
     drain.checkpoint("after_commit")
     drain.checkpoint("before_trim")

@@ -36,7 +36,12 @@ class Payers:
                 self._known.clear()
                 missing = wanted
             if missing:
-                self._known.update(payers(conn, missing))
+                # No id holds NUL, and Postgres could not even be asked for one. Of a business whose
+                # version is not known nothing may be kept: nobody would see it move.
+                found = payers(conn, {wanted_id for wanted_id in missing if "\0" not in wanted_id})
+                self._known.update(
+                    (key, payer) for key, payer in found.items() if payer.business_id in versions
+                )
             return {wanted_id: self._known[wanted_id] for wanted_id in wanted & self._known.keys()}
 
     def _forget_outdated(self, versions: Mapping[BusinessId, int]) -> None:

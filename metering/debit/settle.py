@@ -24,6 +24,7 @@ from metering.errors import (
     BalanceOutOfRangeError,
     ConflictingEventError,
     MalformedChunkError,
+    NotFoundError,
     UnpostableEventError,
 )
 from metering.ids import BatchId, WalletId
@@ -75,7 +76,14 @@ class Settlement:
             self.outcome = replace(before)
             with self.conn.begin_nested():
                 return self._post_all(events)
-        except (DBAPIError, psycopg.Error, ArithmeticError, BalanceOutOfRangeError) as error:
+        except BalanceOutOfRangeError as error:
+            # All of that wallet at once: to look for the one too many would take a statement each.
+            self.outcome = before
+            kept = [event for event in events if event.wallet_id != error.wallet_id]
+            over = [event.keyed for event in events if event.wallet_id == error.wallet_id]
+            fault = UnpostableEventError(error.message)
+            return [Refusal(keyed, fault) for keyed in over] + self.post(kept)
+        except (DBAPIError, psycopg.Error, ArithmeticError, NotFoundError) as error:
             self.outcome = before
             if is_transient(error):
                 raise
@@ -211,7 +219,7 @@ def _payload(refusal: Refusal) -> str:
         return refusal.keyed.metadata_json
     try:
         return orjson.dumps(tuple(refusal.keyed.event)).decode()
-    except MalformedChunkError:
+    except (MalformedChunkError, TypeError):
         return orjson.dumps({"line": refusal.keyed.line}).decode()
 
 

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from sqlalchemy import event as sqlalchemy_event
 
-from metering.buffer.chunk import BufferedEvent
+from metering.buffer.chunk import BufferedEvent, encode_chunk
 from metering.buffer.keys import Shard, stream_key
 from metering.buffer.stream import UsageBuffer
 from metering.clock import to_wire
@@ -455,3 +455,73 @@ def test_an_empty_buffer_takes_a_new_number_of_shards(shop: Shop, config: Settin
 
     assert other.backlog().events == 1
     other.redis.close()
+
+
+FORGED = {
+    "a key with blanks": lambda line: b" " + line[1:],
+    "a key in capitals": lambda line: b"A" + line[1:],
+    "a digest too long": lambda line: line.replace(b"\t", b"\t9999999999", 1),
+    "metadata too deep": lambda line: line.rpartition(b"\t")[0] + b"\t" + b"[" * 300 + b"]" * 300,
+    "metadata that is no object": lambda line: line.rpartition(b"\t")[0] + b"\t[]",
+    "a customer with NUL": lambda line: line.replace(b"\tcus_", b"\tcus_\0", 1),
+    "a time that is none": lambda line: line.replace(b"\t20", b"\tsoon", 1),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGED)
+def test_a_forged_line_ends_in_the_dead_letters_and_does_not_wedge_its_shard(
+    shop: Shop, forgery: str
+) -> None:
+    shop.meter("tokens", {"USD": "1"})
+    line = encode_chunk(shop.business_id, [event(shop.customers[0])])
+    fields = {"b": shop.business_id, "n": 1, "t": 1, "e": FORGED[forgery](line)}
+    shop.send(event(shop.customers[0]))
+    (shard,) = shop.buffer.backlog().busy
+    shop.buffer.redis.xadd(stream_key(shard), fields)
+    shop.send(event(shop.customers[0]))
+
+    outcome = shop.drain()
+
+    assert (outcome.posted, outcome.refused, shop.buffer.backlog().busy) == (2, 1, ())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"junk": "x"},
+        {"b": "\0", "n": "1", "t": "1", "e": "x"},
+        {"b": "b" * 100_000, "n": "9" * 5000, "t": "9" * 5000, "e": "x"},
+    ],
+)
+def test_an_entry_of_somebody_else_does_not_wedge_its_shard(
+    shop: Shop, fields: dict[str, str]
+) -> None:
+    shop.meter("tokens", {"USD": "1"})
+    shop.buffer.redis.xadd(stream_key(Shard(0)), fields)
+    shop.send(event(shop.customers[0]))
+
+    outcome = shop.drain()
+
+    assert (outcome.posted, shop.buffer.backlog().busy) == (1, ())
+
+
+def test_a_wallet_that_would_leave_its_range_refuses_its_events_and_no_others(shop: Shop) -> None:
+    shop.meter("tokens", {"USD": "99999"})
+    with shop.sessions.transaction() as conn:
+        other = shop.add_customer(conn)
+    shop.send(*(event(shop.customers[0], {"tokens": 10**12}) for _ in range(100)), event(other))
+
+    outcome = shop.drain()
+
+    assert (outcome.posted, outcome.refused) == (1, 100)
+    assert shop.wallet(1).balance_minor == -99999
+
+
+def test_a_backlog_whose_streams_were_deleted_is_forgotten_by_the_next_sweep(shop: Shop) -> None:
+    shop.send(event(shop.customers[0]))
+    for shard in shop.buffer.shards:
+        shop.buffer.redis.delete(stream_key(shard))
+
+    shop.buffer.sweep()
+
+    assert (shop.buffer.backlog().events, shop.buffer.backlog().bytes) == (0, 0)
