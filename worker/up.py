@@ -211,10 +211,14 @@ class Stack:
 
     def _role(self, name: str, *argv: str) -> Role:
         alive = self.data_dir / "run" / f"{name}.alive"
+        # What a killed process leaves behind, it leaves here and not all over the machine.
+        scratch = self.data_dir / "tmp"
+        scratch.mkdir(parents=True, exist_ok=True)
+        own = {"GULLAK_ALIVE_FILE": str(alive), "TMPDIR": str(scratch)}
         return Role(
             name=name,
             argv=argv,
-            env=self._variables | _QUIET_AS_ROOT | {"GULLAK_ALIVE_FILE": str(alive)},
+            env=self._variables | _QUIET_AS_ROOT | own,
             tier=1,
             is_ready=lambda pid: is_alive(alive, pid),
             log_file=self.data_dir / "log" / f"{name}.log" if self._log_files else None,
