@@ -29,9 +29,9 @@ $(READY): requirements/dev.txt pyproject.toml
 lock: $(READY) ## Resolve the dependencies anew into requirements/
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--no-emit-index-url --upgrade pyproject.toml -o requirements/runtime.txt
+		--upgrade pyproject.toml -o requirements/runtime.txt
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--no-emit-index-url --upgrade --all-extras -c requirements/runtime.txt pyproject.toml -o requirements/dev.txt
+		--upgrade --all-extras -c requirements/runtime.txt pyproject.toml -o requirements/dev.txt
 
 demo: $(READY) ## Real traffic through the whole path, with a killed worker and a reconciliation
 	@$(BIN)/gullak demo $(ARGS)
