@@ -14,9 +14,9 @@ from sqlalchemy import Connection, create_engine, text
 
 from metering.buffer.chunk import BufferedEvent, Metadata
 from metering.buffer.stream import UsageBuffer
+from metering.checkpoint import Checkpoint, no_checkpoint
 from metering.clock import to_wire
-from metering.debit.drain import Drain, DrainReport, drain_shard, no_checkpoint
-from metering.debit.prepare import Checkpoint
+from metering.debit.drain import Drain, DrainReport, drain_shard
 from metering.debit.settle import Outcome
 from metering.ids import BusinessId, CustomerId
 from metering.ledger.accounts import NewCustomer, create_business, create_customer, wallet_of

@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-from metering.debit.prepare import Checkpoint, no_checkpoint
+from metering.checkpoint import Checkpoint, no_checkpoint
 from worker.settings import Settings
 
 

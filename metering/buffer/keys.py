@@ -2,7 +2,7 @@
 
 gullak:usage:{NN}           STREAM  the buffered usage of shard NN; an entry is a chunk: fields
                                     `b` business id, `n` number of events, `t` how many this
-                                    shard had accepted with it, `e` the events (JSON)
+                                    shard had accepted with it, `e` the events (lines)
 gullak:usage:{NN}:account   HASH    `epoch` random name of this life of the stream; `accepted`,
                                     `settled` events ever appended and ever trimmed in it;
                                     `accepted_bytes`, `settled_bytes` the same in bytes

@@ -22,13 +22,12 @@ from metering.debit.cursor import advance, read_cursor
 from metering.debit.prepare import (
     Drain,
     PreparedBatch,
-    no_checkpoint,
     prepare,
     prepare_again,
 )
 from metering.debit.settle import Outcome, Settlement
 
-__all__ = ["Drain", "DrainReport", "drain_shard", "no_checkpoint"]
+__all__ = ["Drain", "DrainReport", "drain_shard"]
 
 
 @dataclass(slots=True)

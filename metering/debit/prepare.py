@@ -5,12 +5,13 @@ what is prepared from a stale view is found out by the keys, the cursor and the 
 rate cards, which the transaction looks at again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from metering.buffer.keys import Epoch, Shard, StreamId
 from metering.buffer.stream import HeadChunk, UsageBuffer
+from metering.checkpoint import Checkpoint, no_checkpoint
 from metering.db import Transactions
 from metering.debit import statements
 from metering.debit.batch import KeyedEvent, Refusal, key_events
@@ -25,12 +26,6 @@ ATTEMPTS_WHOLE: Final = 2
 # A chunk that is alone and was begun so often has killed every worker that touched it.
 ATTEMPTS_MAX: Final = 20
 _NULL: Final = r"\N"
-
-Checkpoint = Callable[[str], None]
-
-
-def no_checkpoint(_name: str) -> None:
-    """Do nothing: named points of the drain, where fault tests kill the process."""
 
 
 @dataclass(frozen=True, slots=True)

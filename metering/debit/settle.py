@@ -15,10 +15,10 @@ import psycopg
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from metering.checkpoint import Checkpoint
 from metering.db import copy_in, is_transient
 from metering.debit import statements
 from metering.debit.batch import KeyedEvent, Refusal
-from metering.debit.prepare import Checkpoint
 from metering.debit.pricing import PricedEvent
 from metering.errors import (
     BalanceOutOfRangeError,

@@ -14,15 +14,16 @@ take the whole timeout, only while they can end before it stops taking on.
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 
 import structlog
 from sqlalchemy import Connection
 
+from metering.checkpoint import Checkpoint, no_checkpoint
 from metering.db import Transactions
 from metering.errors import ConfigurationError
 from metering.ids import BusinessId, EndpointId, WebhookEventId
@@ -122,14 +123,6 @@ class _Result:
     answer: Answer
     status: Status
     delay_s: float
-
-
-# Called with the name of a point between two steps: fault tests end the process there.
-Checkpoint: TypeAlias = Callable[[str], None]
-
-
-def no_checkpoint(_reached: str) -> None:
-    """Go on."""
 
 
 def count_due(conn: Connection, policy: DeliveryPolicy, count_max: int) -> int:
