@@ -12,11 +12,15 @@ from sqlalchemy.exc import DBAPIError
 # Opens a transaction that commits when the block ends and rolls back when it raises.
 Transactions = Callable[[], AbstractContextManager[Connection]]
 
-_TRANSIENT_SQLSTATES: Final = frozenset(
+_GIVEN_UP_SQLSTATES: Final = frozenset(
     {
         "40001",  # serialization failure
         "40P01",  # deadlock detected
         "55P03",  # lock not available: lock_timeout
+    }
+)
+_TRANSIENT_SQLSTATES: Final = _GIVEN_UP_SQLSTATES | frozenset(
+    {
         "57014",  # query canceled: statement_timeout
         "57P01",  # admin shutdown
         "57P02",  # crash shutdown
@@ -56,3 +60,12 @@ def is_transient(error: BaseException) -> bool:
     if cause.sqlstate is None or cause.sqlstate.startswith("08"):
         return isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)
     return cause.sqlstate in _TRANSIENT_SQLSTATES
+
+
+def is_rolled_back(error: BaseException) -> bool:
+    """Tell whether Postgres itself gave the transaction up: for certain nothing was written.
+
+    A connection that is lost at the commit leaves that open.
+    """
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return isinstance(cause, psycopg.Error) and cause.sqlstate in _GIVEN_UP_SQLSTATES

@@ -59,6 +59,22 @@ class NotFoundError(GullakError):
         super().__init__(f"no {kind} {object_id!r}")
 
 
+class UnauthorizedError(GullakError):
+    """The API key is missing, unknown or revoked."""
+
+    code = "UNAUTHORIZED"
+
+
+class ForbiddenError(GullakError):
+    """The API key lacks a scope; nothing was done."""
+
+    code = "FORBIDDEN"
+
+    def __init__(self, scope: str) -> None:
+        self.scope = scope
+        super().__init__(f"the API key lacks the scope {scope!r}")
+
+
 class InsufficientFundsError(GullakError):
     """The debit is larger than what the wallet may spend; nothing was written."""
 

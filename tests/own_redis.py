@@ -9,8 +9,9 @@ from typing import Literal
 
 from redis import Redis
 
-from worker.embedded import Accounts, free_port, redis_role
+from worker.embedded import Accounts, redis_role
 from worker.health import redis_answers
+from worker.port import free_port
 
 START_TIMEOUT_S = 20
 

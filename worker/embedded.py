@@ -15,7 +15,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import stat
 import subprocess
 from dataclasses import asdict, dataclass, replace
@@ -26,9 +25,9 @@ from metering.errors import ConfigurationError
 from worker.files import write_private
 from worker.health import postgres_answers, redis_answers
 from worker.leftovers import stop_postgres
+from worker.port import HOST, free_port
 from worker.supervisor import Role
 
-HOST: Final = "127.0.0.1"
 SYSTEM_USER: Final = "pgserver"  # Postgres refuses to run as root
 ROLE: Final = "gullak"
 INITDB_TIMEOUT_S: Final = 120
@@ -89,17 +88,6 @@ def open_accounts(data_dir: Path) -> Accounts:
     if accounts != known:
         write_private(path, json.dumps(asdict(accounts)))
     return accounts
-
-
-def free_port(wanted: int = 0) -> int:
-    """Return `wanted` if nobody listens on it, else a port that is free now."""
-    for port in (wanted, 0):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            # As the servers do: a connection that lingers from the last run blocks nothing.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((HOST, port))
-            return int(probe.getsockname()[1])
-    raise ConfigurationError("no free port")
 
 
 def postgres_role(data_dir: Path, accounts: Accounts, *, fast_unsafe: bool = False) -> Role:

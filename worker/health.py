@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import Final
 
+import httpx
 import psycopg
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.mmap_dict import MmapedDict
@@ -96,6 +97,14 @@ def redis_answers(url: str) -> bool:
         with Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2) as client:
             return bool(client.ping())
     except RedisError:
+        return False
+
+
+def answers_ready(url: str) -> bool:
+    """Tell whether the API at `url` says that it is ready, within 2 s."""
+    try:
+        return httpx.get(f"{url}/readyz", timeout=2).is_success
+    except httpx.TransportError:
         return False
 
 

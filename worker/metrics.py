@@ -20,3 +20,8 @@ LEDGER_FAULTS = Gauge(
     "Broken invariants at the last scheduled check.",
     multiprocess_mode="mostrecent",
 )
+HTTP_REQUESTS = Counter(
+    "gullak_http_requests_total", "Answered requests.", ["method", "route", "status"]
+)
+HTTP_SECONDS = Histogram("gullak_http_request_seconds", "How long a request took.", ["route"])
+ACCEPTED_EVENTS = Counter("gullak_accepted_events_total", "Events taken over HTTP.")

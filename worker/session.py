@@ -4,18 +4,25 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Final
 
 from sqlalchemy import Connection, Engine, create_engine
 
+from metering.ids import BusinessId
 from worker.settings import Settings, settings
 
+_BEHIND_THE_WALL: Final = (
+    "SELECT set_config('role', 'gullak_api', true), set_config('gullak.business_id', %s, true)"
+)
 
-def make_engine(config: Settings) -> Engine:
+
+def make_engine(config: Settings, *, kept: int = 3, extra: int = 2) -> Engine:
     """Return an engine whose sessions carry the timeouts of the settings.
 
     `pool_pre_ping`: after a restart of Postgres the pool would hand out dead connections.
-    Three connections: a drain holds its turn at a shard on one, settles a batch on another, and
-    prepares the next on the third.
+    `kept` connections stay open, `extra` ones for as long as they are needed. Three, because a
+    drain holds its turn at a shard on one, settles a batch on another, and prepares the next on
+    the third.
     """
     options = " ".join(
         f"-c {name}={milliseconds}"
@@ -27,8 +34,8 @@ def make_engine(config: Settings) -> Engine:
     )
     return create_engine(
         config.sqlalchemy_url(),
-        pool_size=3,
-        max_overflow=2,
+        pool_size=kept,
+        max_overflow=extra,
         pool_pre_ping=True,
         hide_parameters=True,
         connect_args={
@@ -49,6 +56,17 @@ class Sessions:
     def transaction(self) -> Iterator[Connection]:
         """Open one transaction."""
         with self.engine.begin() as conn:
+            yield conn
+
+    @contextmanager
+    def tenant(self, business_id: BusinessId) -> Iterator[Connection]:
+        """Open one transaction behind the wall: it sees rows of this business only.
+
+        The role and the business end with the transaction, so that a pooled connection, ours or a
+        pooler's, carries neither to whom it serves next.
+        """
+        with self.engine.begin() as conn:
+            conn.exec_driver_sql(_BEHIND_THE_WALL, (business_id,))
             yield conn
 
     @contextmanager

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -83,6 +85,21 @@ class Settings(BaseSettings):
     webhook_allow_private: bool = False
     # An endpoint that failed this many times in a row, over at least a day, is disabled.
     webhook_disable_after: int = Field(50, ge=1)
+
+    # --- api --------------------------------------------------------------------------------
+    # Requests that one API process works on at the same time, and its Postgres connections.
+    api_threads: int = Field(16, ge=1, le=200)
+    # A request of 1,000 events with the longest metadata is 30 MiB; usual ones are 0.3 MiB.
+    api_body_bytes_max: int = Field(8 << 20, ge=1 << 10)
+    # How long a key is trusted without another look: the longest that a revoked one still works.
+    api_key_ttl_s: float = Field(5.0, ge=0)
+    # How long known keys may go on ingesting while Postgres is away: events are kept in Redis.
+    api_key_stale_s: float = Field(900.0, ge=0)
+    # Minor units of USD for one minor unit of a currency, for `total_balance_usd` only: nothing is
+    # ever spent by a rate. A currency without one is left out of the total.
+    usd_rates: dict[str, Annotated[Decimal, Field(gt=0)]] = {}
+    # The day of those rates, told with the total.
+    usd_rates_date: date | None = None
 
     # --- Postgres sessions ------------------------------------------------------------------
     # One statement, one wait for a lock, one pause inside a transaction: each below the task's soft

@@ -1,4 +1,4 @@
-"""The whole stack in one process tree: Postgres, Redis, workers, beat, under one supervisor.
+"""The whole stack in one process tree: Postgres, Redis, workers, beat, API, under one supervisor.
 
 `gullak up` runs it in the foreground; `Stack` runs it beside other code, for a demo or a test.
 """
@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
@@ -17,15 +18,17 @@ from typing import Annotated, Final, Literal, Self
 import structlog
 import typer
 
+from metering.errors import ConfigurationError
 from worker.alive import is_alive
 from worker.files import lock_data_dir, write_private
-from worker.health import HealthServer, metrics_text, postgres_answers, redis_answers
+from worker.first import first_key
+from worker.health import answers_ready, postgres_answers, redis_answers
 from worker.log import setup_logging
 from worker.migrate import migrate_database
+from worker.port import HOST, free_port
 from worker.settings import Settings, environment, settings_from
 from worker.supervisor import Role, StopRequestedError, Supervisor
 
-HOST: Final = "127.0.0.1"
 DEFAULT_DATA_DIR: Final = Path(".gullak")
 DEFAULT_PORT: Final = 8080
 CONCURRENCY: Final = 2
@@ -62,6 +65,8 @@ class Stack:
         self.data_dir = data_dir.resolve()
         self.database_url = ""
         self.redis_url = ""
+        self.api_url = ""
+        self.api_key = ""
         self.metrics_url = ""
         self._port = port
         self._ready_file = ready_file
@@ -146,21 +151,32 @@ class Stack:
         if self._ready_file:
             self._ready_file.unlink(missing_ok=True)
             cleanup.callback(self._ready_file.unlink, missing_ok=True)
-        metrics_dir = self._prepare_metrics()
-        health = HealthServer(
-            HOST, self._port, metrics=lambda: metrics_text(metrics_dir), missing=self.missing
-        )
-        cleanup.callback(health.close)
-        self.metrics_url = f"{health.url}/metrics"
+        self.api_url = f"http://{HOST}:{self._port_taken()}"
+        self.metrics_url = f"{self.api_url}/metrics"
+        self._prepare_metrics()
         cleanup.callback(self._supervisor.close)
         self._start_servers()
-        migrate_database(settings_from(self._variables))
+        config = settings_from(self._variables)
+        migrate_database(config)
+        self.api_key = first_key(self.data_dir, config)
         self._supervisor.start(self._process_roles())
         self._ready = True
         self._announce()
         self._settled.set()
 
-    def _prepare_metrics(self) -> Path:
+    def _port_taken(self) -> int:
+        """Return the API's port: the one that was asked for, or a free one.
+
+        Raises:
+            ConfigurationError: somebody else listens there.
+
+        """
+        port = free_port(self._port)
+        if self._port not in (0, port):
+            raise ConfigurationError(f"cannot listen on {HOST}:{self._port}: it is in use")
+        return port
+
+    def _prepare_metrics(self) -> None:
         """Empty the folder of counters: they belong to the processes of one run."""
         folder = settings_from(self._variables).metrics_dir or self.data_dir / "metrics"
         folder.mkdir(parents=True, exist_ok=True)
@@ -168,7 +184,6 @@ class Stack:
             path.unlink()
         # A port for metrics is for workers that run alone; here they would fight over it.
         self._variables |= {"PROMETHEUS_MULTIPROC_DIR": str(folder), "GULLAK_METRICS_PORT": "0"}
-        return folder
 
     def _start_servers(self) -> None:
         """Start Postgres and Redis, each unless its URL points elsewhere."""
@@ -207,7 +222,13 @@ class Stack:
             self._role("worker", *_worker("main", WORKER_QUEUES)),
             self._role("worker_webhook", *_worker("webhook", WEBHOOK_QUEUES)),
             self._role("beat", *_celery("beat")),
+            self._api_role(),
         ]
+
+    def _api_role(self) -> Role:
+        port = self.api_url.rpartition(":")[2]
+        argv = (sys.executable, "-m", "api.server", "--host", HOST, "--port", port)
+        return replace(self._role("api", *argv), is_ready=lambda _pid: answers_ready(self.api_url))
 
     def _role(self, name: str, *argv: str) -> Role:
         alive = self.data_dir / "run" / f"{name}.alive"
@@ -235,6 +256,8 @@ class Stack:
             "redis_url": self.redis_url,
             "pids": pids,
             "metrics_url": self.metrics_url,
+            "api_url": self.api_url,
+            "api_key": self.api_key,
         }
         if self._ready_file:
             write_private(self._ready_file, json.dumps(state))
@@ -258,14 +281,14 @@ def up(
     ] = DEFAULT_DATA_DIR,
     port: Annotated[
         int,
-        typer.Option(help="Port of /metrics, /livez, /readyz; 0 takes a free one.", max=65535),
+        typer.Option(help="Port of the API; 0 takes a free one.", max=65535),
     ] = DEFAULT_PORT,
     ready_file: Annotated[
         Path | None,
-        typer.Option(help="Written when all is ready: URLs and process ids as JSON."),
+        typer.Option(help="Written when all is ready: URLs, an API key, process ids; JSON."),
     ] = None,
 ) -> None:
-    """Run the whole stack until Ctrl-C: Postgres, Redis, workers and beat, restarted when they die.
+    """Run the whole stack until Ctrl-C: stores, workers, beat and API, restarted when they die.
 
     DATABASE_URL or REDIS_URL in the environment point it at servers of your own.
     """
@@ -274,7 +297,7 @@ def up(
         data_dir,
         port=port,
         ready_file=ready_file.resolve() if ready_file else None,
-        on_ready=lambda state: log.info("ready", pids=state["pids"], url=state["metrics_url"]),
+        on_ready=lambda state: log.info("ready", pids=state["pids"], url=state["api_url"]),
         log_files=False,
     )
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -1,11 +1,13 @@
 """The one gateway: the only code that changes a balance.
 
-Lock the wallets once in sorted order, plan in memory, write the entries with one `COPY`, move the
-wallets with one `UPDATE`, look for crossed alert thresholds with one query: the number of
-statements does not grow with the batch. The caller owns the transaction.
+Lock the wallets once in sorted order, plan in memory, write the entries with one `COPY` (or one
+`INSERT`, if they are few), move the wallets with one `UPDATE`, look for crossed alert thresholds
+with one query: the number of statements does not grow with the batch. The caller owns the
+transaction.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -18,6 +20,8 @@ from metering.ledger import statements
 from metering.ledger.entry import Entry, Posting, Wallet
 from metering.ledger.plan import plan_entries
 from metering.low_credit.crossing import evaluate
+
+INSERTED_MAX: Final = 4
 
 
 def post(conn: Connection, postings: Sequence[Posting]) -> list[Entry]:
@@ -33,10 +37,17 @@ def post(conn: Connection, postings: Sequence[Posting]) -> list[Entry]:
     wallets = lock_wallets(conn, {posting.wallet_id for posting in postings})
     now = conn.execute(statements.CLOCK).scalar_one()
     entries, moved = plan_entries(wallets, postings, now)
-    copy_in(conn, statements.COPY_ENTRIES, [_line(entry) for entry in entries])
+    _write(conn, entries)
     _move(conn, list(moved.values()), now)
     evaluate(conn, list(moved), now)
     return entries
+
+
+def _write(conn: Connection, entries: Sequence[Entry]) -> None:
+    if len(entries) <= INSERTED_MAX:
+        conn.execute(statements.INSERT_ENTRIES, [entry._asdict() for entry in entries])
+    else:
+        copy_in(conn, statements.COPY_ENTRIES, [_line(entry) for entry in entries])
 
 
 def lock_wallets(conn: Connection, wallet_ids: set[WalletId]) -> dict[WalletId, Wallet]:

@@ -23,6 +23,15 @@ LOCK_WALLETS: Final = text(
 CLOCK: Final = text("SELECT clock_timestamp()")
 # Write entries; the columns are those that `post._line` writes.
 COPY_ENTRIES: Final[LiteralString] = f"COPY ledger_entries ({_ENTRY}) FROM STDIN"
+# Write a few entries: one round trip where `COPY` needs three, and also allowed behind row-level
+# security, where the HTTP edge is.
+INSERT_ENTRIES: Final = text(
+    f"INSERT INTO ledger_entries ({_ENTRY}) VALUES (:entry_id, :wallet_id, :version, :business_id,"
+    " :customer_id, :currency, :amount_minor, :is_credit, :before_minor, :after_minor, :event_type,"
+    " :kind, :reason, :reference, :idempotency_key, :request_digest, :batch_id, :event_count,"
+    " :exact_cost, :remainder_before, :remainder_after, CAST(:metadata_json AS json),"
+    " :created_at, :chain)"
+)
 # Move the balances of a posting to where its entries left them.
 MOVE_WALLETS: Final = text(
     "UPDATE wallets w SET balance_minor = m.balance_minor, remainder = m.remainder,"
@@ -65,6 +74,29 @@ CUSTOMER: Final = text(
     " billing_currency, created_at, updated_at FROM customers"
     " WHERE business_id = :business_id AND customer_id = :customer_id"
 )
+# A page of the customers of this business, newest first, before a place in that order.
+CUSTOMER_PAGE: Final = text(
+    "SELECT customer_id, business_id, email, name, phone_number, preferred_locale, metadata,"
+    " billing_currency, created_at, updated_at FROM customers WHERE business_id = :business_id"
+    " AND (CAST(:email AS text) IS NULL OR email ILIKE :email)"
+    " AND (CAST(:name AS text) IS NULL OR name ILIKE :name)"
+    " AND (CAST(:created_at_gte AS timestamptz) IS NULL OR created_at >= :created_at_gte)"
+    " AND (CAST(:created_at_lte AS timestamptz) IS NULL OR created_at <= :created_at_lte)"
+    " AND (CAST(:after_at AS timestamptz) IS NULL"
+    " OR (created_at, customer_id) < (:after_at, :after_id))"
+    " ORDER BY created_at DESC, customer_id DESC LIMIT :page OFFSET :offset"
+)
+# Change what a customer is called and reached by.
+UPDATE_CUSTOMER: Final = text(
+    "UPDATE customers SET email = :email, name = :name, phone_number = :phone_number,"
+    " preferred_locale = :preferred_locale, metadata = CAST(:metadata AS json), updated_at = now()"
+    " WHERE business_id = :business_id AND customer_id = :customer_id"
+)
+# Change which price list applies; apart, because compiled price lists end with it.
+SET_BILLING_CURRENCY: Final = text(
+    "UPDATE customers SET billing_currency = :billing_currency, updated_at = now()"
+    " WHERE business_id = :business_id AND customer_id = :customer_id"
+)
 # A wallet at zero.
 INSERT_WALLET: Final = text(
     "INSERT INTO wallets (wallet_id, business_id, customer_id, currency)"
@@ -101,6 +133,33 @@ CHARGEABLE: Final = text(
 HISTORY: Final = text(
     f"SELECT {_ENTRY} FROM ledger_entries WHERE wallet_id = :wallet_id"
     " AND version < :before_version ORDER BY version DESC LIMIT :page"
+)
+
+# Entries of some wallets, each between two versions, newest first over all of them.
+_ENTRIES = f"""SELECT {_ENTRY} FROM unnest(CAST(:wallet_ids AS text[]), CAST(:firsts AS bigint[]),
+    CAST(:lasts AS bigint[])) AS r (of_wallet, first, last)
+    CROSS JOIN LATERAL (SELECT * FROM ledger_entries e WHERE e.wallet_id = r.of_wallet
+        AND e.version BETWEEN r.first AND r.last
+        AND (CAST(:event_type AS text) IS NULL OR e.event_type = :event_type) {{narrowed}}
+        ORDER BY e.version DESC LIMIT :reach) entries
+    ORDER BY created_at DESC, entry_id DESC LIMIT :page OFFSET :offset"""
+ENTRIES_OF_WALLETS: Final = text(_ENTRIES.format(narrowed=""))
+# The same for a type that no usage has: by the index that leaves usage out.
+ENTRIES_NOT_USAGE: Final = text(_ENTRIES.format(narrowed="AND e.kind <> 'usage'"))
+# Where an entry of this customer stands.
+ENTRY_PLACE: Final = text(
+    "SELECT entry_id, wallet_id, version, created_at FROM ledger_entries"
+    " WHERE entry_id = :entry_id AND business_id = :business_id AND customer_id = :customer_id"
+)
+# When an entry was made.
+ENTRY_TIME: Final = text(
+    "SELECT created_at FROM ledger_entries WHERE wallet_id = :wallet_id AND version = :version"
+)
+# Entries up to a version that were made at one moment: the last ones, so few.
+ENTRIES_OF_MOMENT: Final = text(
+    "SELECT entry_id FROM (SELECT entry_id, created_at FROM ledger_entries"
+    " WHERE wallet_id = :wallet_id AND version <= :last ORDER BY version DESC LIMIT 100) newest"
+    " WHERE created_at = :moment"
 )
 
 # --- verify: each row is a fault --------------------------------------------------------------

@@ -16,6 +16,7 @@ class Rule:
 
     rule_id: RuleId
     wallet_id: WalletId | None
+    customer_id: CustomerId | None
     currency: Currency
     threshold_minor: int
     recover_at_minor: int
@@ -93,3 +94,31 @@ def list_rules(conn: Connection, business_id: BusinessId) -> list[Rule]:
     """Return the rules of a business, oldest first."""
     rows = conn.execute(statements.RULES, {"business_id": business_id})
     return [Rule(**row._mapping) for row in rows]  # noqa: SLF001
+
+
+def page_of_rules(
+    conn: Connection,
+    business_id: BusinessId,
+    *,
+    page: int,
+    offset: int = 0,
+    after: RuleId | None = None,
+) -> list[Rule]:
+    """Return up to `page` rules of a business, newest first, older than `after`."""
+    values = {"business_id": business_id, "page": page, "offset": offset, "after": after}
+    return [Rule(**row._mapping) for row in conn.execute(statements.RULE_PAGE, values)]  # noqa: SLF001
+
+
+def get_rule(conn: Connection, business_id: BusinessId, rule_id: RuleId) -> Rule:
+    """Return a rule.
+
+    Raises:
+        NotFoundError: the business has no such rule.
+
+    """
+    row = conn.execute(
+        statements.RULE, {"business_id": business_id, "rule_id": rule_id}
+    ).one_or_none()
+    if row is None:
+        raise NotFoundError("low-credit rule", rule_id)
+    return Rule(**row._mapping)  # noqa: SLF001

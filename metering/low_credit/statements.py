@@ -93,8 +93,18 @@ SET_DEFAULT_RULE: Final = text(
 DELETE_RULE: Final = text(
     "DELETE FROM low_credit_rules WHERE business_id = :business_id AND rule_id = :rule_id"
 )
-# The rules of a business.
-RULES: Final = text(
-    "SELECT rule_id, wallet_id, currency, threshold_minor, recover_at_minor FROM low_credit_rules"
-    " WHERE business_id = :business_id ORDER BY rule_id"
+# The rules of a business, with the customer of a wallet's own rule.
+_RULES = (
+    "SELECT r.rule_id, r.wallet_id, w.customer_id, r.currency, r.threshold_minor,"
+    " r.recover_at_minor FROM low_credit_rules r LEFT JOIN wallets w USING (wallet_id)"
+    " WHERE r.business_id = :business_id"
+)
+# All of them, oldest first.
+RULES: Final = text(f"{_RULES} ORDER BY r.rule_id")
+# One of them.
+RULE: Final = text(f"{_RULES} AND r.rule_id = :rule_id")
+# A page of them, newest first.
+RULE_PAGE: Final = text(
+    f"{_RULES} AND (CAST(:after AS text) IS NULL OR r.rule_id < :after)"
+    " ORDER BY r.rule_id DESC LIMIT :page OFFSET :offset"
 )

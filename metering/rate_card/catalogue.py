@@ -40,7 +40,13 @@ class Aggregation(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     type: Literal["count", "sum"]
-    key: Annotated[str, StringConstraints(strict=True, min_length=1, max_length=100)] | None = None
+    key: (
+        Annotated[
+            str,
+            StringConstraints(strict=True, min_length=1, max_length=100, pattern=r"^[^\x00]*$"),
+        ]
+        | None
+    ) = None
 
     @model_validator(mode="after")
     def _key_goes_with_sum(self) -> Self:
@@ -69,7 +75,7 @@ class NewPrice(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    meter_id: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    meter_id: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00]*$")]
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
     price_per_unit: Annotated[str, StringConstraints(strict=True, pattern=_PRICE_TEXT)]
     units: Annotated[int, Field(strict=True, ge=1, le=UNITS_MAX)] = 1
@@ -195,6 +201,52 @@ def get_meter(conn: Connection, business_id: BusinessId, meter_id: MeterId) -> M
 def list_meters(conn: Connection, business_id: BusinessId) -> list[Meter]:
     """Return the meters of a business, archived ones too, oldest first."""
     return [_meter(row) for row in conn.execute(statements.METERS, {"business_id": business_id})]
+
+
+def page_of_meters(
+    conn: Connection,
+    business_id: BusinessId,
+    *,
+    archived: bool,
+    page: int,
+    offset: int = 0,
+    after: MeterId | None = None,
+) -> list[Meter]:
+    """Return up to `page` meters in use, or archived ones, newest first, older than `after`."""
+    rows = conn.execute(
+        statements.METER_PAGE,
+        {
+            "business_id": business_id,
+            "archived": archived,
+            "page": page,
+            "offset": offset,
+            "after": after,
+        },
+    )
+    return [_meter(row) for row in rows]
+
+
+def page_of_prices(
+    conn: Connection,
+    business_id: BusinessId,
+    *,
+    meter_id: MeterId | None,
+    page: int,
+    offset: int = 0,
+    after: PriceId | None = None,
+) -> list[Price]:
+    """Return up to `page` prices, of one meter or of all, newest first, older than `after`."""
+    rows = conn.execute(
+        statements.PRICE_PAGE,
+        {
+            "business_id": business_id,
+            "meter_id": meter_id,
+            "page": page,
+            "offset": offset,
+            "after": after,
+        },
+    )
+    return [Price(**row._mapping) for row in rows]  # noqa: SLF001
 
 
 def list_prices(conn: Connection, business_id: BusinessId) -> list[Price]:

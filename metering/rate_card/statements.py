@@ -23,6 +23,13 @@ METER: Final = text(
 METERS: Final = text(
     f"SELECT {_METER} FROM meters WHERE business_id = :business_id ORDER BY meter_id"
 )
+# A page of the meters in use, or of the archived ones, newest first.
+METER_PAGE: Final = text(
+    f"SELECT {_METER} FROM meters WHERE business_id = :business_id"
+    " AND (archived_at IS NOT NULL) = :archived"
+    " AND (CAST(:after AS text) IS NULL OR meter_id < :after)"
+    " ORDER BY meter_id DESC LIMIT :page OFFSET :offset"
+)
 # Archive a meter, or bring it back.
 SET_ARCHIVED: Final = text(
     "UPDATE meters SET archived_at = CASE WHEN :archived THEN now() END, updated_at = now()"
@@ -39,6 +46,13 @@ INSERT_PRICE: Final = text(
 PRICES: Final = text(
     f"SELECT {_PRICE} FROM prices WHERE business_id = :business_id"
     " ORDER BY meter_id, currency, effective_from"
+)
+# A page of the prices of a business, or of one meter, newest first.
+PRICE_PAGE: Final = text(
+    f"SELECT {_PRICE} FROM prices WHERE business_id = :business_id"
+    " AND (CAST(:meter_id AS text) IS NULL OR meter_id = :meter_id)"
+    " AND (CAST(:after AS text) IS NULL OR price_id < :after)"
+    " ORDER BY price_id DESC LIMIT :page OFFSET :offset"
 )
 # Say that compiled rate cards of the business are out of date.
 TOUCH: Final = text(

@@ -21,7 +21,8 @@ import yaml
 from compose_pydantic import ComposeSpecification
 
 import celeryconfig
-from worker.embedded import Accounts, free_port, open_accounts, postgres_role, redis_role
+from worker.embedded import Accounts, open_accounts, postgres_role, redis_role
+from worker.port import free_port
 from worker.supervisor import Role
 
 ROOT = Path(__file__).parents[2]

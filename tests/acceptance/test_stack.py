@@ -26,7 +26,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 def test_a_stack_uses_the_servers_it_is_given(stack: Stack, config: Settings) -> None:
     assert stack.database_url == config.database_url.get_secret_value()
     assert stack.redis_url == config.redis_url.get_secret_value()
-    assert set(stack.pids) == {"supervisor", "worker", "worker_webhook", "beat"}
+    assert set(stack.pids) == {"supervisor", "worker", "worker_webhook", "beat", "api"}
     assert stack.missing() == []
 
 

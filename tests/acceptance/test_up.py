@@ -20,7 +20,7 @@ import pytest
 from redis import Redis
 
 READY_WITHIN_S = 120
-ROLES = ("postgres", "redis", "worker", "worker_webhook", "beat")
+ROLES = ("postgres", "redis", "worker", "worker_webhook", "beat", "api")
 
 
 @dataclass
@@ -87,7 +87,7 @@ def up(module_data_dir: Path, variables: Mapping[str, str]) -> Iterator[Up]:
 
 
 def is_ready(up: Up) -> bool:
-    return httpx.get(up.state["metrics_url"].replace("metrics", "readyz")).is_success
+    return answers_ready(up.state["api_url"])
 
 
 def family(pid: int) -> list[psutil.Process]:
@@ -113,6 +113,10 @@ def test_the_ready_file_names_live_servers_and_processes(up: Up) -> None:
     assert all(psutil.pid_exists(pid) for pid in state["pids"].values())
     assert state["pids"]["supervisor"] == up.process.pid
     assert execute(up, "SELECT count(*) FROM wallets") == (0,)
+    answer = httpx.get(
+        f"{state['api_url']}/customers", headers={"Authorization": f"Bearer {state['api_key']}"}
+    )
+    assert answer.json() == {"items": []}
     with Redis.from_url(state["redis_url"]) as redis:
         assert redis.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
 

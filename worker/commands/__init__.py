@@ -8,6 +8,7 @@ from worker.commands import (
     endpoint,
     entry,
     import_usage,
+    keys,
     meter,
     price,
     purchase,
@@ -21,6 +22,7 @@ from worker.commands import (
 def add_commands(app: typer.Typer) -> None:
     """Add every command of this package to `gullak`."""
     app.add_typer(business.app, name="business")
+    app.add_typer(keys.app, name="keys")
     app.add_typer(customer.app, name="customer")
     app.add_typer(meter.app, name="meter")
     app.add_typer(price.app, name="price")

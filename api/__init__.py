@@ -1,0 +1,1 @@
+"""The HTTP edge: the wire format over the use cases of `metering`."""

@@ -1,0 +1,67 @@
+"""The application: every router, the edge around them, the errors they answer with."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import anyio.to_thread
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from api.edge import Edge
+from api.errors import ErrorBody, add_error_handlers
+from api.routes import customers, events, health, ledger_entries, meters, prices, rules, wallets
+from api.scope import open_scope
+from worker.settings import Settings
+
+ROUTERS: Final = (customers, wallets, ledger_entries, events, meters, prices, rules)
+_ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": ErrorBody, "description": description}
+    for status, description in (
+        (400, "The wallet does not cover the debit."),
+        (401, "The API key is missing, unknown or revoked."),
+        (403, "The key lacks the scope."),
+        (404, "The business has no such object."),
+        (409, "The idempotency key was used with other content."),
+        (413, "The body is too large."),
+        (422, "A field or parameter is refused; `details` names it."),
+        (429, "Too much at once; see Retry-After."),
+        (500, "A fault of ours."),
+        (503, "A store does not answer; see Retry-After."),
+    )
+}
+
+
+def create_app(config: Settings) -> FastAPI:
+    """Return the application; it opens its connections when it is started."""
+    app = FastAPI(
+        title="Gullak",
+        version="1",
+        description="Prepaid credit for metered APIs: customers, wallets, ledger, usage events.",
+        lifespan=_lifespan,
+        redoc_url=None,
+        max_body_size=config.api_body_bytes_max,
+        generate_unique_id_function=_operation_id,
+    )
+    app.state.settings = config
+    app.add_middleware(Edge, body_bytes_max=config.api_body_bytes_max)
+    add_error_handlers(app)
+    app.include_router(health.router)
+    for module in ROUTERS:
+        app.include_router(module.router, responses=_ERRORS)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    config: Settings = app.state.settings
+    anyio.to_thread.current_default_thread_limiter().total_tokens = config.api_threads
+    app.state.scope = open_scope(config)
+    try:
+        yield
+    finally:
+        app.state.scope.close()

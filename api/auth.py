@@ -1,0 +1,132 @@
+"""Who calls: the key of a request, remembered for a few seconds, and the scope that a route asks.
+
+Keys are checked before a body is read or parsed. A known key is trusted for `fresh_s` without
+Postgres, so ingestion does not depend on it; while Postgres is away, for `stale_s`.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from hashlib import sha256
+from threading import Lock
+from time import monotonic
+from typing import Annotated, Final, NamedTuple
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from metering.access.keys import Principal, authenticate, note_use
+from metering.db import is_transient
+from metering.errors import ForbiddenError, UnauthorizedError
+from metering.ids import BusinessId
+
+KEYS_MAX: Final = 10_000
+NOBODY: Final = BusinessId("")
+
+Tenant = Callable[[BusinessId], AbstractContextManager[Connection]]
+
+bearer = HTTPBearer(auto_error=False, description="An API key of a business: `gk_…`.")
+
+
+class _Known(NamedTuple):
+    principal: Principal
+    seen_at_s: float
+
+
+class KeyRing:
+    """The keys seen lately, by their hash: no key is kept in memory. Thread-safe."""
+
+    def __init__(self, tenant: Tenant, *, fresh_s: float, stale_s: float) -> None:
+        self._tenant = tenant
+        self._fresh_s = fresh_s
+        self._stale_s = stale_s
+        self._lock = Lock()
+        self._known: dict[bytes, _Known] = {}
+
+    def fresh(self, key: str) -> Principal | None:
+        """Return whose key it is if that was looked up a moment ago; never waits."""
+        known = self._known.get(_digest(key))
+        if known is None or monotonic() - known.seen_at_s >= self._fresh_s:
+            return None
+        return known.principal
+
+    def principal(self, key: str) -> Principal:
+        """Return whose key it is.
+
+        Raises:
+            UnauthorizedError: nobody's.
+            DBAPIError: Postgres is away, and the key was not seen for too long.
+
+        """
+        if (fresh := self.fresh(key)) is not None:
+            return fresh
+        digest = _digest(key)
+        try:
+            principal = self._look_up(key)
+        except UnauthorizedError:
+            with self._lock:
+                self._known.pop(digest, None)
+            raise
+        except DBAPIError as error:
+            return self._stale(digest, error)
+        self._keep(digest, principal)
+        return principal
+
+    def _look_up(self, key: str) -> Principal:
+        with self._tenant(NOBODY) as conn:
+            principal = authenticate(conn, key)
+        with self._tenant(principal.business_id) as conn:
+            note_use(conn, principal)
+        return principal
+
+    def _stale(self, digest: bytes, error: DBAPIError) -> Principal:
+        known = self._known.get(digest)
+        if known is None or not is_transient(error):
+            raise error
+        if monotonic() - known.seen_at_s >= self._stale_s:
+            raise error
+        return known.principal
+
+    def _keep(self, digest: bytes, principal: Principal) -> None:
+        with self._lock:
+            if len(self._known) >= KEYS_MAX:
+                self._known.clear()
+            self._known[digest] = _Known(principal, monotonic())
+
+
+def _digest(key: str) -> bytes:
+    return sha256(key.encode(errors="surrogateescape")).digest()
+
+
+def key_of(authorization: str) -> str:
+    """Return the key in an `Authorization` header.
+
+    Raises:
+        UnauthorizedError: there is none.
+
+    """
+    scheme, _, key = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        raise UnauthorizedError
+    return key.strip()
+
+
+def _allowed(
+    scopes: SecurityScopes,
+    request: Request,
+    _declared: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
+) -> Principal:
+    """Return the caller, whom `api.edge` has found, if its key has the scopes of the route."""
+    principal = request.scope.get("principal")
+    if not isinstance(principal, Principal):
+        raise UnauthorizedError
+    for scope in scopes.scopes:
+        if scope not in principal.scopes:
+            raise ForbiddenError(scope)
+    return principal
+
+
+Ingester = Annotated[Principal, Security(_allowed, scopes=["ingest"])]
+Reader = Annotated[Principal, Security(_allowed, scopes=["read"])]
+Writer = Annotated[Principal, Security(_allowed, scopes=["write"])]

@@ -1,0 +1,112 @@
+"""Around every request: its id, its caller before its body, its metrics, and no stack trace."""
+
+import re
+import time
+from typing import Final
+
+import structlog
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.auth import key_of
+from api.errors import answer_to, error_response
+from api.scope import ApiScope
+from metering.access.keys import Principal
+from metering.errors import FieldProblem, InvalidInputError, NotFoundError
+from metering.ids import new_ulid
+from worker.metrics import HTTP_REQUESTS, HTTP_SECONDS
+
+# What anybody may ask, without a key.
+PUBLIC: Final = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json", "/docs"})
+_REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
+
+
+class Edge:
+    """An ASGI middleware; `scope["request_id"]` and `scope["principal"]` are its gifts."""
+
+    def __init__(self, app: ASGIApp, *, body_bytes_max: int) -> None:
+        self._app = app
+        self._body_bytes_max = body_bytes_max
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"req_{new_ulid()}"
+        scope["request_id"] = request_id
+        answer = _Answer(send, request_id)
+        started_at = time.perf_counter()
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await self._serve(scope, headers, receive, answer)
+        route = getattr(scope.get("route"), "path", "none")
+        HTTP_REQUESTS.labels(scope["method"], route, answer.status).inc()
+        HTTP_SECONDS.labels(route).observe(time.perf_counter() - started_at)
+
+    async def _serve(
+        self, scope: Scope, headers: Headers, receive: Receive, answer: "_Answer"
+    ) -> None:
+        try:
+            _check_target(scope)
+            if scope["path"] not in PUBLIC:
+                scope["principal"] = await _caller(scope["app"].state.scope, headers)
+            if _length(headers) > self._body_bytes_max:
+                response = error_response(
+                    answer.request_id,
+                    "PAYLOAD_TOO_LARGE",
+                    f"at most {self._body_bytes_max} bytes are taken at once",
+                    headers={"Connection": "close"},
+                )
+                await response(scope, receive, answer)
+                return
+            await self._app(scope, receive, answer)
+        except Exception as error:
+            if answer.status:
+                raise  # too late for another answer: the connection is cut
+            repeatable = scope["method"] not in {"POST", "PATCH"}
+            response = answer_to(error, answer.request_id, repeatable=repeatable)
+            await response(scope, receive, answer)
+
+
+class _Answer:
+    """Sends on, with the request's id, and remembers the status."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self.request_id = request_id
+        self.status = 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message)["x-request-id"] = self.request_id
+        await self._send(message)
+
+
+def _check_target(scope: Scope) -> None:
+    """Refuse NUL, which no id, name or text of ours holds and Postgres cannot even be asked for.
+
+    Raises:
+        NotFoundError: in the path.
+        InvalidInputError: in the query.
+
+    """
+    if "\0" in scope["path"]:
+        raise NotFoundError("path", scope["path"].replace("\0", "%00"))
+    if b"%00" in scope["query_string"]:
+        raise InvalidInputError(FieldProblem("query", "holds a NUL character"))
+
+
+async def _caller(scope: ApiScope, headers: Headers) -> Principal:
+    key = key_of(headers.get("authorization", ""))
+    # A key that is known needs no thread, and nearly every key is.
+    fresh = scope.keys.fresh(key)
+    return await run_in_threadpool(scope.keys.principal, key) if fresh is None else fresh
+
+
+def _length(headers: Headers) -> int:
+    text = headers.get("content-length", "")
+    return int(text) if text.isdigit() and len(text) <= 18 else 0  # noqa: PLR2004 - int64

@@ -1,0 +1,170 @@
+"""Every failure as the contract's error body: code, message, request id, details; never a stack."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ValidationError
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from metering.accept.event import shown
+from metering.db import is_rolled_back, is_transient
+from metering.errors import (
+    BufferFullError,
+    BufferUnavailableError,
+    FieldProblem,
+    GullakError,
+    InvalidInputError,
+)
+
+STATUS: Final = {
+    "UNAUTHORIZED": 401,
+    "FORBIDDEN": 403,
+    "NOT_FOUND": 404,
+    "INVALID_REQUEST_BODY": 422,
+    "INVALID_REQUEST_PARAMETERS": 422,
+    "INVALID_QUERY_PARAMS": 422,
+    "UNSUPPORTED_CURRENCY": 422,
+    "INSUFFICIENT_WALLET_FUNDS": 400,
+    "IDEMPOTENCY_CONFLICT": 409,
+    "PAYLOAD_TOO_LARGE": 413,
+    "TOO_MANY_REQUESTS": 429,
+    "INTERNAL_SERVER_ERROR": 500,
+    "UNAVAILABLE": 503,
+}
+_OF_HTTP: Final = {404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 413: "PAYLOAD_TOO_LARGE"}
+_OF_PLACE: Final = {"query": "INVALID_QUERY_PARAMS", "path": "INVALID_REQUEST_PARAMETERS"}
+RETRY_AFTER_S: Final = 1
+DETAILS_MAX: Final = 101
+
+log = structlog.get_logger("gullak.api")
+
+
+class Detail(BaseModel):
+    """One refused field: its dotted path, and why."""
+
+    field: str
+    reason: str
+
+
+class ErrorBody(BaseModel):
+    """What every error answers."""
+
+    code: str
+    message: str
+    request_id: str
+    details: list[Detail] = []
+
+
+def error_response(
+    request_id: str,
+    code: str,
+    message: str,
+    *,
+    status: int | None = None,
+    problems: Iterable[FieldProblem] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Return the answer to a failed request."""
+    details = [Detail(field=p.field, reason=p.reason) for p in problems][:DETAILS_MAX]
+    body = ErrorBody(code=code, message=message, request_id=request_id, details=details)
+    return Response(
+        body.model_dump_json(),
+        status_code=STATUS[code] if status is None else status,
+        media_type="application/json",
+        headers=headers,
+    )
+
+
+def answer_to(error: Exception, request_id: str, *, repeatable: bool) -> Response:
+    """Return the answer to any failure.
+
+    repeatable  the same request once more can do no harm: the client is told to try again even
+                when nobody knows whether this one was carried out
+    """
+    if isinstance(error, GullakError):
+        return _of_ours(error, request_id)
+    if isinstance(error, RequestValidationError | ValidationError):
+        return _of_validation(error, request_id)
+    if isinstance(error, HTTPException):
+        return _of_http(error, request_id)
+    if isinstance(error, PoolTimeoutError) or (
+        isinstance(error, DBAPIError) and is_transient(error)
+    ):
+        return _of_database(error, request_id, repeatable=repeatable)
+    log.error("request failed", exc_info=error, request_id=request_id)
+    return error_response(
+        request_id,
+        "INTERNAL_SERVER_ERROR",
+        "Something went wrong here; the request id finds it in our log.",
+        headers=None if repeatable else {"x-should-retry": "false"},
+    )
+
+
+def _of_ours(error: GullakError, request_id: str) -> Response:
+    headers: dict[str, str] = {}
+    if isinstance(error, BufferFullError | BufferUnavailableError):
+        headers["Retry-After"] = str(error.retry_after_s)
+    if error.code == "IDEMPOTENCY_CONFLICT":
+        headers["x-should-retry"] = "false"
+    if error.code == "UNAUTHORIZED":
+        headers["WWW-Authenticate"] = "Bearer"
+    problems = error.problems if isinstance(error, InvalidInputError) else ()
+    return error_response(request_id, error.code, error.message, problems=problems, headers=headers)
+
+
+def _of_validation(error: RequestValidationError | ValidationError, request_id: str) -> Response:
+    problems, code = [], "INVALID_REQUEST_BODY"
+    for detail in error.errors()[:DETAILS_MAX]:
+        place, *path = detail["loc"] or ("body",)
+        code = _OF_PLACE.get(str(place), code)
+        field = ".".join(shown(str(part)) for part in path) or str(place)
+        problems.append(FieldProblem(field, shown_reason(detail["msg"])))
+    message = "; ".join(f"{p.field}: {p.reason}" for p in problems[:3])
+    return error_response(request_id, code, message, problems=problems)
+
+
+def shown_reason(message: str) -> str:
+    """Return pydantic's reason without characters that an answer cannot carry."""
+    return message.encode(errors="backslashreplace").decode()
+
+
+def _of_http(error: HTTPException, request_id: str) -> Response:
+    if error.status_code == 400:  # noqa: PLR2004 - the framework's word for a body it cannot read
+        return error_response(
+            request_id, "INVALID_REQUEST_BODY", "The body is not JSON that can be read."
+        )
+    code = _OF_HTTP.get(error.status_code, "INVALID_REQUEST_PARAMETERS")
+    return error_response(
+        request_id, code, str(error.detail), status=error.status_code, headers=error.headers
+    )
+
+
+def _of_database(error: Exception, request_id: str, *, repeatable: bool) -> Response:
+    headers = {"Retry-After": str(RETRY_AFTER_S)}
+    unknown = not (isinstance(error, PoolTimeoutError) or is_rolled_back(error))
+    if unknown and not repeatable:
+        # It may have been written, and without a key of its own it would be written twice.
+        headers["x-should-retry"] = "false"
+    log.warning("database away", error=type(error).__name__, request_id=request_id)
+    return error_response(
+        request_id, "UNAVAILABLE", "The ledger does not answer; try again.", headers=headers
+    )
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Make `app` answer every failure inside its routes in the contract's form."""
+
+    def handle(request: Request, error: Exception) -> Response:
+        repeatable = request.method not in {"POST", "PATCH"} or getattr(
+            request.state, "repeatable", False
+        )
+        return answer_to(error, request.scope["request_id"], repeatable=repeatable)
+
+    for kind in (GullakError, RequestValidationError, HTTPException, DBAPIError, PoolTimeoutError):
+        app.add_exception_handler(kind, handle)

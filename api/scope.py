@@ -1,0 +1,94 @@
+"""What a request works with: the tenant's transactions, the buffer, the settings of the process."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Final, TypeVar
+
+from fastapi import Depends, Request
+from redis import Redis
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from api.auth import KeyRing
+from metering.accept import AcceptLimits, Quantities
+from metering.buffer.stream import UsageBuffer, connect
+from metering.db import is_rolled_back
+from metering.ids import BusinessId
+from worker.scope import open_buffer
+from worker.session import Sessions, make_engine
+from worker.settings import Settings
+
+ATTEMPTS_MAX: Final = 3
+BACK_OFF_S: Final = 0.02
+# A request waits for it before it waits for the append, and both must end within 2 s.
+QUANTITIES_TIMEOUT_S: Final = 0.3
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ApiScope:
+    """The dependencies of requests, for one process."""
+
+    settings: Settings
+    sessions: Sessions
+    buffer: UsageBuffer
+    redis: Redis  # with a short timeout: for what a request can do without
+    quantities: Quantities
+    keys: KeyRing
+    limits: AcceptLimits
+
+    @property
+    def currencies(self) -> tuple[str, ...]:
+        """The configured currencies."""
+        return tuple(self.settings.currencies)
+
+    def run(self, business_id: BusinessId, work: Callable[[Connection], T]) -> T:
+        """Do `work` in one transaction of the business; again if Postgres chose it to give way.
+
+        Raises:
+            Exception: what `work` raises; nothing was written.
+
+        """
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            try:
+                with self.sessions.tenant(business_id) as conn:
+                    return work(conn)
+            except DBAPIError as error:
+                if attempt == ATTEMPTS_MAX or not is_rolled_back(error):
+                    raise
+                time.sleep(random.uniform(0, attempt * BACK_OFF_S))  # noqa: S311 - spreads, hides nothing
+        raise AssertionError("the last attempt returns or raises")
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.sessions.engine.dispose()
+        self.buffer.redis.close()
+        self.redis.close()
+
+
+def open_scope(config: Settings) -> ApiScope:
+    """Return the scope of a process with these settings."""
+    sessions = Sessions(make_engine(config, kept=config.api_threads, extra=0))
+    redis = connect(config.redis_url.get_secret_value(), timeout_s=QUANTITIES_TIMEOUT_S)
+    return ApiScope(
+        settings=config,
+        sessions=sessions,
+        buffer=open_buffer(config),
+        redis=redis,
+        quantities=Quantities(redis),
+        keys=KeyRing(sessions.tenant, fresh_s=config.api_key_ttl_s, stale_s=config.api_key_stale_s),
+        limits=AcceptLimits(config.event_age_max_s, config.event_ahead_max_s),
+    )
+
+
+def _scope_of(request: Request) -> ApiScope:
+    found = request.app.state.scope
+    if not isinstance(found, ApiScope):
+        raise TypeError("the application was not started")
+    return found
+
+
+Scoped = Annotated[ApiScope, Depends(_scope_of)]

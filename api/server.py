@@ -1,0 +1,37 @@
+"""`python -m api.server --port N`: one process that serves the API until it is told to stop."""
+
+import argparse
+from typing import Final
+
+import uvicorn
+
+from api.app import create_app
+from worker.log import setup_logging
+from worker.settings import settings
+
+# A client that says nothing for this long is closed.
+KEEP_ALIVE_S: Final = 75
+GRACE_S: Final = 10
+
+
+def main() -> None:
+    """Serve."""
+    parser = argparse.ArgumentParser(prog="api.server")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080)
+    given = parser.parse_args()
+    setup_logging(settings())
+    uvicorn.run(
+        create_app(settings()),
+        host=given.host,
+        port=given.port,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+
+
+if __name__ == "__main__":
+    main()

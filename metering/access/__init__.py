@@ -1,0 +1,1 @@
+"""Who may ask: API keys of businesses and what each may do."""

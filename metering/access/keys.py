@@ -1,0 +1,166 @@
+"""API keys: made, listed, revoked, and recognised when a request brings one.
+
+A key is `gk_`, 12 characters by which it is found, `_` and 43 characters that nobody can guess.
+"""
+
+import base64
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final, Literal, NamedTuple, get_args
+
+from sqlalchemy import Connection
+
+from metering.access import statements
+from metering.errors import FieldProblem, InvalidInputError, NotFoundError, UnauthorizedError
+from metering.ids import BusinessId, KeyId, new_id
+
+Scope = Literal["ingest", "read", "write"]
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
+
+NAME_LENGTH_MAX: Final = 255
+# How old a noted use may be, in seconds: a busy key must not write a row per request.
+USE_FRESH_S: Final = 60
+
+_LOOKUP_CHARS: Final = 12
+_SECRET_BYTES: Final = 32
+# The whole form in ASCII, so that what is too long or holds NUL never reaches the database.
+_FORM: Final = re.compile(r"(gk_[a-z2-7]{12})_[A-Za-z0-9_-]{43}")
+# Compared with when there is no such key, so that the time taken does not tell.
+_NO_HASH: Final = bytes(hashlib.sha256().digest_size)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewKey:
+    """A key that was just made; `key` is its whole text, which is stored nowhere."""
+
+    key_id: KeyId
+    key: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A key as listed; `prefix` is its text up to the secret."""
+
+    key_id: KeyId
+    business_id: BusinessId
+    name: str
+    prefix: str
+    scopes: tuple[Scope, ...]
+    created_at: datetime
+    last_used_at: datetime | None
+    revoked_at: datetime | None
+
+
+class Principal(NamedTuple):
+    """Whom a key stands for, and what it may do."""
+
+    key_id: KeyId
+    business_id: BusinessId
+    scopes: frozenset[Scope]
+
+
+def create_key(
+    conn: Connection, business_id: BusinessId, name: str, scopes: Collection[str]
+) -> NewKey:
+    """Make a key; its text can be had from what is returned only.
+
+    Raises:
+        InvalidInputError: the name is blank, too long or holds NUL, or there is no scope or one
+            that is not of `SCOPES`.
+        NotFoundError: there is no such business.
+
+    """
+    name = name.strip()
+    _check(name, scopes)
+    prefix, key = _new_text()
+    made = NewKey(key_id=KeyId(new_id("key")), key=key)
+    values = {
+        "key_id": made.key_id,
+        "business_id": business_id,
+        "name": name,
+        "prefix": prefix,
+        "secret_hash": _hash(key),
+        "scopes": [scope for scope in SCOPES if scope in scopes],
+    }
+    if not conn.execute(statements.INSERT_KEY, values).rowcount:
+        raise NotFoundError("business", business_id)
+    return made
+
+
+def _check(name: str, scopes: Collection[str]) -> None:
+    """Raise with all problems at once."""
+    problems = []
+    if not 0 < len(name) <= NAME_LENGTH_MAX or "\0" in name:
+        reason = f"must have 1 to {NAME_LENGTH_MAX} characters, none of them NUL"
+        problems.append(FieldProblem("name", reason))
+    unknown = sorted(set(scopes) - set(SCOPES))
+    if not scopes or unknown:
+        found = f", not {unknown[0]!r}" if unknown else ""
+        reason = f"must be one or more of {', '.join(SCOPES)}{found}"
+        problems.append(FieldProblem("scopes", reason))
+    if problems:
+        raise InvalidInputError(*problems)
+
+
+def _new_text() -> tuple[str, str]:
+    """Return the prefix of a new key and its whole text."""
+    lookup = base64.b32encode(secrets.token_bytes(_LOOKUP_CHARS)).decode().lower()
+    prefix = f"gk_{lookup[:_LOOKUP_CHARS]}"
+    return prefix, f"{prefix}_{secrets.token_urlsafe(_SECRET_BYTES)}"
+
+
+def _hash(key: str) -> bytes:
+    # A slow hash makes guessing of passwords dear; 256 random bits are beyond all guessing.
+    return hashlib.sha256(key.encode()).digest()
+
+
+def list_keys(conn: Connection, business_id: BusinessId) -> list[ApiKey]:
+    """Return the keys of a business, newest first, with those that are revoked."""
+    rows = conn.execute(statements.KEYS, {"business_id": business_id}).mappings()
+    return [ApiKey(**{**row, "scopes": tuple(row["scopes"])}) for row in rows]
+
+
+def revoke_key(conn: Connection, business_id: BusinessId, key_id: KeyId) -> None:
+    """Refuse a key from now on; once more changes nothing.
+
+    Raises:
+        NotFoundError: the business has no such key.
+
+    """
+    values = {"business_id": business_id, "key_id": key_id}
+    if not conn.execute(statements.REVOKE_KEY, values).rowcount:
+        raise NotFoundError("API key", key_id)
+
+
+def authenticate(conn: Connection, key: str) -> Principal:
+    """Return whom a key stands for; `key` is whatever a request brought.
+
+    Raises:
+        UnauthorizedError: it is not a key, or one that is unknown or revoked.
+
+    """
+    form = _FORM.fullmatch(key)
+    if form is None:
+        raise UnauthorizedError
+    row = conn.execute(statements.KEY_OF_PREFIX, {"prefix": form[1]}).one_or_none()
+    is_same = hmac.compare_digest(_hash(key), _NO_HASH if row is None else row.secret_hash)
+    if row is None or not is_same:
+        raise UnauthorizedError
+    return Principal(row.key_id, row.business_id, frozenset(row.scopes))
+
+
+def note_use(conn: Connection, principal: Principal) -> None:
+    """Set when the key was last used, unless what is noted is less than `USE_FRESH_S` old."""
+    conn.execute(
+        statements.NOTE_USE,
+        {
+            "business_id": principal.business_id,
+            "key_id": principal.key_id,
+            "fresh_s": USE_FRESH_S,
+        },
+    )

@@ -1,0 +1,149 @@
+"""The entries of all wallets of a customer, newest first: a page by number, or after an entry.
+
+No index but the primary key, because each further one would be paid for by every entry of every
+batch. Within a wallet time never goes back as versions grow (the clock is read under the wallet's
+lock), so a moment is turned into a version by bisection: some 24 looks at the primary key among
+ten million entries.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Connection
+
+from metering.errors import NotFoundError, UnsupportedCurrencyError
+from metering.ids import BusinessId, Currency, CustomerId, EntryId, WalletId
+from metering.ledger import statements
+from metering.ledger.accounts import wallets_of
+from metering.ledger.entry import Entry, EventType, Wallet
+from metering.ledger.history import entry_of
+
+_OF_USAGE: Final = "merchant_adjustment"
+MOMENT: Final = timedelta(microseconds=1)  # the finest that Postgres keeps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryFilter:
+    """Which entries; what is None does not matter."""
+
+    currency: Currency | None = None
+    event_type: EventType | None = None
+    created_at_gte: datetime | None = None
+    created_at_lte: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Cursor:
+    """The entry that the page follows."""
+
+    entry_id: EntryId
+    wallet_id: WalletId
+    version: int
+    created_at: datetime
+
+
+def list_entries(
+    conn: Connection,
+    business_id: BusinessId,
+    customer_id: CustomerId,
+    wanted: EntryFilter,
+    *,
+    page: int,
+    offset: int = 0,
+    after: EntryId | None = None,
+) -> list[Entry]:
+    """Return up to `page` entries, newest first, past `offset` of them or older than `after`.
+
+    Raises:
+        NotFoundError: the business has no such customer, or the customer no entry `after`.
+        UnsupportedCurrencyError: the customer has no wallet in the currency.
+
+    """
+    wallets = _wallets(conn, business_id, customer_id, wanted.currency)
+    cursor = None if after is None else _cursor(conn, business_id, customer_id, after)
+    firsts = [_first(conn, wallet, wanted) for wallet in wallets]
+    lasts = [_last(conn, wallet, wanted, cursor) for wallet in wallets]
+    if len(wallets) == 1 and wanted.event_type is None:
+        # Versions have no gaps: of one wallet, so many entries further on is so many less.
+        lasts = [last - offset for last in lasts]
+        offset = 0
+    statement = (
+        statements.ENTRIES_OF_WALLETS
+        if wanted.event_type in (None, _OF_USAGE)
+        else statements.ENTRIES_NOT_USAGE
+    )
+    rows = conn.execute(
+        statement,
+        {
+            "wallet_ids": [wallet.wallet_id for wallet in wallets],
+            "firsts": firsts,
+            "lasts": lasts,
+            "event_type": wanted.event_type,
+            "reach": offset + page,
+            "page": page,
+            "offset": offset,
+        },
+    )
+    return [entry_of(row) for row in rows]
+
+
+def _wallets(
+    conn: Connection, business_id: BusinessId, customer_id: CustomerId, currency: Currency | None
+) -> list[Wallet]:
+    views = wallets_of(conn, business_id, customer_id)
+    if currency is None:
+        return [view.wallet for view in views.values()]
+    if currency not in views:
+        raise UnsupportedCurrencyError(currency, tuple(views))
+    return [views[currency].wallet]
+
+
+def _cursor(
+    conn: Connection, business_id: BusinessId, customer_id: CustomerId, entry_id: EntryId
+) -> _Cursor:
+    values = {"business_id": business_id, "customer_id": customer_id, "entry_id": entry_id}
+    row = conn.execute(statements.ENTRY_PLACE, values).one_or_none()
+    if row is None:
+        raise NotFoundError("ledger entry", entry_id)
+    return _Cursor(row.entry_id, row.wallet_id, row.version, row.created_at)
+
+
+def _first(conn: Connection, wallet: Wallet, wanted: EntryFilter) -> int:
+    """Return the version of the wallet's oldest entry that may be listed."""
+    if wanted.created_at_gte is None:
+        return 1
+    return _version_at(conn, wallet, wanted.created_at_gte - MOMENT) + 1
+
+
+def _last(conn: Connection, wallet: Wallet, wanted: EntryFilter, cursor: _Cursor | None) -> int:
+    """Return the version of the wallet's newest entry that may be listed; 0: there is none."""
+    last = wallet.version
+    if wanted.created_at_lte is not None:
+        last = min(last, _version_at(conn, wallet, wanted.created_at_lte))
+    if cursor is not None and cursor.wallet_id == wallet.wallet_id:
+        last = min(last, cursor.version - 1)
+    elif cursor is not None:
+        last = min(last, _version_before(conn, wallet, cursor))
+    return last
+
+
+def _version_at(conn: Connection, wallet: Wallet, moment: datetime) -> int:
+    """Return the version of the last entry made at `moment` or before; 0: there is none."""
+    low, high = 0, wallet.version
+    while low < high:
+        middle = (low + high + 1) // 2
+        values = {"wallet_id": wallet.wallet_id, "version": middle}
+        if conn.execute(statements.ENTRY_TIME, values).scalar_one() <= moment:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _version_before(conn: Connection, wallet: Wallet, cursor: _Cursor) -> int:
+    """Return the last version that comes after the cursor's entry in a merged list."""
+    last = _version_at(conn, wallet, cursor.created_at)
+    values = {"wallet_id": wallet.wallet_id, "last": last, "moment": cursor.created_at}
+    same = conn.execute(statements.ENTRIES_OF_MOMENT, values).all()
+    return last - len([row for row in same if row.entry_id >= cursor.entry_id])
