@@ -12,6 +12,7 @@ COPY pyproject.toml celeryconfig.py README.md ./
 COPY metering metering
 COPY tasks tasks
 COPY worker worker
+COPY api api
 RUN pip install --no-deps .
 
 USER gullak

@@ -48,5 +48,5 @@ check: $(READY) ## Format, lint, types, import contracts
 bench: $(READY) ## The budgets of the design, as ratios taken in one run
 	@$(BIN)/python tests/benchmarks/run.py $(ARGS)
 
-up: $(READY) ## Postgres, Redis, workers and beat, until Ctrl-C
+up: $(READY) ## Postgres, Redis, workers, beat and API, until Ctrl-C
 	@$(BIN)/gullak up $(ARGS)

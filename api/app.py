@@ -40,7 +40,6 @@ def create_app(config: Settings) -> FastAPI:
         description="Prepaid credit for metered APIs: customers, wallets, ledger, usage events.",
         lifespan=_lifespan,
         redoc_url=None,
-        max_body_size=config.api_body_bytes_max,
         generate_unique_id_function=_operation_id,
     )
     app.state.settings = config
@@ -48,7 +47,9 @@ def create_app(config: Settings) -> FastAPI:
     add_error_handlers(app)
     app.include_router(health.router)
     for module in ROUTERS:
-        app.include_router(module.router, responses=_ERRORS)
+        app.include_router(
+            module.router, responses=_ERRORS, max_body_size=config.api_body_bytes_max
+        )
     return app
 
 

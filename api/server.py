@@ -1,6 +1,8 @@
 """`python -m api.server --port N`: one process that serves the API until it is told to stop."""
 
 import argparse
+import signal
+import sys
 from typing import Final
 
 import uvicorn
@@ -21,6 +23,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8080)
     given = parser.parse_args()
     setup_logging(settings())
+    # The server raises the signal once more when it has stopped: that was no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         create_app(settings()),
         host=given.host,

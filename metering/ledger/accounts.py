@@ -36,7 +36,8 @@ def _fits(value: str | float) -> str | float:
 
 
 MetadataValue = Annotated[
-    bool | int | float | Annotated[str, StringConstraints(max_length=500)], AfterValidator(_fits)
+    bool | int | float | Annotated[str, StringConstraints(max_length=500, pattern=NO_NUL)],
+    AfterValidator(_fits),
 ]
 
 

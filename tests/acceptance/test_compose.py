@@ -27,7 +27,7 @@ from worker.supervisor import Role
 
 ROOT = Path(__file__).parents[2]
 SERVERS = {"postgres", "redis"}
-LONG_RUNNING = SERVERS | {"worker", "worker-webhook", "beat"}
+LONG_RUNNING = SERVERS | {"worker", "worker-webhook", "beat", "api"}
 HEALTHY_WITHIN_S = 120
 # ${NAME}, ${NAME:-default}, ${NAME:?message}; `$$` is a dollar sign.
 VARIABLE = re.compile(r"\$\$|\$\{(\w+)(?::([-?])([^}]*))?\}")
@@ -199,6 +199,7 @@ def natively(folder: Path, base: Mapping[str, str]) -> Iterator[Natively]:
         "POSTGRES_PASSWORD": accounts.postgres_password,
         "REDIS_PASSWORD": accounts.redis_password,
         "GULLAK_METRICS_PORT": str(free_port()),
+        "API_PORT": str(free_port()),
     }
     roles = {
         "postgres": postgres_role(folder, accounts, fast_unsafe=True),

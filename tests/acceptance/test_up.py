@@ -19,6 +19,8 @@ import psycopg
 import pytest
 from redis import Redis
 
+from worker.health import answers_ready
+
 READY_WITHIN_S = 120
 ROLES = ("postgres", "redis", "worker", "worker_webhook", "beat", "api")
 

@@ -1,0 +1,181 @@
+"""A tenant's key opens nothing of another tenant, on any route: every one of the application."""
+
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import httpx
+import pytest
+
+from api.app import create_app
+from edge import Api
+from shop import Shop
+from worker.settings import settings_from
+
+PUBLIC = {"/livez", "/readyz", "/metrics"}
+_numbers = count(1)
+
+
+def routes() -> list[tuple[str, str]]:
+    """Method and path of every route that asks for a key."""
+    paths = create_app(settings_from({})).openapi()["paths"]
+    return [
+        (method.upper(), path)
+        for path, methods in paths.items()
+        for method in methods
+        if path not in PUBLIC
+    ]
+
+
+BODIES: dict[tuple[str, str], Callable[[dict[str, str]], object]] = {
+    ("POST", "/customers"): lambda _: {"email": "x@example.com", "name": "X"},
+    ("PATCH", "/customers/{customer_id}"): lambda _: {"name": "stolen"},
+    ("POST", "/customers/{customer_id}/wallets/ledger-entries"): lambda _: {
+        "amount": 1,
+        "currency": "USD",
+        "entry_type": "credit",
+    },
+    ("POST", "/meters"): lambda _: {
+        "name": "n",
+        "event_name": "e",
+        "measurement_unit": "u",
+        "aggregation": {"type": "count"},
+    },
+    ("POST", "/prices"): lambda ids: {
+        "meter_id": ids["meter_id"],
+        "currency": "USD",
+        "price_per_unit": "7",
+    },
+    ("POST", "/low-credit-rules"): lambda ids: {
+        "currency": "USD",
+        "threshold": 7,
+        "customer_id": ids["customer_id"],
+    },
+    ("POST", "/events/ingest"): lambda ids: {
+        "events": [
+            {
+                "event_id": f"evt-{next(_numbers)}",
+                "customer_id": ids["customer_id"],
+                "event_name": "llm.completion",
+                "metadata": {"tokens": 1},
+            }
+        ]
+    },
+}
+# Making something of one's own is no way in; whose customer an event names is checked later.
+OWN = {("POST", "/customers"), ("POST", "/meters"), ("POST", "/events/ingest")}
+
+
+@pytest.fixture
+def victim(api: Api, shop: Shop) -> dict[str, str]:
+    """The ids of a business that has one of everything."""
+    shop.meter("tokens", {"USD": "1"})
+    with api.client() as client:
+        customer_id = shop.customers[0]
+        entry = {"amount": 500, "currency": "USD", "entry_type": "credit"}
+        client.post(f"/customers/{customer_id}/wallets/ledger-entries", json=entry)
+        rule = client.post("/low-credit-rules", json={"currency": "USD", "threshold": 5}).json()
+        meter = client.get("/meters").json()["items"][0]
+    return {"customer_id": customer_id, "meter_id": meter["id"], "rule_id": rule["id"]}
+
+
+@pytest.fixture
+def stranger(api: Api, shop: Shop) -> Iterator[httpx.Client]:
+    """A client of another business."""
+    other = Shop.open(shop.sessions, shop.buffer, name="Other", customers=0)
+    with api.client(api.key_for(business_id=other.business_id)) as client:
+        yield client
+
+
+def everything(shop: Shop) -> list[object]:
+    tables = ("customers", "wallets", "ledger_entries", "meters", "prices", "low_credit_rules")
+    return [
+        shop.rows(f"SELECT * FROM {table} WHERE business_id = '{shop.business_id}' ORDER BY 1")
+        for table in tables
+    ]
+
+
+@pytest.mark.parametrize(("method", "path"), routes())
+def test_a_stranger_s_key_finds_nothing_and_changes_nothing(
+    method: str, path: str, shop: Shop, victim: dict[str, str], stranger: httpx.Client
+) -> None:
+    before = everything(shop)
+    body = BODIES.get((method, path), lambda _: None)(victim)
+
+    answer = stranger.request(method, path.format(**victim), json=body)
+
+    assert everything(shop) == before
+    if "{" in path or (body is not None and (method, path) not in OWN):
+        assert answer.status_code == 404
+    elif method == "GET":
+        assert answer.json() == {"items": []}
+    else:
+        assert answer.is_success
+
+
+@pytest.mark.parametrize(("method", "path"), routes())
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer gk_x", "Basic Zzo=", "Bearer \xff"])
+def test_without_a_good_key_every_route_is_closed(
+    method: str, path: str, header: str | None, api: Api
+) -> None:
+    headers = {} if header is None else {"Authorization": header.encode("latin-1")}
+
+    answer = httpx.request(method, f"{api.url}{path}", headers=headers, content=b"{not even JSON")
+
+    assert answer.status_code == 401
+    assert answer.json()["code"] == "UNAUTHORIZED"
+
+
+def test_events_that_name_another_tenant_s_customer_are_refused_by_the_drain(
+    shop: Shop, victim: dict[str, str], stranger: httpx.Client
+) -> None:
+    stranger.post("/events/ingest", json=BODIES["POST", "/events/ingest"](victim))
+
+    outcome = shop.drain()
+
+    assert (outcome.posted, outcome.refused) == (0, 1)
+    assert shop.wallet().balance_minor == 500
+
+
+def test_a_cursor_of_another_tenant_is_not_found(
+    victim: dict[str, str], stranger: httpx.Client
+) -> None:
+    answer = stranger.get("/customers", params={"starting_after": victim["customer_id"]})
+
+    assert answer.status_code == 404
+
+
+def test_behind_the_wall_a_forgotten_condition_shows_own_rows_only(shop: Shop) -> None:
+    other = Shop.open(shop.sessions, shop.buffer, name="Other", customers=2)
+    shop.enter(5)
+    other.enter(7)
+    tables = ("businesses", "customers", "wallets", "ledger_entries")
+
+    with shop.sessions.tenant(other.business_id) as conn:
+        seen = {
+            table: {row[0] for row in conn.exec_driver_sql(f"SELECT business_id FROM {table}")}
+            for table in tables
+        }
+        active = conn.exec_driver_sql("SELECT row_security_active('wallets')").scalar_one()
+
+    assert active
+    assert seen == {table: {other.business_id} for table in tables}
+
+
+def test_behind_the_wall_rows_of_another_tenant_cannot_be_written(shop: Shop) -> None:
+    other = Shop.open(shop.sessions, shop.buffer, name="Other", customers=0)
+
+    with shop.sessions.tenant(other.business_id) as conn:
+        moved = conn.exec_driver_sql("UPDATE wallets SET balance_minor = 1").rowcount
+
+    assert moved == 0
+    assert shop.wallet().balance_minor == 0
+
+
+def test_every_table_that_names_a_business_is_behind_the_wall(shop: Shop) -> None:
+    open_tables = shop.rows(
+        "SELECT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid"
+        " WHERE a.attname = 'business_id' AND c.relkind IN ('r', 'p') AND NOT c.relispartition"
+        " AND c.relnamespace = current_schema()::regnamespace AND NOT c.relrowsecurity"
+    )
+
+    assert open_tables == []
