@@ -154,6 +154,8 @@ def wallets_of(
         NotFoundError: the business has no such customer.
 
     """
+    if "\0" in customer_id:
+        raise NotFoundError("customer", customer_id)
     rows = conn.execute(
         statements.WALLETS_OF_CUSTOMER, {"business_id": business_id, "customer_id": customer_id}
     ).all()

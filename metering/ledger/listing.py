@@ -7,7 +7,7 @@ ten million entries.
 """
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy import Connection
@@ -20,7 +20,6 @@ from metering.ledger.entry import Entry, EventType, Wallet
 from metering.ledger.history import entry_of
 
 _OF_USAGE: Final = "merchant_adjustment"
-MOMENT: Final = timedelta(microseconds=1)  # the finest that Postgres keeps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +102,7 @@ def _cursor(
     conn: Connection, business_id: BusinessId, customer_id: CustomerId, entry_id: EntryId
 ) -> _Cursor:
     values = {"business_id": business_id, "customer_id": customer_id, "entry_id": entry_id}
-    row = conn.execute(statements.ENTRY_PLACE, values).one_or_none()
+    row = None if "\0" in entry_id else conn.execute(statements.ENTRY_PLACE, values).one_or_none()
     if row is None:
         raise NotFoundError("ledger entry", entry_id)
     return _Cursor(row.entry_id, row.wallet_id, row.version, row.created_at)
@@ -113,7 +112,7 @@ def _first(conn: Connection, wallet: Wallet, wanted: EntryFilter) -> int:
     """Return the version of the wallet's oldest entry that may be listed."""
     if wanted.created_at_gte is None:
         return 1
-    return _version_at(conn, wallet, wanted.created_at_gte - MOMENT) + 1
+    return _version_at(conn, wallet, wanted.created_at_gte, before=True) + 1
 
 
 def _last(conn: Connection, wallet: Wallet, wanted: EntryFilter, cursor: _Cursor | None) -> int:
@@ -128,13 +127,14 @@ def _last(conn: Connection, wallet: Wallet, wanted: EntryFilter, cursor: _Cursor
     return last
 
 
-def _version_at(conn: Connection, wallet: Wallet, moment: datetime) -> int:
-    """Return the version of the last entry made at `moment` or before; 0: there is none."""
+def _version_at(conn: Connection, wallet: Wallet, moment: datetime, *, before: bool = False) -> int:
+    """Return the version of the last entry made up to `moment`, or before it; 0: there is none."""
     low, high = 0, wallet.version
     while low < high:
         middle = (low + high + 1) // 2
         values = {"wallet_id": wallet.wallet_id, "version": middle}
-        if conn.execute(statements.ENTRY_TIME, values).scalar_one() <= moment:
+        made_at: datetime = conn.execute(statements.ENTRY_TIME, values).scalar_one()
+        if made_at < moment or (made_at == moment and not before):
             low = middle
         else:
             high = middle - 1

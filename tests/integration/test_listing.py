@@ -311,7 +311,10 @@ def test_both_bounds_of_the_time_belong_to_what_is_listed(
 
 def test_a_bound_at_the_end_of_time_is_a_bound_like_others(shop: Shop) -> None:
     written = two_wallets(shop, 2)
-    first, last = (moment.replace(tzinfo=UTC) for moment in (datetime.min, datetime.max))
+    first, last = (
+        datetime(1, 1, 1, tzinfo=UTC),
+        datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
+    )
 
     assert listed(shop, EntryFilter(created_at_lte=first)) == []
     assert listed(shop, EntryFilter(created_at_gte=last)) == []
