@@ -66,9 +66,7 @@ class Edge:
         except Exception as error:
             if answer.status:
                 raise  # too late for another answer: the connection is cut
-            repeatable = scope["method"] not in {"POST", "PATCH"}
-            response = answer_to(error, answer.request_id, repeatable=repeatable)
-            await response(scope, receive, answer)
+            await answer_to(error, scope)(scope, receive, answer)
 
 
 class _Answer:

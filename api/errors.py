@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Scope
 
 from metering.accept.event import shown
 from metering.db import is_rolled_back, is_transient
@@ -81,12 +82,9 @@ def error_response(
     )
 
 
-def answer_to(error: Exception, request_id: str, *, repeatable: bool) -> Response:
-    """Return the answer to any failure.
-
-    repeatable  the same request once more can do no harm: the client is told to try again even
-                when nobody knows whether this one was carried out
-    """
+def answer_to(error: Exception, scope: Scope) -> Response:
+    """Return the answer to any failure of the request with this ASGI scope."""
+    request_id, repeatable = scope["request_id"], _is_repeatable(scope)
     if isinstance(error, GullakError):
         return _of_ours(error, request_id)
     if isinstance(error, RequestValidationError | ValidationError):
@@ -104,6 +102,15 @@ def answer_to(error: Exception, request_id: str, *, repeatable: bool) -> Respons
         "Something went wrong here; the request id finds it in our log.",
         headers=None if repeatable else {"x-should-retry": "false"},
     )
+
+
+def _is_repeatable(scope: Scope) -> bool:
+    """Tell whether the same request once more can do no harm.
+
+    Then the client is told to try again even when nobody knows whether this one was carried out.
+    """
+    said_so: bool = scope.get("state", {}).get("repeatable", False)
+    return said_so or scope["method"] not in {"POST", "PATCH"}
 
 
 def _of_ours(error: GullakError, request_id: str) -> Response:
@@ -161,10 +168,7 @@ def add_error_handlers(app: FastAPI) -> None:
     """Make `app` answer every failure inside its routes in the contract's form."""
 
     def handle(request: Request, error: Exception) -> Response:
-        repeatable = request.method not in {"POST", "PATCH"} or getattr(
-            request.state, "repeatable", False
-        )
-        return answer_to(error, request.scope["request_id"], repeatable=repeatable)
+        return answer_to(error, request.scope)
 
     for kind in (GullakError, RequestValidationError, HTTPException, DBAPIError, PoolTimeoutError):
         app.add_exception_handler(kind, handle)

@@ -1,5 +1,6 @@
 """Pages: by number from 0, as the contract has them, or after an id, which stays put."""
 
+from collections.abc import Callable
 from typing import Annotated, Final, Generic, TypeVar
 
 from fastapi import Depends, Query
@@ -25,6 +26,10 @@ class Paging(BaseModel):
     size: int
     offset: int
     after: str | None
+
+    def after_as(self, kind: Callable[[str], T]) -> T | None:
+        """Return `after` as an id of its kind."""
+        return None if self.after is None else kind(self.after)
 
 
 def _paging(

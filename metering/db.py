@@ -9,6 +9,11 @@ from psycopg.sql import SQL
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+# Patterns of texts: Postgres keeps no NUL in one.
+NO_NUL: Final = r"^[^\x00]*$"
+# The same, and not blank.
+FILLED: Final = r"^[^\x00]*[^\s\x00][^\x00]*$"
+
 # Opens a transaction that commits when the block ends and rolls back when it raises.
 Transactions = Callable[[], AbstractContextManager[Connection]]
 
@@ -46,15 +51,20 @@ def copy_in(conn: Connection, statement: LiteralString, lines: list[str]) -> Non
         copy.write("\n".join(lines).encode() + b"\n")
 
 
+def cause_of(error: BaseException) -> BaseException | None:
+    """Return the driver's own error: SQLAlchemy wraps those of its statements, not of `COPY`."""
+    return error.orig if isinstance(error, DBAPIError) else error
+
+
 def is_timeout(error: BaseException) -> bool:
     """Tell whether a statement took too long: less of it may be what helps."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
+    cause = cause_of(error)
     return isinstance(cause, psycopg.errors.QueryCanceled)
 
 
 def is_transient(error: BaseException) -> bool:
     """Tell whether the whole transaction may simply be run again: the cause is not in the data."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
+    cause = cause_of(error)
     if not isinstance(cause, psycopg.Error):
         return False
     if cause.sqlstate is None or cause.sqlstate.startswith("08"):
@@ -67,5 +77,5 @@ def is_rolled_back(error: BaseException) -> bool:
 
     A connection that is lost at the commit leaves that open.
     """
-    cause = error.orig if isinstance(error, DBAPIError) else error
+    cause = cause_of(error)
     return isinstance(cause, psycopg.Error) and cause.sqlstate in _GIVEN_UP_SQLSTATES

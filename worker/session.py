@@ -65,7 +65,7 @@ class Sessions:
         The role and the business end with the transaction, so that a pooled connection, ours or a
         pooler's, carries neither to whom it serves next.
         """
-        with self.engine.begin() as conn:
+        with self.transaction() as conn:
             conn.exec_driver_sql(_BEHIND_THE_WALL, (business_id,))
             yield conn
 

@@ -67,7 +67,6 @@ class Stack:
         self.redis_url = ""
         self.api_url = ""
         self.api_key = ""
-        self.metrics_url = ""
         self._port = port
         self._ready_file = ready_file
         self._variables = {**(environment() if variables is None else variables)}
@@ -152,7 +151,6 @@ class Stack:
             self._ready_file.unlink(missing_ok=True)
             cleanup.callback(self._ready_file.unlink, missing_ok=True)
         self.api_url = f"http://{HOST}:{self._port_taken()}"
-        self.metrics_url = f"{self.api_url}/metrics"
         self._prepare_metrics()
         cleanup.callback(self._supervisor.close)
         self._start_servers()
@@ -255,7 +253,7 @@ class Stack:
             "database_url": self.database_url,
             "redis_url": self.redis_url,
             "pids": pids,
-            "metrics_url": self.metrics_url,
+            "metrics_url": f"{self.api_url}/metrics",
             "api_url": self.api_url,
             "api_key": self.api_key,
         }

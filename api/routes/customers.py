@@ -1,10 +1,10 @@
 """Customers: who pays. Making one opens its wallets at zero, one per currency."""
 
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, BaseModel, StringConstraints
+from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints
 from sqlalchemy import Connection
 
 from api.auth import Reader, Writer
@@ -30,6 +30,8 @@ Part = Annotated[str, StringConstraints(max_length=255)]
 class CustomerOut(BaseModel):
     """A customer."""
 
+    model_config = ConfigDict(from_attributes=True)
+
     customer_id: CustomerId
     business_id: BusinessId
     email: str
@@ -43,8 +45,7 @@ class CustomerOut(BaseModel):
 
 
 def _out(customer: Customer) -> CustomerOut:
-    fields: dict[str, Any] = {name: getattr(customer, name) for name in CustomerOut.model_fields}
-    return CustomerOut(**fields)
+    return CustomerOut.model_validate(customer)
 
 
 @router.post("")
@@ -81,7 +82,7 @@ def customers_page(
             wanted,
             page=paged.size,
             offset=paged.offset,
-            after=None if paged.after is None else CustomerId(paged.after),
+            after=paged.after_as(CustomerId),
         ),
     )
     return Page(items=[_out(customer) for customer in found])

@@ -135,7 +135,7 @@ def entries_page(
             wanted,
             page=paged.size,
             offset=paged.offset,
-            after=None if paged.after is None else EntryId(paged.after),
+            after=paged.after_as(EntryId),
         ),
     )
     return Page(items=[_out(entry) for entry in found])

@@ -79,7 +79,7 @@ def list_meters(
             archived=archived,
             page=paged.size,
             offset=paged.offset,
-            after=None if paged.after is None else MeterId(paged.after),
+            after=paged.after_as(MeterId),
         ),
     )
     return Page(items=[_out(meter) for meter in found])

@@ -67,7 +67,7 @@ def list_prices(
             meter_id=None if meter_id is None else MeterId(meter_id),
             page=paged.size,
             offset=paged.offset,
-            after=None if paged.after is None else PriceId(paged.after),
+            after=paged.after_as(PriceId),
         ),
     )
     return Page(items=[_out(price) for price in found])

@@ -4,6 +4,7 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from sqlalchemy import Connection
 
 from api.auth import Reader, Writer
 from api.paging import Page, Paged
@@ -58,18 +59,19 @@ def make_rule(caller: Writer, scope: Scoped, new: NewRule) -> RuleOut:
     """Set a rule; the same threshold again changes its band."""
     if new.currency not in scope.currencies:
         raise UnsupportedCurrencyError(new.currency, scope.currencies)
-    rule_id = scope.run(
-        caller.business_id,
-        lambda conn: set_rule(
+
+    def work(conn: Connection) -> Rule:
+        rule_id = set_rule(
             conn,
             caller.business_id,
             Currency(new.currency),
             new.threshold,
             customer_id=None if new.customer_id is None else CustomerId(new.customer_id),
             recover_at_minor=new.recover_at,
-        ),
-    )
-    return show_rule(caller, scope, rule_id)
+        )
+        return get_rule(conn, caller.business_id, rule_id)
+
+    return _out(scope.run(caller.business_id, work))
 
 
 @router.get("")
@@ -82,7 +84,7 @@ def list_rules(caller: Reader, scope: Scoped, paged: Paged) -> Page[RuleOut]:
             caller.business_id,
             page=paged.size,
             offset=paged.offset,
-            after=None if paged.after is None else RuleId(paged.after),
+            after=paged.after_as(RuleId),
         ),
     )
     return Page(items=[_out(rule) for rule in found])

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from metering.checkpoint import Checkpoint
-from metering.db import copy_in, is_transient
+from metering.db import cause_of, copy_in, is_transient
 from metering.debit import statements
 from metering.debit.batch import KeyedEvent, Refusal
 from metering.debit.pricing import PricedEvent
@@ -230,7 +230,7 @@ def _storable(text: str) -> str:
 
 def _plain_cause(error: BaseException) -> str:
     """Return the database's own sentence without the statement and its parameters."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
+    cause = cause_of(error)
     if isinstance(cause, psycopg.Error):
         return cause.diag.message_primary or type(cause).__name__
     return str(cause)

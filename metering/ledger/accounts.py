@@ -8,6 +8,7 @@ import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection
 
+from metering.db import NO_NUL
 from metering.errors import FieldProblem, InvalidInputError, NotFoundError, UnsupportedCurrencyError
 from metering.ids import BusinessId, Currency, CustomerId, WalletId, new_id
 from metering.ledger import statements
@@ -16,10 +17,6 @@ from metering.money import INT64_MAX
 
 NAME_LENGTH_MAX: Final = 255
 MISSING_WALLETS_PAGE: Final = 10_000
-# Postgres keeps no NUL in a text.
-NO_NUL: Final = r"^[^\x00]*$"
-# The same, and not blank.
-FILLED: Final = r"^[^\x00]*[^\s\x00][^\x00]*$"
 
 Text = Annotated[
     str,

@@ -8,10 +8,11 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection
 
+from metering.db import FILLED, NO_NUL
 from metering.errors import IdempotencyConflictError
 from metering.ids import BusinessId, CustomerId, EntryId, WalletId
 from metering.ledger import statements
-from metering.ledger.accounts import FILLED, NO_NUL, MetadataKey, MetadataValue, wallet_of
+from metering.ledger.accounts import MetadataKey, MetadataValue, wallet_of
 from metering.ledger.entry import EventType, Kind, Posting
 from metering.ledger.post import post
 from metering.money import INT64_MAX

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection, Row
 
+from metering.db import FILLED
 from metering.errors import IdempotencyConflictError, NotFoundError
 from metering.ids import BusinessId, CustomerId, EntryId, PurchaseId, new_id
-from metering.ledger.accounts import FILLED, wallet_of
+from metering.ledger.accounts import wallet_of
 from metering.ledger.entry import Posting
 from metering.ledger.post import post
 from metering.money import INT64_MAX

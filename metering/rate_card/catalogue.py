@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from sqlalchemy import Connection, Row
 
+from metering.db import FILLED, NO_NUL
 from metering.errors import FieldProblem, InvalidInputError, NotFoundError, UnsupportedCurrencyError
 from metering.ids import BusinessId, Currency, MeterId, PriceId, new_id
 from metering.money import (
@@ -20,10 +21,9 @@ from metering.money import (
 from metering.rate_card import statements
 from metering.rate_card.filter import Filter
 
-# Not blank, and without NUL, which Postgres keeps in no text.
 Name = Annotated[
     str,
-    StringConstraints(strict=True, max_length=255, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$"),
+    StringConstraints(strict=True, max_length=255, pattern=FILLED),
 ]
 
 _PRICE_TEXT: Final = rf"^[0-9]{{1,{PRICE_INTEGER_DIGITS_MAX}}}(\.[0-9]{{1,{PRICE_DECIMALS_MAX}}})?$"
@@ -43,7 +43,7 @@ class Aggregation(BaseModel):
     key: (
         Annotated[
             str,
-            StringConstraints(strict=True, min_length=1, max_length=100, pattern=r"^[^\x00]*$"),
+            StringConstraints(strict=True, min_length=1, max_length=100, pattern=NO_NUL),
         ]
         | None
     ) = None
@@ -64,9 +64,7 @@ class NewMeter(BaseModel):
     event_name: Name
     measurement_unit: Name
     aggregation: Aggregation
-    description: (
-        Annotated[str, StringConstraints(max_length=1000, pattern=r"^[^\x00]*$")] | None
-    ) = None
+    description: Annotated[str, StringConstraints(max_length=1000, pattern=NO_NUL)] | None = None
     filter: Filter | None = None
 
 
@@ -75,7 +73,7 @@ class NewPrice(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    meter_id: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00]*$")]
+    meter_id: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_NUL)]
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
     price_per_unit: Annotated[str, StringConstraints(strict=True, pattern=_PRICE_TEXT)]
     units: Annotated[int, Field(strict=True, ge=1, le=UNITS_MAX)] = 1

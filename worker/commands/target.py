@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from metering.buffer.stream import UsageBuffer
-from metering.db import is_transient
+from metering.db import cause_of, is_transient
 from metering.errors import (
     BufferUnavailableError,
     ConfigurationError,
@@ -151,7 +151,7 @@ def _urls_of(data_dir: Path) -> Mapping[str, str]:
 
 def _explained(error: DBAPIError | psycopg.Error, config: Settings) -> GullakError:
     """Return what the user can put right, in one line without SQL, parameters or passwords."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
+    cause = cause_of(error)
     if isinstance(cause, sqlstate.UndefinedTable | sqlstate.UndefinedColumn):
         return ConfigurationError("the database has not the tables of this version: gullak migrate")
     said = cause.diag.message_primary if isinstance(cause, psycopg.Error) else None
