@@ -67,6 +67,7 @@ beat_schedule = {
         "debit.sweep": 1.0,  # shards with work -> debit.drain
         "debit.publish_quantities": 5.0,  # which properties are summed -> the edge
         "debit.partition": 3600.0,  # partitions made ahead, old ones dropped
+        "debit.summarize": 60.0,  # the index of kept usage brought up to its last rows
         "ledger.verify": 3600.0,  # every invariant
         "low_credit.check": 60.0,  # what posting did not see: a rule changed, a default added
         "purchase.sweep": 5.0,  # paid but not credited -> purchase.credit

@@ -8,7 +8,7 @@ from typing import Final
 from metering.accept.quantities import publish_quantities
 from metering.buffer.keys import Shard
 from metering.debit.drain import Drain, drain_shard
-from metering.debit.partitions import maintain_partitions
+from metering.debit.partitions import maintain_partitions, summarize_usage
 from metering.rate_card.cards import RateCards, summed_properties
 from worker.failpoint import checkpoint_of
 from worker.metrics import BACKLOG_EVENTS, EVENTS, LAG_SECONDS
@@ -53,6 +53,14 @@ def partition() -> Report:
             retention_days=config.usage_retention_days,
         )
     return {"made": report.made, "dropped": report.dropped}
+
+
+@task("debit.summarize")
+def summarize() -> Report:
+    """Keep the index of kept usage up to its last rows."""
+    with scope().transaction() as conn:
+        added = summarize_usage(conn)
+    return {"ranges": added} if added else {}
 
 
 @task("debit.publish_quantities")

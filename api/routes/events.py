@@ -1,15 +1,21 @@
-"""Usage events: taken whole or not at all, with one round trip to Redis."""
+"""Usage events: taken whole or not at all, with one round trip to Redis; and where each is."""
 
+from datetime import datetime
 from typing import Annotated, Final
 
 import orjson
-from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel
+from fastapi import APIRouter, Depends, Path, Query, Request
+from pydantic import AwareDatetime, BaseModel
 
-from api.auth import Ingester
+from api.auth import Ingester, Reader
+from api.paging import Page, Paged
 from api.scope import Scoped
 from metering.accept import UsageEvent, record_usage
+from metering.debit.event_list import EventFilter, list_events
+from metering.debit.events import EventStatus, FoundEvent, find_event
 from metering.errors import FieldProblem, InvalidInputError
+from metering.ids import BusinessId, Currency, CustomerId, EntryId, MeterId
+from metering.money import plain
 from worker.metrics import ACCEPTED_EVENTS
 
 router: Final = APIRouter(prefix="/events", tags=["events"])
@@ -25,6 +31,44 @@ class Ingested(BaseModel):
     """How many events are held now, as the durability mode promises."""
 
     ingested_count: int
+
+
+class EventOut(BaseModel):
+    """A usage event and where it is.
+
+    `cost` in minor units of `currency`, exact; `ledger_entry_id`: the debit that it is part of.
+    A refused event says why, and waits among the refused events to be sent again.
+    """
+
+    event_id: str
+    business_id: BusinessId
+    customer_id: str
+    event_name: str
+    timestamp: datetime
+    metadata: dict[str, bool | int | float | str]
+    status: EventStatus
+    cost: str | None
+    currency: Currency | None
+    ledger_entry_id: EntryId | None
+    reason: str | None
+    detail: str | None
+
+
+def _out(event: FoundEvent) -> EventOut:
+    return EventOut(
+        event_id=event.event_id,
+        business_id=event.business_id,
+        customer_id=event.customer_id,
+        event_name=event.event_name,
+        timestamp=event.event_at,
+        metadata=event.metadata,
+        status=event.status,
+        cost=None if event.cost_minor is None else plain(event.cost_minor),
+        currency=event.currency,
+        ledger_entry_id=event.entry_id,
+        reason=event.reason,
+        detail=event.detail,
+    )
 
 
 async def _raw(request: Request) -> bytes:
@@ -75,3 +119,60 @@ def _events(raw: bytes) -> list[dict[str, object]]:
     if not isinstance(events, list):
         raise InvalidInputError(FieldProblem("events", "is not an array of events"))
     return events
+
+
+def _filter(
+    customer_id: Annotated[str | None, Query(min_length=1, max_length=255)] = None,
+    event_name: Annotated[str | None, Query(min_length=1, max_length=255)] = None,
+    meter_id: Annotated[
+        str | None, Query(max_length=64, description="Events that this meter counts.")
+    ] = None,
+    start: Annotated[
+        AwareDatetime | None, Query(description="Events of this moment or later.")
+    ] = None,
+    end: Annotated[
+        AwareDatetime | None, Query(description="Events of this moment or earlier.")
+    ] = None,
+) -> EventFilter:
+    return EventFilter(
+        customer_id=None if customer_id is None else CustomerId(customer_id),
+        event_name=event_name,
+        meter_id=None if meter_id is None else MeterId(meter_id),
+        start=start,
+        end=end,
+    )
+
+
+@router.get("")
+def events_page(
+    caller: Reader, scope: Scoped, paged: Paged, wanted: Annotated[EventFilter, Depends(_filter)]
+) -> Page[EventOut]:
+    """List events, newest first: those still buffered, then by when they were settled."""
+    found = list_events(
+        lambda: scope.sessions.tenant(caller.business_id),
+        scope.buffer,
+        caller.business_id,
+        wanted,
+        page=paged.size,
+        offset=paged.offset,
+        after=paged.after,
+    )
+    return Page(items=[_out(event) for event in found])
+
+
+# A producer's id may hold a slash.
+@router.get("/{event_id:path}")
+def show_event(
+    caller: Reader,
+    scope: Scoped,
+    event_id: Annotated[str, Path(min_length=1, max_length=255)],
+) -> EventOut:
+    """Return one event by the producer's id, with its cost once it is posted."""
+    return _out(
+        find_event(
+            lambda: scope.sessions.tenant(caller.business_id),
+            scope.buffer,
+            caller.business_id,
+            event_id,
+        )
+    )

@@ -65,13 +65,18 @@ def _line(business_id: BusinessId, event: BufferedEvent, escaped: Callable[[str]
     said_at = event_at if time_given else ""
     # No id holds a control character, so the separator cannot be forged.
     said = f"{customer_id}\x1f{event_name}\x1f{said_at}\x1f{metadata_json}"
-    key = blake2b(f"{business_id}\x1f{event_id}".encode(), digest_size=16).hexdigest()
+    key = event_key(business_id, event_id)
     (digest,) = _INT64.unpack(blake2b(said.encode(), digest_size=8).digest())
     return (
         f"{key}\t{digest}\t{'g' if time_given else 's'}\t{escaped(event_id)}"
         f"\t{escaped(customer_id)}\t{escaped(event_name)}\t{escaped(event_at)}"
         f"\t{escaped(metadata_json)}"
     )
+
+
+def event_key(business_id: BusinessId, event_id: str) -> str:
+    """Return what an event is known by for ever: 32 hex digits, of 128 bits."""
+    return blake2b(f"{business_id}\x1f{event_id}".encode(), digest_size=16).hexdigest()
 
 
 def chunk_lines(payload: bytes, count: int) -> list[str]:

@@ -5,7 +5,7 @@ deleted by id after the Postgres commit; whatever dies before that reads the sam
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Final, Literal, cast
@@ -269,6 +269,22 @@ class UsageBuffer:
             events += chunk.event_count
         self._learn(shard, asked=len(rows), events_max=events_max, head=head)
         return head
+
+    def read_tails(
+        self, ends: Mapping[Shard, str], chunks_max: int
+    ) -> dict[Shard, list[HeadChunk]]:
+        """Return up to `chunks_max` of the newest chunks of shards, newest first.
+
+        ends  per shard, up to which stream id: `+` is the newest, `(…` before that one
+        """
+        pipe = self.redis.pipeline(transaction=False)
+        for shard, end in ends.items():
+            pipe.xrevrange(stream_key(shard), max=end, count=chunks_max)
+        tails = cast("list[list[tuple[bytes, dict[bytes, bytes]]]]", pipe.execute())
+        return {
+            shard: [_head_chunk(*row) for row in rows]
+            for shard, rows in zip(ends, tails, strict=True)
+        }
 
     def _learn(self, shard: Shard, *, asked: int, events_max: int, head: list[HeadChunk]) -> None:
         if asked and head:

@@ -39,8 +39,21 @@ def maintain_partitions(
     old = [day for day in days if day < first_kept]
     for day in old:
         driver(conn).execute(f"DROP TABLE {PREFIX}{day:%Y%m%d}")
-    conn.execute(statements.CLEAR_DEFAULT, {"first": first_kept})
+    for statement in (statements.CLEAR_DEFAULT, statements.CLEAR_NOTES):
+        conn.execute(statement, {"first": first_kept})
     return PartitionReport(made, len(old))
+
+
+def summarize_usage(conn: Connection) -> int:
+    """Bring the index of kept usage up to its last row; return how many block ranges were added.
+
+    Postgres does so itself only when it vacuums, and rows that are only added bring that about
+    rarely.
+    """
+    today: date = conn.execute(statements.TODAY).scalar_one()
+    names = [f"{PREFIX}{day:%Y%m%d}" for day in (today, today - DAY)]
+    added: int = conn.execute(statements.SUMMARIZE, {"names": names}).scalar_one()
+    return added
 
 
 def _days(names: Sequence[str]) -> list[date]:

@@ -27,7 +27,7 @@ from metering.errors import (
     NotFoundError,
     UnpostableEventError,
 )
-from metering.ids import BatchId, WalletId
+from metering.ids import BatchId, BusinessId, WalletId
 from metering.ledger.entry import Posting
 from metering.ledger.post import post
 from metering.money import EXACT, ZERO
@@ -98,6 +98,7 @@ class Settlement:
             copy_in(
                 self.conn, statements.COPY_EVENTS, [self.lines[event.keyed.key] for event in fresh]
             )
+            self.conn.execute(statements.NOTE_USAGE, _usage_of_businesses(fresh, self.batch_id))
             self.checkpoint("after_copy")
             post(self.conn, _postings(fresh, self.batch_id))
         self.outcome.posted += len(fresh)
@@ -197,6 +198,23 @@ def _postings(events: Sequence[PricedEvent], batch_id: BatchId) -> list[Posting]
         )
         for wallet_id, cost in costs.items()
     ]
+
+
+def _usage_of_businesses(
+    events: Sequence[PricedEvent], batch_id: BatchId
+) -> dict[str, list[object]]:
+    """Return the columns that say whose usage the batch holds, and of when."""
+    times: dict[BusinessId, list[str]] = defaultdict(list)
+    for keyed, *_ in events:
+        times[keyed.business_id].append(keyed.event_at)
+    uncharged = {keyed.business_id for keyed, wallet_id, *_ in events if wallet_id is None}
+    return {
+        "business_ids": list(times),
+        "batch_ids": [batch_id] * len(times),
+        "firsts": [min(moments) for moments in times.values()],
+        "lasts": [max(moments) for moments in times.values()],
+        "uncharged": [business_id in uncharged for business_id in times],
+    }
 
 
 def _refusal_columns(refusals: Sequence[Refusal], batch_id: BatchId) -> dict[str, list[object]]:

@@ -79,6 +79,97 @@ COPY_EVENTS: Final[LiteralString] = (
     " currency, cost_minor, batch_id) FROM STDIN"
 )
 
+# Note whose usage a batch holds; a batch that was split around a bad event notes its parts.
+NOTE_USAGE: Final = text(
+    "INSERT INTO usage_of_businesses AS u (business_id, batch_id, first_event_at, last_event_at,"
+    " has_uncharged) SELECT * FROM unnest(CAST(:business_ids AS text[]),"
+    " CAST(:batch_ids AS bigint[]), CAST(:firsts AS timestamptz[]),"
+    " CAST(:lasts AS timestamptz[]), CAST(:uncharged AS boolean[]))"
+    " ON CONFLICT (business_id, posted_at, batch_id) DO UPDATE SET"
+    " first_event_at = least(u.first_event_at, excluded.first_event_at),"
+    " last_event_at = greatest(u.last_event_at, excluded.last_event_at),"
+    " has_uncharged = u.has_uncharged OR excluded.has_uncharged"
+)
+
+# --- where events are ---------------------------------------------------------------------------
+
+_USAGE: Final = (
+    "u.business_id, u.event_id, u.customer_id, u.event_name, u.event_at, u.metadata, u.currency,"
+    " u.cost_minor, u.batch_id, u.posted_at"
+)
+# Which batch posted an event, and when.
+BATCH_OF_KEY: Final = text(
+    "SELECT k.batch_id, b.created_at AS posted_at FROM usage_event_keys k"
+    " JOIN usage_batches b USING (batch_id) WHERE k.event_key = CAST(:event_key AS uuid)"
+)
+# One event of a batch: in the partition of the batch's time, in the blocks of its rows.
+USAGE_EVENT: Final = text(
+    f"SELECT {_USAGE} FROM usage_events u WHERE u.posted_at = :posted_at"
+    " AND u.batch_id = :batch_id AND u.business_id = :business_id AND u.event_id = :event_id"
+)
+# The waiting dead letter of an event, or the last that was sent again.
+REFUSAL_OF_KEY: Final = text(
+    "SELECT refusal_id, business_id, event_id, customer_id, reason, detail, payload, batch_id,"
+    " refused_at, replayed_at FROM refused_events"
+    " WHERE business_id = :business_id AND event_key = CAST(:event_key AS uuid)"
+    " ORDER BY replayed_at IS NULL DESC, refused_at DESC LIMIT 1"
+)
+# The entries that debited some batches, by batch and wallet.
+ENTRIES_OF_BATCHES: Final = text(
+    "SELECT batch_id, customer_id, currency, min(entry_id) AS entry_id FROM ledger_entries"
+    " WHERE batch_id = ANY(:batch_ids) AND business_id = :business_id"
+    " AND customer_id = ANY(:customer_ids) GROUP BY batch_id, customer_id, currency"
+)
+_IN_REACH: Final = (
+    " AND (CAST(:before AS timestamptz) IS NULL OR u.posted_at <= :before)"
+    " AND (CAST(:start AS timestamptz) IS NULL OR u.last_event_at >= :start)"
+    " AND (CAST(:end AS timestamptz) IS NULL OR u.first_event_at <= :end)"
+)
+# Batches that hold usage of a business, newest first, after a place in that order.
+BATCHES_OF_BUSINESS: Final = text(
+    "SELECT u.batch_id, u.posted_at FROM usage_of_businesses u"
+    f" WHERE u.business_id = :business_id {_IN_REACH}"
+    " AND (CAST(:after_at AS timestamptz) IS NULL"
+    " OR (u.posted_at, u.batch_id) < (:after_at, :after_batch))"
+    " AND (NOT :uncharged OR u.has_uncharged)"
+    " ORDER BY u.posted_at DESC, u.batch_id DESC LIMIT :page"
+)
+# Batches that debited a wallet, newest first, before a version. An entry is written within a
+# minute of its batch's beginning: newer ones are passed over by what they say themselves.
+BATCHES_OF_WALLET: Final = text(
+    "SELECT e.version, u.batch_id, u.posted_at FROM ledger_entries e"
+    " JOIN usage_batches b ON b.batch_id = e.batch_id"
+    " JOIN usage_of_businesses u ON u.business_id = e.business_id AND u.posted_at = b.created_at"
+    f" AND u.batch_id = b.batch_id WHERE e.wallet_id = :wallet_id AND e.kind = 'usage' {_IN_REACH}"
+    " AND (CAST(:before AS timestamptz) IS NULL"
+    " OR e.created_at <= CAST(:before AS timestamptz) + interval '1 minute')"
+    " AND e.version < :before_version ORDER BY e.version DESC LIMIT :page"
+)
+# Usage of some batches, newest first, after a place in that order. The bounds of time choose the
+# partitions.
+USAGE_OF_BATCHES: Final = text(
+    f"SELECT {_USAGE} FROM usage_events u WHERE u.posted_at BETWEEN :oldest AND :newest"
+    " AND u.batch_id = ANY(:batch_ids) AND u.business_id = :business_id"
+    " AND (CAST(:customer_id AS text) IS NULL OR u.customer_id = :customer_id)"
+    " AND (CAST(:event_name AS text) IS NULL OR u.event_name = :event_name)"
+    " AND (CAST(:start AS timestamptz) IS NULL OR u.event_at >= :start)"
+    " AND (CAST(:end AS timestamptz) IS NULL OR u.event_at <= :end)"
+    " AND (CAST(:after_at AS timestamptz) IS NULL OR (u.posted_at, u.batch_id, u.event_at,"
+    " u.event_id) < (:after_at, :after_batch, CAST(:after_event_at AS timestamptz),"
+    " :after_event_id))"
+    " ORDER BY u.posted_at DESC, u.batch_id DESC, u.event_at DESC, u.event_id DESC LIMIT :page"
+)
+# Waiting dead letters of a business, newest first, after a place in that order.
+REFUSED_NEWEST: Final = text(
+    "SELECT refusal_id, business_id, event_id, customer_id, reason, detail, payload, batch_id,"
+    " refused_at, replayed_at FROM refused_events"
+    " WHERE business_id = :business_id AND replayed_at IS NULL"
+    " AND (CAST(:customer_id AS text) IS NULL OR customer_id = :customer_id)"
+    " AND (CAST(:after_at AS timestamptz) IS NULL"
+    " OR (refused_at, refusal_id) < (:after_at, :after_id))"
+    " ORDER BY refused_at DESC, refusal_id DESC LIMIT :page"
+)
+
 # --- dead letters -------------------------------------------------------------------------------
 
 # Which of some refused events are waiting here already: those are repetitions. Locked, so that a
@@ -136,6 +227,18 @@ DEFAULT_HOLDS: Final = text(
 CLEAR_DEFAULT: Final = text(
     "DELETE FROM usage_events_default WHERE posted_at < CAST(:first AS date)"
 )
+
+# Let the block range index of what was added lately know where batches lie: until then, whoever
+# looks for one reads all of it. The partitions of two days, and the catch-all.
+SUMMARIZE: Final = text(
+    "SELECT coalesce(sum(brin_summarize_new_values(i.inhrelid::regclass)), 0)"
+    " FROM pg_inherits i JOIN pg_index x ON x.indexrelid = i.inhrelid"
+    " JOIN pg_class c ON c.oid = x.indrelid"
+    " WHERE i.inhparent = 'usage_events_of_batch'::regclass AND (c.relname = 'usage_events_default'"
+    " OR c.relname = ANY(CAST(:names AS text[])))"
+)
+# Notes of whose usage old batches held: their rows are gone.
+CLEAR_NOTES: Final = text("DELETE FROM usage_of_businesses WHERE posted_at < CAST(:first AS date)")
 
 # --- counts -------------------------------------------------------------------------------------
 

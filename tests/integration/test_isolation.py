@@ -8,7 +8,7 @@ import pytest
 
 from api.app import create_app
 from edge import Api
-from shop import Shop
+from shop import Shop, event
 from worker.settings import settings_from
 
 PUBLIC = {"/livez", "/readyz", "/metrics"}
@@ -69,13 +69,20 @@ OWN = {("POST", "/customers"), ("POST", "/meters"), ("POST", "/events/ingest")}
 def victim(api: Api, shop: Shop) -> dict[str, str]:
     """The ids of a business that has one of everything."""
     shop.meter("tokens", {"USD": "1"})
+    shop.send(event(shop.customers[0], event_id="evt-victim", name="free"))
+    shop.drain()
     with api.client() as client:
         customer_id = shop.customers[0]
         entry = {"amount": 500, "currency": "USD", "entry_type": "credit"}
         client.post(f"/customers/{customer_id}/wallets/ledger-entries", json=entry)
         rule = client.post("/low-credit-rules", json={"currency": "USD", "threshold": 5}).json()
         meter = client.get("/meters").json()["items"][0]
-    return {"customer_id": customer_id, "meter_id": meter["id"], "rule_id": rule["id"]}
+    return {
+        "customer_id": customer_id,
+        "meter_id": meter["id"],
+        "rule_id": rule["id"],
+        "event_id": "evt-victim",
+    }
 
 
 @pytest.fixture

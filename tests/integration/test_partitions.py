@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from metering.debit.partitions import PartitionReport, maintain_partitions
+from metering.debit.partitions import PartitionReport, maintain_partitions, summarize_usage
 from shop import Shop, event
 
 OLD_DAY = "usage_events_20200115"
@@ -142,3 +142,33 @@ def test_of_two_at_once_the_second_does_nothing(shop: Shop) -> None:
         second = maintain(shop)
 
     assert (first.made, second) == (4, PartitionReport(made=0, dropped=0))
+
+
+def test_rows_added_since_are_brought_into_the_index_of_batches(shop: Shop) -> None:
+    maintain(shop)
+    with shop.sessions.transaction() as conn:
+        summarize_usage(conn)
+        conn.exec_driver_sql(
+            "INSERT INTO usage_events SELECT %s, 'e' || n, 'cus', 'llm', now(), '{}', NULL, 0, 1"
+            " FROM generate_series(1, 20000) n",
+            (shop.business_id,),
+        )
+
+    with shop.sessions.transaction() as conn:
+        added = summarize_usage(conn)
+        again = summarize_usage(conn)
+
+    assert added > 1
+    assert again == 0
+
+
+def test_the_notes_of_whose_usage_a_batch_held_go_with_its_rows(shop: Shop) -> None:
+    maintain(shop)
+    post_event(shop)
+    kept = shop.rows("SELECT business_id FROM usage_of_businesses")
+    shop.rows("UPDATE usage_of_businesses SET posted_at = '2020-01-15' RETURNING 1")
+
+    maintain(shop)
+
+    assert kept == [(shop.business_id,)]
+    assert shop.rows("SELECT business_id FROM usage_of_businesses") == []

@@ -180,6 +180,7 @@ TASKS = {
     "debit.drain": "(shard: int)",
     "debit.partition": "()",
     "debit.publish_quantities": "()",
+    "debit.summarize": "()",
     "debit.sweep": "()",
     "ledger.verify": "()",
     "low_credit.check": "()",

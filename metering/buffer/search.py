@@ -1,0 +1,102 @@
+"""Look into the buffer, newest first and within bounds: to tell where an event is, never to work.
+
+What the drain has not read yet is nowhere else. Producers come first: a look reads so many chunks
+of each shard at a time, and at most `BYTES_MAX`.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from redis.exceptions import RedisError
+
+from metering.buffer.chunk import BufferedEvent, parse_line
+from metering.buffer.keys import Shard
+from metering.buffer.shard import shard_of
+from metering.buffer.stream import HeadChunk, UsageBuffer
+from metering.clock import from_wire
+from metering.errors import BufferUnavailableError, MalformedChunkError
+from metering.ids import BusinessId, CustomerId
+
+CHUNKS_PER_LOOK: Final = 16  # of each shard
+BYTES_MAX: Final = 32 << 20
+
+
+def find_buffered(
+    buffer: UsageBuffer, business_id: BusinessId, event_key: str
+) -> BufferedEvent | None:
+    """Return the event of this business with a key; None: not among the newest `BYTES_MAX`.
+
+    Raises:
+        BufferUnavailableError: Redis is away.
+
+    """
+    wanted = event_key.encode()
+    seen_bytes = 0
+    for chunk in _newest(buffer, buffer.shards):
+        if chunk.business_id == business_id and wanted in chunk.payload:
+            for line in chunk.payload.split(b"\n"):
+                if line.startswith(wanted) and (event := _readable(line)):
+                    return event
+        seen_bytes += len(chunk.payload)
+        if seen_bytes > BYTES_MAX:
+            break
+    return None
+
+
+def newest_buffered(
+    buffer: UsageBuffer, business_id: BusinessId, customer_id: CustomerId | None, events_max: int
+) -> list[tuple[str, BufferedEvent]]:
+    """Return the newest events of a business or of one customer, each with its key.
+
+    Raises:
+        BufferUnavailableError: Redis is away.
+
+    """
+    shards: Sequence[Shard] = buffer.shards
+    if customer_id is not None:
+        shards = [shard_of(business_id, customer_id, len(shards))]
+    found: list[tuple[str, BufferedEvent]] = []
+    seen_bytes = 0
+    for chunk in _newest(buffer, shards):
+        if chunk.business_id == business_id:
+            found += _events(chunk, customer_id)
+        seen_bytes += len(chunk.payload)
+        if len(found) >= events_max or seen_bytes > BYTES_MAX:
+            break
+    return found[:events_max]
+
+
+def _newest(buffer: UsageBuffer, shards: Sequence[Shard]) -> Iterator[HeadChunk]:
+    """Give chunks, newest first among those of one look."""
+    tails = dict.fromkeys(shards, "+")
+    while tails:
+        try:
+            looked = buffer.read_tails(tails, CHUNKS_PER_LOOK)
+        except RedisError as error:
+            raise BufferUnavailableError(type(error).__name__) from error
+        together = [chunk for chunks in looked.values() for chunk in chunks]
+        yield from sorted(together, key=lambda chunk: chunk.position, reverse=True)
+        tails = {
+            shard: f"({chunks[-1].stream_id}"
+            for shard, chunks in looked.items()
+            if len(chunks) == CHUNKS_PER_LOOK
+        }
+
+
+def _events(
+    chunk: HeadChunk, customer_id: CustomerId | None
+) -> Iterator[tuple[str, BufferedEvent]]:
+    for line in reversed(chunk.payload.split(b"\n")):
+        event = _readable(line)
+        if event is not None and customer_id in (None, event.customer_id):
+            yield line.partition(b"\t")[0].decode(), event
+
+
+def _readable(line: bytes) -> BufferedEvent | None:
+    """Return the event of a line; None if the drain would refuse it."""
+    try:
+        event = parse_line(line.decode())
+        from_wire(event.event_at)
+    except (MalformedChunkError, ValueError):
+        return None
+    return event
