@@ -3,17 +3,15 @@
 from datetime import datetime
 from typing import Annotated, Final
 
-import orjson
 from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import AwareDatetime, BaseModel
 
 from api.auth import Ingester, Reader
 from api.paging import Page, Paged
 from api.scope import Scoped
-from metering.accept import UsageEvent, record_usage
+from metering.accept import UsageEvent, record_body
 from metering.debit.event_list import EventFilter, list_events
 from metering.debit.events import EventStatus, FoundEvent, find_event
-from metering.errors import FieldProblem, InvalidInputError
 from metering.ids import BusinessId, Currency, CustomerId, EntryId, MeterId
 from metering.money import plain
 from worker.metrics import ACCEPTED_EVENTS
@@ -89,36 +87,15 @@ def ingest_events(
 ) -> Ingested:
     """Take 1 to 1,000 events. The same `event_id` again is charged once, however often it comes."""
     request.state.repeatable = True
-    accepted = record_usage(
+    accepted = record_body(
         scope.buffer,
         caller.business_id,
-        _events(raw),
+        raw,
         limits=scope.limits,
         quantities=scope.quantities,
     )
     ACCEPTED_EVENTS.inc(accepted.ingested_count)
     return Ingested(ingested_count=accepted.ingested_count)
-
-
-def _events(raw: bytes) -> list[dict[str, object]]:
-    """Return the events of a body, still unchecked.
-
-    Raises:
-        InvalidInputError: the body is something else.
-
-    """
-    try:
-        body = orjson.loads(raw)
-    except ValueError:
-        raise InvalidInputError(FieldProblem("body", "is not JSON")) from None
-    if not isinstance(body, dict):
-        raise InvalidInputError(FieldProblem("body", "is not an object"))
-    if unknown := body.keys() - {"events"}:
-        raise InvalidInputError(FieldProblem(min(unknown)[:60], "is not a field of this request"))
-    events = body.get("events")
-    if not isinstance(events, list):
-        raise InvalidInputError(FieldProblem("events", "is not an array of events"))
-    return events
 
 
 def _filter(

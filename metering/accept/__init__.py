@@ -1,8 +1,8 @@
 """API traffic becomes checked usage events: what a product imports.
 
 `Meter` inside an API process; `MeterMiddleware` and `MeterWsgiMiddleware` around its requests,
-with `usage` inside them; `record_usage` for an edge that holds a buffer of its own. Light: neither
-SQLAlchemy nor Celery comes along.
+with `usage` inside them; `record_usage` and `record_body` for an edge that holds a buffer of its
+own. Light: neither SQLAlchemy nor Celery comes along.
 """
 
 from metering.accept.asgi import MeterMiddleware
@@ -10,7 +10,7 @@ from metering.accept.client import Meter
 from metering.accept.event import AcceptLimits, UsageEvent
 from metering.accept.pending import MeterStats
 from metering.accept.quantities import Quantities, publish_quantities
-from metering.accept.record import Accepted, record_usage
+from metering.accept.record import Accepted, record_body, record_usage
 from metering.accept.request import RequestFacts, Usage, usage
 from metering.accept.wsgi import MeterWsgiMiddleware
 
@@ -26,6 +26,7 @@ __all__ = [
     "Usage",
     "UsageEvent",
     "publish_quantities",
+    "record_body",
     "record_usage",
     "usage",
 ]

@@ -5,10 +5,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
+import orjson
+
 from metering.accept.check import RawEvent, check_events
 from metering.accept.event import AcceptLimits
+from metering.accept.ordinary import read_ordinary
 from metering.accept.quantities import Quantities
 from metering.buffer.chunk import BufferedEvent
+from metering.clock import utc_now
+from metering.errors import FieldProblem, InvalidInputError
 from metering.ids import BusinessId
 
 DEFAULT_LIMITS: Final = AcceptLimits()
@@ -49,3 +54,45 @@ def record_usage(
     checked = check_events(events, limits, summed, now)
     buffer.append(business_id, checked)
     return Accepted(len(checked))
+
+
+def record_body(
+    buffer: UsageSink,
+    business_id: BusinessId,
+    body: bytes,
+    *,
+    limits: AcceptLimits = DEFAULT_LIMITS,
+    quantities: Quantities | None = None,
+) -> Accepted:
+    """Take the events of a JSON body `{"events": […]}` whole, or not at all.
+
+    Raises:
+        InvalidInputError, BufferFullError, BufferUnavailableError: as `record_usage`.
+
+    """
+    summed = quantities.summed(business_id) if quantities else {}
+    ordinary = read_ordinary(body, limits, summed, utc_now())
+    checked = ordinary or check_events(_events(body), limits, summed)
+    buffer.append(business_id, checked)
+    return Accepted(len(checked))
+
+
+def _events(body: bytes) -> list[dict[str, object]]:
+    """Return the events of a body, still unchecked.
+
+    Raises:
+        InvalidInputError: the body is something else.
+
+    """
+    try:
+        parsed = orjson.loads(body)
+    except ValueError:
+        raise InvalidInputError(FieldProblem("body", "is not JSON")) from None
+    if not isinstance(parsed, dict):
+        raise InvalidInputError(FieldProblem("body", "is not an object"))
+    if unknown := parsed.keys() - {"events"}:
+        raise InvalidInputError(FieldProblem(min(unknown)[:60], "is not a field of this request"))
+    events = parsed.get("events")
+    if not isinstance(events, list):
+        raise InvalidInputError(FieldProblem("events", "is not an array of events"))
+    return events

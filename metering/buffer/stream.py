@@ -174,10 +174,12 @@ class UsageBuffer:
     def _by_shard(
         self, business_id: BusinessId, events: Sequence[BufferedEvent]
     ) -> dict[Shard, list[BufferedEvent]]:
-        count = len(self.shards)
         chunks: dict[Shard, list[BufferedEvent]] = defaultdict(list)
+        of_customer: dict[str, list[BufferedEvent]] = defaultdict(list)
         for event in events:
-            chunks[shard_of(business_id, event.customer_id, count)].append(event)
+            of_customer[event[1]].append(event)
+        for customer_id, own in of_customer.items():
+            chunks[shard_of(business_id, customer_id, len(self.shards))] += own
         return chunks
 
     def _append_durably(self, keys: list[str], arguments: list[str | int | bytes]) -> int:

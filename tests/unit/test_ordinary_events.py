@@ -1,0 +1,150 @@
+"""The fast way into the buffer takes what the other way takes, as the same events, or passes."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from metering.accept.check import check_events
+from metering.accept.event import AcceptLimits
+from metering.accept.ordinary import read_ordinary
+from metering.buffer.chunk import BufferedEvent
+from metering.errors import InvalidInputError
+
+NOW = datetime.now(UTC)
+TODAY = f"{NOW:%Y-%m-%d}"
+LIMITS = AcceptLimits()
+SUMMED = {"llm": frozenset({"tokens"})}
+PLAIN = {"event_id": "e", "customer_id": "c", "event_name": "llm", "timestamp": NOW.isoformat()}
+
+
+def fast(body: bytes) -> list[BufferedEvent] | None:
+    return read_ordinary(body, LIMITS, SUMMED, NOW)
+
+
+def slow(body: bytes) -> list[BufferedEvent]:
+    return check_events(orjson.loads(body)["events"], LIMITS, SUMMED)
+
+
+def of(**fields: object) -> bytes:
+    return orjson.dumps({"events": [{**PLAIN, **fields}]})
+
+
+names = st.one_of(
+    st.sampled_from(["e", "evt-1", " lead", "trail ", "", " ", "ü", "a\tb", "x" * 255, "x" * 256]),
+    st.text(max_size=5),
+    st.integers(-5, 5),
+    st.none(),
+)
+times = st.one_of(
+    st.datetimes(
+        NOW.replace(tzinfo=None) - timedelta(days=40), NOW.replace(tzinfo=None) + timedelta(hours=1)
+    ).map(lambda moment: moment.isoformat() + "Z"),
+    st.sampled_from(
+        [
+            f"{TODAY}T00:00:00Z",
+            f"{TODAY}T00:00:00.123456Z",
+            f"{TODAY}T00:00:00.123456789Z",
+            f"{TODAY}T00:00:00.1234567-00:00",
+            f"{TODAY}T05:30:00+05:30",
+            f"{TODAY}t00:00:00z",
+            f"{TODAY} 00:00:00Z",
+            f"{TODAY}T00:00Z",
+            "2026-02-29T12:00:00Z",
+            f"{TODAY}T24:00:00Z",
+            f"{TODAY}T00:00:60Z",
+            f"{TODAY}T00:00:00+99:00",
+            "0001-01-01T00:00:00+23:59",
+            f"{TODAY}T00:00:00",
+            "",
+        ]
+    ),
+    st.integers(-5, 5),
+    st.none(),
+)
+values = st.one_of(
+    st.integers(-(2**65), 2**65).filter(lambda n: -(2**63) <= n < 2**64),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.booleans(),
+    st.text(max_size=5),
+    st.sampled_from(["x" * 500, "x" * 501, "a\0b", 2**63 - 1, 2**63, -(2**63), 9.3e18, 1e308]),
+    st.none(),
+    st.lists(st.integers(), max_size=1),
+)
+keys = st.one_of(st.sampled_from(["tokens", "model", "", " ", "k" * 100, "k" * 101]), st.text())
+metadata = st.one_of(st.dictionaries(keys, values, max_size=4), st.none(), st.just([]))
+events = st.fixed_dictionaries(
+    {"event_id": names, "customer_id": names, "event_name": st.sampled_from(["llm", "search"])},
+    optional={"timestamp": times, "metadata": metadata, "more": st.just(1)},
+)
+
+
+def without_clock(events: list[BufferedEvent]) -> list[BufferedEvent]:
+    """An event without a time of its own has the clock's, which the two ways read apart."""
+    return [event if event.time_given else event._replace(event_at="") for event in events]
+
+
+@given(st.lists(events, min_size=1, max_size=3))
+@example([{**PLAIN, "metadata": {"tokens": 3, "model": "large", "cached": True, "s": 0.5}}])
+def test_what_the_fast_way_takes_the_other_takes_as_the_same(given_events: list[Any]) -> None:
+    body = orjson.dumps({"events": given_events})
+
+    taken = fast(body)
+
+    if taken is not None:
+        assert without_clock(taken) == without_clock(slow(body))
+
+
+@given(st.lists(events, min_size=1, max_size=3))
+def test_what_the_other_way_refuses_the_fast_way_does_not_take(given_events: list[Any]) -> None:
+    body = orjson.dumps({"events": given_events})
+    try:
+        slow(body)
+    except InvalidInputError:
+        assert fast(body) is None
+
+
+ORDINARY = {
+    "text, integer, double, bool": of(metadata={"m": "größe", "n": -5, "d": 0.25, "b": False}),
+    "no metadata": of(),
+    "summed": of(metadata={"tokens": 10**6}),
+    "no timestamp": orjson.dumps({"events": [{k: PLAIN[k] for k in list(PLAIN)[:3]}]}),
+    "an offset": of(timestamp=f"{TODAY}T05:30:00+05:30"),
+    "nanoseconds": of(timestamp=f"{TODAY}T00:00:00.123456789Z"),
+}
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_ordinary_events_go_the_fast_way(name: str) -> None:
+    taken = fast(ORDINARY[name])
+
+    assert taken is not None
+    assert without_clock(taken) == without_clock(slow(ORDINARY[name]))
+
+
+PASSED: dict[str, bytes] = {
+    "not JSON": b"{",
+    "not an object": b"[]",
+    "a field of the body": b'{"events": [], "more": 1}',
+    "no events": b'{"events": []}',
+    "too many events": orjson.dumps(
+        {"events": [{**PLAIN, "event_id": str(n)} for n in range(1001)]}
+    ),
+    "an id twice": orjson.dumps({"events": [PLAIN, PLAIN]}),
+    "too old": of(timestamp="2025-01-01T00:00:00Z"),
+    "too far ahead": of(timestamp=(NOW + timedelta(minutes=6)).isoformat()),
+    "a sum that is negative": of(metadata={"tokens": -1}),
+    "a sum with decimals": of(metadata={"tokens": 0.5}),
+    "a sum that is a bool": of(metadata={"tokens": True}),
+    "NaN": of().replace(b'"llm"', b'"llm","metadata":{"a":NaN}'),
+    "a lone surrogate": of().replace(b'"llm"', b'"llm","metadata":{"a":"\\ud800"}'),
+    "invalid UTF-8": of().replace(b'"llm"', b'"\xff"'),
+}
+
+
+@pytest.mark.parametrize("name", PASSED)
+def test_whatever_is_not_ordinary_is_passed_on(name: str) -> None:
+    assert fast(PASSED[name]) is None
