@@ -11,12 +11,16 @@ from rich.table import Table
 
 from bed import Bed, Market, bed
 from drains import bare_copy_rate, drain_rate
+from ingest import balance_p99_s, ingest_rates, single_event_p99_s
 from live import lags_s, p99, rounds
 from tasks_per_event import task_per_event_rate
 
 EVENTS = 400_000
 ROUNDS = 3
 NAIVE_EVENTS = 4000
+INGESTED_EVENTS = 100_000
+REQUESTS = 2000
+WALLETS = 1_000_000
 LIVE_S = 30
 SOAK_EVENTS = 5_000_000
 SOAK_ROUND = 500_000
@@ -78,6 +82,31 @@ def drain_budgets(here: Bed) -> list[Budget]:
     ]  # fmt: skip
 
 
+def edge_budgets(here: Bed) -> list[Budget]:
+    """Ingestion over HTTP against bare XADD, and how long single requests take."""
+    market = Market.open(here, 1000)
+    budgets = []
+    for per_request, count in ((1000, INGESTED_EVENTS), (100, INGESTED_EVENTS // 5)):
+        runs = [ingest_rates(here, market, per_request, count) for _ in range(ROUNDS)]
+        budgets.append(
+            Budget(
+                f"ingest over HTTP per core / bare XADD, {per_request:,} events per request",
+                median(run.over_http / run.bare for run in runs), 0.3, "above",
+                f"{median(run.over_http for run in runs):,.0f} of"
+                f" {median(run.bare for run in runs):,.0f} events/s (pipelined XADD:"
+                f" {median(run.pipelined for run in runs):,.0f})",
+            )
+        )  # fmt: skip
+    return [
+        *budgets,
+        Budget("single-event request, p99, ms", 1e3 * single_event_p99_s(here, market, REQUESTS),
+               20, "below", f"{REQUESTS:,} requests"),
+        Budget(f"balance read at {WALLETS:,} wallets, p99, ms",
+               1e3 * balance_p99_s(here, market, WALLETS, REQUESTS), 20, "below",
+               f"{REQUESTS:,} requests"),
+    ]  # fmt: skip
+
+
 def live_budgets(here: Bed, seconds: int) -> list[Budget]:
     """Delays through a real worker and beat."""
     lags, alerts = lags_s(here, Market.open(here, 1000), seconds)
@@ -121,11 +150,12 @@ def show(budgets: list[Budget]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, default=Path("bench.json"))
-    parser.add_argument("--only", choices=("drain", "live", "soak"))
+    parser.add_argument("--only", choices=("drain", "edge", "live", "soak"))
     parser.add_argument("--soak-events", type=int, default=SOAK_EVENTS)
     arguments = parser.parse_args()
     parts = {
         "drain": drain_budgets,
+        "edge": edge_budgets,
         "live": lambda here: live_budgets(here, LIVE_S),
         "soak": lambda here: soak_budgets(here, arguments.soak_events),
     }

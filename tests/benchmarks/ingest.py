@@ -1,0 +1,195 @@
+"""The edge over real HTTP: what ingestion costs beside bare XADD, and how fast one request is."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from statistics import quantiles
+from time import monotonic, perf_counter, sleep
+
+import orjson
+import psutil
+
+from bed import Bed, Market
+from metering.access.keys import SCOPES, create_key
+from metering.buffer.chunk import BufferedEvent, encode_chunk
+from metering.buffer.keys import Shard, stream_key
+from metering.buffer.shard import shard_of
+from worker.health import answers_ready
+from worker.port import HOST, free_port
+
+START_TIMEOUT_S = 30
+WARM_UP_REQUESTS = 20
+
+Chunk = tuple[Shard, dict[str, str | int | bytes]]
+
+
+@dataclass
+class Edge:
+    """One running API process, and a client of the market's business."""
+
+    client: HTTPConnection
+    headers: dict[str, str]
+    process: psutil.Process
+
+    def request(self, method: str, path: str, body: bytes | None = None) -> None:
+        self.client.request(method, path, body, self.headers)
+        answer = self.client.getresponse()
+        text = answer.read()
+        if answer.status != 200:
+            raise RuntimeError(f"{answer.status}: {text.decode()}")
+
+    def cpu_s(self) -> float:
+        times = self.process.cpu_times()
+        return times.user + times.system
+
+    def latencies_s(self, requests: Sequence[tuple[str, str, bytes | None]]) -> list[float]:
+        """Send requests one after another; return how long each took."""
+        took = []
+        for request in requests:
+            began = perf_counter()
+            self.request(*request)
+            took.append(perf_counter() - began)
+        return took[WARM_UP_REQUESTS:]
+
+
+@contextmanager
+def edge(here: Bed, market: Market) -> Iterator[Edge]:
+    """Run the API, one process, on the bench's servers."""
+    with here.sessions.transaction() as conn:
+        key = create_key(conn, market.business_id, "bench", SCOPES).key
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "api.server", "--host", HOST, "--port", str(port)],
+        env={
+            **os.environ,
+            "DATABASE_URL": here.config.database_url.get_secret_value(),
+            "REDIS_URL": here.config.redis_url.get_secret_value(),
+            "GULLAK_HIGH_WATER_EVENTS": str(here.config.high_water_events),
+            "GULLAK_API_RATE_LIMIT": "",
+        },
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = monotonic() + START_TIMEOUT_S
+        while not answers_ready(f"http://{HOST}:{port}"):
+            if monotonic() > deadline or process.poll() is not None:
+                raise RuntimeError("the API did not start")
+            sleep(0.1)
+        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        yield Edge(HTTPConnection(HOST, port), headers, psutil.Process(process.pid))
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def body(events: Sequence[BufferedEvent]) -> bytes:
+    """Return the request that a producer sends for these events."""
+    return orjson.dumps(
+        {
+            "events": [
+                {
+                    "event_id": event.event_id,
+                    "customer_id": event.customer_id,
+                    "event_name": event.event_name,
+                    "timestamp": event.event_at,
+                    "metadata": event.metadata,
+                }
+                for event in events
+            ]
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """Events per second: per core of the API; and of bare XADD, one by one and pipelined."""
+
+    over_http: float
+    bare: float
+    pipelined: float
+
+
+def ingest_rates(here: Bed, market: Market, per_request: int, count: int) -> Ingested:
+    """Ingest over HTTP; then add the same chunks with bare XADD, in both ways that it is used."""
+    events = market.events(count)
+    requests = [events[at : at + per_request] for at in range(0, count, per_request)]
+    bodies = [body(events) for events in requests]
+    with edge(here, market) as api:
+        for warm in bodies[:WARM_UP_REQUESTS]:
+            api.request("POST", "/events/ingest", warm)
+        before_s = api.cpu_s()
+        for one in bodies:
+            api.request("POST", "/events/ingest", one)
+        over_http = count / (api.cpu_s() - before_s)
+    chunked = [list(_chunks(here, market, events)) for events in requests]
+    bare, pipelined = (count / _add_s(here, chunked, is_pipelined=way) for way in (False, True))
+    here.buffer.redis.flushdb()
+    return Ingested(over_http, bare, pipelined)
+
+
+def _add_s(here: Bed, chunked: Sequence[Sequence[Chunk]], *, is_pipelined: bool) -> float:
+    """Add the chunks of each request with XADD, and nothing else; return how long it took."""
+    began = perf_counter()
+    for chunks in chunked:
+        if not is_pipelined:
+            for shard, fields in chunks:
+                here.buffer.redis.xadd(stream_key(shard), fields)
+            continue
+        pipe = here.buffer.redis.pipeline(transaction=False)
+        for shard, fields in chunks:
+            pipe.xadd(stream_key(shard), fields)
+        pipe.execute()
+    return perf_counter() - began
+
+
+def _chunks(here: Bed, market: Market, events: list[BufferedEvent]) -> Iterator[Chunk]:
+    by_shard: dict[Shard, list[BufferedEvent]] = {}
+    for event in events:
+        shard = shard_of(market.business_id, event.customer_id, len(here.buffer.shards))
+        by_shard.setdefault(shard, []).append(event)
+    for shard, own in by_shard.items():
+        payload = encode_chunk(market.business_id, own)
+        yield shard, {"b": market.business_id, "n": len(own), "t": len(own), "e": payload}
+
+
+def single_event_p99_s(here: Bed, market: Market, count: int) -> float:
+    """Return the p99 of requests with one event each."""
+    events = market.events(count)
+    with edge(here, market) as api:
+        took = api.latencies_s([("POST", "/events/ingest", body([event])) for event in events])
+    here.buffer.redis.flushdb()
+    return quantiles(took, n=100)[98]
+
+
+def balance_p99_s(here: Bed, market: Market, wallets: int, count: int) -> float:
+    """Return the p99 of reading a customer's balances while there are so many wallets."""
+    customers = crowd(here, market, wallets // 2, count)
+    with edge(here, market) as api:
+        took = api.latencies_s(
+            [("GET", f"/customers/{customer}/wallets", None) for customer in customers]
+        )
+    return quantiles(took, n=100)[98]
+
+
+def crowd(here: Bed, market: Market, customers: int, sample: int) -> list[str]:
+    """Add customers with a wallet per currency; return some of them, spread evenly."""
+    business = market.business_id
+    made = "SELECT 'cus_' || lpad(to_hex(n), 26, '0') AS id FROM generate_series(1, {}) n"
+    many = made.format(customers)
+    with here.sessions.transaction() as conn:
+        conn.exec_driver_sql(
+            "INSERT INTO customers (customer_id, business_id, email, name)"
+            f" SELECT id, '{business}', id || '@example.com', id FROM ({many}) made"
+        )
+        conn.exec_driver_sql(
+            "INSERT INTO wallets (wallet_id, business_id, customer_id, currency)"
+            f" SELECT 'wal_' || currency || id, '{business}', id, currency FROM ({many}) made"
+            " CROSS JOIN unnest(ARRAY['USD', 'INR']) currency"
+        )
+    with here.sessions.transaction() as conn:
+        conn.exec_driver_sql("ANALYZE customers, wallets")
+    return [f"cus_{1 + n * (customers // sample):026x}" for n in range(sample)]
