@@ -7,7 +7,7 @@ core this way, and 7.9 ms the other (parsed by orjson, checked field by field).
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final, TypedDict
 
 from pydantic import ValidationError
@@ -104,15 +104,17 @@ def read_ordinary(
 
 def _buffered(event: _Event, now: datetime) -> BufferedEvent:
     said = event.get("timestamp")
-    moment = now if said is None else datetime.fromisoformat(said)
-    is_wire = said is not None and len(said) == _WIRE_LENGTH and said[-1] == "Z"
-    return BufferedEvent(
-        event["event_id"],
-        event["customer_id"],
-        event["event_name"],
-        said if said is not None and is_wire else to_wire(moment.astimezone(UTC)),
-        event.get("metadata", {}),
-        said is not None,
+    if said is None:
+        event_at = to_wire(now)
+    else:
+        moment = datetime.fromisoformat(said)
+        is_wire = len(said) == _WIRE_LENGTH and said[-1] == "Z"
+        event_at = said if is_wire else to_wire(moment)
+    name, metadata = event["event_name"], event.get("metadata", {})
+    # Made for every event: straight from a tuple is half the price of the generated constructor.
+    return tuple.__new__(
+        BufferedEvent,
+        (event["event_id"], event["customer_id"], name, event_at, metadata, said is not None),
     )
 
 
