@@ -10,11 +10,32 @@ from fastapi.routing import APIRoute
 
 from api.edge import Edge
 from api.errors import ErrorBody, add_error_handlers
-from api.routes import customers, events, health, ledger_entries, meters, prices, rules, wallets
+from api.routes import (
+    customers,
+    events,
+    health,
+    ledger_entries,
+    meters,
+    prices,
+    refused_events,
+    rules,
+    wallets,
+    webhooks,
+)
 from api.scope import open_scope
 from worker.settings import Settings
 
-ROUTERS: Final = (customers, wallets, ledger_entries, events, meters, prices, rules)
+ROUTERS: Final = (
+    customers,
+    wallets,
+    ledger_entries,
+    events,
+    refused_events,
+    meters,
+    prices,
+    rules,
+    webhooks,
+)
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": ErrorBody, "description": description}
     for status, description in (

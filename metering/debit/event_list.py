@@ -143,9 +143,12 @@ def _refused(
         values = {
             "business_id": business_id,
             "customer_id": customer_id,
+            "reason": None,
+            "event_id": None,
             "after_at": after_at,
             "after_id": after_id,
             "page": ROWS_PER_READ,
+            "offset": 0,
         }
         rows = conn.execute(statements.REFUSED_NEWEST, values).all()
         yield from filter(None, map(of_refusal, rows))

@@ -4,15 +4,15 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from metering.buffer.chunk import BufferedEvent
 from metering.buffer.stream import UsageBuffer
 from metering.db import Transactions
 from metering.debit import statements
-from metering.errors import MalformedChunkError
+from metering.errors import MalformedChunkError, NotFoundError
 from metering.ids import BatchId, BusinessId, RefusalId
 
 REPLAY_PAGE: Final = 500
@@ -46,6 +46,7 @@ class Selection:
     business_id: BusinessId | None = None
     reason: str | None = None
     event_id: str | None = None
+    customer_id: str | None = None
 
 
 def refused_events(
@@ -58,6 +59,7 @@ def refused_events(
             "business_id": selection.business_id,
             "reason": selection.reason,
             "event_id": selection.event_id,
+            "customer_id": selection.customer_id,
             "after": after,
             "page": page,
         },
@@ -65,12 +67,61 @@ def refused_events(
     return [RefusedEvent(**row._mapping) for row in rows]  # noqa: SLF001
 
 
-def replay(transaction: Transactions, buffer: UsageBuffer, selection: Selection) -> int:
+def newest_refused(
+    conn: Connection,
+    business_id: BusinessId,
+    selection: Selection,
+    *,
+    page: int,
+    offset: int = 0,
+    after: RefusalId | None = None,
+) -> list[RefusedEvent]:
+    """Return a page of a business's waiting dead letters, newest first.
+
+    Raises:
+        NotFoundError: the business has no dead letter `after`.
+
+    """
+    after_at: datetime | None = None
+    if after is not None:
+        key = {"business_id": business_id, "refusal_id": after}
+        after_at = conn.execute(statements.REFUSED_AT, key).scalar_one_or_none()
+        if after_at is None:
+            raise NotFoundError("refused event", str(after))
+    rows = conn.execute(
+        statements.REFUSED_NEWEST,
+        {
+            "business_id": business_id,
+            "customer_id": selection.customer_id,
+            "reason": selection.reason,
+            "event_id": selection.event_id,
+            "after_at": after_at,
+            "after_id": after,
+            "page": page,
+            "offset": offset,
+        },
+    )
+    return [_refused(row) for row in rows]
+
+
+def _refused(row: Row[Any]) -> RefusedEvent:
+    columns = dict(row._mapping)  # noqa: SLF001
+    del columns["replayed_at"]
+    return RefusedEvent(**columns)
+
+
+def replay(
+    transaction: Transactions,
+    buffer: UsageBuffer,
+    selection: Selection,
+    *,
+    events_max: int | None = None,
+) -> int:
     """Send the selected dead letters through the buffer again; return how many.
 
     They are buffered first and marked after: killed in between, they are sent twice, and the
     second is a duplicate. One that is refused again before it is marked stays waiting. Bytes that
-    cannot be read stay where they are.
+    cannot be read stay where they are. With `events_max`, it stops at the page that reaches it.
 
     Raises:
         BufferFullError, BufferUnavailableError: what was not sent is still waiting.
@@ -91,6 +142,8 @@ def replay(transaction: Transactions, buffer: UsageBuffer, selection: Selection)
             }
             conn.execute(statements.MARK_REPLAYED, columns)
         sent += len(readable)
+        if events_max is not None and sent >= events_max:
+            break
     return sent
 
 

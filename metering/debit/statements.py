@@ -159,16 +159,6 @@ USAGE_OF_BATCHES: Final = text(
     " :after_event_id))"
     " ORDER BY u.posted_at DESC, u.batch_id DESC, u.event_at DESC, u.event_id DESC LIMIT :page"
 )
-# Waiting dead letters of a business, newest first, after a place in that order.
-REFUSED_NEWEST: Final = text(
-    "SELECT refusal_id, business_id, event_id, customer_id, reason, detail, payload, batch_id,"
-    " refused_at, replayed_at FROM refused_events"
-    " WHERE business_id = :business_id AND replayed_at IS NULL"
-    " AND (CAST(:customer_id AS text) IS NULL OR customer_id = :customer_id)"
-    " AND (CAST(:after_at AS timestamptz) IS NULL"
-    " OR (refused_at, refusal_id) < (:after_at, :after_id))"
-    " ORDER BY refused_at DESC, refusal_id DESC LIMIT :page"
-)
 
 # --- dead letters -------------------------------------------------------------------------------
 
@@ -190,6 +180,23 @@ REFUSE: Final = text(
     " detail = excluded.detail, batch_id = excluded.batch_id, refused_at = now(),"
     " replayed_at = NULL"
 )
+# Waiting dead letters of a business, newest first, after a place in that order.
+REFUSED_NEWEST: Final = text(
+    "SELECT refusal_id, business_id, event_id, customer_id, reason, detail, payload, batch_id,"
+    " refused_at, replayed_at FROM refused_events"
+    " WHERE business_id = :business_id AND replayed_at IS NULL"
+    " AND (CAST(:customer_id AS text) IS NULL OR customer_id = :customer_id)"
+    " AND (CAST(:reason AS text) IS NULL OR reason = :reason)"
+    " AND (CAST(:event_id AS text) IS NULL OR event_id = :event_id)"
+    " AND (CAST(:after_at AS timestamptz) IS NULL"
+    " OR (refused_at, refusal_id) < (:after_at, :after_id))"
+    " ORDER BY refused_at DESC, refusal_id DESC LIMIT :page OFFSET :offset"
+)
+# When a dead letter of this business was refused.
+REFUSED_AT: Final = text(
+    "SELECT refused_at FROM refused_events"
+    " WHERE business_id = :business_id AND refusal_id = :refusal_id"
+)
 # A page of waiting dead letters of a business, oldest first; all filters are optional.
 REFUSED: Final = text(
     "SELECT refusal_id, business_id, event_id, customer_id, reason, detail, payload, batch_id,"
@@ -197,6 +204,7 @@ REFUSED: Final = text(
     " AND (CAST(:business_id AS text) IS NULL OR business_id = :business_id)"
     " AND (CAST(:reason AS text) IS NULL OR reason = :reason)"
     " AND (CAST(:event_id AS text) IS NULL OR event_id = :event_id)"
+    " AND (CAST(:customer_id AS text) IS NULL OR customer_id = :customer_id)"
     " ORDER BY refusal_id LIMIT :page"
 )
 # Mark dead letters as sent through the buffer again, unless they were refused again since.

@@ -48,6 +48,25 @@ ENDPOINT: Final = text(f"""
     SELECT {_ENDPOINT} FROM webhook_endpoints
     WHERE business_id = :business_id AND endpoint_id = :endpoint_id
 """)
+# Lock an endpoint that is about to be changed in parts.
+LOCK_ENDPOINT: Final = text("""
+    SELECT 1 FROM webhook_endpoints
+    WHERE business_id = :business_id AND endpoint_id = :endpoint_id FOR NO KEY UPDATE
+""")
+# Requests for an endpoint with one idempotency key queue up.
+LOCK_REQUEST: Final = text("""
+    SELECT pg_advisory_xact_lock(1735747696, hashtext(:business_id || ' ' || :key))
+""")
+# The endpoint that an idempotency key made.
+ENDPOINT_BY_KEY: Final = text("""
+    SELECT endpoint_id, request_digest FROM webhook_endpoints
+    WHERE business_id = :business_id AND idempotency_key = :key
+""")
+# Note which request made an endpoint.
+NOTE_REQUEST: Final = text("""
+    UPDATE webhook_endpoints SET idempotency_key = :key, request_digest = :digest
+    WHERE business_id = :business_id AND endpoint_id = :endpoint_id
+""")
 # A page of the endpoints of this business, oldest first.
 ENDPOINTS: Final = text(f"""
     SELECT {_ENDPOINT} FROM webhook_endpoints

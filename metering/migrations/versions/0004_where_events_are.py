@@ -6,7 +6,7 @@ The kept usage itself gets no further index: that would be paid for by every eve
 from alembic import op
 
 revision = "0004"
-down_revision = "0002"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,171 @@
+"""What is asked of webhook endpoints from outside: made once per key, changed in parts."""
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from sqlalchemy import Connection
+
+from metering.db import FILLED, NO_NUL
+from metering.errors import IdempotencyConflictError
+from metering.ids import BusinessId, EndpointId
+from metering.webhook import statements
+from metering.webhook.endpoints import (
+    DESCRIPTION_CHARS_MAX,
+    ENTRIES_MAX,
+    URL_CHARS_MAX,
+    Endpoint,
+    create_endpoint,
+    disable_endpoint,
+    enable_endpoint,
+    get_endpoint,
+    update_endpoint,
+)
+
+_MODEL: Final = ConfigDict(extra="forbid", frozen=True)
+
+Text = Annotated[str, StringConstraints(strict=True, pattern=NO_NUL)]
+Url = Annotated[str, StringConstraints(strict=True, pattern=NO_NUL, max_length=URL_CHARS_MAX)]
+Description = Annotated[
+    str, StringConstraints(strict=True, pattern=NO_NUL, max_length=DESCRIPTION_CHARS_MAX)
+]
+Pairs = Annotated[dict[Text, Text], Field(max_length=ENTRIES_MAX)]
+Types = Annotated[list[Text], Field(max_length=100)]
+# Deliveries are not throttled: what nobody would keep to is refused, not ignored.
+NoLimit = Annotated[None, Field(description="Not offered: leave it out.")]
+
+
+class NewEndpoint(BaseModel):
+    """An endpoint that is asked for; without `filter_types` it is told of everything."""
+
+    model_config = _MODEL
+
+    url: Url
+    description: Description | None = None
+    disabled: bool | None = None
+    filter_types: Types | None = None
+    headers: Pairs | None = None
+    metadata: Pairs | None = None
+    rate_limit: NoLimit = None
+    idempotency_key: (
+        Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)] | None
+    ) = None
+
+
+class EndpointChange(BaseModel):
+    """What shall be different; what is left out, or null, stays."""
+
+    model_config = _MODEL
+
+    url: Url | None = None
+    description: Description | None = None
+    disabled: bool | None = None
+    filter_types: Types | None = None
+    metadata: Pairs | None = None
+    rate_limit: NoLimit = None
+
+
+class HeaderChange(BaseModel):
+    """Headers to set; an empty value takes one away, and the others stay."""
+
+    model_config = _MODEL
+
+    headers: Pairs
+
+
+def make_endpoint(conn: Connection, business_id: BusinessId, new: NewEndpoint) -> Endpoint:
+    """Make an endpoint, once per idempotency key.
+
+    Raises:
+        IdempotencyConflictError: the key made another endpoint.
+        InvalidInputError, TooManyEndpointsError: see `create_endpoint`.
+
+    """
+    digest = blake2b(new.model_dump_json().encode(), digest_size=16).digest()
+    if new.idempotency_key is not None:
+        earlier = _made_before(conn, business_id, new.idempotency_key, digest)
+        if earlier is not None:
+            return get_endpoint(conn, business_id, earlier)
+    made = create_endpoint(
+        conn,
+        business_id,
+        new.url,
+        description=new.description,
+        filter_types=new.filter_types,
+        headers=new.headers,
+        metadata=new.metadata,
+    )
+    if new.idempotency_key is not None:
+        values = {"endpoint_id": made.endpoint_id, "key": new.idempotency_key, "digest": digest}
+        conn.execute(statements.NOTE_REQUEST, {"business_id": business_id, **values})
+    return disable_endpoint(conn, business_id, made.endpoint_id) if new.disabled else made
+
+
+def _made_before(
+    conn: Connection, business_id: BusinessId, key: str, digest: bytes
+) -> EndpointId | None:
+    values = {"business_id": business_id, "key": key}
+    conn.execute(statements.LOCK_REQUEST, values)
+    row = conn.execute(statements.ENDPOINT_BY_KEY, values).one_or_none()
+    if row is None:
+        return None
+    if bytes(row.request_digest) != digest:
+        raise IdempotencyConflictError(key)
+    return EndpointId(row.endpoint_id)
+
+
+def change_endpoint(
+    conn: Connection, business_id: BusinessId, endpoint_id: EndpointId, change: EndpointChange
+) -> Endpoint:
+    """Change parts of an endpoint. An empty `filter_types` means all types again.
+
+    Raises:
+        NotFoundError: the business has no such endpoint.
+        InvalidInputError: see `create_endpoint`.
+
+    """
+    now = _locked(conn, business_id, endpoint_id)
+    changed = update_endpoint(
+        conn,
+        business_id,
+        endpoint_id,
+        url=now.url if change.url is None else change.url,
+        description=now.description if change.description is None else change.description,
+        filter_types=now.filter_types if change.filter_types is None else change.filter_types,
+        headers=now.headers,
+        metadata=now.metadata if change.metadata is None else change.metadata,
+    )
+    if change.disabled is None:
+        return changed
+    switch = disable_endpoint if change.disabled else enable_endpoint
+    return switch(conn, business_id, endpoint_id)
+
+
+def change_headers(
+    conn: Connection, business_id: BusinessId, endpoint_id: EndpointId, change: HeaderChange
+) -> Endpoint:
+    """Set headers of an endpoint, or take them away.
+
+    Raises:
+        NotFoundError, InvalidInputError: as `change_endpoint`.
+
+    """
+    now = _locked(conn, business_id, endpoint_id)
+    merged: Mapping[str, str] = {**now.headers, **change.headers}
+    return update_endpoint(
+        conn,
+        business_id,
+        endpoint_id,
+        url=now.url,
+        description=now.description,
+        filter_types=now.filter_types,
+        headers={name: value for name, value in merged.items() if value},
+        metadata=now.metadata,
+    )
+
+
+def _locked(conn: Connection, business_id: BusinessId, endpoint_id: EndpointId) -> Endpoint:
+    key = {"business_id": business_id, "endpoint_id": endpoint_id}
+    conn.execute(statements.LOCK_ENDPOINT, key)
+    return get_endpoint(conn, business_id, endpoint_id)
