@@ -101,8 +101,12 @@ def _check_target(scope: Scope) -> None:
 async def _caller(scope: ApiScope, headers: Headers) -> Principal:
     key = key_of(headers.get("authorization", ""))
     # A key that is known needs no thread, and nearly every key is.
-    fresh = scope.keys.fresh(key)
-    return await run_in_threadpool(scope.keys.principal, key) if fresh is None else fresh
+    principal = scope.keys.fresh(key)
+    if principal is None:
+        principal = await run_in_threadpool(scope.keys.principal, key)
+    if not scope.rate.passes(principal.key_id):
+        await run_in_threadpool(scope.rate.take, principal.key_id)
+    return principal
 
 
 def _length(headers: Headers) -> int:

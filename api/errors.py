@@ -21,6 +21,7 @@ from metering.errors import (
     FieldProblem,
     GullakError,
     InvalidInputError,
+    TooManyRequestsError,
 )
 
 STATUS: Final = {
@@ -115,7 +116,7 @@ def _is_repeatable(scope: Scope) -> bool:
 
 def _of_ours(error: GullakError, request_id: str) -> Response:
     headers: dict[str, str] = {}
-    if isinstance(error, BufferFullError | BufferUnavailableError):
+    if isinstance(error, BufferFullError | BufferUnavailableError | TooManyRequestsError):
         headers["Retry-After"] = str(error.retry_after_s)
     if error.code == "IDEMPOTENCY_CONFLICT":
         headers["x-should-retry"] = "false"

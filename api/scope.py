@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from api.auth import KeyRing
+from api.rate_limit import RateLimit
 from metering.accept import AcceptLimits, Quantities
 from metering.buffer.stream import UsageBuffer, connect
 from metering.db import is_rolled_back
@@ -22,8 +23,9 @@ from worker.settings import Settings
 
 ATTEMPTS_MAX: Final = 3
 BACK_OFF_S: Final = 0.02
-# A request waits for it before it waits for the append, and both must end within 2 s.
-QUANTITIES_TIMEOUT_S: Final = 0.3
+# A request waits for its rate limit and for what is summed before it waits for the append, and all
+# must end within 2 s.
+QUICK_TIMEOUT_S: Final = 0.2
 
 T = TypeVar("T")
 
@@ -38,6 +40,7 @@ class ApiScope:
     redis: Redis  # with a short timeout: for what a request can do without
     quantities: Quantities
     keys: KeyRing
+    rate: RateLimit
     limits: AcceptLimits
 
     @property
@@ -72,7 +75,7 @@ class ApiScope:
 def open_scope(config: Settings) -> ApiScope:
     """Return the scope of a process with these settings."""
     sessions = Sessions(make_engine(config, kept=config.api_threads, extra=0))
-    redis = connect(config.redis_url.get_secret_value(), timeout_s=QUANTITIES_TIMEOUT_S)
+    redis = connect(config.redis_url.get_secret_value(), timeout_s=QUICK_TIMEOUT_S)
     return ApiScope(
         settings=config,
         sessions=sessions,
@@ -80,6 +83,7 @@ def open_scope(config: Settings) -> ApiScope:
         redis=redis,
         quantities=Quantities(redis),
         keys=KeyRing(sessions.tenant, fresh_s=config.api_key_ttl_s, stale_s=config.api_key_stale_s),
+        rate=RateLimit(redis, config.api_rate_limit),
         limits=AcceptLimits(config.event_age_max_s, config.event_ahead_max_s),
     )
 

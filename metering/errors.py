@@ -107,6 +107,16 @@ class IdempotencyConflictError(GullakError):
         super().__init__(f"idempotency key {idempotency_key!r} was used before with other content")
 
 
+class TooManyRequestsError(GullakError):
+    """The API key made as many requests as it may; nothing was done."""
+
+    code = "TOO_MANY_REQUESTS"
+
+    def __init__(self, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(f"this API key is over its rate limit; try again in {retry_after_s} s")
+
+
 class BufferFullError(GullakError):
     """The buffer is above its high-water mark; nothing was taken."""
 

@@ -8,11 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
+import limits
 from pydantic import Field, PlainSerializer, SecretStr, computed_field, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import PydanticBaseSettingsSource
 
 BROKER_DATABASE_OFFSET: Final = 1
+NO_LIMIT: Final = "none"
 
 Url = Annotated[SecretStr, PlainSerializer(lambda url: url.get_secret_value(), when_used="json")]
 
@@ -91,6 +93,9 @@ class Settings(BaseSettings):
     api_threads: int = Field(16, ge=1, le=200)
     # A request of 1,000 events with the longest metadata is 30 MiB; usual ones are 0.3 MiB.
     api_body_bytes_max: int = Field(8 << 20, ge=1 << 10)
+    # Requests of one API key, over all API processes: `1000/second`, `20000/minute`; none: any
+    # number. A loop gone wild is stopped, and no honest producer, who sends batches, comes near.
+    api_rate_limit: str = "1000/second"
     # How long a key is trusted without another look: the longest that a revoked one still works.
     api_key_ttl_s: float = Field(5.0, ge=0)
     # How long known keys may go on ingesting while Postgres is away: events are kept in Redis.
@@ -122,6 +127,13 @@ class Settings(BaseSettings):
         if not currencies:
             raise ValueError("at least one currency is needed")
         return currencies
+
+    @field_validator("api_rate_limit")
+    @classmethod
+    def _check_rate_limit(cls, limit: str) -> str:
+        if limit != NO_LIMIT:
+            limits.parse(limit)
+        return limit
 
     @computed_field  # type: ignore[prop-decorator]
     @property

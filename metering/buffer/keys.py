@@ -12,6 +12,8 @@ gullak:usage:{NN}:attempts  HASH    `head` stream id, `count` how often a drain 
 gullak:debit:pulse          STRING  when shards were last swept; expires
 gullak:quantities           HASH    business id -> JSON: event name -> summed properties, for the
                                     edge to refuse what the drain could only dead-letter
+gullak:rate:LIMITER/…       STRING  requests of an API key in this window, over all API processes;
+                                    the rest of the name is of the library that counts; expires
 """
 
 from typing import Final, NewType
@@ -23,6 +25,7 @@ Epoch = NewType("Epoch", str)
 BACKLOG: Final = "gullak:usage:backlog"
 PULSE: Final = "gullak:debit:pulse"
 QUANTITIES: Final = "gullak:quantities"
+RATE_LIMITS: Final = "gullak:rate"
 
 
 def stream_key(shard: Shard) -> str:

@@ -69,7 +69,7 @@ def edge(here: Bed, market: Market) -> Iterator[Edge]:
             "DATABASE_URL": here.config.database_url.get_secret_value(),
             "REDIS_URL": here.config.redis_url.get_secret_value(),
             "GULLAK_HIGH_WATER_EVENTS": str(here.config.high_water_events),
-            "GULLAK_API_RATE_LIMIT": "",
+            "GULLAK_API_RATE_LIMIT": "none",
         },
         stderr=subprocess.DEVNULL,
     )
