@@ -8,6 +8,7 @@ import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
+from api.description import describe
 from api.edge import Edge
 from api.errors import ErrorBody, add_error_handlers
 from api.routes import (
@@ -65,12 +66,14 @@ def create_app(config: Settings) -> FastAPI:
     )
     app.state.settings = config
     app.add_middleware(Edge, body_bytes_max=config.api_body_bytes_max)
-    add_error_handlers(app)
+    routes = [route for module in (health, *ROUTERS) for route in module.router.routes]
+    add_error_handlers(app, routes)
     app.include_router(health.router)
     for module in ROUTERS:
         app.include_router(
             module.router, responses=_ERRORS, max_body_size=config.api_body_bytes_max
         )
+    describe(app, tuple(config.currencies))
     return app
 
 

@@ -1,16 +1,18 @@
 """Every failure as the contract's error body: code, message, request id, details; never a stack."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from metering.accept.event import shown
@@ -33,6 +35,7 @@ STATUS: Final = {
     "INVALID_QUERY_PARAMS": 422,
     "UNSUPPORTED_CURRENCY": 422,
     "INSUFFICIENT_WALLET_FUNDS": 400,
+    "DUPLICATE_EVENT_ID": 400,
     "IDEMPOTENCY_CONFLICT": 409,
     "PAYLOAD_TOO_LARGE": 413,
     "TOO_MANY_REQUESTS": 429,
@@ -165,11 +168,22 @@ def _of_database(error: Exception, request_id: str, *, repeatable: bool) -> Resp
     )
 
 
-def add_error_handlers(app: FastAPI) -> None:
-    """Make `app` answer every failure inside its routes in the contract's form."""
+def add_error_handlers(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Make `app` answer every failure inside its `routes` in the contract's form."""
 
     def handle(request: Request, error: Exception) -> Response:
-        return answer_to(error, request.scope)
+        answer = answer_to(error, request.scope)
+        if "Allow" in answer.headers:
+            answer.headers["Allow"] = ", ".join(_methods(request.scope, routes))
+        return answer
 
     for kind in (GullakError, RequestValidationError, HTTPException, DBAPIError, PoolTimeoutError):
         app.add_exception_handler(kind, handle)
+
+
+def _methods(scope: Scope, routes: Sequence[BaseRoute]) -> list[str]:
+    """Return all methods of the path: the framework names those of its first route only."""
+    ours = [route for route in routes if isinstance(route, APIRoute)]
+    first = next(route for route in ours if route.matches(scope)[0] is not Match.NONE)
+    of_path = [route.methods or () for route in ours if route.path == first.path]
+    return sorted({method for methods in of_path for method in methods})

@@ -6,8 +6,6 @@ from typing import Annotated, Final, Generic, TypeVar
 from fastapi import Depends, Query
 from pydantic import BaseModel
 
-from metering.errors import FieldProblem, InvalidInputError
-
 PAGE_SIZE_MAX: Final = 100
 PAGE_NUMBER_MAX: Final = 10_000_000
 
@@ -42,13 +40,11 @@ def _paging(
         Query(
             min_length=1,
             max_length=255,
-            description="Id of the last row seen: stable while new rows come.",
+            description="Id of the last row seen, from which pages are counted then: stable while"
+            " new rows come.",
         ),
     ] = None,
 ) -> Paging:
-    if starting_after is not None and page_number:
-        reason = "cannot be combined with starting_after"
-        raise InvalidInputError(FieldProblem("page_number", reason))
     return Paging(size=page_size, offset=page_number * page_size, after=starting_after)
 
 

@@ -1,6 +1,26 @@
 """Time: always aware, always UTC, and in one fixed-width text form that sorts as time does."""
 
+import re
 from datetime import UTC, datetime
+from typing import Annotated, Final
+
+from pydantic import AwareDatetime, BeforeValidator
+
+RFC3339: Final = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+
+
+def _said(value: object) -> object:
+    """Refuse what pydantic would guess at: a number may be seconds or milliseconds."""
+    if isinstance(value, datetime) or (isinstance(value, str) and RFC3339.fullmatch(value)):
+        return value
+    raise ValueError("is not RFC 3339 with a time zone, such as 2026-01-31T09:30:00Z")
+
+
+# A moment as a client names it.
+Moment = Annotated[AwareDatetime, BeforeValidator(_said)]
 
 
 def utc_now() -> datetime:

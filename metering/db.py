@@ -9,11 +9,6 @@ from psycopg.sql import SQL
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-# Patterns of texts: Postgres keeps no NUL in one.
-NO_NUL: Final = r"^[^\x00]*$"
-# The same, and not blank.
-FILLED: Final = r"^[^\x00]*[^\s\x00][^\x00]*$"
-
 # Opens a transaction that commits when the block ends and rolls back when it raises.
 Transactions = Callable[[], AbstractContextManager[Connection]]
 

@@ -37,6 +37,12 @@ class InvalidInputError(GullakError):
         super().__init__("; ".join(f"{p.field}: {p.reason}" for p in problems))
 
 
+class RepeatedEventIdError(InvalidInputError):
+    """An event id comes twice in one request; nothing was taken."""
+
+    code = "DUPLICATE_EVENT_ID"
+
+
 class UnsupportedCurrencyError(InvalidInputError):
     """The currency is not configured."""
 

@@ -4,13 +4,14 @@ from datetime import datetime
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, StringConstraints
 from sqlalchemy import Connection
 
 from api.auth import Reader, Writer
 from api.paging import Page, Paged
 from api.routes.wallets import CustomerPath
 from api.scope import Scoped
+from metering.clock import Moment
 from metering.ids import BusinessId, CustomerId
 from metering.ledger.accounts import NewCustomer, create_customer
 from metering.ledger.customers import (
@@ -67,8 +68,8 @@ def customers_page(
     paged: Paged,
     email: Annotated[Part | None, Query(description="A part of it, in any case.")] = None,
     name: Annotated[Part | None, Query(description="A part of it, in any case.")] = None,
-    created_at_gte: AwareDatetime | None = None,
-    created_at_lte: AwareDatetime | None = None,
+    created_at_gte: Moment | None = None,
+    created_at_lte: Moment | None = None,
 ) -> Page[CustomerOut]:
     """List customers, newest first."""
     wanted = CustomerFilter(

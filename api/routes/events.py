@@ -4,12 +4,13 @@ from datetime import datetime
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from pydantic import AwareDatetime, BaseModel
+from pydantic import BaseModel
 
 from api.auth import Ingester, Reader
 from api.paging import Page, Paged
 from api.scope import Scoped
 from metering.accept import UsageEvent, record_body
+from metering.clock import Moment
 from metering.debit.event_list import EventFilter, list_events
 from metering.debit.events import EventStatus, FoundEvent, find_event
 from metering.ids import BusinessId, Currency, CustomerId, EntryId, MeterId
@@ -104,12 +105,8 @@ def _filter(
     meter_id: Annotated[
         str | None, Query(max_length=64, description="Events that this meter counts.")
     ] = None,
-    start: Annotated[
-        AwareDatetime | None, Query(description="Events of this moment or later.")
-    ] = None,
-    end: Annotated[
-        AwareDatetime | None, Query(description="Events of this moment or earlier.")
-    ] = None,
+    start: Annotated[Moment | None, Query(description="Events of this moment or later.")] = None,
+    end: Annotated[Moment | None, Query(description="Events of this moment or earlier.")] = None,
 ) -> EventFilter:
     return EventFilter(
         customer_id=None if customer_id is None else CustomerId(customer_id),

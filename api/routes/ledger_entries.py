@@ -5,13 +5,14 @@ from typing import Annotated, Final
 
 import orjson
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel
+from pydantic import BaseModel
 from sqlalchemy import Connection
 
 from api.auth import Reader, Writer
 from api.paging import Page, Paged
 from api.routes.wallets import CustomerPath, CustomerWallet, wallet_of_view
 from api.scope import Scoped
+from metering.clock import Moment
 from metering.ids import BatchId, BusinessId, Currency, CustomerId, EntryId
 from metering.ledger.accounts import wallets_of
 from metering.ledger.entry import Entry, EventType, Kind
@@ -116,8 +117,8 @@ def entries_page(
     paged: Paged,
     currency: Annotated[str | None, Query(max_length=10)] = None,
     event_type: EventType | None = None,
-    created_at_gte: AwareDatetime | None = None,
-    created_at_lte: AwareDatetime | None = None,
+    created_at_gte: Moment | None = None,
+    created_at_lte: Moment | None = None,
 ) -> Page[LedgerEntry]:
     """List the entries of all wallets of a customer, or of one currency, newest first."""
     wanted = EntryFilter(

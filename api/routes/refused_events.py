@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from api.auth import Reader, Writer
 from api.paging import Page, Paged
 from api.scope import Scoped
-from metering.db import FILLED
 from metering.debit.refused import RefusedEvent, Selection, newest_refused, replay
-from metering.errors import FieldProblem, InvalidInputError
+from metering.errors import NotFoundError
 from metering.ids import BusinessId, RefusalId
+from metering.text import FILLED
 
 router: Final = APIRouter(prefix="/refused-events", tags=["refused events"])
 
@@ -115,7 +115,7 @@ def _refusal_id(text: str | None) -> RefusalId | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= ID_DIGITS_MAX):
-        raise InvalidInputError(FieldProblem("starting_after", "is not the id of a refused event"))
+        raise NotFoundError("refused event", text)
     return RefusalId(int(text))
 
 

@@ -12,10 +12,12 @@ from api.scope import Scoped
 from metering.errors import UnsupportedCurrencyError
 from metering.ids import Currency, CustomerId, RuleId, WalletId
 from metering.low_credit.rules import Rule, delete_rule, get_rule, page_of_rules, set_rule
+from metering.money import INT64_MAX
+from metering.text import FILLED
 
 router: Final = APIRouter(prefix="/low-credit-rules", tags=["low-credit rules"])
 
-Amount = Annotated[int, Field(strict=True)]
+Amount = Annotated[int, Field(strict=True, ge=-INT64_MAX, le=INT64_MAX)]
 RulePath = Annotated[RuleId, Path(min_length=1, max_length=64)]
 
 
@@ -28,7 +30,7 @@ class NewRule(BaseModel):
     threshold: Amount
     recover_at: Amount | None = None
     customer_id: (
-        Annotated[str, StringConstraints(strict=True, min_length=1, max_length=64)] | None
+        Annotated[str, StringConstraints(strict=True, max_length=64, pattern=FILLED)] | None
     ) = None
 
 

@@ -5,13 +5,13 @@ from datetime import datetime
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Query, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection
 
 from api.auth import Reader, Writer
 from api.paging import PAGE_SIZE_MAX
 from api.scope import Scoped
-from metering.clock import to_wire
+from metering.clock import Moment, to_wire
 from metering.ids import EndpointId
 from metering.webhook.dead_letter import replay
 from metering.webhook.endpoints import (
@@ -79,8 +79,8 @@ class ReplayRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    since: AwareDatetime
-    until: AwareDatetime | None = None
+    since: Moment
+    until: Moment | None = None
 
 
 class Replayed(BaseModel):

@@ -12,7 +12,7 @@ from metering.accept.event import AcceptLimits, UsageEvent, shown
 from metering.accept.quantities import SummedProperties
 from metering.buffer.chunk import BufferedEvent, MetadataValue
 from metering.clock import to_wire, utc_now
-from metering.errors import FieldProblem, InvalidInputError
+from metering.errors import FieldProblem, InvalidInputError, RepeatedEventIdError
 from metering.money import QUANTITY_DECIMALS_MAX, QUANTITY_MAX, plain, quantity_of
 
 PROBLEMS_MAX: Final = 100
@@ -43,19 +43,23 @@ def check_events(
     Raises:
         InvalidInputError: with a problem for every bad event (at most `PROBLEMS_MAX`), its field
             as `events[3].metadata.tokens`; nothing was taken.
+        RepeatedEventIdError: nothing is wrong but that an id comes twice; nothing was taken.
 
     """
     if not 1 <= len(raw) <= limits.request_events_max:
         reason = f"has {len(raw)} events; 1 to {limits.request_events_max} are taken at once"
         raise InvalidInputError(FieldProblem("events", reason))
     events, malformed = _structured(raw)
+    repeated = list(_repeated_ids(events))
     problems = chain(
         malformed,
         _age_problems(events, limits, now or utc_now()),
-        _repeated_ids(events),
+        repeated,
         _quantity_problems(events, summed or {}),
     )
     if listed := list(islice(problems, PROBLEMS_MAX + 1)):
+        if listed == repeated[: len(listed)]:
+            raise RepeatedEventIdError(*_bounded(listed))
         raise InvalidInputError(*_bounded(listed))
     # Measured: a request of 1,000 events with five properties each takes 7 ms of one core (140,000
     # events/s): 4 ms pydantic's call, 2 ms the time's text, 1 ms the rest; two summed properties

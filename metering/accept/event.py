@@ -6,7 +6,6 @@ events with five properties each): no faster, and a wrong property then has four
 member of the union, instead of one reason.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from metering.buffer.chunk import Metadata, MetadataValue
-from metering.clock import utc_now
+from metering.clock import RFC3339, utc_now
 from metering.money import INT64_MAX
+from metering.text import FILLED, NO_NUL
 
 NAME_CHARS_MAX: Final = 255
 METADATA_PAIRS_MAX: Final = 50
@@ -30,10 +30,6 @@ _INT64_MIN: Final = -INT64_MAX - 1
 _DOUBLE_LIMIT: Final = float(2**63)
 _SHOWN_CHARS_MAX: Final = 60
 _REFUSED_CATEGORIES: Final = frozenset({"Cc", "Cs"})  # control characters, lone surrogates
-_RFC3339: Final = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
-    r"([Zz]|[+-][0-9]{2}:[0-9]{2})"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +103,7 @@ def _parsed(value: object) -> datetime:
     # Numbers are refused: whether they are seconds or milliseconds is a guess.
     if not isinstance(value, str):
         raise refusal(f"is {_kind(value)}, not an RFC 3339 text or a datetime")
-    if not _RFC3339.fullmatch(value):
+    if not RFC3339.fullmatch(value):
         raise refusal("is not RFC 3339 with a time zone, such as 2026-01-31T09:30:00Z")
     try:
         return datetime.fromisoformat(value.upper())
@@ -205,9 +201,20 @@ def _untaken(value: object) -> str:
     return f"is {_kind(value)}; text, integer, double and bool are taken"
 
 
-Name = Annotated[str, PlainValidator(_name, json_schema_input_type=str)]
+# What the JSON schema says of a field: the functions above decide.
+_SaidName = Annotated[str, Field(max_length=NAME_CHARS_MAX, pattern=FILLED)]
+_SaidKey = Annotated[str, Field(min_length=1, max_length=METADATA_KEY_CHARS_MAX)]
+_SaidText = Annotated[str, Field(max_length=METADATA_TEXT_CHARS_MAX, pattern=NO_NUL)]
+_SaidInteger = Annotated[int, Field(ge=_INT64_MIN, le=INT64_MAX)]
+_SaidMetadata = Annotated[
+    dict[_SaidKey, _SaidText | _SaidInteger | float | bool],
+    Field(max_length=METADATA_PAIRS_MAX),
+]
+Name = Annotated[str, PlainValidator(_name, json_schema_input_type=_SaidName)]
 Timestamp = Annotated[datetime, PlainValidator(_timestamp, json_schema_input_type=datetime | None)]
-Properties = Annotated[Metadata, PlainValidator(_metadata, json_schema_input_type=Metadata | None)]
+Properties = Annotated[
+    Metadata, PlainValidator(_metadata, json_schema_input_type=_SaidMetadata | None)
+]
 
 
 class UsageEvent(BaseModel):

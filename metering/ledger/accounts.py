@@ -2,18 +2,27 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StringConstraints,
+)
 from sqlalchemy import Connection
 
-from metering.db import NO_NUL
 from metering.errors import FieldProblem, InvalidInputError, NotFoundError, UnsupportedCurrencyError
 from metering.ids import BusinessId, Currency, CustomerId, WalletId, new_id
 from metering.ledger import statements
 from metering.ledger.entry import Wallet
 from metering.money import INT64_MAX
+from metering.text import NO_NUL
 
 NAME_LENGTH_MAX: Final = 255
 MISSING_WALLETS_PAGE: Final = 10_000
@@ -33,9 +42,23 @@ def _fits(value: str | float) -> str | float:
 
 
 MetadataValue = Annotated[
-    bool | int | float | Annotated[str, StringConstraints(max_length=500, pattern=NO_NUL)],
+    StrictBool
+    | StrictInt
+    | StrictFloat
+    | Annotated[str, StringConstraints(strict=True, max_length=500, pattern=NO_NUL)],
     AfterValidator(_fits),
 ]
+Metadata = Annotated[
+    dict[MetadataKey, MetadataValue],
+    Field(max_length=50, json_schema_extra={"additionalProperties": False}),
+]
+
+
+# The languages that the contract's clients know; another would be refused by their strict mode.
+Locale = Literal[
+    "ar", "ca", "de", "en", "es", "fr", "he", "id", "it", "ja", "ka", "ko", "ms", "nl", "pl", "pt",
+    "ro", "ru", "sv", "th", "tr", "zh",
+]  # fmt: skip
 
 
 class NewCustomer(BaseModel):
@@ -46,8 +69,8 @@ class NewCustomer(BaseModel):
     email: Text
     name: Text
     phone_number: Text | None = None
-    preferred_locale: Text | None = None
-    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=50)] = {}
+    preferred_locale: Locale | None = None
+    metadata: Metadata = {}
     billing_currency: str | None = None
 
 

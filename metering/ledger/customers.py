@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, Row
 
 from metering.errors import NotFoundError, UnsupportedCurrencyError
 from metering.ids import BusinessId, CustomerId
 from metering.ledger import statements
-from metering.ledger.accounts import MetadataKey, MetadataValue, Text
+from metering.ledger.accounts import Locale, Metadata, MetadataValue, Text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +38,8 @@ class CustomerChange(BaseModel):
     email: Text | None = None
     name: Text | None = None
     phone_number: Text | None = None
-    preferred_locale: Text | None = None
-    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=50)] | None = None
+    preferred_locale: Locale | None = None
+    metadata: Metadata | None = None
     billing_currency: str | None = None
 
 
@@ -84,6 +84,8 @@ def update_customer(
     billing = change.billing_currency
     if billing is not None and billing not in currencies:
         raise UnsupportedCurrencyError(billing, currencies)
+    # Locked, so that of two changes at once neither writes back what the other changed.
+    conn.execute(statements.LOCK_CUSTOMER, {"business_id": business_id, "customer_id": customer_id})
     before = get_customer(conn, business_id, customer_id)
     given = change.model_fields_set
     metadata = before.metadata if change.metadata is None else change.metadata

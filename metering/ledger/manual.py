@@ -8,14 +8,14 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection
 
-from metering.db import FILLED, NO_NUL
 from metering.errors import IdempotencyConflictError
 from metering.ids import BusinessId, CustomerId, EntryId, WalletId
 from metering.ledger import statements
-from metering.ledger.accounts import MetadataKey, MetadataValue, wallet_of
+from metering.ledger.accounts import Metadata, wallet_of
 from metering.ledger.entry import EventType, Kind, Posting
 from metering.ledger.post import post
 from metering.money import INT64_MAX
+from metering.text import FILLED, NO_NUL
 
 
 class ManualEntry(BaseModel):
@@ -31,7 +31,7 @@ class ManualEntry(BaseModel):
     ) = None
     reason: Annotated[str, StringConstraints(max_length=500, pattern=NO_NUL)] | None = None
     reference: Annotated[str, StringConstraints(max_length=255, pattern=NO_NUL)] | None = None
-    metadata: Annotated[dict[MetadataKey, MetadataValue], Field(max_length=50)] = {}
+    metadata: Metadata = {}
 
 
 @dataclass(frozen=True, slots=True)

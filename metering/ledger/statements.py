@@ -74,6 +74,11 @@ CUSTOMER: Final = text(
     " billing_currency, created_at, updated_at FROM customers"
     " WHERE business_id = :business_id AND customer_id = :customer_id"
 )
+# Lock a customer who is about to be changed in parts.
+LOCK_CUSTOMER: Final = text(
+    "SELECT 1 FROM customers WHERE business_id = :business_id AND customer_id = :customer_id"
+    " FOR NO KEY UPDATE"
+)
 # A page of the customers of this business, newest first, before a place in that order.
 CUSTOMER_PAGE: Final = text(
     "SELECT customer_id, business_id, email, name, phone_number, preferred_locale, metadata,"

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection, Row
 
-from metering.db import FILLED
 from metering.errors import IdempotencyConflictError, NotFoundError
 from metering.ids import BusinessId, CustomerId, EntryId, PurchaseId, new_id
 from metering.ledger.accounts import wallet_of
@@ -15,6 +14,7 @@ from metering.ledger.entry import Posting
 from metering.ledger.post import post
 from metering.money import INT64_MAX
 from metering.purchase import statements
+from metering.text import FILLED
 
 Minor = Annotated[int, Field(strict=True, gt=0, le=INT64_MAX)]
 

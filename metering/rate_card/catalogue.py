@@ -5,10 +5,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from sqlalchemy import Connection, Row
 
-from metering.db import FILLED, NO_NUL
+from metering.clock import Moment
 from metering.errors import FieldProblem, InvalidInputError, NotFoundError, UnsupportedCurrencyError
 from metering.ids import BusinessId, Currency, MeterId, PriceId, new_id
 from metering.money import (
@@ -20,6 +20,7 @@ from metering.money import (
 )
 from metering.rate_card import statements
 from metering.rate_card.filter import Filter
+from metering.text import FILLED, NO_NUL
 
 Name = Annotated[
     str,
@@ -37,7 +38,19 @@ class Aggregation(BaseModel):
     The contract's `max` and `last` are not sums of events, so no event could be charged by itself.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        json_schema_extra={
+            "oneOf": [
+                {"properties": {"type": {"const": "count"}, "key": {"type": "null"}}},
+                {
+                    "properties": {"type": {"const": "sum"}, "key": {"type": "string"}},
+                    "required": ["key"],
+                },
+            ]
+        },
+    )
 
     type: Literal["count", "sum"]
     key: (
@@ -77,7 +90,7 @@ class NewPrice(BaseModel):
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
     price_per_unit: Annotated[str, StringConstraints(strict=True, pattern=_PRICE_TEXT)]
     units: Annotated[int, Field(strict=True, ge=1, le=UNITS_MAX)] = 1
-    effective_from: AwareDatetime | None = None
+    effective_from: Moment | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

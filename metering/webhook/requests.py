@@ -7,9 +7,9 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection
 
-from metering.db import FILLED, NO_NUL
 from metering.errors import IdempotencyConflictError
 from metering.ids import BusinessId, EndpointId
+from metering.text import FILLED, NO_NUL
 from metering.webhook import statements
 from metering.webhook.endpoints import (
     DESCRIPTION_CHARS_MAX,

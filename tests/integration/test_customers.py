@@ -1,6 +1,6 @@
 """Customers of a business: read, changed, listed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,7 +19,8 @@ from metering.ledger.customers import (
     list_customers,
     update_customer,
 )
-from shop import CURRENCIES, Shop, shared_database
+from shop import CURRENCIES, Shop, at_once, crowd, shared_database
+from worker.session import Sessions
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 EVERYBODY = CustomerFilter()
@@ -324,3 +325,31 @@ def test_a_business_without_customers_has_an_empty_list(shop: Shop) -> None:
     nobody = Shop(shop.sessions, shop.buffer, BusinessId("bus_none"))
 
     assert listed(nobody) == []
+
+
+def test_of_two_changes_at_once_none_writes_back_what_the_other_changed(shop: Shop) -> None:
+    customer_id = shop.customers[0]
+
+    def change(sessions: Sessions, **fields: str) -> Callable[[], Customer]:
+        def work() -> Customer:
+            with sessions.transaction() as conn:
+                asked = CustomerChange.model_validate(fields)
+                return update_customer(conn, shop.business_id, customer_id, asked, CURRENCIES)
+
+        return work
+
+    with crowd(shop.sessions, 2) as sessions:
+        for turn in range(10):
+            name, email = f"Name {turn}", f"{turn}@example.com"
+            at_once(change(sessions, name=name), change(sessions, email=email))
+
+            with shop.sessions.transaction() as conn:
+                found = get_customer(conn, shop.business_id, customer_id)
+            assert (found.name, found.email) == (name, email)
+
+
+def test_a_language_that_clients_do_not_know_is_refused() -> None:
+    with pytest.raises(ValidationError) as refused:
+        CustomerChange.model_validate({"preferred_locale": "tlh"})
+
+    assert refused.value.errors()[0]["loc"] == ("preferred_locale",)

@@ -240,3 +240,15 @@ def test_the_async_client_works_too(api: Api) -> None:
             return [(wallet.currency, wallet.balance) for wallet in wallets.items]
 
     assert asyncio.run(run()) == [("USD", 0), ("INR", 5)]
+
+
+def test_pages_are_counted_from_where_a_list_goes_on(client: DodoPayments) -> None:
+    made = [
+        client.customers.create(email=f"{n}@example.com", name=str(n)).customer_id for n in range(6)
+    ]
+
+    found = client.customers.list(
+        page_number=1, page_size=2, extra_query={"starting_after": made[-1]}
+    )
+
+    assert [item.customer_id for item in found.items] == [made[2], made[1]]

@@ -4,8 +4,9 @@ from datetime import datetime
 from typing import Annotated
 
 import typer
-from pydantic import AwareDatetime, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from metering.clock import Moment
 from metering.errors import FieldProblem, InvalidInputError
 from metering.ids import EndpointId, WebhookEventId
 from metering.webhook.dead_letter import REPLAY_MAX, dead_letters
@@ -81,7 +82,7 @@ def _moment(field: str, text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        return TypeAdapter(AwareDatetime).validate_python(text)
+        return TypeAdapter(Moment).validate_python(text)
     except ValidationError:
         reason = "is not RFC 3339 with a time zone, such as 2026-01-31T09:30:00Z"
         raise InvalidInputError(FieldProblem(field, reason)) from None
