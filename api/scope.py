@@ -11,12 +11,13 @@ from redis import Redis
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from api.auth import KeyRing
+from api.auth import NOBODY, KeyRing
 from api.rate_limit import RateLimit
 from metering.accept import AcceptLimits, Quantities
 from metering.buffer.stream import UsageBuffer, connect
 from metering.db import is_rolled_back
 from metering.ids import BusinessId
+from worker.migrate import newest_revision
 from worker.scope import open_buffer
 from worker.session import Sessions, make_engine
 from worker.settings import Settings
@@ -26,6 +27,12 @@ BACK_OFF_S: Final = 0.02
 # A request waits for its rate limit and for what is summed before it waits for the append, and all
 # must end within 2 s.
 QUICK_TIMEOUT_S: Final = 0.2
+
+# What a tenant's transaction sees of the schema, and whether the policies bind it.
+_STATE: Final = (
+    "SELECT (SELECT version_num FROM alembic_version) AS revision,"
+    " row_security_active('customers') AND row_security_active('ledger_entries') AS is_walled"
+)
 
 T = TypeVar("T")
 
@@ -64,6 +71,16 @@ class ApiScope:
                     raise
                 time.sleep(random.uniform(0, attempt * BACK_OFF_S))  # noqa: S311 - spreads, hides nothing
         raise AssertionError("the last attempt returns or raises")
+
+    def unprepared(self) -> list[str]:
+        """Return what the database lacks: the `schema` of this version, the `wall` of tenants."""
+        try:
+            with self.sessions.tenant(NOBODY) as conn:
+                state = conn.exec_driver_sql(_STATE).one()
+        except DBAPIError:
+            return ["schema"]  # not even the role of the edge is there, or it cannot be asked
+        lacks = {"schema": state.revision != newest_revision(), "wall": not state.is_walled}
+        return [name for name, is_lacking in lacks.items() if is_lacking]
 
     def close(self) -> None:
         """Close all connections."""

@@ -1,10 +1,14 @@
 """Bring the database to the newest schema: one runner at a time, one transaction, bounded waits."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from importlib.resources import as_file, files
 from typing import Final
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
@@ -59,6 +63,22 @@ def migrate_database(config: Settings) -> None:
         engine.dispose()
 
 
+@cache
+def newest_revision() -> str:
+    """Return the revision of the schema that this version works with."""
+    with _scripts() as config:
+        (newest,) = ScriptDirectory.from_config(config).get_heads()
+    return newest
+
+
+@contextmanager
+def _scripts() -> Iterator[Config]:
+    with as_file(files("metering") / "migrations") as folder:
+        config = Config()
+        config.set_main_option("script_location", str(folder).replace("%", "%%"))
+        yield config
+
+
 def _upgrade(conn: Connection) -> None:
     # The advisory lock ends with the transaction: a runner that is killed blocks nobody. Waiting
     # for another runner is bounded by the statement timeout, not by the shorter lock timeout.
@@ -66,9 +86,7 @@ def _upgrade(conn: Connection) -> None:
     conn.execute(text("SET LOCAL lock_timeout = 0"))
     conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
     conn.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
-    with as_file(files("metering") / "migrations") as folder:
-        config = Config()
-        config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    with _scripts() as config:
         config.attributes["connection"] = conn
         command.upgrade(config, "head")
 

@@ -48,6 +48,7 @@ def test_the_demo_reconciles_after_the_worker_was_killed(
 
     assert found["events"] == 3000
     assert found["in"] == found["posted"] + found["duplicate"] + found["refused"]
+    assert 0.4 < found["over_http"] / found["events"] < 0.6
     assert found["alerts"]["received"] > 0
     assert found["duplicate"] > 0
     assert found["refused"] > 0

@@ -358,6 +358,8 @@ def test_one_number_in_two_webhooks_makes_no_sense() -> None:
 class Processes:
     """A stack whose processes are only numbers."""
 
+    api_url = ""
+
     def __init__(self) -> None:
         self.pids: dict[str, int] = {"worker": 1, "beat": 2}
         self.not_ready: list[str] = []

@@ -146,10 +146,10 @@ def _played(plan: Plan, folder: Path, ready_file: Path | None, console: Console)
     interruption = Interruption(stack)
     try:
         with interruption, Display(console) as display:
-            display.tell("starting Postgres, Redis, workers and beat")
+            display.tell("starting Postgres, Redis, workers, beat and API")
             with stack:
                 interruption.now_running()
-                display.tell("the stack is ready")
+                display.tell("the stack is ready; half of the traffic goes over HTTP")
                 urls = {"DATABASE_URL": stack.database_url, "REDIS_URL": stack.redis_url}
                 return play(stack, settings_from({**_OVERRIDES, **urls}), plan, display)
     except (KeyboardInterrupt, Exception) as error:

@@ -194,6 +194,8 @@ def as_json(
     found: Found,
     lines: Sequence[Line],
     timing: Timing,
+    *,
+    over_http: int,
 ) -> dict[str, Any]:
     """Return the account for a program; amounts in minor units, exact ones as decimal text."""
     return {
@@ -203,6 +205,7 @@ def as_json(
             for n in lines
         ],
         "events": expected.sent,
+        "over_http": over_http,
         "in": found.counts.accepted,
         "posted": found.counts.posted,
         "duplicate": found.counts.duplicate,

@@ -30,6 +30,10 @@ class Processes(Protocol):
     """What is asked of the stack."""
 
     @property
+    def api_url(self) -> str:
+        """Where the HTTP edge listens."""
+
+    @property
     def pids(self) -> Mapping[str, int]:
         """Process ids by role, now."""
 

@@ -1,4 +1,7 @@
-"""The demo's producers: threads that send the planned traffic through a `Meter`, at its pace."""
+"""The demo's producers: threads that send the planned traffic at its pace.
+
+Every second lane goes straight to the buffer through a `Meter`, the others over HTTP.
+"""
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +14,7 @@ from typing import Final, Self
 from metering.accept.client import Meter
 from metering.accept.sender import Link
 from metering.ids import BusinessId
+from worker.demo.edge import edge_link
 from worker.demo.scene import Scene
 from worker.demo.traffic import NOBODY, UNMETERED, Planned
 from worker.scope import open_buffer
@@ -59,13 +63,18 @@ class Producers:
     does not know the meters: the usual one refuses such an event at once.
     """
 
-    def __init__(self, config: Settings, scene: Scene, plan: list[Planned], pace: Pace) -> None:
+    def __init__(
+        self, config: Settings, scene: Scene, plan: list[Planned], pace: Pace, api_url: str
+    ) -> None:
         self._plan, self._pace, self._scene = plan, pace, scene
         self._started_at = datetime.now(UTC)
         self._cleanup = ExitStack()
         self._lanes: list[list[Planned]] = [[] for _ in range(LANES)]
         self._futures: list[Future[None]] = []
         self._meter = self._cleanup.enter_context(_meter(config, scene.business_id, None))
+        self._edge = self._cleanup.enter_context(
+            _meter(config, scene.business_id, edge_link(api_url, scene.api_key))
+        )
         self._careless = self._cleanup.enter_context(
             _meter(config, scene.business_id, _careless_link(config))
         )
@@ -112,18 +121,27 @@ class Producers:
     @property
     def pending(self) -> int:
         """Events recorded that Redis does not hold yet, as far as is known."""
-        return self._meter.stats.pending + self._careless.stats.pending
+        return sum(producer.stats.pending for producer in self._producers)
 
     @property
     def retries(self) -> int:
         """Sends that failed and were repeated: each may have arrived twice."""
-        return self._meter.stats.retries + self._careless.stats.retries
+        return sum(producer.stats.retries for producer in self._producers)
 
     @property
     def dropped(self) -> int:
         """Events that never reached Redis: none, or the account cannot be right."""
-        stats = (self._meter.stats, self._careless.stats)
+        stats = [producer.stats for producer in self._producers]
         return sum(each.dropped + each.unsendable for each in stats)
+
+    @property
+    def over_http(self) -> int:
+        """Events that went through the edge."""
+        return self._edge.stats.sent
+
+    @property
+    def _producers(self) -> tuple[Meter, ...]:
+        return self._meter, self._edge, self._careless
 
     def _run(self, lane: int) -> None:
         gone = self._lanes[lane]
@@ -132,12 +150,12 @@ class Producers:
                 continue
             if not self._pace.wait_turn(index):
                 return
-            self._record(event)
+            self._record(event, self._edge if lane % 2 else self._meter)
             gone.append(event)
 
-    def _record(self, event: Planned) -> None:
+    def _record(self, event: Planned, producer: Meter) -> None:
         readable = type(event.metadata["output_tokens"]) is int or event.name == UNMETERED
-        meter = self._meter if readable else self._careless
+        meter = producer if readable else self._careless
         nobody = event.customer == NOBODY
         meter.record(
             event.name,

@@ -112,7 +112,7 @@ def play(processes: Processes, config: Settings, plan: Plan, display: Display) -
             before = read_before(conn)
         pace = Pace(len(plan.events), plan.duration_s)
         killer = Killer(processes, pace, plan.roles, len(plan.events), display.tell)
-        with Producers(config, scene, plan.events, pace) as producers:
+        with Producers(config, scene, plan.events, pace, processes.api_url) as producers:
             display.introduce(scene, stage.receiver, lambda: producers.sent_count)
             traffic_s = _send(stage, scene, producers, killer, plan)
             _await_alerts(stage, scene)
@@ -231,4 +231,9 @@ def _take_stock(
         found = found_in(conn, scene, before, counts=counts, received=inbox.received(), kills=kills)
         timing = timing_of(conn, before, traffic_s)
     lines = reconcile(expected, found)
-    return Report(lines, kills, timing, as_json(scene, expected, found, lines, timing))
+    return Report(
+        lines,
+        kills,
+        timing,
+        as_json(scene, expected, found, lines, timing, over_http=producers.over_http),
+    )

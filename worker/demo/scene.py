@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
+from metering.access.keys import create_key
 from metering.db import Transactions
 from metering.ids import BusinessId, Currency, CustomerId, PurchaseId
 from metering.ledger.accounts import NewCustomer, create_business, create_customer
@@ -71,6 +72,7 @@ class Scene:
     rules: list[RuleSet] = field(default_factory=list)
     credited: Counter[str] = field(default_factory=Counter)
     secret: str = ""
+    api_key: str = field(default="", repr=False)
 
     @staticmethod
     def currency_of(number: int) -> str:
@@ -98,6 +100,7 @@ def make_scene(
         for item in PRICE_LIST:
             _price(conn, scene.business_id, item)
         endpoint = create_endpoint(conn, scene.business_id, receiver_url)
+        scene.api_key = create_key(conn, scene.business_id, "demo", ["ingest"]).key
         scene.secret = endpoint_secret(conn, scene.business_id, endpoint.endpoint_id)
         for number in range(CUSTOMERS):
             scene.customers.append(_customer(conn, scene.business_id, number))
