@@ -2,8 +2,8 @@
 
 No index but the primary key, because each further one would be paid for by every entry of every
 batch. Within a wallet time never goes back as versions grow (the clock is read under the wallet's
-lock), so a moment is turned into a version by bisection: some 24 looks at the primary key among
-ten million entries.
+lock), so a moment is turned into a version by bisection, in one statement: some 24 looks at the
+primary key among ten million entries.
 """
 
 from dataclasses import dataclass
@@ -112,38 +112,30 @@ def _first(conn: Connection, wallet: Wallet, wanted: EntryFilter) -> int:
     """Return the version of the wallet's oldest entry that may be listed."""
     if wanted.created_at_gte is None:
         return 1
-    return _version_at(conn, wallet, wanted.created_at_gte, before=True) + 1
+    return version_at(conn, wallet, wanted.created_at_gte, before=True) + 1
 
 
 def _last(conn: Connection, wallet: Wallet, wanted: EntryFilter, cursor: _Cursor | None) -> int:
     """Return the version of the wallet's newest entry that may be listed; 0: there is none."""
     last = wallet.version
     if wanted.created_at_lte is not None:
-        last = min(last, _version_at(conn, wallet, wanted.created_at_lte))
+        last = min(last, version_at(conn, wallet, wanted.created_at_lte))
     if cursor is not None and cursor.wallet_id == wallet.wallet_id:
         last = min(last, cursor.version - 1)
     elif cursor is not None:
-        last = min(last, _version_before(conn, wallet, cursor))
+        # Of entries of one moment those of the wallet with the greater id come first.
+        came_before = wallet.wallet_id > cursor.wallet_id
+        last = min(last, version_at(conn, wallet, cursor.created_at, before=came_before))
     return last
 
 
-def _version_at(conn: Connection, wallet: Wallet, moment: datetime, *, before: bool = False) -> int:
+def version_at(conn: Connection, wallet: Wallet, moment: datetime, *, before: bool = False) -> int:
     """Return the version of the last entry made up to `moment`, or before it; 0: there is none."""
-    low, high = 0, wallet.version
-    while low < high:
-        middle = (low + high + 1) // 2
-        values = {"wallet_id": wallet.wallet_id, "version": middle}
-        made_at: datetime = conn.execute(statements.ENTRY_TIME, values).scalar_one()
-        if made_at < moment or (made_at == moment and not before):
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def _version_before(conn: Connection, wallet: Wallet, cursor: _Cursor) -> int:
-    """Return the last version that comes after the cursor's entry in a merged list."""
-    last = _version_at(conn, wallet, cursor.created_at)
-    values = {"wallet_id": wallet.wallet_id, "last": last, "moment": cursor.created_at}
-    same = conn.execute(statements.ENTRIES_OF_MOMENT, values).all()
-    return last - len([row for row in same if row.entry_id >= cursor.entry_id])
+    values = {
+        "wallet_id": wallet.wallet_id,
+        "version": wallet.version,
+        "moment": moment,
+        "is_before": before,
+    }
+    found: int = conn.execute(statements.VERSION_AT, values).scalar_one()
+    return found

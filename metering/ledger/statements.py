@@ -147,7 +147,7 @@ _ENTRIES = f"""SELECT {_ENTRY} FROM unnest(CAST(:wallet_ids AS text[]), CAST(:fi
         AND e.version BETWEEN r.first AND r.last
         AND (CAST(:event_type AS text) IS NULL OR e.event_type = :event_type) {{narrowed}}
         ORDER BY e.version DESC LIMIT :reach) entries
-    ORDER BY created_at DESC, entry_id DESC LIMIT :page OFFSET :offset"""
+    ORDER BY created_at DESC, wallet_id DESC, version DESC LIMIT :page OFFSET :offset"""
 ENTRIES_OF_WALLETS: Final = text(_ENTRIES.format(narrowed=""))
 # The same for a type that no usage has: by the index that leaves usage out.
 ENTRIES_NOT_USAGE: Final = text(_ENTRIES.format(narrowed="AND e.kind <> 'usage'"))
@@ -156,15 +156,16 @@ ENTRY_PLACE: Final = text(
     "SELECT entry_id, wallet_id, version, created_at FROM ledger_entries"
     " WHERE entry_id = :entry_id AND business_id = :business_id AND customer_id = :customer_id"
 )
-# When an entry was made.
-ENTRY_TIME: Final = text(
-    "SELECT created_at FROM ledger_entries WHERE wallet_id = :wallet_id AND version = :version"
-)
-# Entries up to a version that were made at one moment: the last ones, so few.
-ENTRIES_OF_MOMENT: Final = text(
-    "SELECT entry_id FROM (SELECT entry_id, created_at FROM ledger_entries"
-    " WHERE wallet_id = :wallet_id AND version <= :last ORDER BY version DESC LIMIT 100) newest"
-    " WHERE created_at = :moment"
+# The last version of a wallet that was made up to a moment, or before it: time never goes back as
+# versions grow, so halving finds it.
+VERSION_AT: Final = text(
+    "WITH RECURSIVE halves (low, high) AS (SELECT CAST(0 AS bigint), CAST(:version AS bigint)"
+    " UNION ALL SELECT CASE WHEN e.is_made THEN m.middle ELSE h.low END,"
+    " CASE WHEN e.is_made THEN h.high ELSE m.middle - 1 END"
+    " FROM halves h CROSS JOIN LATERAL (SELECT (h.low + h.high + 1) / 2 AS middle) m"
+    " CROSS JOIN LATERAL (SELECT created_at < :moment OR (created_at = :moment AND NOT :is_before)"
+    " AS is_made FROM ledger_entries WHERE wallet_id = :wallet_id AND version = m.middle) e"
+    " WHERE h.low < h.high) SELECT low FROM halves WHERE low >= high"
 )
 
 # --- verify: each row is a fault --------------------------------------------------------------

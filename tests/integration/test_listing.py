@@ -71,7 +71,11 @@ def two_wallets(shop: Shop, moments: int) -> list[Entry]:
 
 
 def newest_first(entries: list[Entry]) -> list[Entry]:
-    return sorted(entries, key=lambda entry: (entry.created_at, entry.entry_id), reverse=True)
+    return sorted(entries, key=place, reverse=True)
+
+
+def place(entry: Entry) -> tuple[datetime, str, int]:
+    return entry.created_at, entry.wallet_id, entry.version
 
 
 def ids(entries: list[Entry]) -> list[EntryId]:
@@ -369,7 +373,13 @@ def test_the_pages_of_a_long_list_follow_each_other_in_time(shop: Shop) -> None:
     found = listed(shop, page=1000, offset=2500)
 
     assert len(found) == 1000
-    assert all(
-        (newer.created_at, newer.entry_id) > (older.created_at, older.entry_id)
-        for newer, older in pairwise(found)
+    assert all(place(newer) > place(older) for newer, older in pairwise(found))
+
+
+def test_entries_of_one_moment_follow_each_other_as_they_were_written(shop: Shop) -> None:
+    written = newest_first(
+        write(shop, *(Line(0, currency) for _ in range(4) for currency in ("USD", "INR")))
     )
+
+    assert by_cursor(shop, EVERYTHING, 3) == ids(written)
+    assert by_number(shop, EVERYTHING, 3) == ids(written)
