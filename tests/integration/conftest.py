@@ -1,19 +1,36 @@
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from edge import Api, running_api
 from metering.buffer.stream import UsageBuffer
-from shop import Shop
+from metering.ids import new_ulid
+from shop import Shop, shared_database
 from worker.session import Sessions
-from worker.settings import Settings
+from worker.settings import Settings, settings_from
 
 
 @pytest.fixture
 def shop(sessions: Sessions, buffer: UsageBuffer) -> Shop:
     """A business with one customer."""
     return Shop.open(sessions, buffer)
+
+
+@pytest.fixture(scope="module")
+def module_database_url(servers: Any) -> Iterator[str]:
+    """One database for the tests of a module, each of which has a business of its own."""
+    with shared_database(servers.execute, servers.template, f"shared_{new_ulid().lower()}") as name:
+        yield servers.url_of(name)
+
+
+@pytest.fixture(scope="module")
+def module_api_url(module_database_url: str, servers: Any) -> Iterator[str]:
+    """One API for the tests of a module."""
+    urls = {"DATABASE_URL": module_database_url, "REDIS_URL": servers.accounts.redis_url}
+    with running_api(settings_from(urls)) as url:
+        yield url
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -11,6 +12,17 @@ from shop import Shop
 
 ENTRY = {"amount": 1, "currency": "USD", "entry_type": "credit"}
 DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.fixture(scope="module")
+def database_url(module_database_url: str) -> str:
+    return module_database_url
+
+
+@pytest.fixture
+def api(module_api_url: str, shop: Shop) -> Api:
+    bare = Api(module_api_url, shop.sessions, shop.business_id, "")
+    return replace(bare, key=bare.key_for())
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A tenant's key opens nothing of another tenant, on any route: every one of the application."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 
 import httpx
@@ -75,6 +76,17 @@ OWN = {
     ("POST", "/webhooks"),
     ("POST", "/refused-events/replay"),
 }
+
+
+@pytest.fixture(scope="module")
+def database_url(module_database_url: str) -> str:
+    return module_database_url
+
+
+@pytest.fixture
+def api(module_api_url: str, shop: Shop) -> Api:
+    bare = Api(module_api_url, shop.sessions, shop.business_id, "")
+    return replace(bare, key=bare.key_for())
 
 
 @pytest.fixture

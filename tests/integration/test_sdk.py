@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -12,6 +13,17 @@ from dodopayments import AsyncDodoPayments, DodoPayments
 from edge import Api
 from metering.debit.settle import Outcome
 from shop import Shop
+
+
+@pytest.fixture(scope="module")
+def database_url(module_database_url: str) -> str:
+    return module_database_url
+
+
+@pytest.fixture
+def api(module_api_url: str, shop: Shop) -> Api:
+    bare = Api(module_api_url, shop.sessions, shop.business_id, "")
+    return replace(bare, key=bare.key_for())
 
 
 @pytest.fixture(params=[True, False], ids=["strict", "loose"])

@@ -1,6 +1,7 @@
 """Webhook endpoints over HTTP, driven by the vendor's official SDK."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import dodopayments
 import httpx
@@ -13,6 +14,17 @@ from metering.webhook.endpoints import ENDPOINTS_MAX
 from shop import Shop
 
 URL = "https://example.com/hook"
+
+
+@pytest.fixture(scope="module")
+def database_url(module_database_url: str) -> str:
+    return module_database_url
+
+
+@pytest.fixture
+def api(module_api_url: str, shop: Shop) -> Api:
+    bare = Api(module_api_url, shop.sessions, shop.business_id, "")
+    return replace(bare, key=bare.key_for())
 
 
 @pytest.fixture(params=[True, False], ids=["strict", "loose"])
