@@ -157,15 +157,16 @@ ENTRY_PLACE: Final = text(
     " WHERE entry_id = :entry_id AND business_id = :business_id AND customer_id = :customer_id"
 )
 # The last version of a wallet that was made up to a moment, or before it: time never goes back as
-# versions grow, so halving finds it.
+# versions grow, so halving finds it. A subquery per step, because a join makes the planner, which
+# cannot know how few steps there are, read the whole table.
 VERSION_AT: Final = text(
     "WITH RECURSIVE halves (low, high) AS (SELECT CAST(0 AS bigint), CAST(:version AS bigint)"
-    " UNION ALL SELECT CASE WHEN e.is_made THEN m.middle ELSE h.low END,"
-    " CASE WHEN e.is_made THEN h.high ELSE m.middle - 1 END"
-    " FROM halves h CROSS JOIN LATERAL (SELECT (h.low + h.high + 1) / 2 AS middle) m"
-    " CROSS JOIN LATERAL (SELECT created_at < :moment OR (created_at = :moment AND NOT :is_before)"
-    " AS is_made FROM ledger_entries WHERE wallet_id = :wallet_id AND version = m.middle) e"
-    " WHERE h.low < h.high) SELECT low FROM halves WHERE low >= high"
+    " UNION ALL SELECT CASE WHEN is_made THEN middle ELSE low END,"
+    " CASE WHEN is_made THEN high ELSE middle - 1 END FROM (SELECT low, high, middle,"
+    " (SELECT created_at < :moment OR (created_at = :moment AND NOT :is_before)"
+    " FROM ledger_entries WHERE wallet_id = :wallet_id AND version = middle) AS is_made"
+    " FROM (SELECT low, high, (low + high + 1) / 2 AS middle FROM halves WHERE low < high)"
+    " halved) looked) SELECT low FROM halves WHERE low >= high"
 )
 
 # --- verify: each row is a fault --------------------------------------------------------------
