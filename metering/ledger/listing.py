@@ -67,6 +67,11 @@ def list_entries(
         # Versions have no gaps: of one wallet, so many entries further on is so many less.
         lasts = [last - offset for last in lasts]
         offset = 0
+    if wanted.event_type is None:
+        # For the same reason no more of each wallet can be on the page; the planner, which cannot
+        # know that, would sort all of it.
+        ends = zip(firsts, lasts, strict=True)
+        firsts = [max(first, last - offset - page + 1) for first, last in ends]
     statement = (
         statements.ENTRIES_OF_WALLETS
         if wanted.event_type in (None, _OF_USAGE)
