@@ -24,6 +24,8 @@ from worker.settings import NO_LIMIT
 
 KEYS_MAX: Final = 10_000
 SHARES: Final = 20
+# Keys that fetch permits at the same time; there are fewer threads that could.
+TAKERS: Final = 64
 # After Redis did not answer it is left alone for so long.
 OPEN_S: Final = 5.0
 
@@ -53,6 +55,7 @@ class RateLimit:
             )
         )
         self._lock = Lock()
+        self._taking = tuple(Lock() for _ in range(TAKERS))
         self._purses: dict[KeyId, _Purse] = {}
         self._open_until_s = 0.0
 
@@ -77,10 +80,18 @@ class RateLimit:
     def take(self, key_id: KeyId) -> None:
         """Fetch permits from Redis and spend one.
 
+        Requests that come at once wait for the first of them and share what it fetched: twenty of
+        them fetching each for itself would use up the whole limit.
+
         Raises:
             TooManyRequestsError: there are none left in this window.
 
         """
+        with self._taking[hash(key_id) % TAKERS]:
+            if not self.passes(key_id):
+                self._fetch(key_id)
+
+    def _fetch(self, key_id: KeyId) -> None:
         if self._item is None:
             return
         bulk = max(1, self._item.amount // SHARES)

@@ -17,7 +17,7 @@ from metering.buffer.stream import connect
 from metering.errors import TooManyRequestsError
 from metering.ids import KeyId
 from own_redis import running_redis
-from shop import Shop
+from shop import Shop, at_once
 from worker.settings import Settings, settings_from
 
 HOURLY = "40/hour"
@@ -117,6 +117,15 @@ def test_most_requests_ask_nobody(redis: Redis) -> None:
     asked = sum(not limit.passes(KeyId("key_bulk")) for _ in range(49))
 
     assert asked == 0
+
+
+def test_requests_at_once_share_what_one_of_them_fetches(redis: Redis) -> None:
+    limit = RateLimit(redis, "1000/hour")
+
+    results = at_once(*[lambda: limit.take(KeyId("key_crowd"))] * 40)
+
+    assert results == [None] * 40
+    assert spent(limit, "key_crowd", 1000) == 960
 
 
 def test_no_limit_lets_everything_pass(redis: Redis) -> None:
