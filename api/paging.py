@@ -30,7 +30,7 @@ class Paging(BaseModel):
         return None if self.after is None else kind(self.after)
 
 
-def _paging(
+async def _paging(
     page_number: Annotated[
         int, Query(ge=0, le=PAGE_NUMBER_MAX, description="From 0. Rows move while new ones come.")
     ] = 0,

@@ -105,7 +105,8 @@ def open_scope(config: Settings) -> ApiScope:
     )
 
 
-def _scope_of(request: Request) -> ApiScope:
+async def _scope_of(request: Request) -> ApiScope:
+    # Async though nothing is awaited: a plain function would be run in a thread of its own.
     found = request.app.state.scope
     if not isinstance(found, ApiScope):
         raise TypeError("the application was not started")

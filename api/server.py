@@ -10,6 +10,7 @@ import uvicorn
 from api.app import create_app
 from worker.log import setup_logging
 from worker.settings import settings
+from worker.tuning import tune_process
 
 # A client that says nothing for this long is closed.
 KEEP_ALIVE_S: Final = 75
@@ -25,8 +26,10 @@ def main() -> None:
     setup_logging(settings())
     # The server raises the signal once more when it has stopped: that was no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    app = create_app(settings())
+    tune_process()
     uvicorn.run(
-        create_app(settings()),
+        app,
         host=given.host,
         port=given.port,
         access_log=False,

@@ -99,7 +99,7 @@ def ingest_events(
     return Ingested(ingested_count=accepted.ingested_count)
 
 
-def _filter(
+async def _filter(
     customer_id: Annotated[str | None, Query(min_length=1, max_length=255)] = None,
     event_name: Annotated[str | None, Query(min_length=1, max_length=255)] = None,
     meter_id: Annotated[

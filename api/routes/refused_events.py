@@ -88,7 +88,7 @@ def _out(refused: RefusedEvent) -> RefusedOut:
     )
 
 
-def _selection(
+async def _selection(
     customer_id: Annotated[str | None, Query(min_length=1, max_length=255)] = None,
     reason: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
     event_id: Annotated[str | None, Query(min_length=1, max_length=255)] = None,

@@ -20,6 +20,7 @@ MetadataValue = str | int | float | bool
 Metadata = dict[str, MetadataValue]
 
 LINE_FIELDS: Final = 8
+KEY_BYTES: Final = 16
 _INT64: Final = Struct(">q")
 
 
@@ -45,35 +46,50 @@ def encode_chunk(business_id: BusinessId, events: Sequence[BufferedEvent]) -> by
         TypeError: a value has no JSON form (the edge lets none through).
 
     """
-    lines = [_fields(business_id, event) for event in events]
-    whole = "\n".join(["\t".join(fields) for fields in lines])
+    whole = "\n".join(_lines(business_id, events))
     # Asked once per chunk: hardly any text has something to escape, and asking each costs more.
     plain = (
-        whole.count("\t") == (LINE_FIELDS - 1) * len(lines)
-        and whole.count("\n") == len(lines) - 1
+        whole.count("\t") == (LINE_FIELDS - 1) * len(events)
+        and whole.count("\n") == len(events) - 1
         and "\\" not in whole
         and "\r" not in whole
     )
     if not plain:
-        whole = "\n".join(["\t".join(map(escape, fields)) for fields in lines])
+        whole = "\n".join(_lines(business_id, events, is_escaping=True))
     return whole.encode()
 
 
-def _fields(business_id: BusinessId, event: BufferedEvent) -> tuple[str, ...]:
-    event_id, customer_id, event_name, event_at, metadata, time_given = event
-    metadata_json = canonical_metadata(metadata)
-    said_at = event_at if time_given else ""
-    # No id holds a control character, so the separator cannot be forged.
-    said = f"{customer_id}\x1f{event_name}\x1f{said_at}\x1f{metadata_json}"
-    (digest,) = _INT64.unpack(blake2b(said.encode(), digest_size=8).digest())
-    key = event_key(business_id, event_id)
-    flag = "g" if time_given else "s"
-    return key, str(digest), flag, event_id, customer_id, event_name, event_at, metadata_json
+def _lines(
+    business_id: BusinessId, events: Sequence[BufferedEvent], *, is_escaping: bool = False
+) -> list[str]:
+    """Write a line per event, in one loop: two calls per event would be a sixth of the time."""
+    owner = _owner(business_id)
+    lines = []
+    for event_id, customer_id, event_name, event_at, metadata, time_given in events:
+        metadata_json = orjson.dumps(metadata, option=orjson.OPT_SORT_KEYS).decode()
+        # No id holds a control character, so the separator cannot be forged.
+        said_at = event_at if time_given else ""
+        said = f"{customer_id}\x1f{event_name}\x1f{said_at}\x1f{metadata_json}"
+        (digest,) = _INT64.unpack(blake2b(said.encode(), digest_size=8).digest())
+        key = blake2b((owner + event_id).encode(), digest_size=KEY_BYTES).hexdigest()
+        flag = "g" if time_given else "s"
+        if is_escaping:
+            texts = (event_id, customer_id, event_name, metadata_json)
+            event_id, customer_id, event_name, metadata_json = map(escape, texts)  # noqa: PLW2901
+        lines.append(
+            f"{key}\t{digest}\t{flag}\t{event_id}\t{customer_id}\t{event_name}\t{event_at}"
+            f"\t{metadata_json}"
+        )
+    return lines
+
+
+def _owner(business_id: BusinessId) -> str:
+    return f"{business_id}\x1f"
 
 
 def event_key(business_id: BusinessId, event_id: str) -> str:
     """Return what an event is known by for ever: 32 hex digits, of 128 bits."""
-    return blake2b(f"{business_id}\x1f{event_id}".encode(), digest_size=16).hexdigest()
+    return blake2b((_owner(business_id) + event_id).encode(), digest_size=KEY_BYTES).hexdigest()
 
 
 def chunk_lines(payload: bytes, count: int) -> list[str]:
@@ -122,8 +138,3 @@ def decode_chunk(payload: bytes) -> list[BufferedEvent]:
     """
     count = payload.count(b"\n") + 1 if payload else 0
     return [parse_line(line) for line in chunk_lines(payload, count)]
-
-
-def canonical_metadata(metadata: Metadata) -> str:
-    """Return metadata as the one JSON text that equal metadata has."""
-    return orjson.dumps(metadata, option=orjson.OPT_SORT_KEYS).decode()
