@@ -93,6 +93,16 @@ class InsufficientFundsError(GullakError):
         super().__init__(f"balance {balance_minor} does not cover a debit of {amount_minor}")
 
 
+class LotRangeError(GullakError):
+    """A lot would hold less than nothing, or more than was ever in it; nothing was written."""
+
+    def __init__(self, lot_id: str, left_minor: int, moved_minor: int) -> None:
+        self.lot_id = lot_id
+        self.left_minor = left_minor
+        self.moved_minor = moved_minor
+        super().__init__(f"{lot_id} has {left_minor} left and cannot be moved by {moved_minor}")
+
+
 class BalanceOutOfRangeError(GullakError):
     """The balance would leave the range of a 64-bit integer; nothing was written."""
 

@@ -100,7 +100,7 @@ class Crowd:
         return self._number(f"SELECT coalesce(sum({column}), 0) FROM usage_batches")
 
     def alerts(self) -> int:
-        return self._number("SELECT count(*) FROM webhook_events")
+        return self._number("SELECT count(*) FROM webhook_events WHERE sequence > 0")
 
     def waiting(self) -> int:
         """How many sessions wait for a lock."""

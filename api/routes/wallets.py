@@ -25,8 +25,11 @@ class CustomerWallet(BaseModel):
     customer_id: CustomerId
     currency: Currency
     balance: int
-    # What may be spent now: the balance, and how far below zero a debit may go.
+    # What may be spent now: the balance without what is frozen or has just expired, and how far
+    # below zero a debit may go.
     available_balance: int
+    # In lots whose payment is in dispute.
+    frozen: int
     remainder: str
     created_at: datetime
     updated_at: datetime
@@ -67,7 +70,8 @@ def wallet_of_view(view: WalletView) -> CustomerWallet:
         customer_id=wallet.customer_id,
         currency=wallet.currency,
         balance=wallet.balance_minor,
-        available_balance=wallet.balance_minor + wallet.overdraft_limit_minor,
+        available_balance=view.spendable_minor + wallet.overdraft_limit_minor,
+        frozen=wallet.frozen_minor,
         remainder=plain(wallet.remainder),
         created_at=view.created_at,
         updated_at=view.updated_at,

@@ -76,11 +76,20 @@ class NewCustomer(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WalletView:
-    """A wallet as it was when it was read."""
+    """A wallet as it was when it was read.
+
+    `expired_minor`: part of the balance whose time is over, and which is about to be taken out.
+    """
 
     wallet: Wallet
     created_at: datetime
     updated_at: datetime
+    expired_minor: int
+
+    @property
+    def spendable_minor(self) -> int:
+        """Return what credit covers now; below zero: the debt."""
+        return self.wallet.balance_minor - self.wallet.frozen_minor - self.expired_minor
 
 
 class Payer(NamedTuple):
@@ -184,10 +193,8 @@ def wallets_of(
     found = {}
     for row in rows:
         values = dict(row._mapping)  # noqa: SLF001
-        created_at, updated_at = values.pop("created_at"), values.pop("updated_at")
-        found[Currency(row.currency)] = WalletView(
-            wallet=Wallet(**values), created_at=created_at, updated_at=updated_at
-        )
+        about = {name: values.pop(name) for name in ("created_at", "updated_at", "expired_minor")}
+        found[Currency(row.currency)] = WalletView(wallet=Wallet(**values), **about)
     return found
 
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import orjson
 
 from metering.clock import to_wire
-from metering.ids import BatchId, BusinessId, Currency, CustomerId, EntryId, WalletId
+from metering.ids import BatchId, BusinessId, Currency, CustomerId, EntryId, LotId, WalletId
 from metering.money import ZERO
 
 EventType = Literal[
@@ -21,7 +21,12 @@ EventType = Literal[
     "dispute_reversal",
     "merchant_adjustment",
 ]
-Kind = Literal["usage", "manual", "purchase", "correction"]
+Kind = Literal[
+    "usage", "manual", "purchase", "correction", "expiry", "reversal", "refund", "checkout"
+]
+# Where the credit of a lot came from.
+Source = Literal["paid", "promotional", "refund", "manual"]
+PRIORITY_DEFAULT: Final = 50
 
 
 class Wallet(NamedTuple):
@@ -36,6 +41,36 @@ class Wallet(NamedTuple):
     version: int
     chain: bytes
     overdraft_limit_minor: int
+    # How far its debits have come, and how far lots have paid for them: see `ledger.lots.book`.
+    debited_minor: int = 0
+    covered_minor: int = 0
+    # The lot whose turn it is, what is left of it, since where, and until when it may be burned.
+    lot_id: LotId | None = None
+    lot_left_minor: int = 0
+    lot_from_minor: int = 0
+    lot_until: datetime | None = None
+    # Part of the balance in lots that are frozen: nothing of it may be spent.
+    frozen_minor: int = 0
+
+
+class LotMove(NamedTuple):
+    """So much is taken from a lot by a debit, or given back to it by a credit."""
+
+    lot_id: LotId
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LotTerms:
+    """What a credit's lot is like. The smaller priority burns first; no `expires_at`: for ever.
+
+    `cost_basis_minor`: what was paid for it, None if nobody said.
+    """
+
+    source: Source = "manual"
+    priority: int = PRIORITY_DEFAULT
+    expires_at: datetime | None = None
+    cost_basis_minor: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +94,17 @@ class Posting:
     batch_id: BatchId | None = None
     event_count: int = 0
     metadata_json: str = "{}"
+    # A debit takes these from their lots, and the rest of it in turn. A credit gives
+    # these back to their lots, and the rest is a new lot with these terms.
+    lot_moves: tuple[LotMove, ...] = ()
+    lot_terms: LotTerms = LotTerms()
+    # Like usage, it is written even if it leaves a debt.
+    may_owe: bool = False
+
+    @property
+    def moved_minor(self) -> int:
+        """Return how much of it is taken from, or given back to, lots of its choice."""
+        return sum(move.amount_minor for move in self.lot_moves)
 
 
 class Entry(NamedTuple):
@@ -90,6 +136,8 @@ class Entry(NamedTuple):
     remainder_after: Decimal
     metadata_json: str
     created_at: datetime
+    # Where it begins on the line of the wallet's debits, see `ledger.lots.book`; None: a credit.
+    debited_before_minor: int | None = None
     chain: bytes = b""
 
 
@@ -108,5 +156,7 @@ def chain_digest(previous: bytes, entry: Entry) -> bytes:
         format(entry.remainder_after, "f"),
         entry.metadata_json,
         to_wire(entry.created_at),
+        # Entries from before there were lots have no place, and the digest that they had.
+        *(() if entry.debited_before_minor is None else (entry.debited_before_minor,)),
     )
     return sha256(previous + orjson.dumps(columns)).digest()

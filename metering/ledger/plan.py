@@ -25,14 +25,44 @@ def plan_entries(
     for posting in postings:
         wallet = after[posting.wallet_id]
         entry = _entry(wallet, posting, now)
-        after[posting.wallet_id] = wallet._replace(
-            balance_minor=entry.after_minor,
-            remainder=entry.remainder_after,
-            version=entry.version,
-            chain=entry.chain,
-        )
+        after[posting.wallet_id] = _moved(wallet, entry, posting, now)
         entries.append(entry)
     return entries, after
+
+
+def _moved(wallet: Wallet, entry: Entry, posting: Posting, now: datetime) -> Wallet:
+    """Return the wallet after an entry. The lot whose turn it is pays, if it can pay all of it.
+
+    Else what is covered stays behind what is debited, and `ledger.lots.book` has to see to it.
+    """
+    debited, covered, left = wallet.debited_minor, wallet.covered_minor, wallet.lot_left_minor
+    if not entry.is_credit:
+        in_turn = entry.amount_minor
+        if posting.lot_moves:
+            in_turn -= posting.moved_minor
+        debited += in_turn
+        if in_turn <= left and (wallet.lot_until is None or now < wallet.lot_until):
+            covered += in_turn
+            left -= in_turn
+    # Made for every wallet of a batch, so without `_replace`, which takes three times as long.
+    return Wallet(
+        wallet.wallet_id,
+        wallet.business_id,
+        wallet.customer_id,
+        wallet.currency,
+        entry.after_minor,
+        entry.remainder_after,
+        entry.version,
+        entry.chain,
+        wallet.overdraft_limit_minor,
+        debited,
+        covered,
+        wallet.lot_id,
+        left,
+        wallet.lot_from_minor,
+        wallet.lot_until,
+        wallet.frozen_minor,
+    )
 
 
 def _entry(wallet: Wallet, posting: Posting, now: datetime) -> Entry:
@@ -63,6 +93,7 @@ def _entry(wallet: Wallet, posting: Posting, now: datetime) -> Entry:
         remainder_after=remainder,
         metadata_json=posting.metadata_json,
         created_at=now,
+        debited_before_minor=None if posting.is_credit else wallet.debited_minor,
     )
     # Made for every wallet of a batch, so without `_replace`, which takes three times as long.
     return Entry(*entry[:-1], chain=chain_digest(wallet.chain, entry))
@@ -80,5 +111,5 @@ def _check_limits(wallet: Wallet, posting: Posting, amount_minor: int, after_min
     if not -INT64_MAX <= after_minor <= INT64_MAX:
         raise BalanceOutOfRangeError(wallet.wallet_id)
     overdrawn = after_minor < -wallet.overdraft_limit_minor
-    if not posting.is_credit and posting.kind != "usage" and overdrawn:
+    if overdrawn and not (posting.is_credit or posting.kind == "usage" or posting.may_owe):
         raise InsufficientFundsError(wallet.wallet_id, wallet.balance_minor, amount_minor)

@@ -1,12 +1,13 @@
 """The one gateway: the only code that changes a balance.
 
 Lock the wallets once in sorted order, plan in memory, write the entries with one `COPY` (or one
-`INSERT`, if they are few), move the wallets with one `UPDATE`, look for crossed alert thresholds
-with one query: the number of statements does not grow with the batch. The caller owns the
-transaction.
+`INSERT`, if they are few), burn lots where their turn changes, move the wallets with one `UPDATE`,
+look for crossed alert thresholds with one query: the number of statements does not grow with the
+batch. The caller owns the transaction.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy import Connection
@@ -18,6 +19,8 @@ from metering.errors import NotFoundError
 from metering.ids import WalletId
 from metering.ledger import statements
 from metering.ledger.entry import Entry, Posting, Wallet
+from metering.ledger.lots.book import needing_lots, open_books, write_books
+from metering.ledger.notices import tell_of
 from metering.ledger.plan import plan_entries
 from metering.low_credit.crossing import evaluate
 
@@ -29,7 +32,8 @@ def post(conn: Connection, postings: Sequence[Posting]) -> list[Entry]:
 
     Raises:
         NotFoundError: a wallet does not exist.
-        InsufficientFundsError, BalanceOutOfRangeError: see `plan_entries`; nothing was written.
+        InsufficientFundsError, BalanceOutOfRangeError: see `plan_entries` and `LotBook.apply`.
+        LotRangeError: a posting takes more from a lot than is left. Nothing was written.
 
     """
     if not postings:
@@ -37,10 +41,35 @@ def post(conn: Connection, postings: Sequence[Posting]) -> list[Entry]:
     wallets = lock_wallets(conn, {posting.wallet_id for posting in postings})
     now = conn.execute(statements.CLOCK).scalar_one()
     entries, moved = plan_entries(wallets, postings, now)
+    named = [move.lot_id for posting in postings for move in posting.lot_moves]
+    books = open_books(conn, wallets, needing_lots(moved, postings), now, named)
+    for entry, posting in zip(entries, postings, strict=True) if books else ():
+        if entry.wallet_id in books:
+            books[entry.wallet_id].apply(entry, posting)
+    turned = [book.settle(moved[wallet_id]) for wallet_id, book in books.items()]
     _write(conn, entries)
-    _move(conn, list(moved.values()), now)
+    write_books(conn, list(books.values()))
+    _move(conn, [wallet for wallet in moved.values() if wallet.wallet_id not in books], now)
+    _turn(conn, turned, now)
     evaluate(conn, list(moved), now)
+    tell_of(conn, entries, now)
     return entries
+
+
+def settle_lots(conn: Connection, wallet_ids: set[WalletId]) -> None:
+    """Give the turn to whose it is now: a lot was frozen or freed, or has come to its end.
+
+    Raises:
+        NotFoundError: a wallet does not exist.
+
+    """
+    wallets = lock_wallets(conn, wallet_ids)
+    now = conn.execute(statements.CLOCK).scalar_one()
+    books = open_books(conn, wallets, wallet_ids, now)
+    turned = [book.settle(book.wallet) for book in books.values()]
+    write_books(conn, list(books.values()))
+    _turn(conn, turned, now)
+    evaluate(conn, list(wallets), now)
 
 
 def _write(conn: Connection, entries: Sequence[Entry]) -> None:
@@ -64,18 +93,37 @@ def lock_wallets(conn: Connection, wallet_ids: set[WalletId]) -> dict[WalletId, 
     return wallets
 
 
-def _move(conn: Connection, wallets: list[Wallet], now: object) -> None:
-    conn.execute(
-        statements.MOVE_WALLETS,
-        {
-            "now": now,
-            "wallet_ids": [wallet.wallet_id for wallet in wallets],
-            "balances": [wallet.balance_minor for wallet in wallets],
-            "remainders": [wallet.remainder for wallet in wallets],
-            "versions": [wallet.version for wallet in wallets],
-            "chains": [wallet.chain for wallet in wallets],
-        },
-    )
+def _move(conn: Connection, wallets: Sequence[Wallet], now: datetime) -> None:
+    """Move wallets whose lot stays the same."""
+    if wallets:
+        conn.execute(statements.MOVE_WALLETS, _columns(wallets, now))
+
+
+def _turn(conn: Connection, wallets: Sequence[Wallet], now: datetime) -> None:
+    """Move wallets whose turn may have passed to another lot."""
+    if not wallets:
+        return
+    turns = {
+        "lot_ids": [wallet.lot_id for wallet in wallets],
+        "lot_froms": [wallet.lot_from_minor for wallet in wallets],
+        "lot_untils": [wallet.lot_until for wallet in wallets],
+        "frozens": [wallet.frozen_minor for wallet in wallets],
+    }
+    conn.execute(statements.TURN_WALLETS, {**_columns(wallets, now), **turns})
+
+
+def _columns(wallets: Sequence[Wallet], now: datetime) -> dict[str, object]:
+    return {
+        "now": now,
+        "wallet_ids": [wallet.wallet_id for wallet in wallets],
+        "balances": [wallet.balance_minor for wallet in wallets],
+        "remainders": [wallet.remainder for wallet in wallets],
+        "versions": [wallet.version for wallet in wallets],
+        "chains": [wallet.chain for wallet in wallets],
+        "debiteds": [wallet.debited_minor for wallet in wallets],
+        "covereds": [wallet.covered_minor for wallet in wallets],
+        "lefts": [wallet.lot_left_minor for wallet in wallets],
+    }
 
 
 def _line(entry: Entry) -> str:
@@ -105,6 +153,7 @@ def _line(entry: Entry) -> str:
             format(entry.remainder_after, "f"),
             escape(entry.metadata_json),
             to_wire(entry.created_at),
+            r"\N" if entry.debited_before_minor is None else str(entry.debited_before_minor),
             _bytea(entry.chain),
         )
     )

@@ -5,12 +5,13 @@ from typing import Final, LiteralString
 from sqlalchemy import text
 
 _WALLET: Final = """wallet_id, business_id, customer_id, currency, balance_minor, remainder,
-    version, coalesce(chain, ''::bytea) AS chain, overdraft_limit_minor"""
+    version, coalesce(chain, ''::bytea) AS chain, overdraft_limit_minor, debited_minor,
+    covered_minor, lot_id, lot_left_minor, lot_from_minor, lot_until, frozen_minor"""
 
 _ENTRY: Final[LiteralString] = """entry_id, wallet_id, version, business_id, customer_id,
     currency, amount_minor, is_credit, before_minor, after_minor, event_type, kind, reason,
     reference, idempotency_key, request_digest, batch_id, event_count, exact_cost,
-    remainder_before, remainder_after, metadata, created_at, chain"""
+    remainder_before, remainder_after, metadata, created_at, debited_before_minor, chain"""
 
 # --- posting ------------------------------------------------------------------------------------
 
@@ -30,16 +31,28 @@ INSERT_ENTRIES: Final = text(
     " :customer_id, :currency, :amount_minor, :is_credit, :before_minor, :after_minor, :event_type,"
     " :kind, :reason, :reference, :idempotency_key, :request_digest, :batch_id, :event_count,"
     " :exact_cost, :remainder_before, :remainder_after, CAST(:metadata_json AS json),"
-    " :created_at, :chain)"
+    " :created_at, :debited_before_minor, :chain)"
 )
+_MOVE: Final = """UPDATE wallets w SET balance_minor = m.balance_minor, remainder = m.remainder,
+    version = m.version, chain = m.chain, debited_minor = m.debited_minor,
+    covered_minor = m.covered_minor, lot_left_minor = m.lot_left_minor, updated_at = :now {turn}
+    FROM unnest(CAST(:wallet_ids AS text[]), CAST(:balances AS bigint[]),
+        CAST(:remainders AS numeric[]), CAST(:versions AS bigint[]), CAST(:chains AS bytea[]),
+        CAST(:debiteds AS bigint[]), CAST(:covereds AS bigint[]), CAST(:lefts AS bigint[]) {more})
+        AS m (wallet_id, balance_minor, remainder, version, chain, debited_minor, covered_minor,
+            lot_left_minor {names})
+    WHERE w.wallet_id = m.wallet_id"""
 # Move the balances of a posting to where its entries left them.
-MOVE_WALLETS: Final = text(
-    "UPDATE wallets w SET balance_minor = m.balance_minor, remainder = m.remainder,"
-    " version = m.version, chain = m.chain, updated_at = :now"
-    " FROM unnest(CAST(:wallet_ids AS text[]), CAST(:balances AS bigint[]),"
-    " CAST(:remainders AS numeric[]), CAST(:versions AS bigint[]), CAST(:chains AS bytea[]))"
-    " AS m (wallet_id, balance_minor, remainder, version, chain)"
-    " WHERE w.wallet_id = m.wallet_id"
+MOVE_WALLETS: Final = text(_MOVE.format(turn="", more="", names=""))
+# The same where the turn may have passed to another lot.
+TURN_WALLETS: Final = text(
+    _MOVE.format(
+        turn=", lot_id = m.lot_id, lot_from_minor = m.lot_from_minor, lot_until = m.lot_until,"
+        " frozen_minor = m.frozen_minor",
+        more=", CAST(:lot_ids AS text[]), CAST(:lot_froms AS bigint[]),"
+        " CAST(:lot_untils AS timestamptz[]), CAST(:frozens AS bigint[])",
+        names=", lot_id, lot_from_minor, lot_until, frozen_minor",
+    )
 )
 # Requests with one idempotency key queue up, also when they name different wallets: without this
 # the later one would only learn from the unique index that it had lost, in a broken transaction.
@@ -116,8 +129,12 @@ CUSTOMERS_WITHOUT_WALLET: Final = text(
 # Say that what processes keep of all customers and prices is out of date.
 MOVE_ALL_RATE_CARDS: Final = text("UPDATE businesses SET rate_card_version = rate_card_version + 1")
 # The wallets of a customer of this business, in the order of their currencies.
+# The last column: what has expired and is not taken out yet.
 WALLETS_OF_CUSTOMER: Final = text(
-    f"SELECT {_WALLET}, created_at, updated_at FROM wallets"
+    f"SELECT {_WALLET}, created_at, updated_at, coalesce((SELECT sum(CASE WHEN l.lot_id ="
+    " w.lot_id THEN w.lot_left_minor ELSE l.remaining_minor END) FROM credit_lots l"
+    " WHERE l.wallet_id = w.wallet_id AND l.remaining_minor > 0 AND l.frozen_at IS NULL"
+    " AND l.expires_at <= clock_timestamp()), 0)::bigint AS expired_minor FROM wallets w"
     " WHERE business_id = :business_id AND customer_id = :customer_id ORDER BY currency"
 )
 # How far a manual debit may go below zero.

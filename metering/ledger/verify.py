@@ -14,6 +14,7 @@ from metering.ids import EntryId, WalletId
 from metering.ledger import statements
 from metering.ledger.entry import Entry, chain_digest
 from metering.ledger.history import entry_of
+from metering.ledger.lots import statements as of_lots
 
 WALK_ROWS: Final = 10_000
 
@@ -96,6 +97,7 @@ def _of(invariant: str, statement: TextClause) -> Check:
 
 QUICK: Final[tuple[Check, ...]] = (
     _of("a wallet stands where its last entry left it", statements.WALLETS_OFF_THEIR_ENTRIES),
+    _of("balance = what is left in lots - debt", of_lots.WALLETS_OFF_THEIR_LOTS),
     _of("0 <= remainder < 1", statements.REMAINDERS_OUT_OF_RANGE),
     _of("every accepted event ended once", statements.SHARDS_OFF_THEIR_ACCOUNT),
     _of("alert numbers are without gaps", statements.ALERTS_WITH_GAPS),
@@ -105,5 +107,9 @@ DEEP: Final[tuple[Check, ...]] = (
     _of("balance = sum of entries, version = their number", statements.WALLETS_OFF_THEIR_SUM),
     _of("a usage entry costs what its events cost", statements.ENTRIES_OFF_THEIR_EVENTS),
     _of("each posted event holds a key", statements.BATCHES_OFF_THEIR_KEYS),
+    _of("a lot = what is left + what it paid + what was taken", of_lots.LOTS_OFF_THEIR_USE),
+    _of("debits are paid for once, without gaps", of_lots.COVERAGE_WITH_GAPS),
+    _of("debits follow each other", of_lots.DEBITS_OFF_THEIR_LINE),
+    _of("the lots of a debit sum to it", of_lots.ENTRIES_OFF_THEIR_ALLOCATIONS),
     _walk_chain,
 )

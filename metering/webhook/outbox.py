@@ -37,7 +37,7 @@ PAYLOAD_TYPES: Final[dict[WebhookType, str]] = {
     "credit.added": "CreditLedgerEntry",
     "credit.deducted": "CreditLedgerEntry",
     "credit.expiring": "CreditLot",
-    "credit.expired": "CreditLot",
+    "credit.expired": "CreditLedgerEntry",
     "purchase.succeeded": "Purchase",
     "purchase.reversed": "Purchase",
     "webhook.test": "Test",

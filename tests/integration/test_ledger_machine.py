@@ -259,7 +259,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         rows = self.shop.rows(
             "SELECT wallet_id, type, (data->>'threshold_amount')::bigint FROM webhook_events"
-            f" WHERE business_id = '{self.shop.business_id}'"
+            f" WHERE business_id = '{self.shop.business_id}' AND sequence > 0"
         )
         found = Counter(
             (wallet_id, str(kind).removeprefix("credit.balance_"), threshold)

@@ -234,6 +234,7 @@ EDITS: dict[str, Any] = {
     "remainder_after": Decimal("0.6"),
     "metadata_json": '{"a":1}',
     "created_at": datetime(2026, 1, 31, 9, 30, 0, 1, tzinfo=UTC),
+    "debited_before_minor": 1,
 }
 
 
