@@ -3,7 +3,7 @@
 from typing import Final
 
 from metering.ids import PurchaseId
-from metering.purchase.credit import credit_purchase, uncredited
+from metering.purchase.settle import due_purchases, settle_purchase
 from worker.scope import scope
 from worker.task import Report, task, wake
 
@@ -12,9 +12,9 @@ SWEEP_PURCHASES: Final = 200
 
 @task("purchase.sweep")
 def sweep() -> Report:
-    """Wake a credit for every purchase that is paid and not credited."""
+    """Wake every purchase whose facts the ledger has not followed yet."""
     with scope().transaction() as conn:
-        waiting = uncredited(conn, SWEEP_PURCHASES)
+        waiting = due_purchases(conn, SWEEP_PURCHASES)
     for purchase_id in waiting:
         wake("purchase.credit", purchase_id)
     return {}
@@ -22,7 +22,7 @@ def sweep() -> Report:
 
 @task("purchase.credit")
 def credit(purchase_id: str) -> Report:
-    """Credit one purchase; delivered again, it finds that done."""
+    """Settle one purchase; delivered again, it finds that done."""
     with scope().transaction() as conn:
-        done = credit_purchase(conn, PurchaseId(purchase_id))
-    return {"credited": int(done)}
+        done = settle_purchase(conn, PurchaseId(purchase_id))
+    return {"settled": int(done)}

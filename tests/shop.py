@@ -161,6 +161,11 @@ class Shop:
         with self.sessions.transaction() as conn:
             return enter(conn, self.business_id, self.customers[customer], request)
 
+    def charge(self, tokens: int, customer: int = 0) -> None:
+        """Use so many tokens and drain: needs a meter of tokens."""
+        self.send(event(self.customers[customer], {"tokens": tokens}))
+        assert self.drain().posted == 1
+
     def wallet(self, customer: int = 0, currency: str = "USD") -> Wallet:
         with self.sessions.transaction() as conn:
             return wallet_of(conn, self.business_id, self.customers[customer], currency)

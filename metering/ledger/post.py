@@ -19,7 +19,7 @@ from metering.errors import NotFoundError
 from metering.ids import WalletId
 from metering.ledger import statements
 from metering.ledger.entry import Entry, Posting, Wallet
-from metering.ledger.lots.book import needing_lots, open_books, write_books
+from metering.ledger.lots.book import LotBook, needing_lots, open_books, write_books
 from metering.ledger.notices import tell_of
 from metering.ledger.plan import plan_entries
 from metering.low_credit.crossing import evaluate
@@ -70,6 +70,18 @@ def settle_lots(conn: Connection, wallet_ids: set[WalletId]) -> None:
     write_books(conn, list(books.values()))
     _turn(conn, turned, now)
     evaluate(conn, list(wallets), now)
+
+
+def open_book(conn: Connection, wallet_id: WalletId) -> LotBook:
+    """Return what is in the lots of a wallet, which stays locked.
+
+    Raises:
+        NotFoundError: the wallet does not exist.
+
+    """
+    wallets = lock_wallets(conn, {wallet_id})
+    now = conn.execute(statements.CLOCK).scalar_one()
+    return open_books(conn, wallets, {wallet_id}, now)[wallet_id]
 
 
 def _write(conn: Connection, entries: Sequence[Entry]) -> None:

@@ -243,9 +243,14 @@ ALERTS_WITH_GAPS: Final = text(
     " WHERE wallet_id IS NOT NULL GROUP BY wallet_id) e USING (wallet_id)"
     " WHERE w.alert_sequence <> coalesce(e.alerts, 0)"
 )
-# Purchases marked as credited whose entry does not credit what was bought.
+# Settled purchases whose entry does not credit what was bought, or of which other entries called
+# back more or less than they are marked with.
 PURCHASES_OFF_THEIR_ENTRY: Final = text(
     "SELECT p.purchase_id, p.entry_id FROM purchases p LEFT JOIN ledger_entries e"
-    " ON e.entry_id = p.entry_id WHERE p.status = 'credited' AND (e.entry_id IS NULL"
-    " OR e.amount_minor <> p.credit_minor OR NOT e.is_credit OR e.customer_id <> p.customer_id)"
+    " ON e.entry_id = p.entry_id LEFT JOIN LATERAL (SELECT coalesce(sum(CASE WHEN is_credit"
+    " THEN -amount_minor ELSE amount_minor END), 0) AS taken FROM ledger_entries"
+    " WHERE kind = 'reversal' AND reference = p.purchase_id) r ON true"
+    " WHERE p.entry_id IS NOT NULL AND (e.entry_id IS NULL"
+    " OR e.amount_minor <> p.credit_minor OR NOT e.is_credit OR e.customer_id <> p.customer_id"
+    " OR r.taken <> p.refunded_minor + p.lost_minor - p.shortfall_minor)"
 )

@@ -1,1 +1,1 @@
-"""Paid credit in: a paid order credits its wallet once, whatever is redelivered."""
+"""Money in, and back out: packages, purchases, refunds and disputes, expiry, top-ups."""

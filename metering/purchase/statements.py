@@ -1,31 +1,177 @@
-"""All SQL of purchases, a sentence each."""
+"""All SQL of packages and purchases, a sentence each."""
 
 from typing import Final
 
 from sqlalchemy import text
 
-_PURCHASE: Final = """purchase_id, business_id, customer_id, currency, order_id, paid_minor,
-    credit_minor, status, entry_id, paid_at, credited_at"""
+# The clock that decides.
+CLOCK: Final = text("SELECT clock_timestamp()")
 
-# A paid order, once per order number.
+# --- packages -----------------------------------------------------------------------------------
+
+_PACKAGE: Final = """package_id, business_id, name, currency, price_minor, credit_minor, valid_days,
+    priority, archived_at, created_at"""
+
+# A package.
+INSERT_PACKAGE: Final = text(
+    "INSERT INTO credit_packages (package_id, business_id, name, currency, price_minor,"
+    " credit_minor, valid_days, priority) VALUES (:package_id, :business_id, :name, :currency,"
+    f" :price_minor, :credit_minor, :valid_days, :priority) RETURNING {_PACKAGE}"
+)
+# One package of this business.
+PACKAGE: Final = text(
+    f"SELECT {_PACKAGE} FROM credit_packages"
+    " WHERE business_id = :business_id AND package_id = :package_id"
+)
+# Sell it no more.
+ARCHIVE_PACKAGE: Final = text(
+    "UPDATE credit_packages SET archived_at = coalesce(archived_at, now())"
+    " WHERE business_id = :business_id AND package_id = :package_id"
+)
+# A page of packages, newest first.
+PACKAGE_PAGE: Final = text(
+    f"SELECT {_PACKAGE} FROM credit_packages WHERE business_id = :business_id"
+    " AND (archived_at IS NOT NULL) = :is_archived"
+    " AND (CAST(:after AS text) IS NULL OR package_id < :after)"
+    " ORDER BY package_id DESC LIMIT :page OFFSET :offset"
+)
+
+# --- purchases ----------------------------------------------------------------------------------
+
+_PURCHASE: Final = """purchase_id, business_id, customer_id, currency, order_id, origin, package_id,
+    price_minor, credit_minor, valid_days, priority, status, provider, payment_id, paid_minor,
+    entry_id, refunded_minor, lost_minor, shortfall_minor, failure, is_due, created_at, paid_at,
+    settled_at"""
+
+# A pending purchase, once per order number.
 INSERT: Final = text(
-    "INSERT INTO purchases (purchase_id, business_id, customer_id, currency, order_id, paid_minor,"
-    " credit_minor, paid_at) VALUES (:purchase_id, :business_id, :customer_id, :currency,"
-    " :order_id, :paid_minor, :credit_minor, now())"
-    " ON CONFLICT (business_id, order_id) DO NOTHING RETURNING purchase_id"
+    "INSERT INTO purchases (purchase_id, business_id, customer_id, currency, order_id, origin,"
+    " package_id, price_minor, credit_minor, valid_days, priority) VALUES (:purchase_id,"
+    " :business_id, :customer_id, :currency, :order_id, :origin, :package_id, :price_minor,"
+    " :credit_minor, :valid_days, :priority)"
+    f" ON CONFLICT (business_id, order_id) DO NOTHING RETURNING {_PURCHASE}"
 )
 # The purchase that an order number made.
 BY_ORDER: Final = text(
     f"SELECT {_PURCHASE} FROM purchases WHERE business_id = :business_id AND order_id = :order_id"
 )
-# One purchase, locked: of two deliveries at once the second waits and finds it credited.
+# One purchase of this business.
+PURCHASE: Final = text(
+    f"SELECT {_PURCHASE} FROM purchases"
+    " WHERE business_id = :business_id AND purchase_id = :purchase_id"
+)
+# A page of purchases, newest first.
+PURCHASE_PAGE: Final = text(
+    f"SELECT {_PURCHASE} FROM purchases WHERE business_id = :business_id"
+    " AND (CAST(:customer_id AS text) IS NULL OR customer_id = :customer_id)"
+    " AND (CAST(:status AS text) IS NULL OR status = :status)"
+    " AND (CAST(:after AS text) IS NULL OR purchase_id < :after)"
+    " ORDER BY purchase_id DESC LIMIT :page OFFSET :offset"
+)
+# One purchase, locked: of two that settle it at once the second waits and finds it done.
 LOCK: Final = text(f"SELECT {_PURCHASE} FROM purchases WHERE purchase_id = :purchase_id FOR UPDATE")
-# The purchase has its credit.
-MARK_CREDITED: Final = text(
-    "UPDATE purchases SET status = 'credited', entry_id = :entry_id, credited_at = now()"
+# The purchase as its facts have it.
+SETTLED: Final = text(
+    "UPDATE purchases SET status = :status, provider = :provider, payment_id = :payment_id,"
+    " paid_minor = :paid_minor, paid_at = :paid_at, entry_id = :entry_id,"
+    " refunded_minor = :refunded_minor, lost_minor = :lost_minor,"
+    " shortfall_minor = :shortfall_minor, failure = :failure, is_due = false,"
+    " settled_at = CASE WHEN CAST(:entry_id AS text) IS NULL THEN NULL"
+    " ELSE coalesce(settled_at, clock_timestamp()) END,"
+    " updated_at = clock_timestamp() WHERE purchase_id = :purchase_id"
+)
+# Purchases whose facts were not followed yet, the longest waiting first.
+DUE: Final = text("SELECT purchase_id FROM purchases WHERE is_due ORDER BY updated_at LIMIT :page")
+# Something new is known of a purchase.
+MARK_DUE: Final = text(
+    "UPDATE purchases SET is_due = true, updated_at = clock_timestamp()"
     " WHERE purchase_id = :purchase_id"
 )
-# Paid and not yet credited, oldest first.
-UNCREDITED: Final = text(
-    "SELECT purchase_id FROM purchases WHERE status = 'paid' ORDER BY paid_at LIMIT :page"
+# The lot that the credit of a purchase made.
+LOT_OF_ENTRY: Final = text("SELECT lot_id FROM credit_lots WHERE entry_id = :entry_id")
+# The entries that took the credit of a purchase back, or gave it again, oldest first.
+REVERSING: Final = text(
+    "SELECT entry_id, is_credit FROM ledger_entries"
+    " WHERE kind = 'reversal' AND reference = :purchase_id ORDER BY version"
+)
+# What becomes of what cannot be taken back.
+REVERSAL_POLICY: Final = text(
+    "SELECT reversal_policy FROM businesses WHERE business_id = :business_id"
+)
+SET_REVERSAL_POLICY: Final = text(
+    "UPDATE businesses SET reversal_policy = :policy WHERE business_id = :business_id"
+)
+
+# --- facts --------------------------------------------------------------------------------------
+
+# What is said of a payment. Pending comes before failed, failed before succeeded, and none goes
+# back. What it is for is what it says itself, or what the charge is for that made it; of other
+# businesses' purchases and charges nothing is believed.
+NOTE_PAYMENT: Final = text("""
+    INSERT INTO payments AS p (business_id, provider, payment_id, status, amount_minor, currency,
+        purchase_id, checkout_id, failure, occurred_at)
+    SELECT :business_id, :provider, :payment_id, :status, :amount_minor, :currency,
+        coalesce(u.purchase_id, c.purchase_id),
+        CASE WHEN u.purchase_id IS NULL THEN c.checkout_id END, :failure, :occurred_at
+    FROM (SELECT) nothing
+    LEFT JOIN purchases u ON u.purchase_id = CAST(:purchase_id AS text)
+        AND u.business_id = :business_id
+    LEFT JOIN LATERAL (SELECT purchase_id, checkout_id FROM charges
+        WHERE business_id = :business_id AND (charge_id = CAST(:charge_id AS text)
+            OR (payment_id = CAST(:payment_id AS text) AND account_id IN (SELECT account_id
+                FROM provider_accounts WHERE provider = CAST(:provider AS text))))
+        ORDER BY charge_id = CAST(:charge_id AS text) DESC NULLS LAST LIMIT 1) c ON true
+    ON CONFLICT (business_id, provider, payment_id) DO UPDATE SET
+        status = CASE WHEN p.status = 'succeeded' OR excluded.status = 'pending' THEN p.status
+            ELSE excluded.status END,
+        amount_minor = CASE WHEN p.status = 'succeeded' THEN p.amount_minor
+            ELSE excluded.amount_minor END,
+        currency = CASE WHEN p.status = 'succeeded' THEN p.currency ELSE excluded.currency END,
+        purchase_id = CASE WHEN p.checkout_id IS NULL
+            THEN coalesce(p.purchase_id, excluded.purchase_id) END,
+        checkout_id = CASE WHEN p.purchase_id IS NULL AND excluded.purchase_id IS NULL
+            THEN coalesce(p.checkout_id, excluded.checkout_id) ELSE p.checkout_id END,
+        failure = CASE WHEN p.status = 'succeeded' OR excluded.status = 'pending' THEN p.failure
+            ELSE excluded.failure END,
+        occurred_at = CASE WHEN p.status = 'succeeded' THEN p.occurred_at
+            ELSE excluded.occurred_at END
+    RETURNING purchase_id, checkout_id, status
+""")
+# What is said of a refund or a dispute. An end stays an end, unless a later word overrules it.
+NOTE_REVERSAL: Final = text("""
+    INSERT INTO payment_reversals AS r (business_id, provider, kind, reversal_id, payment_id,
+        status, amount_minor, occurred_at)
+    VALUES (:business_id, :provider, :kind, :reversal_id, :payment_id, :status, :amount_minor,
+        :occurred_at)
+    ON CONFLICT (business_id, provider, kind, reversal_id) DO UPDATE SET
+        status = excluded.status, occurred_at = excluded.occurred_at,
+        amount_minor = coalesce(excluded.amount_minor, r.amount_minor)
+    WHERE (r.status IN ('pending', 'open') AND excluded.status NOT IN ('pending', 'open'))
+        OR (excluded.occurred_at > r.occurred_at
+            AND (r.status IN ('pending', 'open')) = (excluded.status IN ('pending', 'open')))
+""")
+# What is known of one payment.
+PAYMENT: Final = text(
+    "SELECT status, amount_minor, currency, purchase_id, checkout_id, parked_reason FROM payments"
+    " WHERE business_id = :business_id AND provider = :provider AND payment_id = :payment_id"
+)
+# The payments of a purchase that have succeeded, the first one first.
+SUCCEEDED: Final = text(
+    "SELECT provider, payment_id, amount_minor, currency, occurred_at FROM payments"
+    " WHERE purchase_id = :purchase_id AND status = 'succeeded' ORDER BY occurred_at, payment_id"
+)
+# Its payments that have not, the newest first.
+UNSUCCESSFUL: Final = text(
+    "SELECT status, failure FROM payments WHERE purchase_id = :purchase_id"
+    " AND status <> 'succeeded' ORDER BY occurred_at DESC, payment_id"
+)
+# A payment that nothing follows from waits to be looked at.
+PARK_PAYMENT: Final = text(
+    "UPDATE payments SET parked_reason = :reason WHERE business_id = :business_id"
+    " AND provider = :provider AND payment_id = :payment_id"
+)
+# The refunds and disputes of a payment, in the order in which they came.
+REVERSALS: Final = text(
+    "SELECT kind, status, amount_minor FROM payment_reversals WHERE business_id = :business_id"
+    " AND provider = :provider AND payment_id = :payment_id ORDER BY created_at, reversal_id"
 )

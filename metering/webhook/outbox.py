@@ -27,6 +27,7 @@ WebhookType = Literal[
     "credit.expired",
     "purchase.succeeded",
     "purchase.reversed",
+    "topup.failed",
     "webhook.test",
 ]
 
@@ -40,6 +41,7 @@ PAYLOAD_TYPES: Final[dict[WebhookType, str]] = {
     "credit.expired": "CreditLedgerEntry",
     "purchase.succeeded": "Purchase",
     "purchase.reversed": "Purchase",
+    "topup.failed": "TopUp",
     "webhook.test": "Test",
 }
 

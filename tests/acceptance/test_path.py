@@ -11,7 +11,7 @@ from crowd import wait_for
 from metering.accept import Meter
 from metering.buffer.stream import UsageBuffer
 from metering.low_credit.rules import set_rule
-from metering.purchase.credit import PaidOrder, record_paid_order
+from metering.purchase.orders import PaidOrder, record_paid_order
 from metering.webhook.endpoints import create_endpoint, endpoint_secret
 from shop import NOW, Shop
 from webhook_bench import Inbox

@@ -230,7 +230,9 @@ def test_a_paid_order_is_recorded_once_and_wakes_a_worker(
     assert json.loads(first)["worker_woken"] is True
     with Redis.from_url(config.celery_broker_url()) as broker:
         assert broker.llen("purchase") == 2
-    assert shop.rows("SELECT paid_minor, status FROM purchases") == [(900, "paid")]
+    assert shop.rows("SELECT price_minor, status, is_due FROM purchases") == [
+        (900, "pending", True)
+    ]
 
 
 def test_no_server_is_said_in_one_line_without_the_password(

@@ -8,7 +8,8 @@ import pytest
 
 from metering.buffer.stream import UsageBuffer
 from metering.db import driver
-from metering.purchase.credit import PaidOrder, credit_purchase, record_paid_order
+from metering.purchase.orders import PaidOrder, record_paid_order
+from metering.purchase.settle import settle_purchase
 from shop import Shop, event, shared_database
 from worker.scope import open_buffer
 from worker.session import Sessions, make_engine
@@ -46,7 +47,7 @@ def _furnished(sessions: Sessions, buffer: UsageBuffer) -> Shop:
     shop.drain()
     order = PaidOrder(order_id="o-1", customer_id=shop.customers[0], currency="INR", paid=70)
     with sessions.transaction() as conn:
-        credit_purchase(conn, record_paid_order(conn, shop.business_id, order))
+        settle_purchase(conn, record_paid_order(conn, shop.business_id, order))
     return shop
 
 
@@ -323,8 +324,8 @@ BAD_STATEMENTS: dict[str, tuple[str, str]] = {
         UNIQUE,
         (
             "INSERT INTO purchases (purchase_id, business_id, customer_id, currency, order_id,"
-            " paid_minor, credit_minor, paid_at) SELECT 'pur_raw', business_id, customer_id,"
-            " currency, order_id, paid_minor, credit_minor, paid_at FROM purchases"
+            " price_minor, credit_minor) SELECT 'pur_raw', business_id, customer_id,"
+            " currency, order_id, price_minor, credit_minor FROM purchases"
         ),
     ),
     "a purchase credited without an entry": (CHECK, "UPDATE purchases SET entry_id = NULL"),

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from metering.errors import IdempotencyConflictError, NotFoundError, UnsupportedCurrencyError
 from metering.ids import BusinessId, PurchaseId
 from metering.money import INT64_MAX
-from metering.purchase.credit import PaidOrder, credit_purchase, record_paid_order, uncredited
+from metering.purchase.orders import PaidOrder, record_paid_order
+from metering.purchase.settle import due_purchases, settle_purchase
 from shop import Shop, at_once, crowd, shared_database
 from worker.session import Sessions
 
@@ -45,12 +46,12 @@ def record(
 
 def credit(shop: Shop, purchase_id: PurchaseId, sessions: Sessions | None = None) -> bool:
     with (sessions or shop.sessions).transaction() as conn:
-        return credit_purchase(conn, purchase_id)
+        return settle_purchase(conn, purchase_id)
 
 
 def waiting(shop: Shop, page: int = 1000) -> list[PurchaseId]:
     with shop.sessions.transaction() as conn:
-        return uncredited(conn, page)
+        return due_purchases(conn, page)
 
 
 def test_a_paid_order_credits_what_was_paid(shop: Shop) -> None:
@@ -148,7 +149,7 @@ def test_a_credit_that_failed_is_found_by_the_sweep_and_credited_then(shop: Shop
     purchase_id = record(shop, order(shop))
 
     with shop.sessions.transaction() as conn:
-        credit_purchase(conn, purchase_id)
+        settle_purchase(conn, purchase_id)
         conn.rollback()
 
     assert purchase_id in waiting(shop)

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from metering.ids import PurchaseId
-from metering.purchase.credit import PaidOrder, record_paid_order
+from metering.purchase.orders import PaidOrder, record_paid_order
 from worker.commands.options import AsJson, Business, CurrencyCode, Customer
 from worker.commands.show import money, print_json
 from worker.commands.target import DataDir, Target, business_of, open_target

@@ -15,7 +15,7 @@ from metering.ids import BusinessId, Currency, CustomerId, PurchaseId
 from metering.ledger.accounts import NewCustomer, create_business, create_customer
 from metering.ledger.manual import ManualEntry, enter
 from metering.low_credit.rules import set_rule
-from metering.purchase.credit import PaidOrder, record_paid_order
+from metering.purchase.orders import PaidOrder, record_paid_order
 from metering.rate_card.catalogue import (
     Aggregation,
     NewMeter,

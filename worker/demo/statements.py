@@ -37,5 +37,5 @@ BATCHES_AFTER: Final = text(
 LAST_BATCH: Final = text("SELECT coalesce(max(batch_id), 0) FROM usage_batches")
 # Paid orders of a business that have no credit yet.
 UNCREDITED: Final = text(
-    "SELECT count(*) FROM purchases WHERE business_id = :business_id AND status = 'paid'"
+    "SELECT count(*) FROM purchases WHERE business_id = :business_id AND is_due"
 )

@@ -204,6 +204,10 @@ class LotBook:
         """Return what debits may burn now."""
         return sum(self._left[lot.lot_id] for lot in self._spendable())
 
+    def spendable_without(self, lot_id: LotId | None) -> int:
+        """Return what debits may burn now in other lots than this one."""
+        return sum(self._left[lot.lot_id] for lot in self._spendable() if lot.lot_id != lot_id)
+
     def left(self, lot_id: LotId) -> int:
         """Return what is left of a lot."""
         return self._left[lot_id]

@@ -52,10 +52,28 @@ FREEZE_LOT: Final = text(
     " WHERE lot_id = :lot_id AND (frozen_at IS NOT NULL) <> :is_frozen"
 )
 
+# --- giving back --------------------------------------------------------------------------------
+
+# What lots have paid for some debits and did not get back from some credits, the last burned first.
+RESTORABLE: Final = text(
+    "SELECT b.lot_id, l.expires_at, sum(b.amount_minor)::bigint AS burned_minor"
+    " FROM (SELECT lot_id, amount_minor, at_minor FROM lot_allocations"
+    " WHERE entry_id = ANY(:debits) UNION ALL SELECT lot_id, -moved_minor, NULL FROM lot_moves"
+    " WHERE entry_id = ANY(:credits)) b JOIN credit_lots l USING (lot_id)"
+    " GROUP BY b.lot_id, l.expires_at HAVING sum(b.amount_minor) > 0"
+    " ORDER BY max(b.at_minor) DESC NULLS LAST, b.lot_id DESC"
+)
+# What of some debits is debt still.
+UNPAID: Final = text(
+    "SELECT greatest(0, (SELECT coalesce(sum(amount_minor), 0) FROM ledger_entries"
+    " WHERE entry_id = ANY(:debits)) - (SELECT coalesce(sum(amount_minor), 0) FROM lot_allocations"
+    " WHERE entry_id = ANY(:debits)))::bigint"
+)
+
 # --- lists --------------------------------------------------------------------------------------
 
-_LOT_NOW = """SELECT l.lot_id, l.wallet_id, l.business_id, w.customer_id, w.currency, l.entry_id, l.source,
-    l.priority, l.amount_minor, CASE WHEN l.lot_id = w.lot_id THEN w.lot_left_minor
+_LOT_NOW = """SELECT l.lot_id, l.wallet_id, l.business_id, w.customer_id, w.currency, l.entry_id,
+    l.source, l.priority, l.amount_minor, CASE WHEN l.lot_id = w.lot_id THEN w.lot_left_minor
         ELSE l.remaining_minor END AS left_minor, l.cost_basis_minor, l.expires_at, l.frozen_at,
     l.created_at FROM credit_lots l JOIN wallets w USING (wallet_id)"""
 

@@ -1,0 +1,15 @@
+"""Freeze a lot while its payment is in dispute: nothing of it is spent, and it does not expire."""
+
+from sqlalchemy import Connection
+
+from metering.ids import LotId, WalletId
+from metering.ledger.lots import statements
+from metering.ledger.post import lock_wallets, settle_lots
+
+
+def freeze_lot(conn: Connection, wallet_id: WalletId, lot_id: LotId, *, is_frozen: bool) -> None:
+    """Freeze a lot, or free it; one that is so already is left alone."""
+    lock_wallets(conn, {wallet_id})
+    changed = conn.execute(statements.FREEZE_LOT, {"lot_id": lot_id, "is_frozen": is_frozen})
+    if changed.rowcount:
+        settle_lots(conn, {wallet_id})

@@ -1,0 +1,125 @@
+"""Packages: what is sold, what it costs, and how much credit it is worth for how long."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from sqlalchemy import Connection, Row
+
+from metering.errors import NotFoundError, UnsupportedCurrencyError
+from metering.ids import BusinessId, Currency, PackageId, new_id
+from metering.ledger.entry import PRIORITY_DEFAULT
+from metering.money import INT64_MAX
+from metering.purchase import statements
+from metering.text import FILLED
+
+Minor = Annotated[int, Field(strict=True, gt=0, le=INT64_MAX)]
+Days = Annotated[int, Field(strict=True, gt=0, le=36_500)]
+Priority = Annotated[int, Field(strict=True, ge=0, le=100)]
+
+
+class NewPackage(BaseModel):
+    """What a package is made of. `credit`: what it is worth, if not its price (a bonus, tax).
+
+    `valid_days`: how long its credit counts, None: for ever. `priority`: smaller burns first.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]
+    currency: Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Z]{3}$")]
+    price: Minor
+    credit: Minor | None = None
+    valid_days: Days | None = None
+    priority: Priority = PRIORITY_DEFAULT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """A package as stored; amounts in minor units."""
+
+    package_id: PackageId
+    business_id: BusinessId
+    name: str
+    currency: Currency
+    price_minor: int
+    credit_minor: int
+    valid_days: int | None
+    priority: int
+    archived_at: datetime | None
+    created_at: datetime
+
+
+def create_package(
+    conn: Connection, business_id: BusinessId, new: NewPackage, currencies: tuple[str, ...]
+) -> Package:
+    """Make a package.
+
+    Raises:
+        UnsupportedCurrencyError: its currency is not configured.
+
+    """
+    if new.currency not in currencies:
+        raise UnsupportedCurrencyError(new.currency, currencies)
+    values = {
+        "package_id": new_id("pkg"),
+        "business_id": business_id,
+        "name": new.name,
+        "currency": new.currency,
+        "price_minor": new.price,
+        "credit_minor": new.price if new.credit is None else new.credit,
+        "valid_days": new.valid_days,
+        "priority": new.priority,
+    }
+    return _package(conn.execute(statements.INSERT_PACKAGE, values).one())
+
+
+def get_package(conn: Connection, business_id: BusinessId, package_id: PackageId) -> Package:
+    """Return a package, archived or not.
+
+    Raises:
+        NotFoundError: the business has no such package.
+
+    """
+    values = {"business_id": business_id, "package_id": package_id}
+    row = conn.execute(statements.PACKAGE, values).one_or_none()
+    if row is None:
+        raise NotFoundError("package", package_id)
+    return _package(row)
+
+
+def archive_package(conn: Connection, business_id: BusinessId, package_id: PackageId) -> None:
+    """Sell a package no more; what was bought stays as it is.
+
+    Raises:
+        NotFoundError: the business has no such package.
+
+    """
+    values = {"business_id": business_id, "package_id": package_id}
+    if not conn.execute(statements.ARCHIVE_PACKAGE, values).rowcount:
+        raise NotFoundError("package", package_id)
+
+
+def page_of_packages(
+    conn: Connection,
+    business_id: BusinessId,
+    *,
+    page: int,
+    offset: int = 0,
+    after: PackageId | None = None,
+    is_archived: bool = False,
+) -> list[Package]:
+    """Return up to `page` packages of a business, newest first, older than `after`."""
+    values = {
+        "business_id": business_id,
+        "page": page,
+        "offset": offset,
+        "after": after,
+        "is_archived": is_archived,
+    }
+    return [_package(row) for row in conn.execute(statements.PACKAGE_PAGE, values)]
+
+
+def _package(row: Row[Any]) -> Package:
+    return Package(**row._mapping)  # noqa: SLF001
