@@ -70,7 +70,9 @@ beat_schedule = {
         "debit.summarize": 60.0,  # the index of kept usage brought up to its last rows
         "ledger.verify": 3600.0,  # every invariant
         "low_credit.check": 60.0,  # what posting did not see: a rule changed, a default added
-        "purchase.sweep": 5.0,  # paid but not credited -> purchase.credit
+        "purchase.expire": 5.0,  # credit whose time is over is taken out
+        "purchase.sweep": 1.0,  # facts that the ledger has not followed -> purchase.credit
+        "purchase.tell_expiring": 300.0,  # credit that will expire soon
         "webhook.sweep": 1.0,  # deliveries due -> webhook.deliver
     }.items()
 }

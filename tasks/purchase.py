@@ -1,8 +1,9 @@
-"""Purchases: a paid order becomes credit, once."""
+"""Purchases: what is paid becomes credit, once; and credit that has expired goes."""
 
 from typing import Final
 
 from metering.ids import PurchaseId
+from metering.purchase.expire import expire_credit, tell_expiring
 from metering.purchase.settle import due_purchases, settle_purchase
 from worker.scope import scope
 from worker.task import Report, task, wake
@@ -26,3 +27,17 @@ def credit(purchase_id: str) -> Report:
     with scope().transaction() as conn:
         done = settle_purchase(conn, PurchaseId(purchase_id))
     return {"settled": int(done)}
+
+
+@task("purchase.expire")
+def expire() -> Report:
+    """Take out credit whose time is over."""
+    return {"expired": expire_credit(scope().transaction)}
+
+
+@task("purchase.tell_expiring")
+def tell() -> Report:
+    """Tell of credit that will expire soon."""
+    with scope().transaction() as conn:
+        told = tell_expiring(conn, scope().settings.expiring_notice_days)
+    return {"told": told}

@@ -78,6 +78,10 @@ class Settings(BaseSettings):
     # Backlog but nothing drained for this long: the worker exits, to be started anew.
     watchdog_s: float = Field(45.0, ge=5)
 
+    # --- purchase ---------------------------------------------------------------------------
+    # How many days before its end credit is told of: time to use it, and a last reminder.
+    expiring_notice_days: tuple[Annotated[int, Field(ge=1, le=365)], ...] = (7, 1)
+
     # --- webhook ----------------------------------------------------------------------------
     # Waits between attempts; after the last comes the dead letter. The contract's schedule.
     webhook_retry_s: tuple[int, ...] = (5, 300, 1800, 7200, 18_000, 36_000, 36_000)

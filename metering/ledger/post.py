@@ -63,13 +63,26 @@ def settle_lots(conn: Connection, wallet_ids: set[WalletId]) -> None:
         NotFoundError: a wallet does not exist.
 
     """
-    wallets = lock_wallets(conn, wallet_ids)
+    if not wallet_ids:
+        return
+    books = look_into(conn, wallet_ids)
     now = conn.execute(statements.CLOCK).scalar_one()
-    books = open_books(conn, wallets, wallet_ids, now)
     turned = [book.settle(book.wallet) for book in books.values()]
     write_books(conn, list(books.values()))
     _turn(conn, turned, now)
-    evaluate(conn, list(wallets), now)
+    evaluate(conn, list(books), now)
+
+
+def look_into(conn: Connection, wallet_ids: set[WalletId]) -> dict[WalletId, LotBook]:
+    """Return what is in the lots of wallets, which stay locked.
+
+    Raises:
+        NotFoundError: a wallet does not exist.
+
+    """
+    wallets = lock_wallets(conn, wallet_ids)
+    now = conn.execute(statements.CLOCK).scalar_one()
+    return open_books(conn, wallets, wallet_ids, now)
 
 
 def open_book(conn: Connection, wallet_id: WalletId) -> LotBook:
@@ -79,9 +92,7 @@ def open_book(conn: Connection, wallet_id: WalletId) -> LotBook:
         NotFoundError: the wallet does not exist.
 
     """
-    wallets = lock_wallets(conn, {wallet_id})
-    now = conn.execute(statements.CLOCK).scalar_one()
-    return open_books(conn, wallets, {wallet_id}, now)[wallet_id]
+    return look_into(conn, {wallet_id})[wallet_id]
 
 
 def _write(conn: Connection, entries: Sequence[Entry]) -> None:

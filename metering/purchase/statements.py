@@ -102,6 +102,33 @@ SET_REVERSAL_POLICY: Final = text(
     "UPDATE businesses SET reversal_policy = :policy WHERE business_id = :business_id"
 )
 
+# --- expiry -------------------------------------------------------------------------------------
+
+# Lots whose time is over and that anything may be left of, the longest over first.
+EXPIRED: Final = text(
+    "SELECT lot_id, wallet_id FROM credit_lots WHERE remaining_minor > 0 AND frozen_at IS NULL"
+    " AND expires_at <= clock_timestamp() ORDER BY expires_at LIMIT :page"
+)
+# Note that lots are told of, so many days before their end, once each; not where that moment lay
+# before the lot was made.
+NOTE_EXPIRING: Final = text(
+    "INSERT INTO lot_expiry_notices (lot_id, days_ahead) SELECT l.lot_id, d.days"
+    " FROM credit_lots l CROSS JOIN unnest(CAST(:days_ahead AS integer[])) AS d (days)"
+    " WHERE l.remaining_minor > 0 AND l.frozen_at IS NULL AND l.expires_at > clock_timestamp()"
+    " AND l.expires_at <= clock_timestamp() + make_interval(days => d.days)"
+    " AND l.created_at < l.expires_at - make_interval(days => d.days)"
+    " AND NOT EXISTS (SELECT FROM lot_expiry_notices n"
+    " WHERE n.lot_id = l.lot_id AND n.days_ahead = d.days)"
+    " ORDER BY l.expires_at LIMIT :page ON CONFLICT DO NOTHING RETURNING lot_id, days_ahead"
+)
+# What is told of lots, with what is left of them.
+EXPIRING: Final = text(
+    "SELECT l.lot_id, l.business_id, w.customer_id, w.currency, l.source, l.amount_minor,"
+    " CASE WHEN l.lot_id = w.lot_id THEN w.lot_left_minor ELSE l.remaining_minor END AS left_minor,"
+    " l.expires_at FROM credit_lots l JOIN wallets w USING (wallet_id)"
+    " WHERE l.lot_id = ANY(:lot_ids)"
+)
+
 # --- facts --------------------------------------------------------------------------------------
 
 # What is said of a payment. Pending comes before failed, failed before succeeded, and none goes

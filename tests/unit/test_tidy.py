@@ -185,7 +185,9 @@ TASKS = {
     "ledger.verify": "()",
     "low_credit.check": "()",
     "purchase.credit": "(purchase_id: str)",
+    "purchase.expire": "()",
     "purchase.sweep": "()",
+    "purchase.tell_expiring": "()",
     "webhook.deliver": "()",
     "webhook.sweep": "()",
 }

@@ -35,7 +35,7 @@ CREATE TABLE credit_lots (
 CREATE INDEX credit_lots_of_wallet ON credit_lots (wallet_id, created_at, lot_id);
 CREATE INDEX credit_lots_left ON credit_lots (wallet_id) WHERE remaining_minor > 0;
 CREATE INDEX credit_lots_expiring ON credit_lots (expires_at)
-    WHERE remaining_minor > 0 AND expires_at IS NOT NULL;
+    WHERE remaining_minor > 0 AND expires_at IS NOT NULL AND frozen_at IS NULL;
 CREATE TRIGGER credit_lots_stay BEFORE DELETE OR TRUNCATE ON credit_lots
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 

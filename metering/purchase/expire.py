@@ -1,0 +1,96 @@
+"""Expired credit is taken out of the books; and businesses are told before it comes to that.
+
+Nothing depends on when this runs: a debit looks at the clock itself and burns no lot whose time is
+over. Here only the entry is written that says so.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from sqlalchemy import Connection
+
+from metering.clock import to_wire
+from metering.db import Transactions
+from metering.ids import LotId
+from metering.ledger.entry import LotMove, Posting
+from metering.ledger.lots.book import LotBook
+from metering.ledger.post import look_into, post, settle_lots
+from metering.purchase import statements
+from metering.webhook.outbox import Notice, publish
+
+PAGE_LOTS: Final = 500
+PAGES_MAX: Final = 40
+
+
+def expire_credit(transaction: Transactions, page: int = PAGE_LOTS) -> int:
+    """Take expired credit out, a page per transaction; return the number of entries."""
+    entries = 0
+    for _ in range(PAGES_MAX):
+        with transaction() as conn:
+            lots, written = expire_page(conn, page)
+        entries += written
+        if lots < page:
+            break
+    return entries
+
+
+def expire_page(conn: Connection, page: int) -> tuple[int, int]:
+    """Take out a page of expired lots; return how many were looked at, and how many entries."""
+    rows = conn.execute(statements.EXPIRED, {"page": page}).all()
+    if not rows:
+        return 0, 0
+    books = look_into(conn, {row.wallet_id for row in rows})
+    postings = [posting for book in books.values() for posting in _postings(book)]
+    post(conn, postings)
+    # A lot that was used up to the last unit is over without an entry.
+    settle_lots(conn, books.keys() - {posting.wallet_id for posting in postings})
+    return len(rows), len(postings)
+
+
+def _postings(book: LotBook) -> Iterable[Posting]:
+    for lot in sorted(book.lots.values(), key=lambda lot: lot.turn):
+        left = book.left(lot.lot_id)
+        if left and lot.frozen_at is None and lot.has_expired(book.now):
+            yield Posting(
+                wallet_id=lot.wallet_id,
+                kind="expiry",
+                is_credit=False,
+                amount_minor=left,
+                reason=f"expired {to_wire(lot.expires_at)}" if lot.expires_at else None,
+                reference=lot.lot_id,
+                lot_moves=(LotMove(lot.lot_id, left),),
+                may_owe=True,
+            )
+
+
+def tell_expiring(conn: Connection, days_ahead: Sequence[int], page: int = PAGE_LOTS) -> int:
+    """Tell of lots that come to their end within so many days, once per number of days.
+
+    A lot that is due to be told of more than once at a time is told of with the nearest number.
+    Returns how many were told of.
+    """
+    values = {"days_ahead": list(days_ahead), "page": page}
+    nearest: dict[LotId, int] = {}
+    for lot_id, days in conn.execute(statements.NOTE_EXPIRING, values):
+        nearest[lot_id] = min(days, nearest.get(lot_id, days))
+    rows = conn.execute(statements.EXPIRING, {"lot_ids": sorted(nearest)}).all()
+    notices = [
+        Notice(
+            business_id=row.business_id,
+            type="credit.expiring",
+            data={
+                "lot_id": row.lot_id,
+                "customer_id": row.customer_id,
+                "currency": row.currency,
+                "source": row.source,
+                "amount": row.amount_minor,
+                "remaining": row.left_minor,
+                "expires_at": to_wire(row.expires_at),
+                "days_ahead": nearest[row.lot_id],
+            },
+        )
+        for row in rows
+        if row.left_minor > 0
+    ]
+    publish(conn, notices, conn.execute(statements.CLOCK).scalar_one())
+    return len(notices)
