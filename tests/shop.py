@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import count
 from threading import Barrier
@@ -15,14 +15,15 @@ from sqlalchemy import Connection, create_engine, text
 from metering.buffer.chunk import BufferedEvent, Metadata
 from metering.buffer.stream import UsageBuffer
 from metering.checkpoint import Checkpoint, no_checkpoint
-from metering.clock import to_wire
+from metering.clock import to_wire, utc_now
 from metering.debit.drain import Drain, DrainReport, drain_shard
 from metering.debit.settle import Outcome
 from metering.ids import BusinessId, CustomerId
 from metering.ledger.accounts import NewCustomer, create_business, create_customer, wallet_of
-from metering.ledger.entry import Entry, Wallet
+from metering.ledger.entry import Entry, LotTerms, Posting, Wallet
 from metering.ledger.history import history
 from metering.ledger.manual import Entered, ManualEntry, enter
+from metering.ledger.post import post
 from metering.ledger.verify import Fault, find_faults
 from metering.rate_card.cards import RateCards
 from metering.rate_card.catalogue import (
@@ -161,6 +162,48 @@ class Shop:
         with self.sessions.transaction() as conn:
             return enter(conn, self.business_id, self.customers[customer], request)
 
+    def grant(
+        self, amount: int, days: float | None = None, customer: int = 0, **terms: object
+    ) -> str:
+        """Credit a lot with terms; it lasts so many days from now. Returns its id."""
+        wallet_id = self.wallet(customer).wallet_id
+        expires_at = None if days is None else utc_now() + timedelta(days=days)
+        posting = Posting(
+            wallet_id=wallet_id,
+            kind="manual",
+            is_credit=True,
+            amount_minor=amount,
+            lot_terms=LotTerms(expires_at=expires_at, **terms),  # type: ignore[arg-type]
+        )
+        with self.sessions.transaction() as conn:
+            (entry,) = post(conn, [posting])
+        ((lot_id,),) = self.rows(
+            f"SELECT lot_id FROM credit_lots WHERE entry_id = '{entry.entry_id}'"
+        )
+        return str(lot_id)
+
+    def pass_days(self, days: float) -> None:
+        """Let so much time pass for all lots: they are moved into the past."""
+        by = f"- make_interval(secs => {days * 86_400})"
+        self.run(
+            f"UPDATE credit_lots SET expires_at = expires_at {by}, created_at = created_at {by}"
+            f" WHERE business_id = '{self.business_id}'"
+        )
+        self.run(
+            f"UPDATE wallets SET lot_until = lot_until {by}"
+            f" WHERE business_id = '{self.business_id}'"
+        )
+
+    def lots(self, customer: int = 0) -> list[tuple[int, bool]]:
+        """What is left of each lot of a wallet in USD, oldest first, and whether it is frozen."""
+        rows = self.rows(
+            "SELECT CASE WHEN w.lot_id = l.lot_id THEN w.lot_left_minor ELSE l.remaining_minor END,"
+            " l.frozen_at IS NOT NULL FROM credit_lots l JOIN wallets w USING (wallet_id)"
+            f" WHERE w.customer_id = '{self.customers[customer]}' AND currency = 'USD'"
+            " ORDER BY l.lot_id"
+        )
+        return [(int(str(left)), bool(is_frozen)) for left, is_frozen in rows]
+
     def charge(self, tokens: int, customer: int = 0) -> None:
         """Use so many tokens and drain: needs a meter of tokens."""
         self.send(event(self.customers[customer], {"tokens": tokens}))
@@ -188,6 +231,10 @@ class Shop:
     def faults(self) -> list[Fault]:
         with self.sessions.snapshot() as conn:
             return list(find_faults(conn))
+
+    def run(self, statement: str) -> None:
+        with self.sessions.transaction() as conn:
+            conn.execute(text(statement))
 
     def rows(self, statement: str) -> Sequence[tuple[object, ...]]:
         with self.sessions.transaction() as conn:

@@ -16,8 +16,10 @@ from metering.buffer.chunk import BufferedEvent
 from metering.buffer.stream import UsageBuffer
 from metering.clock import to_wire, utc_now
 from metering.debit.partitions import maintain_partitions
-from metering.ids import BusinessId, Currency, CustomerId
+from metering.ids import BusinessId, Currency, CustomerId, WalletId
 from metering.ledger.accounts import NewCustomer, create_business, create_customer
+from metering.ledger.entry import Posting
+from metering.ledger.post import post
 from metering.low_credit.rules import set_rule
 from metering.rate_card.catalogue import (
     Aggregation,
@@ -36,6 +38,8 @@ from worker.supervisor import Supervisor
 
 CURRENCIES = ("USD", "INR")
 CHUNK_EVENTS = 1000  # one producer flush
+LOTS_PER_WALLET = 3
+MINOR_PER_EVENT = 0.144  # what an event of `Market.events` costs on average
 
 
 @dataclass
@@ -75,6 +79,10 @@ def bed() -> Iterator[Bed]:
         with here.sessions.transaction() as conn:
             maintain_partitions(conn, ahead_days=2, retention_days=90)
         yield here
+
+
+def _lot(wallet_id: WalletId, amount_minor: int) -> Posting:
+    return Posting(wallet_id=wallet_id, kind="manual", is_credit=True, amount_minor=amount_minor)
 
 
 @dataclass
@@ -140,6 +148,28 @@ class Market:
             )
             for _ in range(count)
         ]
+
+    def fund(self, count: int, hot_share: float = 0.0) -> None:
+        """Give every wallet lots enough for its share of `count` events, and no more.
+
+        So each wallet's turn passes from lot to lot while the events are debited.
+        """
+        with self.bed.sessions.transaction() as conn:
+            rows = conn.execute(
+                text("SELECT wallet_id FROM wallets WHERE business_id = :b AND currency = :c"
+                     " ORDER BY customer_id = :hot DESC"),
+                {"b": self.business_id, "c": CURRENCIES[0], "hot": self.customers[0]},
+            )  # fmt: skip
+            wallet_ids = list(rows.scalars())
+            share = count * (1 - hot_share) / len(wallet_ids)
+            expected = [share + count * hot_share, *[share] * (len(wallet_ids) - 1)]
+            postings = [
+                _lot(wallet_id, 1 + int(events * MINOR_PER_EVENT / LOTS_PER_WALLET))
+                for wallet_id, events in zip(wallet_ids, expected, strict=True)
+                for _ in range(LOTS_PER_WALLET)
+            ]
+            post(conn, postings)
+            conn.execute(text("DELETE FROM webhook_events"))
 
     def fill(self, count: int, hot_share: float = 0.0) -> None:
         """Buffer `count` events, in chunks as producers send them."""

@@ -76,6 +76,7 @@ def _rows(here: Bed, market: Market, head: list) -> bytes:  # type: ignore[type-
 
 def drain_rate(here: Bed, market: Market, count: int, hot_share: float = 0.0) -> float:
     """Events per second from a full buffer to committed entries, with two drain processes."""
+    market.fund(count, hot_share)
     market.fill(count, hot_share)
     spawn = get_context("spawn")
     ready = spawn.Barrier(PROCESSES + 1)

@@ -111,18 +111,6 @@ def signed(shop: Shop) -> list[tuple[str, int]]:
     ]
 
 
-def lots(shop: Shop) -> list[tuple[object, ...]]:
-    """What is left of each lot, oldest first, and whether it is frozen."""
-    return [
-        (left, frozen_at is not None)
-        for left, frozen_at in shop.rows(
-            "SELECT CASE WHEN w.lot_id = l.lot_id THEN w.lot_left_minor ELSE l.remaining_minor END,"
-            " l.frozen_at FROM credit_lots l JOIN wallets w USING (wallet_id)"
-            f" WHERE l.business_id = '{shop.business_id}' ORDER BY l.lot_id"
-        )
-    ]
-
-
 def test_a_pending_purchase_is_not_spendable(shop: Shop) -> None:
     purchase_id = buy(shop)
     pay(shop, purchase_id, status="pending")
@@ -201,7 +189,7 @@ def test_a_refund_takes_from_the_purchase_s_own_lot_before_others(shop: Shop) ->
     call_back(shop, 600)
     settle(shop, purchase_id)
 
-    assert lots(shop) == [(200, False), (400, False)]
+    assert shop.lots() == [(200, False), (400, False)]
     assert shop.faults() == []
 
 
@@ -213,7 +201,7 @@ def test_a_refund_beyond_its_own_lot_takes_from_others(shop: Shop) -> None:
     call_back(shop, 800)
     settle(shop, purchase_id)
 
-    assert lots(shop) == [(0, False), (0, False)]
+    assert shop.lots() == [(0, False), (0, False)]
     assert shop.wallet().balance_minor == 0
     assert shop.faults() == []
 
@@ -262,7 +250,7 @@ def test_a_refund_that_fails_after_all_gives_the_credit_back(shop: Shop) -> None
     settle(shop, purchase_id)
 
     assert signed(shop)[-1] == ("refund_reversal", 400)
-    assert lots(shop) == [(1000, False)]
+    assert shop.lots() == [(1000, False)]
     assert shop.faults() == []
 
 
@@ -271,12 +259,12 @@ def test_an_open_dispute_freezes_what_is_left_and_a_won_one_frees_exactly_that(s
     shop.enter(300, debit=True)
     call_back(shop, None, "open")
     assert settle(shop, purchase_id).status == "disputed"
-    assert (lots(shop), shop.wallet().frozen_minor) == ([(700, True)], 700)
+    assert (shop.lots(), shop.wallet().frozen_minor) == ([(700, True)], 700)
 
     call_back(shop, None, "won")
     assert settle(shop, purchase_id).status == "settled"
 
-    assert (lots(shop), shop.wallet().frozen_minor) == ([(700, False)], 0)
+    assert (shop.lots(), shop.wallet().frozen_minor) == ([(700, False)], 0)
     assert len(signed(shop)) == 2
     assert shop.faults() == []
 
@@ -290,7 +278,7 @@ def test_what_is_frozen_is_not_spent(shop: Shop) -> None:
 
     shop.charge(150)
 
-    assert lots(shop) == [(1000, True), (0, False)]
+    assert shop.lots() == [(1000, True), (0, False)]
     assert shop.wallet().balance_minor == 950
     assert shop.wallet().debited_minor - shop.wallet().covered_minor == 50
     assert shop.faults() == []
