@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from metering.clock import to_wire
 from metering.db import Transactions
-from metering.ids import LotId
+from metering.ids import LotId, WalletId
 from metering.ledger.entry import LotMove, Posting
 from metering.ledger.lots.book import LotBook
 from metering.ledger.post import look_into, post, settle_lots
@@ -71,9 +71,12 @@ def tell_expiring(conn: Connection, days_ahead: Sequence[int], page: int = PAGE_
     """
     values = {"days_ahead": list(days_ahead), "page": page}
     nearest: dict[LotId, int] = {}
-    for lot_id, days in conn.execute(statements.NOTE_EXPIRING, values):
+    wallet_ids: set[WalletId] = set()
+    for wallet_id, lot_id, days in conn.execute(statements.NOTE_EXPIRING, values):
+        wallet_ids.add(wallet_id)
         nearest[lot_id] = min(days, nearest.get(lot_id, days))
-    rows = conn.execute(statements.EXPIRING, {"lot_ids": sorted(nearest)}).all()
+    names = {"wallet_ids": sorted(wallet_ids), "lot_ids": sorted(nearest)}
+    rows = conn.execute(statements.EXPIRING, names).all()
     notices = [
         Notice(
             business_id=row.business_id,

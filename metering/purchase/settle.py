@@ -176,7 +176,7 @@ def _reverse(conn: Connection, purchase: Purchase, wallet_id: WalletId) -> Purch
     reversals = [Reversal(*row) for row in rows]
     target = target_of(purchase.credit_minor, purchase.paid_minor or 0, reversals)
     shortfall = _move(conn, purchase, wallet_id, target)
-    lot_id = _own_lot(conn, purchase)
+    lot_id = _own_lot(conn, purchase, wallet_id)
     if lot_id is not None:
         freeze_lot(conn, wallet_id, lot_id, is_frozen=target.is_frozen)
     return replace(
@@ -188,9 +188,9 @@ def _reverse(conn: Connection, purchase: Purchase, wallet_id: WalletId) -> Purch
     )
 
 
-def _own_lot(conn: Connection, purchase: Purchase) -> LotId | None:
+def _own_lot(conn: Connection, purchase: Purchase, wallet_id: WalletId) -> LotId | None:
     """Return the lot of a purchase; one from before there were lots has none."""
-    values = {"entry_id": purchase.entry_id}
+    values = {"wallet_id": wallet_id, "entry_id": purchase.entry_id}
     return conn.execute(statements.LOT_OF_ENTRY, values).scalar_one_or_none()
 
 
@@ -218,7 +218,7 @@ def _take(
 ) -> int:
     """Take credit back: from its own lot, then from others, then as debt; return the shortfall."""
     book = open_book(conn, wallet_id)
-    lot_id = _own_lot(conn, purchase)
+    lot_id = _own_lot(conn, purchase, wallet_id)
     own = min(amount_minor, book.left(lot_id)) if lot_id in book.lots else 0
     rest = amount_minor - own
     shortfall = 0

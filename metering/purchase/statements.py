@@ -88,7 +88,9 @@ MARK_DUE: Final = text(
     " WHERE purchase_id = :purchase_id"
 )
 # The lot that the credit of a purchase made.
-LOT_OF_ENTRY: Final = text("SELECT lot_id FROM credit_lots WHERE entry_id = :entry_id")
+LOT_OF_ENTRY: Final = text(
+    "SELECT lot_id FROM credit_lots WHERE wallet_id = :wallet_id AND entry_id = :entry_id"
+)
 # The entries that took the credit of a purchase back, or gave it again, oldest first.
 REVERSING: Final = text(
     "SELECT entry_id, is_credit FROM ledger_entries"
@@ -112,21 +114,23 @@ EXPIRED: Final = text(
 # Note that lots are told of, so many days before their end, once each; not where that moment lay
 # before the lot was made.
 NOTE_EXPIRING: Final = text(
-    "INSERT INTO lot_expiry_notices (lot_id, days_ahead) SELECT l.lot_id, d.days"
+    "INSERT INTO lot_expiry_notices (wallet_id, lot_id, days_ahead)"
+    " SELECT l.wallet_id, l.lot_id, d.days"
     " FROM credit_lots l CROSS JOIN unnest(CAST(:days_ahead AS integer[])) AS d (days)"
     " WHERE l.remaining_minor > 0 AND l.frozen_at IS NULL AND l.expires_at > clock_timestamp()"
     " AND l.expires_at <= clock_timestamp() + make_interval(days => d.days)"
     " AND l.created_at < l.expires_at - make_interval(days => d.days)"
     " AND NOT EXISTS (SELECT FROM lot_expiry_notices n"
-    " WHERE n.lot_id = l.lot_id AND n.days_ahead = d.days)"
-    " ORDER BY l.expires_at LIMIT :page ON CONFLICT DO NOTHING RETURNING lot_id, days_ahead"
+    " WHERE n.wallet_id = l.wallet_id AND n.lot_id = l.lot_id AND n.days_ahead = d.days)"
+    " ORDER BY l.expires_at LIMIT :page ON CONFLICT DO NOTHING"
+    " RETURNING wallet_id, lot_id, days_ahead"
 )
 # What is told of lots, with what is left of them.
 EXPIRING: Final = text(
     "SELECT l.lot_id, l.business_id, w.customer_id, w.currency, l.source, l.amount_minor,"
     " CASE WHEN l.lot_id = w.lot_id THEN w.lot_left_minor ELSE l.remaining_minor END AS left_minor,"
     " l.expires_at FROM credit_lots l JOIN wallets w USING (wallet_id)"
-    " WHERE l.lot_id = ANY(:lot_ids)"
+    " WHERE l.wallet_id = ANY(:wallet_ids) AND l.lot_id = ANY(:lot_ids)"
 )
 
 # --- facts --------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ class Books:
         self._keep(book, book.settle(self.wallet))
 
     def _keep(self, book: LotBook, after: Wallet) -> None:
-        changes = book.changes()
+        changes = {lot_id for _wallet, lot_id, _left in book.changes()}
         for lot_id, lot in book.lots.items():
             is_new = lot_id in book.made or lot_id in changes
             left = book.left(lot_id) if is_new else lot.remaining_minor

@@ -60,6 +60,10 @@ class Lot(NamedTuple):
         return self.frozen_at is None and not self.has_expired(now)
 
 
+def _turn_of(lot: Lot) -> tuple[int, datetime, bool, datetime, str]:
+    return lot.turn
+
+
 class Stretch(NamedTuple):
     """A lot paid for the debits of its wallet between two positions."""
 
@@ -73,6 +77,7 @@ class Moved(NamedTuple):
     """An entry took from this lot (below zero) or gave back to it, whoever's turn it was."""
 
     entry_id: EntryId
+    wallet_id: WalletId
     lot_id: LotId
     moved_minor: int
 
@@ -89,6 +94,8 @@ class LotBook:
     # New lots, and the entries that made them.
     made: dict[LotId, EntryId] = field(default_factory=dict)
     _left: dict[LotId, int] = field(default_factory=dict)
+    # Lots that debits may burn, in their order, the last one first; None: to be made anew.
+    _queue: list[Lot] | None = None
     _open: LotId | None = None
     _debited: int = 0
     _covered: int = 0
@@ -134,7 +141,8 @@ class LotBook:
         if not 0 <= left + moved <= lot.amount_minor:
             raise LotRangeError(move.lot_id, left, moved)
         self._left[move.lot_id] = left + moved
-        self.moves.append(Moved(entry_id, move.lot_id, moved))
+        self.moves.append(Moved(entry_id, self.wallet.wallet_id, move.lot_id, moved))
+        self._queue = None
 
     def _make(self, entry: Entry, amount_minor: int, terms: LotTerms) -> None:
         lot = Lot(
@@ -152,6 +160,7 @@ class LotBook:
         self.lots[lot.lot_id] = lot
         self._left[lot.lot_id] = amount_minor
         self.made[lot.lot_id] = entry.entry_id
+        self._queue = None
 
     def _cover(self) -> None:
         """Pay what is owed, as far as lots reach."""
@@ -163,7 +172,12 @@ class LotBook:
 
     def _next(self) -> Lot | None:
         """Return the lot whose turn it is."""
-        return min(self._spendable(), key=lambda lot: lot.turn, default=None)
+        if self._queue is None:
+            self._queue = sorted(self._spendable(), key=_turn_of, reverse=True)
+        queue = self._queue
+        while queue and not self._left[queue[-1].lot_id]:
+            queue.pop()
+        return queue[-1] if queue else None
 
     def _spendable(self) -> Iterable[Lot]:
         return [
@@ -212,13 +226,13 @@ class LotBook:
         """Return what is left of a lot."""
         return self._left[lot_id]
 
-    def changes(self) -> dict[LotId, int]:
-        """Return what is left of each lot of which that is not what is stored."""
-        return {
-            lot_id: left
+    def changes(self) -> list[tuple[WalletId, LotId, int]]:
+        """Return wallet, id and what is left of each lot of which that is not what is stored."""
+        return [
+            (self.wallet.wallet_id, lot_id, left)
             for lot_id, left in self._left.items()
             if lot_id not in self.made and left != self.lots[lot_id].remaining_minor
-        }
+        ]
 
 
 def needing_lots(after: Mapping[WalletId, Wallet], postings: Iterable[Posting]) -> set[WalletId]:
@@ -254,7 +268,7 @@ def open_books(
     for row in conn.execute(statements.LOTS_LEFT, {"wallet_ids": sorted(wanted)}):
         lots[row.wallet_id][row.lot_id] = Lot(*row)
     if named := sorted(also):
-        for row in conn.execute(statements.LOTS, {"lot_ids": named}):
+        for row in conn.execute(statements.LOTS, {"wallet_ids": sorted(wanted), "lot_ids": named}):
             lots[row.wallet_id].setdefault(row.lot_id, Lot(*row))
     return {wallet_id: LotBook(wallets[wallet_id], lots[wallet_id], now) for wallet_id in wanted}
 
@@ -266,12 +280,12 @@ def write_books(conn: Connection, books: Sequence[LotBook]) -> None:
         for book in books
         for lot_id, entry_id in book.made.items()
     ]
-    changes = [change for book in books for change in book.changes().items()]
+    changes = [change for book in books for change in book.changes()]
     stretches = [stretch for book in books for stretch in book.stretches]
     moves = [move for book in books for move in book.moves]
     for statement, names, rows in (
         (statements.INSERT_LOTS, (*Lot._fields, "entry_id"), made),
-        (statements.LEAVE_IN_LOTS, ("lot_id", "remaining_minor"), changes),
+        (statements.LEAVE_IN_LOTS, ("wallet_id", "lot_id", "remaining_minor"), changes),
         (statements.INSERT_STRETCHES, Stretch._fields, stretches),
         (statements.INSERT_LOT_MOVES, Moved._fields, moves),
     ):

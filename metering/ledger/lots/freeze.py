@@ -10,6 +10,7 @@ from metering.ledger.post import lock_wallets, settle_lots
 def freeze_lot(conn: Connection, wallet_id: WalletId, lot_id: LotId, *, is_frozen: bool) -> None:
     """Freeze a lot, or free it; one that is so already is left alone."""
     lock_wallets(conn, {wallet_id})
-    changed = conn.execute(statements.FREEZE_LOT, {"lot_id": lot_id, "is_frozen": is_frozen})
+    values = {"wallet_id": wallet_id, "lot_id": lot_id, "is_frozen": is_frozen}
+    changed = conn.execute(statements.FREEZE_LOT, values)
     if changed.rowcount:
         settle_lots(conn, {wallet_id})

@@ -11,8 +11,10 @@ _LOT: Final = """lot_id, wallet_id, source, priority, amount_minor, remaining_mi
 LOTS_LEFT: Final = text(
     f"SELECT {_LOT} FROM credit_lots WHERE wallet_id = ANY(:wallet_ids) AND remaining_minor > 0"
 )
-# Some lots, whatever is left of them.
-LOTS: Final = text(f"SELECT {_LOT} FROM credit_lots WHERE lot_id = ANY(:lot_ids)")
+# Some lots of them, whatever is left.
+LOTS: Final = text(
+    f"SELECT {_LOT} FROM credit_lots WHERE wallet_id = ANY(:wallet_ids) AND lot_id = ANY(:lot_ids)"
+)
 # Lots of new credit.
 INSERT_LOTS: Final = text(
     "INSERT INTO credit_lots (lot_id, wallet_id, business_id, entry_id, source, priority,"
@@ -31,8 +33,9 @@ INSERT_LOTS: Final = text(
 # What is left of lots now.
 LEAVE_IN_LOTS: Final = text(
     "UPDATE credit_lots l SET remaining_minor = m.remaining_minor"
-    " FROM unnest(CAST(:lot_id AS text[]), CAST(:remaining_minor AS bigint[]))"
-    " AS m (lot_id, remaining_minor) WHERE l.lot_id = m.lot_id"
+    " FROM unnest(CAST(:wallet_id AS text[]), CAST(:lot_id AS text[]),"
+    " CAST(:remaining_minor AS bigint[])) AS m (wallet_id, lot_id, remaining_minor)"
+    " WHERE l.wallet_id = m.wallet_id AND l.lot_id = m.lot_id"
 )
 # Stretches of debits that lots have paid for, and whose turn is over.
 INSERT_STRETCHES: Final = text(
@@ -42,14 +45,15 @@ INSERT_STRETCHES: Final = text(
 )
 # What entries took from lots of their choice, or gave back to them.
 INSERT_LOT_MOVES: Final = text(
-    "INSERT INTO lot_moves (entry_id, lot_id, moved_minor) SELECT *"
-    " FROM unnest(CAST(:entry_id AS text[]), CAST(:lot_id AS text[]),"
+    "INSERT INTO lot_moves (entry_id, wallet_id, lot_id, moved_minor) SELECT *"
+    " FROM unnest(CAST(:entry_id AS text[]), CAST(:wallet_id AS text[]), CAST(:lot_id AS text[]),"
     " CAST(:moved_minor AS bigint[]))"
 )
 # Freeze a lot, or free it.
 FREEZE_LOT: Final = text(
     "UPDATE credit_lots SET frozen_at = CASE WHEN :is_frozen THEN clock_timestamp() END"
-    " WHERE lot_id = :lot_id AND (frozen_at IS NOT NULL) <> :is_frozen"
+    " WHERE wallet_id = :wallet_id AND lot_id = :lot_id"
+    " AND (frozen_at IS NOT NULL) <> :is_frozen"
 )
 
 # --- giving back --------------------------------------------------------------------------------
@@ -57,9 +61,9 @@ FREEZE_LOT: Final = text(
 # What lots have paid for some debits and did not get back from some credits, the last burned first.
 RESTORABLE: Final = text(
     "SELECT b.lot_id, l.expires_at, sum(b.amount_minor)::bigint AS burned_minor"
-    " FROM (SELECT lot_id, amount_minor, at_minor FROM lot_allocations"
-    " WHERE entry_id = ANY(:debits) UNION ALL SELECT lot_id, -moved_minor, NULL FROM lot_moves"
-    " WHERE entry_id = ANY(:credits)) b JOIN credit_lots l USING (lot_id)"
+    " FROM (SELECT wallet_id, lot_id, amount_minor, at_minor FROM lot_allocations"
+    " WHERE entry_id = ANY(:debits) UNION ALL SELECT wallet_id, lot_id, -moved_minor, NULL"
+    " FROM lot_moves WHERE entry_id = ANY(:credits)) b JOIN credit_lots l USING (wallet_id, lot_id)"
     " GROUP BY b.lot_id, l.expires_at HAVING sum(b.amount_minor) > 0"
     " ORDER BY max(b.at_minor) DESC NULLS LAST, b.lot_id DESC"
 )
@@ -88,7 +92,8 @@ LOT_PAGE: Final = text(
 # Which lots an entry burned, or gave back to, in the order in which it did.
 ALLOCATIONS: Final = text(
     "SELECT a.lot_id, l.source, a.amount_minor FROM lot_allocations a"
-    " JOIN credit_lots l USING (lot_id) WHERE a.entry_id = :entry_id ORDER BY a.at_minor, a.lot_id"
+    " JOIN credit_lots l USING (wallet_id, lot_id) WHERE a.entry_id = :entry_id"
+    " ORDER BY a.at_minor, a.lot_id"
 )
 
 # --- verify: each row is a fault ----------------------------------------------------------------
@@ -105,13 +110,13 @@ WALLETS_OFF_THEIR_LOTS: Final = text(
 )
 # Lots whose amount is not what is left, what they paid for, and what was moved out of them.
 LOTS_OFF_THEIR_USE: Final = text(
-    "SELECT now.wallet_id, now.lot_id, now.amount_minor, now.left_minor,"
+    "SELECT wallet_id, lot_id, now.amount_minor, now.left_minor,"
     " coalesce(c.paid, 0) AS paid, coalesce(m.moved, 0) AS moved"
     f" FROM ({_LOT_NOW}) now"
-    " LEFT JOIN (SELECT lot_id, sum(to_minor - from_minor) AS paid FROM lot_coverage"
-    " GROUP BY lot_id) c ON c.lot_id = now.lot_id"
-    " LEFT JOIN (SELECT lot_id, sum(moved_minor) AS moved FROM lot_moves GROUP BY lot_id) m"
-    " ON m.lot_id = now.lot_id"
+    " LEFT JOIN (SELECT wallet_id, lot_id, sum(to_minor - from_minor) AS paid FROM lot_coverage"
+    " GROUP BY wallet_id, lot_id) c USING (wallet_id, lot_id)"
+    " LEFT JOIN (SELECT wallet_id, lot_id, sum(moved_minor) AS moved FROM lot_moves"
+    " GROUP BY wallet_id, lot_id) m USING (wallet_id, lot_id)"
     " WHERE now.amount_minor <> now.left_minor + coalesce(c.paid, 0) - coalesce(m.moved, 0)"
 )
 # Wallets whose line of debits is not paid for once and without gaps, from its start to what is

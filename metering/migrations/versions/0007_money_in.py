@@ -276,10 +276,12 @@ CREATE INDEX top_up_rules_low ON top_up_rules (low_since)
 EXPIRY = """
 -- Which lots were told of before they expire, how many days ahead: once each.
 CREATE TABLE lot_expiry_notices (
-    lot_id text COLLATE "C" NOT NULL REFERENCES credit_lots ON DELETE RESTRICT,
+    wallet_id text COLLATE "C" NOT NULL,
+    lot_id text COLLATE "C" NOT NULL,
     days_ahead integer NOT NULL CHECK (days_ahead > 0),
     told_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (lot_id, days_ahead)
+    PRIMARY KEY (wallet_id, lot_id, days_ahead),
+    FOREIGN KEY (wallet_id, lot_id) REFERENCES credit_lots ON DELETE RESTRICT
 );
 """
 
