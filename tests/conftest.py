@@ -31,6 +31,10 @@ UNIT = Path(__file__).parent / "unit"
 StartStack = Callable[..., Stack]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--histories", type=int, default=60, help="random histories per policy")
+
+
 @dataclass(frozen=True)
 class Servers:
     """The servers of this test process; `template` is the migrated database."""

@@ -1,6 +1,7 @@
 """What lots ought to do, told as plainly as can be: each debit keeps a list of who paid for it."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -19,8 +20,11 @@ class PlainLot:
     expires_at: datetime | None = None
     frozen: bool = False
 
+    def has_expired(self, now: datetime) -> bool:
+        return (self.expires_at or FOREVER) <= now
+
     def is_spendable(self, now: datetime) -> bool:
-        return self.left > 0 and not self.frozen and (self.expires_at or FOREVER) > now
+        return self.left > 0 and not self.frozen and not self.has_expired(now)
 
     @property
     def turn(self) -> tuple[object, ...]:
@@ -30,9 +34,22 @@ class PlainLot:
 
 @dataclass
 class PlainDebit:
+    """A debit, its place among all that was ever owed, and who paid for which part of it.
+
+    A part that was taken from a lot by choice has no place.
+    """
+
     name: str
+    place: int
     owed: int
-    paid: Counter[str] = field(default_factory=Counter)
+    parts: list[tuple[int | None, str, int]] = field(default_factory=list)
+
+    @property
+    def paid(self) -> Counter[str]:
+        paid: Counter[str] = Counter()
+        for _place, lot, amount in self.parts:
+            paid[lot] += amount
+        return paid
 
 
 @dataclass
@@ -41,6 +58,7 @@ class PlainWallet:
 
     lots: dict[str, PlainLot] = field(default_factory=dict)
     debits: list[PlainDebit] = field(default_factory=list)
+    line: int = 0
 
     @property
     def debt(self) -> int:
@@ -55,32 +73,35 @@ class PlainWallet:
         return sum(lot.left for lot in self.lots.values() if lot.frozen)
 
     def spendable(self, now: datetime) -> int:
-        return sum(lot.left for lot in self.lots.values() if lot.is_spendable(now))
+        return sum(lot.left for lot in self._spendable(now))
 
     def expired(self, now: datetime) -> list[PlainLot]:
         return [
             lot
             for lot in self.lots.values()
-            if lot.left and not lot.frozen and (lot.expires_at or FOREVER) <= now
+            if lot.left and not lot.frozen and lot.has_expired(now)
         ]
 
     def credit(self, lot: PlainLot, now: datetime) -> None:
         self.lots[lot.name] = lot
         self.pay(now)
 
-    def debit(self, name: str, amount: int, now: datetime) -> PlainDebit:
-        debit = PlainDebit(name, amount)
+    def debit(
+        self, name: str, amount: int, now: datetime, taken: Sequence[tuple[str, int]] = ()
+    ) -> PlainDebit:
+        """Take `taken` from lots by choice, and the rest in turn; what nobody pays is owed."""
+        owed = amount - sum(part for _lot, part in taken)
+        debit = PlainDebit(name, self.line, owed, [(None, lot, part) for lot, part in taken])
+        for lot, part in taken:
+            self.lots[lot].left -= part
+        self.line += owed
         self.debits.append(debit)
         self.pay(now)
         return debit
 
-    def take(self, debit: PlainDebit, lot: str, amount: int) -> None:
-        """Let a debit take from a lot of its choice."""
-        self.lots[lot].left -= amount
-        debit.paid[lot] += amount
-
-    def give(self, lot: str, amount: int, now: datetime) -> None:
-        self.lots[lot].left += amount
+    def give(self, parts: Sequence[tuple[str, int]], now: datetime) -> None:
+        for lot, amount in parts:
+            self.lots[lot].left += amount
         self.pay(now)
 
     def freeze(self, lot: str, now: datetime, *, is_frozen: bool) -> None:
@@ -92,9 +113,33 @@ class PlainWallet:
             while debit.owed and (lots := self._spendable(now)):
                 lot = min(lots, key=lambda lot: lot.turn)
                 part = min(lot.left, debit.owed)
+                in_turn = sum(paid for place, _lot, paid in debit.parts if place is not None)
+                debit.parts.append((debit.place + in_turn, lot.name, part))
                 lot.left -= part
                 debit.owed -= part
-                debit.paid[lot.name] += part
 
     def _spendable(self, now: datetime) -> list[PlainLot]:
         return [lot for lot in self.lots.values() if lot.is_spendable(now)]
+
+    def restorable(
+        self, debits: Sequence[PlainDebit], given: Counter[str], amount: int, now: datetime
+    ) -> list[tuple[str, int]]:
+        """Return what of `amount` goes back to which lots: debt first, then the last burned.
+
+        The share of a lot that has expired goes to none.
+        """
+        amount -= sum(debit.owed for debit in debits)
+        burned: Counter[str] = Counter()
+        last: dict[str, int] = {}
+        for debit in debits:
+            for place, lot, part in debit.parts:
+                burned[lot] += part
+                last[lot] = max(last.get(lot, -1), -1 if place is None else place)
+        burned.subtract(given)
+        back = []
+        for lot in sorted(+burned, key=lambda lot: (last[lot], lot), reverse=True):
+            part = min(amount, burned[lot])
+            if part > 0 and not self.lots[lot].has_expired(now):
+                back.append((lot, part))
+            amount -= max(part, 0)
+        return back

@@ -192,8 +192,8 @@ class History:
         for lot in self.plain.expired(self.books.now):
             moves = (LotMove(LotId(lot.name), lot.left),)
             (entry,) = self.books.post(debit(lot.left, may_owe=True, moves=moves))
-            plain = PlainDebit(entry.entry_id, 0)
-            self.plain.take(plain, lot.name, lot.left)
+            taken = [(lot.name, lot.left)]
+            plain = self.plain.debit(entry.entry_id, lot.left, self.books.now, taken)
             self.debits.append((entry, plain))
 
     def freeze(self) -> None:
@@ -212,10 +212,8 @@ class History:
         own = min(amount, lot.left)
         moves = (LotMove(LotId(lot.name), own),) if own else ()
         (entry,) = self.books.post(debit(amount, may_owe=True, moves=moves))
-        plain = PlainDebit(entry.entry_id, amount - own)
-        self.plain.take(plain, lot.name, own)
-        self.plain.debits.append(plain)
-        self.plain.pay(self.books.now)
+        taken = [(lot.name, own)] if own else []
+        plain = self.plain.debit(entry.entry_id, amount, self.books.now, taken)
         self.debits.append((entry, plain))
 
     def give_back(self) -> None:
@@ -224,10 +222,9 @@ class History:
         if not paid:
             return
         _entry, plain = self.random.choice(paid)
-        self.books.post(give(tuple(LotMove(LotId(n), part) for n, part in plain.paid.items())))
-        for name, part in plain.paid.items():
-            self.plain.lots[name].left += part
-        self.plain.pay(self.books.now)
+        parts = list(plain.paid.items())
+        self.books.post(give(tuple(LotMove(LotId(name), part) for name, part in parts)))
+        self.plain.give(parts, self.books.now)
         self.debits.remove((_entry, plain))
 
     def check(self) -> None:

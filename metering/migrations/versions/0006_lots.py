@@ -142,6 +142,7 @@ CREATE VIEW lot_allocations WITH (security_invoker = true) AS
         least(p.to_minor, s.to_minor) - greatest(p.from_minor, s.from_minor) AS amount_minor
     FROM debit_places p JOIN lot_coverage s ON s.wallet_id = p.wallet_id
         AND s.from_minor < p.to_minor AND s.to_minor > p.from_minor
+    WHERE p.to_minor > p.from_minor
     UNION ALL SELECT entry_id, wallet_id, lot_id, NULL, abs(moved_minor) FROM lot_moves;
 """
 
