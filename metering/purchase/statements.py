@@ -94,6 +94,11 @@ REVERSING: Final = text(
     "SELECT entry_id, is_credit FROM ledger_entries"
     " WHERE kind = 'reversal' AND reference = :purchase_id ORDER BY version"
 )
+# The credits that gave a debit back, oldest first.
+REFUNDS: Final = text(
+    "SELECT entry_id, amount_minor FROM ledger_entries WHERE kind = 'refund' AND is_credit"
+    " AND reference = :entry_id AND wallet_id = :wallet_id ORDER BY version"
+)
 # What becomes of what cannot be taken back.
 REVERSAL_POLICY: Final = text(
     "SELECT reversal_policy FROM businesses WHERE business_id = :business_id"
