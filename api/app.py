@@ -12,12 +12,16 @@ from api.description import describe
 from api.edge import Edge
 from api.errors import ErrorBody, add_error_handlers
 from api.routes import (
+    business,
     customers,
     events,
     health,
     ledger_entries,
+    lots,
     meters,
+    packages,
     prices,
+    purchases,
     refused_events,
     rules,
     wallets,
@@ -29,7 +33,11 @@ from worker.settings import Settings
 ROUTERS: Final = (
     customers,
     wallets,
+    lots,
     ledger_entries,
+    packages,
+    purchases,
+    business,
     events,
     refused_events,
     meters,

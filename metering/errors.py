@@ -93,6 +93,35 @@ class InsufficientFundsError(GullakError):
         super().__init__(f"balance {balance_minor} does not cover a debit of {amount_minor}")
 
 
+class NotRefundableError(InvalidInputError):
+    """The entry is no debit that is given back; nothing was written."""
+
+    def __init__(self, entry_id: str, what: str) -> None:
+        self.entry_id = entry_id
+        super().__init__(FieldProblem("entry_id", f"is {what}: there is nothing to refund"))
+
+
+class RefundExceedsDebitError(InvalidInputError):
+    """More would be refunded than is left of the debit; nothing was written."""
+
+    def __init__(self, entry_id: str, debited_minor: int, left_minor: int) -> None:
+        self.entry_id = entry_id
+        self.debited_minor = debited_minor
+        self.left_minor = left_minor
+        reason = f"{left_minor} of the {debited_minor} that were debited are left to refund"
+        super().__init__(FieldProblem("amount", reason))
+
+
+class UnpaidPurchaseError(InvalidInputError):
+    """No payment has settled the purchase, so none can be refunded or disputed."""
+
+    def __init__(self, purchase_id: str) -> None:
+        self.purchase_id = purchase_id
+        super().__init__(
+            FieldProblem("purchase_id", "is of a purchase that no payment has settled")
+        )
+
+
 class LotRangeError(GullakError):
     """A lot would hold less than nothing, or more than was ever in it; nothing was written."""
 

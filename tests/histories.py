@@ -65,8 +65,8 @@ class PlainPurchase:
     disputes: dict[str, tuple[str, int | None]] = field(default_factory=dict)
     called: int = 0
     shortfall: int = 0
-    taken: list[PlainDebit] = field(default_factory=list)
-    given: Counter[str] = field(default_factory=Counter)
+    # Debits that took it back, and how much was given again, in their order.
+    reversals: list[PlainDebit | int] = field(default_factory=list)
 
     @property
     def due(self) -> int:
@@ -137,7 +137,7 @@ class History:
         taken = [(purchase.lot, part)] if part else []
         debit = self.plain.debit(row.entry_id, amount - missing, now, taken)
         self.debits[row.entry_id] = debit
-        purchase.taken.append(debit)
+        purchase.reversals.append(debit)
 
     def _give(
         self, purchase: PlainPurchase, amount: int, rows: list[Row[Any]], now: datetime
@@ -147,8 +147,8 @@ class History:
         if amount == forgiven:
             return
         row = rows.pop(0)
-        parts = self.plain.restorable(purchase.taken, purchase.given, amount - forgiven, now)
-        purchase.given.update(dict(parts))
+        parts = self.plain.restorable(purchase.reversals, amount - forgiven, now)
+        purchase.reversals.append(amount - forgiven)
         for lot, part in parts:
             self.plain.lots[lot].left += part
         rest = amount - forgiven - sum(part for _lot, part in parts)

@@ -122,24 +122,25 @@ class PlainWallet:
         return [lot for lot in self.lots.values() if lot.is_spendable(now)]
 
     def restorable(
-        self, debits: Sequence[PlainDebit], given: Counter[str], amount: int, now: datetime
+        self, history: Sequence["PlainDebit | int"], amount: int, now: datetime
     ) -> list[tuple[str, int]]:
-        """Return what of `amount` goes back to which lots: debt first, then the last burned.
+        """Return what of `amount` goes back to which lots: unit for unit, the last burned first.
 
-        The share of a lot that has expired goes to none.
+        `history`: debits, and what was given back of them before, in their order. What is owed
+        still, and the share of a lot that has expired, goes to none.
         """
-        amount -= sum(debit.owed for debit in debits)
-        burned: Counter[str] = Counter()
-        last: dict[str, int] = {}
-        for debit in debits:
-            for place, lot, part in debit.parts:
-                burned[lot] += part
-                last[lot] = max(last.get(lot, -1), -1 if place is None else place)
-        burned.subtract(given)
-        back = []
-        for lot in sorted(+burned, key=lambda lot: (last[lot], lot), reverse=True):
-            part = min(amount, burned[lot])
-            if part > 0 and not self.lots[lot].has_expired(now):
-                back.append((lot, part))
-            amount -= max(part, 0)
-        return back
+        kept: list[str | None] = []
+        for each in history:
+            if isinstance(each, int):
+                del kept[max(0, len(kept) - each) :]
+                continue
+            for _place, lot, part in sorted(each.parts, key=_by_choice_first):
+                kept += [lot] * part
+            kept += [None] * each.owed
+        back = Counter(lot for lot in kept[max(0, len(kept) - amount) :] if lot is not None)
+        return [(lot, part) for lot, part in back.items() if not self.lots[lot].has_expired(now)]
+
+
+def _by_choice_first(part: tuple[int | None, str, int]) -> int:
+    place, _lot, _amount = part
+    return -1 if place is None else place

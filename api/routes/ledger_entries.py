@@ -1,10 +1,10 @@
-"""Ledger entries: credit or debit by hand, and the full history of a customer's wallets."""
+"""Ledger entries: credit or debit by hand, the full history, what lots paid, and refunds."""
 
 from datetime import datetime
 from typing import Annotated, Final
 
 import orjson
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel
 from sqlalchemy import Connection
 
@@ -13,16 +13,21 @@ from api.paging import Page, Paged
 from api.routes.wallets import CustomerPath, CustomerWallet, wallet_of_view
 from api.scope import Scoped
 from metering.clock import Moment
-from metering.ids import BatchId, BusinessId, Currency, CustomerId, EntryId
+from metering.ids import BatchId, BusinessId, Currency, CustomerId, EntryId, LotId
 from metering.ledger.accounts import wallets_of
-from metering.ledger.entry import Entry, EventType, Kind
+from metering.ledger.entry import Entry, EventType, Kind, Source
+from metering.ledger.history import get_entry
 from metering.ledger.listing import EntryFilter, list_entries
+from metering.ledger.lots.listing import Allocations, allocations_of
 from metering.ledger.manual import Entered, ManualEntry, enter
 from metering.money import plain
+from metering.purchase.refund import DebitRefund, refund_debit
 
 router: Final = APIRouter(
     prefix="/customers/{customer_id}/wallets/ledger-entries", tags=["ledger entries"]
 )
+
+EntryPath = Annotated[EntryId, Path(min_length=1, max_length=64)]
 
 
 class LedgerEntry(BaseModel):
@@ -52,6 +57,24 @@ class LedgerEntry(BaseModel):
     exact_cost: str
     remainder: str
     metadata: dict[str, bool | int | float | str]
+
+
+class AllocationOut(BaseModel):
+    """So much, in minor units, a debit burned from a lot, or a credit gave to it."""
+
+    lot_id: LotId
+    source: Source
+    amount: int
+
+
+class AllocationsOut(BaseModel):
+    """The lots of an entry in the order in which they were used.
+
+    `unpaid`: the part of a debit that no lot has paid yet. It is debt; the next credit pays it.
+    """
+
+    items: list[AllocationOut]
+    unpaid: int
 
 
 def _out(entry: Entry) -> LedgerEntry:
@@ -103,9 +126,13 @@ def make_entry(
         return entered, wallet_of_view(views[Currency(new.currency)])
 
     entered, wallet = scope.run(caller.business_id, work)
+    _tell_replay(entered, response)
+    return wallet
+
+
+def _tell_replay(entered: Entered, response: Response) -> None:
     if entered.replayed:
         response.headers["Idempotent-Replayed"] = "true"
-    return wallet
 
 
 @router.get("")
@@ -140,3 +167,49 @@ def entries_page(
         ),
     )
     return Page(items=[_out(entry) for entry in found])
+
+
+@router.get("/{entry_id}/allocations")
+def show_allocations(
+    caller: Reader, scope: Scoped, customer_id: CustomerPath, entry_id: EntryPath
+) -> AllocationsOut:
+    """Return which lots paid for a debit, or which ones a credit filled."""
+
+    def work(conn: Connection) -> Allocations:
+        entry = get_entry(conn, caller.business_id, entry_id, customer_id=customer_id)
+        return allocations_of(conn, entry)
+
+    found = scope.run(caller.business_id, work)
+    items = [
+        AllocationOut(lot_id=item.lot_id, source=item.source, amount=item.amount_minor)
+        for item in found.items
+    ]
+    return AllocationsOut(items=items, unpaid=found.unpaid_minor)
+
+
+@router.post("/{entry_id}/refunds")
+def refund_entry(
+    *,
+    caller: Writer,
+    scope: Scoped,
+    customer_id: CustomerPath,
+    entry_id: EntryPath,
+    new: DebitRefund,
+    request: Request,
+    response: Response,
+) -> CustomerWallet:
+    """Give a debit back, in part or whole, to the lots that it burned; return the wallet after it.
+
+    A key is repeated as for entries. Without an amount all that is left of the debit is given back.
+    """
+    request.state.repeatable = new.idempotency_key is not None
+
+    def work(conn: Connection) -> tuple[Entered, CustomerWallet]:
+        entered = refund_debit(conn, caller.business_id, customer_id, entry_id, new)
+        views = wallets_of(conn, caller.business_id, customer_id).values()
+        (view,) = [view for view in views if view.wallet.wallet_id == entered.wallet_id]
+        return entered, wallet_of_view(view)
+
+    entered, wallet = scope.run(caller.business_id, work)
+    _tell_replay(entered, response)
+    return wallet

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
-from typing import Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 import orjson
+from pydantic import Field
 
 from metering.clock import to_wire
 from metering.ids import BatchId, BusinessId, Currency, CustomerId, EntryId, LotId, WalletId
@@ -27,6 +28,8 @@ Kind = Literal[
 # Where the credit of a lot came from.
 Source = Literal["paid", "promotional", "refund", "manual"]
 PRIORITY_DEFAULT: Final = 50
+# As a request names it; the smaller burns first.
+Priority = Annotated[int, Field(strict=True, ge=0, le=100)]
 
 
 class Wallet(NamedTuple):

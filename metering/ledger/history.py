@@ -5,7 +5,8 @@ from typing import Any, Final
 import orjson
 from sqlalchemy import Connection, Row
 
-from metering.ids import WalletId
+from metering.errors import NotFoundError
+from metering.ids import BusinessId, CustomerId, EntryId, WalletId
 from metering.ledger import statements
 from metering.ledger.entry import Entry
 from metering.money import INT64_MAX
@@ -29,6 +30,26 @@ def history(
         },
     )
     return [entry_of(row) for row in rows]
+
+
+def get_entry(
+    conn: Connection,
+    business_id: BusinessId,
+    entry_id: EntryId,
+    *,
+    customer_id: CustomerId | None = None,
+) -> Entry:
+    """Return an entry of a business, and of this customer if one is named.
+
+    Raises:
+        NotFoundError: there is no such entry.
+
+    """
+    values = {"business_id": business_id, "entry_id": entry_id, "customer_id": customer_id}
+    row = conn.execute(statements.ENTRY, values).one_or_none()
+    if row is None:
+        raise NotFoundError("ledger entry", entry_id)
+    return entry_of(row)
 
 
 def entry_of(row: Row[Any]) -> Entry:

@@ -1,37 +1,77 @@
 """Credit and debit by hand: with a reason, and an idempotency key that is kept for ever."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
 from sqlalchemy import Connection
 
-from metering.errors import IdempotencyConflictError
+from metering.clock import Moment, to_wire
+from metering.errors import FieldProblem, IdempotencyConflictError, InvalidInputError
 from metering.ids import BusinessId, CustomerId, EntryId, WalletId
 from metering.ledger import statements
 from metering.ledger.accounts import Metadata, wallet_of
-from metering.ledger.entry import EventType, Kind, Posting
+from metering.ledger.entry import PRIORITY_DEFAULT, EventType, Kind, LotTerms, Posting, Priority
 from metering.ledger.post import post
 from metering.money import INT64_MAX
 from metering.text import FILLED, NO_NUL
 
+# What it can be written for in UTC, whatever its own zone is.
+_EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
+_LATEST: Final = datetime(9999, 12, 30, tzinfo=UTC)
+# What only a credit has: how its lot is burned.
+_TERMS: Final = ("expires_at", "source", "priority", "cost_basis")
+
+IdempotencyKey = Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]
+Reason = Annotated[str, StringConstraints(max_length=500, pattern=NO_NUL)]
+
 
 class ManualEntry(BaseModel):
-    """What is asked for. `amount` in minor units; a float, a text or a bool is refused."""
+    """What is asked for. `amount` in minor units; a float, a text or a bool is refused.
+
+    Of a credit only: until when it may be spent (default: for ever), where it came from (default:
+    by hand), its place in the order of burning (0 first; default: 50), and what was paid for it in
+    minor units.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     amount: Annotated[int, Field(strict=True, gt=0, le=INT64_MAX)]
     currency: Annotated[str, StringConstraints(strict=True, min_length=1, max_length=10)]
     entry_type: Literal["credit", "debit"]
-    idempotency_key: (
-        Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)] | None
-    ) = None
-    reason: Annotated[str, StringConstraints(max_length=500, pattern=NO_NUL)] | None = None
+    idempotency_key: IdempotencyKey | None = None
+    reason: Reason | None = None
     reference: Annotated[str, StringConstraints(max_length=255, pattern=NO_NUL)] | None = None
     metadata: Metadata = {}
+    expires_at: Moment | None = None
+    source: Literal["paid", "promotional", "manual"] | None = None
+    priority: Priority | None = None
+    cost_basis: Annotated[int, Field(strict=True, ge=0, le=INT64_MAX)] | None = None
+
+    @field_validator(*_TERMS)
+    @classmethod
+    def _is_of_a_credit(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None and info.data.get("entry_type") == "debit":
+            raise ValueError("is for a credit only")
+        return value
+
+    @field_validator("expires_at")
+    @classmethod
+    def _is_in_reach(cls, value: datetime | None) -> datetime | None:
+        if value is not None and not _EARLIEST <= value <= _LATEST:
+            raise ValueError("is out of range")
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +101,31 @@ def enter(
         NotFoundError: the business has no such customer.
         UnsupportedCurrencyError: the customer has no wallet in the currency.
         IdempotencyConflictError: the key was used with other content.
+        InvalidInputError: the credit would have expired already.
         InsufficientFundsError: a debit beyond balance and overdraft limit.
 
     """
     wallet = wallet_of(conn, business_id, customer_id, request.currency)
     digest = _digest(customer_id, request, kind)
-    if request.idempotency_key is not None:
-        earlier = _entered_before(conn, business_id, request.idempotency_key, digest)
-        if earlier is not None:
-            return earlier
+    if (earlier := entered_before(conn, business_id, request.idempotency_key, digest)) is not None:
+        return earlier
+    _check_expiry(conn, request)
     posting = _posting(wallet.wallet_id, request, digest, kind, event_type)
     (entry,) = post(conn, [posting])
     return Entered(entry.entry_id, entry.wallet_id, replayed=False)
 
 
-def _entered_before(
-    conn: Connection, business_id: BusinessId, key: str, digest: bytes
+def entered_before(
+    conn: Connection, business_id: BusinessId, key: str | None, digest: bytes
 ) -> Entered | None:
+    """Return the entry that an earlier request with this key made; others with it wait from here.
+
+    Raises:
+        IdempotencyConflictError: the key was used with other content.
+
+    """
+    if key is None:
+        return None
     values = {"business_id": business_id, "idempotency_key": key}
     conn.execute(statements.LOCK_KEY, values)
     row = conn.execute(statements.ENTRY_BY_KEY, values).one_or_none()
@@ -86,6 +134,14 @@ def _entered_before(
     if bytes(row.request_digest) != digest:
         raise IdempotencyConflictError(key)
     return Entered(row.entry_id, row.wallet_id, replayed=True)
+
+
+def _check_expiry(conn: Connection, request: ManualEntry) -> None:
+    """Refuse what has expired; of a repetition that is not asked, because it was good once."""
+    if request.expires_at is None:
+        return
+    if request.expires_at <= conn.execute(statements.CLOCK).scalar_one():
+        raise InvalidInputError(FieldProblem("expires_at", "must be in the future"))
 
 
 def _posting(
@@ -103,10 +159,32 @@ def _posting(
         idempotency_key=key,
         request_digest=None if key is None else digest,
         metadata_json=orjson.dumps(request.metadata, option=orjson.OPT_SORT_KEYS).decode(),
+        lot_terms=_lot_terms(request),
+    )
+
+
+def _lot_terms(request: ManualEntry) -> LotTerms:
+    return LotTerms(
+        source=request.source or "manual",
+        priority=PRIORITY_DEFAULT if request.priority is None else request.priority,
+        expires_at=request.expires_at,
+        cost_basis_minor=request.cost_basis,
     )
 
 
 def _digest(customer_id: CustomerId, request: ManualEntry, kind: Kind) -> bytes:
-    """Return what tells a repetition from a conflict: everything that was asked for."""
-    asked = {"customer_id": customer_id, "kind": kind, **request.model_dump()}
+    """Return what tells a repetition from a conflict: everything that was asked for.
+
+    Of the terms only those that were given take part: keys from before there were terms still know
+    their content.
+    """
+    terms = request.model_dump(include=set(_TERMS), exclude_none=True)
+    if request.expires_at is not None:
+        terms["expires_at"] = to_wire(request.expires_at)
+    asked = request.model_dump(exclude=set(_TERMS))
+    return digest_of({"customer_id": customer_id, "kind": kind, **asked, **terms})
+
+
+def digest_of(asked: Mapping[str, object]) -> bytes:
+    """Return 16 bytes that stand for all that a request asked for."""
     return blake2b(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()

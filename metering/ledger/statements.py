@@ -157,6 +157,12 @@ HISTORY: Final = text(
     " AND version < :before_version ORDER BY version DESC LIMIT :page"
 )
 
+# One entry of this business, of this customer if one is named.
+ENTRY: Final = text(
+    f"SELECT {_ENTRY} FROM ledger_entries WHERE entry_id = :entry_id"
+    " AND business_id = :business_id"
+    " AND (CAST(:customer_id AS text) IS NULL OR customer_id = :customer_id)"
+)
 # Entries of some wallets, each between two versions, newest first over all of them.
 _ENTRIES = f"""SELECT {_ENTRY} FROM unnest(CAST(:wallet_ids AS text[]), CAST(:firsts AS bigint[]),
     CAST(:lasts AS bigint[])) AS r (of_wallet, first, last)

@@ -16,10 +16,10 @@ from metering.errors import (
 )
 from metering.ids import BusinessId, Currency, CustomerId, EntryId, PackageId, PurchaseId, new_id
 from metering.ledger.accounts import wallet_of
-from metering.ledger.entry import PRIORITY_DEFAULT
+from metering.ledger.entry import PRIORITY_DEFAULT, Priority
 from metering.purchase import statements
 from metering.purchase.facts import PaymentFact, Provider, note_payment
-from metering.purchase.packages import Days, Minor, Package, Priority, get_package
+from metering.purchase.packages import Days, Minor, Package, get_package
 from metering.purchase.target import PurchaseStatus
 from metering.text import FILLED
 

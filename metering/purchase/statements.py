@@ -96,12 +96,22 @@ REVERSING: Final = text(
     "SELECT entry_id, is_credit FROM ledger_entries"
     " WHERE kind = 'reversal' AND reference = :purchase_id ORDER BY version"
 )
+# The credits that gave a debit back, oldest first.
+REFUNDS: Final = text(
+    "SELECT entry_id, amount_minor FROM ledger_entries WHERE kind = 'refund' AND is_credit"
+    " AND reference = :entry_id AND wallet_id = :wallet_id ORDER BY version"
+)
 # What becomes of what cannot be taken back.
 REVERSAL_POLICY: Final = text(
     "SELECT reversal_policy FROM businesses WHERE business_id = :business_id"
 )
 SET_REVERSAL_POLICY: Final = text(
     "UPDATE businesses SET reversal_policy = :policy WHERE business_id = :business_id"
+)
+# One business, with what it has decided.
+BUSINESS: Final = text(
+    "SELECT business_id, name, reversal_policy, created_at FROM businesses"
+    " WHERE business_id = :business_id"
 )
 
 # --- expiry -------------------------------------------------------------------------------------
@@ -205,4 +215,23 @@ PARK_PAYMENT: Final = text(
 REVERSALS: Final = text(
     "SELECT kind, status, amount_minor FROM payment_reversals WHERE business_id = :business_id"
     " AND provider = :provider AND payment_id = :payment_id ORDER BY created_at, reversal_id"
+)
+# One refund or dispute, by the id of who says it.
+REVERSAL: Final = text(
+    "SELECT payment_id, status, amount_minor FROM payment_reversals"
+    " WHERE business_id = :business_id AND provider = :provider AND kind = :kind"
+    " AND reversal_id = :reversal_id"
+)
+# All payments of a purchase, in the order in which they came.
+PAYMENTS_OF_PURCHASE: Final = text(
+    "SELECT provider, payment_id, status, amount_minor, currency, failure, parked_reason,"
+    " occurred_at FROM payments WHERE purchase_id = :purchase_id AND business_id = :business_id"
+    " ORDER BY created_at, payment_id"
+)
+# All refunds and disputes of the payments of a purchase, in the order in which they came.
+REVERSALS_OF_PURCHASE: Final = text(
+    "SELECT r.provider, r.kind, r.reversal_id, r.payment_id, r.status, r.amount_minor,"
+    " r.occurred_at FROM payments p JOIN payment_reversals r USING (business_id, provider,"
+    " payment_id) WHERE p.purchase_id = :purchase_id AND p.business_id = :business_id"
+    " ORDER BY r.created_at, r.reversal_id"
 )

@@ -35,6 +35,18 @@ BODIES: dict[tuple[str, str], Callable[[dict[str, str]], object]] = {
         "currency": "USD",
         "entry_type": "credit",
     },
+    ("POST", "/customers/{customer_id}/wallets/ledger-entries/{entry_id}/refunds"): lambda _: {
+        "amount": 1
+    },
+    ("POST", "/packages"): lambda _: {"name": "p", "currency": "USD", "price": 1},
+    ("POST", "/customers/{customer_id}/purchases"): lambda ids: {"package_id": ids["package_id"]},
+    ("POST", "/purchases/{purchase_id}/payments"): lambda _: {"payment_id": "pay_stolen"},
+    ("POST", "/purchases/{purchase_id}/refunds"): lambda _: {"refund_id": "re_stolen"},
+    ("POST", "/purchases/{purchase_id}/disputes"): lambda _: {
+        "dispute_id": "dp_stolen",
+        "status": "lost",
+    },
+    ("PATCH", "/business"): lambda _: {"reversal_policy": "stop_at_zero"},
     ("POST", "/meters"): lambda _: {
         "name": "n",
         "event_name": "e",
@@ -71,6 +83,8 @@ BODIES: dict[tuple[str, str], Callable[[dict[str, str]], object]] = {
 NO_WEBHOOKS = {"data": [], "done": True, "iterator": None, "prev_iterator": None}
 OWN = {
     ("POST", "/customers"),
+    ("POST", "/packages"),
+    ("PATCH", "/business"),
     ("POST", "/meters"),
     ("POST", "/events/ingest"),
     ("POST", "/webhooks"),
@@ -100,11 +114,19 @@ def victim(api: Api, shop: Shop) -> dict[str, str]:
         customer_id = shop.customers[0]
         entry = {"amount": 500, "currency": "USD", "entry_type": "credit"}
         client.post(f"/customers/{customer_id}/wallets/ledger-entries", json=entry)
+        package = client.post("/packages", json={"name": "p", "currency": "INR", "price": 9})
+        order = {"package_id": package.json()["id"]}
+        purchase = client.post(f"/customers/{customer_id}/purchases", json=order).json()
+        client.post(f"/purchases/{purchase['id']}/payments", json={})
+        client.post(f"/purchases/{purchase['id']}/refunds", json={"refund_id": "re_1", "amount": 1})
         rule = client.post("/low-credit-rules", json={"currency": "USD", "threshold": 5}).json()
         meter = client.get("/meters").json()["items"][0]
         webhook = client.post("/webhooks", json={"url": "https://example.com/"}).json()
     return {
         "customer_id": customer_id,
+        "entry_id": shop.entries(currency="INR")[0].entry_id,
+        "package_id": order["package_id"],
+        "purchase_id": purchase["id"],
         "meter_id": meter["id"],
         "rule_id": rule["id"],
         "event_id": "evt-victim",
@@ -126,6 +148,12 @@ def everything(shop: Shop) -> list[object]:
         "customers",
         "wallets",
         "ledger_entries",
+        "credit_lots",
+        "businesses",
+        "credit_packages",
+        "purchases",
+        "payments",
+        "payment_reversals",
         "meters",
         "prices",
         "low_credit_rules",
@@ -150,6 +178,8 @@ def test_a_stranger_s_key_finds_nothing_and_changes_nothing(
     assert everything(shop) == before
     if "{" in path or (body is not None and (method, path) not in OWN):
         assert answer.status_code == 404
+    elif method == "GET" and path == "/business":
+        assert answer.json()["business_id"] != shop.business_id
     elif method == "GET":
         assert answer.json() in ({"items": []}, NO_WEBHOOKS)
     elif path == "/refused-events/replay":

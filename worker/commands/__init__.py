@@ -9,7 +9,9 @@ from worker.commands import (
     entry,
     import_usage,
     keys,
+    lot,
     meter,
+    package,
     price,
     purchase,
     refused,
@@ -28,12 +30,16 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(price.app, name="price")
     app.add_typer(rule.app, name="rule")
     app.add_typer(endpoint.app, name="endpoint")
+    app.add_typer(package.app, name="package")
     app.add_typer(purchase.app, name="purchase")
     app.add_typer(webhook.app, name="webhook")
     app.command()(entry.credit)
     app.command()(entry.debit)
     app.command()(customer.balance)
     app.command()(entry.history)
+    app.command()(lot.lots)
+    app.command()(lot.explain)
+    app.command()(lot.refund)
     app.command()(refused.refused)
     app.command()(refused.replay)
     app.command("import")(import_usage.import_usage)

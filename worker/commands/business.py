@@ -6,9 +6,10 @@ import typer
 
 from metering.ledger import statements
 from metering.ledger.accounts import create_business
-from worker.commands.options import AsJson
+from metering.purchase.policy import BusinessChange, ReversalPolicy, change_business
+from worker.commands.options import AsJson, Business
 from worker.commands.show import print_json, print_table
-from worker.commands.target import DataDir, open_target
+from worker.commands.target import DataDir, business_of, open_target
 
 app = typer.Typer(help="The businesses that sell.", no_args_is_help=True)
 
@@ -38,3 +39,28 @@ def list_all(*, as_json: AsJson = False, data_dir: DataDir = None) -> None:
         print_json(found)
     else:
         print_table(("business_id", "name", "created_at"), [row.values() for row in found])  # type: ignore[misc]
+
+
+@app.command("policy")
+def policy(
+    *,
+    reversal: Annotated[
+        ReversalPolicy | None,
+        typer.Argument(
+            metavar="POLICY",
+            help="What becomes of credit that is called back but spent. debt: it is owed;"
+            " stop_at_zero: the shortfall is told, and nobody owes it. Default: show it.",
+        ),
+    ] = None,
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Show, or set, what becomes of credit that a refund or dispute calls back."""
+    with open_target(data_dir) as target, target.transaction() as conn:
+        change = BusinessChange(reversal_policy=reversal)
+        found = change_business(conn, business_of(conn, business), change)
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(f"reversal policy: {found.reversal_policy}")

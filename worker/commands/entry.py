@@ -10,7 +10,7 @@ from metering.ledger.accounts import wallet_of
 from metering.ledger.entry import Entry
 from metering.ledger.history import history as read_history
 from metering.ledger.manual import Entered, ManualEntry, enter
-from worker.commands.options import AsJson, Business, CurrencyCode, Customer, Limit
+from worker.commands.options import AsJson, Business, CurrencyCode, Customer, Limit, Priority
 from worker.commands.show import major, money, print_json, print_table
 from worker.commands.target import DataDir, Target, business_of, open_target
 
@@ -31,12 +31,34 @@ def credit(
     amount: Amount,
     reason: Reason,
     key: Key = None,
+    expires_at: Annotated[
+        str | None,
+        typer.Option(help="RFC 3339 time until which it may be spent. Default: for ever."),
+    ] = None,
+    source: Annotated[
+        Literal["paid", "promotional", "manual"] | None,
+        typer.Option(
+            help="Where it came from. Default: manual. Of what expires together, promotional is"
+            " burned first."
+        ),
+    ] = None,
+    priority: Priority = None,
     business: Business = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
     """Add to a wallet by hand."""
-    request = _request("credit", amount, currency, reason, key)
+    given = {
+        "amount": amount,
+        "currency": currency,
+        "entry_type": "credit",
+        "reason": reason,
+        "idempotency_key": key,
+        "expires_at": expires_at,
+        "source": source,
+        "priority": priority,
+    }
+    request = ManualEntry.model_validate(given)
     _enter(request, customer, business, data_dir, as_json=as_json)
 
 
@@ -52,16 +74,10 @@ def debit(
     data_dir: DataDir = None,
 ) -> None:
     """Take from a wallet by hand; beyond the balance it is refused."""
-    request = _request("debit", amount, currency, reason, key)
-    _enter(request, customer, business, data_dir, as_json=as_json)
-
-
-def _request(
-    entry_type: Literal["credit", "debit"], amount: int, currency: str, reason: str, key: str | None
-) -> ManualEntry:
-    return ManualEntry(
-        amount=amount, currency=currency, entry_type=entry_type, reason=reason, idempotency_key=key
+    request = ManualEntry(
+        amount=amount, currency=currency, entry_type="debit", reason=reason, idempotency_key=key
     )
+    _enter(request, customer, business, data_dir, as_json=as_json)
 
 
 def _enter(

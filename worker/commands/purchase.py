@@ -1,21 +1,51 @@
-"""`gullak purchase`: paid orders."""
+"""`gullak purchase`: orders of credit, their payments, and taking credit back."""
 
-from typing import Annotated
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Final, TypeVar
 
 import typer
+from sqlalchemy import Connection
 
-from metering.ids import PurchaseId
-from metering.purchase.orders import PaidOrder, record_paid_order
-from worker.commands.options import AsJson, Business, CurrencyCode, Customer
-from worker.commands.show import money, print_json
+from metering.ids import BusinessId, CustomerId, PurchaseId
+from metering.purchase.by_hand import (
+    DisputeStatus,
+    ShopDispute,
+    ShopPayment,
+    ShopRefund,
+    dispute_by_hand,
+    pay_by_hand,
+    refund_by_hand,
+)
+from metering.purchase.known import KnownPurchase, know_purchase
+from metering.purchase.orders import (
+    NewPurchase,
+    PaidOrder,
+    Purchase,
+    order_purchase,
+    page_of_purchases,
+    record_paid_order,
+)
+from metering.purchase.target import PurchaseStatus
+from worker.commands.options import (
+    AsJson,
+    Business,
+    CurrencyCode,
+    Customer,
+    Limit,
+    Priority,
+    ValidDays,
+)
+from worker.commands.show import money, print_json, print_table
 from worker.commands.target import DataDir, Target, business_of, open_target
 
-app = typer.Typer(help="Paid orders become credit.", no_args_is_help=True)
+app = typer.Typer(help="Orders of credit, paid and taken back.", no_args_is_help=True)
 
-
-@app.callback()
-def purchase() -> None:
-    """Keep `record` a name of its own while it is the only command here."""
+Said = TypeVar("Said")
+PurchaseArgument = Annotated[str, typer.Argument(help="Purchase id.", metavar="PURCHASE")]
+OfPayment = Annotated[
+    int | None, typer.Option("--amount", help="Minor units of what was paid. Default: all of it.")
+]
 
 
 @app.command("record")
@@ -28,13 +58,19 @@ def record(
     credit: Annotated[
         int | None, typer.Option(help="What it is worth, minor units. Default: what was paid.")
     ] = None,
+    valid_days: ValidDays = None,
     business: Business = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
     """Record a paid order; a worker credits it. The same order again is the same purchase."""
     paid_order = PaidOrder(
-        order_id=order, customer_id=customer, currency=currency, paid=paid, credit=credit
+        order_id=order,
+        customer_id=customer,
+        currency=currency,
+        paid=paid,
+        credit=credit,
+        valid_days=valid_days,
     )
     with open_target(data_dir) as target:
         with target.transaction() as conn:
@@ -62,3 +98,217 @@ def _wake_credit(target: Target, purchase_id: PurchaseId) -> bool:
     except OperationalError:
         return False
     return True
+
+
+@app.command("create")
+def create(
+    *,
+    customer: Customer,
+    package: Annotated[
+        str | None, typer.Option(help="Package id; or an amount of one's own.", metavar="ID")
+    ] = None,
+    currency: Annotated[str | None, typer.Option(help="ISO 4217 code.", metavar="CODE")] = None,
+    price: Annotated[int | None, typer.Option(help="What it costs, minor units.")] = None,
+    credit: Annotated[
+        int | None, typer.Option(help="What it is worth, minor units. Default: the price.")
+    ] = None,
+    valid_days: ValidDays = None,
+    priority: Priority = None,
+    order: Annotated[
+        str | None, typer.Option(help="Order number: once per business. Default: its id.")
+    ] = None,
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Order credit and print the purchase's id; it is pending until its payment has succeeded."""
+    new = NewPurchase(
+        order_id=order,
+        package_id=package,
+        currency=currency,
+        price=price,
+        credit=credit,
+        valid_days=valid_days,
+        priority=priority,
+    )
+    with open_target(data_dir) as target, target.transaction() as conn:
+        business_id = business_of(conn, business)
+        purchase = order_purchase(conn, business_id, CustomerId(customer), new)
+    if as_json:
+        print_json(purchase)
+    else:
+        typer.echo(purchase.purchase_id)
+
+
+@app.command("list")
+def list_all(
+    *,
+    customer: Annotated[
+        str | None, typer.Option("--customer", "-c", help="Of this customer only.", metavar="ID")
+    ] = None,
+    status: Annotated[PurchaseStatus | None, typer.Option(help="Only those.")] = None,
+    limit: Limit = 20,
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """List purchases, newest first."""
+    with open_target(data_dir) as target, target.transaction() as conn:
+        found = page_of_purchases(
+            conn,
+            business_of(conn, business),
+            page=limit,
+            customer_id=None if customer is None else CustomerId(customer),
+            status=status,
+        )
+    if as_json:
+        print_json(found)
+    else:
+        print_table(_COLUMNS, [_row(purchase, target) for purchase in found])
+
+
+_COLUMNS: Final = (
+    "purchase_id",
+    "customer_id",
+    "order",
+    "status",
+    "price#",
+    "credit#",
+    "called back#",
+    "shortfall#",
+    "payment",
+    "created_at",
+)
+
+
+def _row(purchase: Purchase, target: Target) -> tuple[object, ...]:
+    decimals = target.settings.currencies
+    return (
+        purchase.purchase_id,
+        purchase.customer_id,
+        purchase.order_id,
+        purchase.status,
+        money(purchase.price_minor, purchase.currency, decimals),
+        money(purchase.credit_minor, purchase.currency, decimals),
+        money(purchase.reversed_minor, purchase.currency, decimals),
+        money(purchase.shortfall_minor, purchase.currency, decimals),
+        None if purchase.provider is None else f"{purchase.provider} {purchase.payment_id}",
+        purchase.created_at,
+    )
+
+
+@app.command("show")
+def show(
+    *,
+    purchase: PurchaseArgument,
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Show a purchase with its payments, refunds and disputes."""
+    with open_target(data_dir) as target, target.transaction() as conn:
+        known = know_purchase(conn, business_of(conn, business), PurchaseId(purchase))
+    _print(known, target, as_json=as_json)
+
+
+@app.command("pay")
+def pay(
+    *,
+    purchase: PurchaseArgument,
+    payment: Annotated[
+        str | None, typer.Option(help="Id of the payment. Default: the order number.", metavar="ID")
+    ] = None,
+    amount: Annotated[int | None, typer.Option(help="Minor units. Default: the price.")] = None,
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Say that a purchase was paid; it is credited now."""
+    said = ShopPayment(payment_id=payment, amount=amount)
+    _say(pay_by_hand, said, purchase, business, data_dir, as_json=as_json)
+
+
+@app.command("refund")
+def refund(
+    *,
+    purchase: PurchaseArgument,
+    refund_id: Annotated[str, typer.Option("--refund", help="Id of the refund.", metavar="ID")],
+    amount: OfPayment = None,
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Say that its payment was refunded; the same share of the credit is called back."""
+    said = ShopRefund(refund_id=refund_id, amount=amount)
+    _say(refund_by_hand, said, purchase, business, data_dir, as_json=as_json)
+
+
+@app.command("dispute")
+def dispute(
+    *,
+    purchase: PurchaseArgument,
+    dispute_id: Annotated[str, typer.Option("--dispute", help="Id of the dispute.", metavar="ID")],
+    status: Annotated[DisputeStatus, typer.Option(help="How it stands: won is won by the shop.")],
+    amount: OfPayment = None,
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Say where a dispute of its payment stands: open freezes the credit, lost takes it back."""
+    said = ShopDispute(dispute_id=dispute_id, status=status, amount=amount)
+    _say(dispute_by_hand, said, purchase, business, data_dir, as_json=as_json)
+
+
+def _say(
+    note: Callable[[Connection, BusinessId, PurchaseId, Said], None],
+    said: Said,
+    purchase: str,
+    business: str | None,
+    data_dir: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Note what is said of a purchase, and print what becomes of it."""
+    with open_target(data_dir) as target, target.transaction() as conn:
+        business_id, purchase_id = business_of(conn, business), PurchaseId(purchase)
+        note(conn, business_id, purchase_id, said)
+        known = know_purchase(conn, business_id, purchase_id)
+    _print(known, target, as_json=as_json)
+
+
+def _print(known: KnownPurchase, target: Target, *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "purchase": known.purchase,
+                "payments": [payment._asdict() for payment in known.payments],
+                "reversals": [reversal._asdict() for reversal in known.reversals],
+            }
+        )
+        return
+    print_table(_COLUMNS, [_row(known.purchase, target)])
+    currency, decimals = known.purchase.currency, target.settings.currencies
+    payments = [
+        (
+            f"{payment.provider} {payment.payment_id}",
+            payment.status,
+            money(payment.amount_minor, payment.currency, decimals),
+            payment.failure or payment.parked_reason,
+            payment.occurred_at,
+        )
+        for payment in known.payments
+    ]
+    print_table(("payment", "status", "amount#", "why not", "at"), payments, "payments")
+    reversals = [
+        (
+            f"{reversal.kind} {reversal.reversal_id}",
+            reversal.payment_id,
+            reversal.status,
+            "all"
+            if reversal.amount_minor is None
+            else money(reversal.amount_minor, currency, decimals),
+            reversal.occurred_at,
+        )
+        for reversal in known.reversals
+    ]
+    print_table(("what", "of payment", "status", "amount#", "at"), reversals, "reversals")

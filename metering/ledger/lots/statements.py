@@ -58,20 +58,17 @@ FREEZE_LOT: Final = text(
 
 # --- giving back --------------------------------------------------------------------------------
 
-# What lots have paid for some debits and did not get back from some credits, the last burned first.
-RESTORABLE: Final = text(
-    "SELECT b.lot_id, l.expires_at, sum(b.amount_minor)::bigint AS burned_minor"
-    " FROM (SELECT wallet_id, lot_id, amount_minor, at_minor FROM lot_allocations"
-    " WHERE entry_id = ANY(:debits) UNION ALL SELECT wallet_id, lot_id, -moved_minor, NULL"
-    " FROM lot_moves WHERE entry_id = ANY(:credits)) b JOIN credit_lots l USING (wallet_id, lot_id)"
-    " GROUP BY b.lot_id, l.expires_at HAVING sum(b.amount_minor) > 0"
-    " ORDER BY max(b.at_minor) DESC NULLS LAST, b.lot_id DESC"
+# Debits and credits of a wallet, as they follow each other.
+IN_ORDER: Final = text(
+    "SELECT entry_id, is_credit, amount_minor FROM ledger_entries"
+    " WHERE entry_id = ANY(:entry_ids) ORDER BY version"
 )
-# What of some debits is debt still.
-UNPAID: Final = text(
-    "SELECT greatest(0, (SELECT coalesce(sum(amount_minor), 0) FROM ledger_entries"
-    " WHERE entry_id = ANY(:debits)) - (SELECT coalesce(sum(amount_minor), 0) FROM lot_allocations"
-    " WHERE entry_id = ANY(:debits)))::bigint"
+# What lots have paid of some debits, what burned first coming first: lots of their choice, then
+# those whose turn it was.
+BURNED: Final = text(
+    "SELECT a.entry_id, a.lot_id, a.amount_minor, l.expires_at FROM lot_allocations a"
+    " JOIN credit_lots l USING (wallet_id, lot_id) WHERE a.entry_id = ANY(:debits)"
+    " ORDER BY a.at_minor NULLS FIRST, a.lot_id"
 )
 
 # --- lists --------------------------------------------------------------------------------------
@@ -85,15 +82,18 @@ _LOT_NOW = """SELECT l.lot_id, l.wallet_id, l.business_id, w.customer_id, w.curr
 LOT_PAGE: Final = text(
     f"{_LOT_NOW} WHERE w.business_id = :business_id AND w.customer_id = :customer_id"
     " AND (CAST(:currency AS text) IS NULL OR w.currency = :currency)"
-    " AND (NOT :is_left OR l.remaining_minor > 0)"
+    " AND (NOT :only_left OR (l.remaining_minor > 0"
+    " AND (l.lot_id IS DISTINCT FROM w.lot_id OR w.lot_left_minor > 0)))"
     " AND (CAST(:after AS text) IS NULL OR l.lot_id < :after)"
     " ORDER BY l.lot_id DESC LIMIT :page OFFSET :offset"
 )
-# Which lots an entry burned, or gave back to, in the order in which it did.
+# Which lots a debit burned, or a credit filled or made, in the order in which it did.
 ALLOCATIONS: Final = text(
-    "SELECT a.lot_id, l.source, a.amount_minor FROM lot_allocations a"
-    " JOIN credit_lots l USING (wallet_id, lot_id) WHERE a.entry_id = :entry_id"
-    " ORDER BY a.at_minor, a.lot_id"
+    "SELECT a.lot_id, l.source, a.amount_minor FROM (SELECT lot_id, amount_minor, at_minor"
+    " FROM lot_allocations WHERE entry_id = :entry_id UNION ALL SELECT lot_id, amount_minor, NULL"
+    " FROM credit_lots WHERE wallet_id = :wallet_id AND entry_id = :entry_id) a"
+    " JOIN credit_lots l ON l.wallet_id = :wallet_id AND l.lot_id = a.lot_id"
+    " ORDER BY a.at_minor NULLS FIRST, a.lot_id"
 )
 
 # --- verify: each row is a fault ----------------------------------------------------------------

@@ -1,0 +1,108 @@
+"""The lots of a customer's wallets, and which of them an entry has burned or filled."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from metering.ids import BusinessId, Currency, CustomerId, EntryId, LotId, WalletId
+from metering.ledger.accounts import wallet_of, wallets_of
+from metering.ledger.entry import Entry, Source
+from metering.ledger.lots import statements
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LotView:
+    """A lot as it was when it was read; amounts in minor units.
+
+    `entry_id`: the credit that made it, None: it is what a wallet held before there were lots.
+    """
+
+    lot_id: LotId
+    wallet_id: WalletId
+    business_id: BusinessId
+    customer_id: CustomerId
+    currency: Currency
+    entry_id: EntryId | None
+    source: Source
+    priority: int
+    amount_minor: int
+    left_minor: int
+    cost_basis_minor: int | None
+    expires_at: datetime | None
+    frozen_at: datetime | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LotFilter:
+    """Which lots; a currency that is None does not matter."""
+
+    currency: Currency | None = None
+    only_left: bool = False
+
+
+class Allocation(NamedTuple):
+    """So much of an entry was burned from a lot, or went into it."""
+
+    lot_id: LotId
+    source: Source
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Allocations:
+    """The lots of an entry, and the part of a debit that no lot has paid yet: debt.
+
+    Together they are the entry's amount, but for debits from before there were lots.
+    """
+
+    items: list[Allocation]
+    unpaid_minor: int
+
+
+def list_lots(
+    conn: Connection,
+    business_id: BusinessId,
+    customer_id: CustomerId,
+    wanted: LotFilter,
+    *,
+    page: int,
+    offset: int = 0,
+    after: LotId | None = None,
+) -> list[LotView]:
+    """Return up to `page` lots, newest first, past `offset` of them or older than `after`.
+
+    Raises:
+        NotFoundError: the business has no such customer.
+        UnsupportedCurrencyError: the customer has no wallet in the currency.
+
+    """
+    if wanted.currency is None:
+        wallets_of(conn, business_id, customer_id)
+    else:
+        wallet_of(conn, business_id, customer_id, wanted.currency)
+    rows = conn.execute(
+        statements.LOT_PAGE,
+        {
+            "business_id": business_id,
+            "customer_id": customer_id,
+            "currency": wanted.currency,
+            "only_left": wanted.only_left,
+            "page": page,
+            "offset": offset,
+            "after": after,
+        },
+    )
+    return [LotView(**row._mapping) for row in rows]  # noqa: SLF001
+
+
+def allocations_of(conn: Connection, entry: Entry) -> Allocations:
+    """Return which lots an entry burned, filled or made, in the order in which it did."""
+    values = {"wallet_id": entry.wallet_id, "entry_id": entry.entry_id}
+    rows = conn.execute(statements.ALLOCATIONS, values)
+    items = [Allocation(*row) for row in rows]
+    if entry.debited_before_minor is None:
+        return Allocations(items, 0)
+    return Allocations(items, entry.amount_minor - sum(item.amount_minor for item in items))

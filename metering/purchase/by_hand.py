@@ -1,0 +1,213 @@
+"""What a shop says itself of a purchase: that it was paid, refunded, disputed.
+
+For payments that no provider tells of, and for corrections. Each is a fact like a provider's, by an
+id of the shop's choice, so saying it again changes nothing; under an id that was used for something
+else it is refused. The purchase is locked first and follows in the same transaction.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+from sqlalchemy import Connection
+
+from metering.errors import (
+    FieldProblem,
+    IdempotencyConflictError,
+    InvalidInputError,
+    UnpaidPurchaseError,
+)
+from metering.ids import BusinessId, PurchaseId
+from metering.purchase import statements
+from metering.purchase.facts import (
+    PaymentFact,
+    ReversalFact,
+    ReversalKind,
+    ReversalStatus,
+    note_payment,
+    note_reversal,
+)
+from metering.purchase.orders import Purchase, get_purchase
+from metering.purchase.packages import Minor
+from metering.purchase.settle import settle_purchase
+from metering.text import FILLED
+
+ShopId = Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]
+DisputeStatus = Literal["open", "won", "lost"]
+
+
+class ShopPayment(BaseModel):
+    """That a purchase was paid. Left out: the order number, and the price."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    payment_id: ShopId | None = None
+    amount: Minor | None = None
+
+
+class ShopRefund(BaseModel):
+    """That a purchase's payment was refunded; `amount` of what was paid, left out: all of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    refund_id: ShopId
+    amount: Minor | None = None
+
+
+class ShopDispute(BaseModel):
+    """Where a dispute of a purchase's payment stands: open, won by the shop, or lost.
+
+    `amount`: what of the payment is disputed; left out: what was said before, or all of it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dispute_id: ShopId
+    status: DisputeStatus
+    amount: Minor | None = None
+
+
+def pay_by_hand(
+    conn: Connection, business_id: BusinessId, purchase_id: PurchaseId, said: ShopPayment
+) -> None:
+    """Note that a purchase was paid, and credit it if that pays for it.
+
+    Raises:
+        NotFoundError: the business has no such purchase.
+        IdempotencyConflictError: the payment's id is known with another amount or purchase.
+
+    """
+    purchase = _lock(conn, business_id, purchase_id)
+    fact = PaymentFact(
+        provider="shop",
+        payment_id=said.payment_id or purchase.order_id,
+        status="succeeded",
+        amount_minor=said.amount or purchase.price_minor,
+        currency=purchase.currency,
+        occurred_at=conn.execute(statements.CLOCK).scalar_one(),
+        purchase_id=purchase_id,
+    )
+    note_payment(conn, business_id, fact)
+    _check_payment(conn, business_id, fact)
+    settle_purchase(conn, purchase_id)
+
+
+def refund_by_hand(
+    conn: Connection, business_id: BusinessId, purchase_id: PurchaseId, said: ShopRefund
+) -> None:
+    """Note that the payment of a purchase was refunded, and call that share of the credit back.
+
+    Raises:
+        NotFoundError: the business has no such purchase.
+        UnpaidPurchaseError: no payment has settled it.
+        InvalidInputError: it is more than was paid.
+        IdempotencyConflictError: the refund's id is known with another amount or payment.
+
+    """
+    purchase = _lock(conn, business_id, purchase_id)
+    fact = _reversal(
+        conn,
+        purchase,
+        kind="refund",
+        reversal_id=said.refund_id,
+        status="succeeded",
+        amount_minor=said.amount,
+    )
+    known = _known(conn, business_id, fact)
+    if known is not None and known != (fact.payment_id, fact.amount_minor):
+        raise IdempotencyConflictError(fact.reversal_id)
+    _reverse(conn, purchase, fact)
+
+
+def dispute_by_hand(
+    conn: Connection, business_id: BusinessId, purchase_id: PurchaseId, said: ShopDispute
+) -> None:
+    """Note where a dispute stands: open it freezes the credit, won it frees it, lost it takes it.
+
+    Raises:
+        NotFoundError: the business has no such purchase.
+        UnpaidPurchaseError: no payment has settled it.
+        InvalidInputError: it is more than was paid.
+        IdempotencyConflictError: the dispute's id is known with another amount or payment.
+
+    """
+    purchase = _lock(conn, business_id, purchase_id)
+    fact = _reversal(
+        conn,
+        purchase,
+        kind="dispute",
+        reversal_id=said.dispute_id,
+        status=said.status,
+        amount_minor=said.amount,
+    )
+    known = _known(conn, business_id, fact)
+    if known is not None and said.amount is not None and known[1] != said.amount:
+        raise IdempotencyConflictError(fact.reversal_id)
+    _reverse(conn, purchase, fact)
+
+
+def _lock(conn: Connection, business_id: BusinessId, purchase_id: PurchaseId) -> Purchase:
+    """Return the purchase as it is once nobody else is at it."""
+    get_purchase(conn, business_id, purchase_id)
+    conn.execute(statements.LOCK, {"purchase_id": purchase_id})
+    return get_purchase(conn, business_id, purchase_id)
+
+
+def _check_payment(conn: Connection, business_id: BusinessId, fact: PaymentFact) -> None:
+    values = {
+        "business_id": business_id,
+        "provider": fact.provider,
+        "payment_id": fact.payment_id,
+    }
+    row = conn.execute(statements.PAYMENT, values).one()
+    known = (row.purchase_id, row.amount_minor, row.currency)
+    if known != (fact.purchase_id, fact.amount_minor, fact.currency):
+        raise IdempotencyConflictError(fact.payment_id)
+
+
+def _reversal(
+    conn: Connection,
+    purchase: Purchase,
+    *,
+    kind: ReversalKind,
+    reversal_id: str,
+    status: ReversalStatus,
+    amount_minor: int | None,
+) -> ReversalFact:
+    """Return the fact about the payment that has settled the purchase."""
+    if purchase.provider is None or purchase.payment_id is None or purchase.paid_minor is None:
+        raise UnpaidPurchaseError(purchase.purchase_id)
+    if amount_minor is not None and amount_minor > purchase.paid_minor:
+        problem = FieldProblem("amount", f"is more than the {purchase.paid_minor} that were paid")
+        raise InvalidInputError(problem)
+    return ReversalFact(
+        provider=purchase.provider,
+        kind=kind,
+        reversal_id=reversal_id,
+        payment_id=purchase.payment_id,
+        status=status,
+        occurred_at=conn.execute(statements.CLOCK).scalar_one(),
+        amount_minor=amount_minor,
+    )
+
+
+def _known(
+    conn: Connection, business_id: BusinessId, fact: ReversalFact
+) -> tuple[str, int | None] | None:
+    """Return payment and amount of the refund or dispute with this id."""
+    values = {
+        "business_id": business_id,
+        "provider": fact.provider,
+        "kind": fact.kind,
+        "reversal_id": fact.reversal_id,
+    }
+    row = conn.execute(statements.REVERSAL, values).one_or_none()
+    return None if row is None else (row.payment_id, row.amount_minor)
+
+
+def _reverse(conn: Connection, purchase: Purchase, fact: ReversalFact) -> None:
+    note_reversal(conn, purchase.business_id, fact)
+    known = _known(conn, purchase.business_id, fact)
+    # Looked at again: another purchase, under a lock of its own, may have taken the id meanwhile.
+    if known is None or known[0] != fact.payment_id:
+        raise IdempotencyConflictError(fact.reversal_id)
+    settle_purchase(conn, purchase.purchase_id)

@@ -1,0 +1,110 @@
+"""Refund a debit, because what it paid for was not delivered: back into the lots that it burned.
+
+Over all refunds no more is given back than was debited. A checkout that releases what it reserved
+writes the same kind of credit, with the debit as its reference, so it counts too.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Connection
+
+from metering.errors import NotRefundableError, RefundExceedsDebitError
+from metering.ids import BusinessId, CustomerId, EntryId
+from metering.ledger.entry import Entry, Kind, LotTerms, Posting
+from metering.ledger.history import get_entry
+from metering.ledger.lots.restore import Restorable, restoration
+from metering.ledger.manual import Entered, IdempotencyKey, Reason, digest_of, entered_before
+from metering.ledger.post import open_book, post
+from metering.purchase import statements
+from metering.purchase.packages import Minor
+from metering.purchase.settle import RESTORED_VALID_DAYS
+
+# What paid for something. The others followed a payment or a moment, and are undone where those
+# are: by a dispute that was won after all, say.
+REFUNDABLE: Final[frozenset[Kind]] = frozenset({"usage", "manual", "correction", "checkout"})
+
+
+class DebitRefund(BaseModel):
+    """How much of a debit is given back, in minor units (default: all that is left of it), why."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    amount: Minor | None = None
+    reason: Reason | None = None
+    idempotency_key: IdempotencyKey | None = None
+
+
+def refund_debit(
+    conn: Connection,
+    business_id: BusinessId,
+    customer_id: CustomerId,
+    entry_id: EntryId,
+    request: DebitRefund,
+) -> Entered:
+    """Credit a debit back to the wallet, once per idempotency key.
+
+    What came from lots that have expired meanwhile is a new lot, for `RESTORED_VALID_DAYS`.
+
+    Raises:
+        NotFoundError: the customer has no such entry.
+        IdempotencyConflictError: the key was used with other content.
+        NotRefundableError: the entry is a credit, or a debit that paid for nothing.
+        RefundExceedsDebitError: less than the amount, or nothing, is left of the debit.
+
+    """
+    debit = get_entry(conn, business_id, entry_id, customer_id=customer_id)
+    digest = digest_of({"kind": "refund", "entry_id": entry_id, **request.model_dump()})
+    if (earlier := entered_before(conn, business_id, request.idempotency_key, digest)) is not None:
+        return earlier
+    _check_refundable(debit)
+    # The lock of the wallet comes first: of two refunds the second sees the first.
+    now = open_book(conn, debit.wallet_id).now
+    credits_, left_minor = _given_back(conn, debit)
+    amount_minor = left_minor if request.amount is None else request.amount
+    if not 0 < amount_minor <= left_minor:
+        raise RefundExceedsDebitError(entry_id, debit.amount_minor, left_minor)
+    back = restoration(conn, Restorable([entry_id], credits_), amount_minor, now)
+    key = request.idempotency_key
+    posting = Posting(
+        wallet_id=debit.wallet_id,
+        kind="refund",
+        is_credit=True,
+        amount_minor=amount_minor,
+        event_type="merchant_adjustment",
+        reason=request.reason,
+        reference=entry_id,
+        idempotency_key=key,
+        request_digest=None if key is None else digest,
+        lot_moves=back,
+        lot_terms=_terms(debit, now),
+    )
+    (entry,) = post(conn, [posting])
+    return Entered(entry.entry_id, entry.wallet_id, replayed=False)
+
+
+def _check_refundable(debit: Entry) -> None:
+    if debit.is_credit:
+        raise NotRefundableError(debit.entry_id, "a credit")
+    if debit.kind not in REFUNDABLE:
+        raise NotRefundableError(debit.entry_id, f"a debit of kind {debit.kind}")
+
+
+def _given_back(conn: Connection, debit: Entry) -> tuple[Sequence[EntryId], int]:
+    """Return the credits that gave some of the debit back, and how much they have left of it."""
+    values = {"entry_id": debit.entry_id, "wallet_id": debit.wallet_id}
+    rows = conn.execute(statements.REFUNDS, values).all()
+    left_minor = debit.amount_minor - sum(row.amount_minor for row in rows)
+    return [row.entry_id for row in rows], left_minor
+
+
+def _terms(debit: Entry, now: datetime) -> LotTerms:
+    """Return what the lot is like of what no lot gets back.
+
+    What a debit burned before there were lots had no end, so neither has what is given for it.
+    """
+    if debit.debited_before_minor is None:
+        return LotTerms(source="refund")
+    return LotTerms(source="refund", expires_at=now + timedelta(days=RESTORED_VALID_DAYS))
