@@ -12,7 +12,7 @@ one, and nobody has seen the first, because its address is shown only after it w
 Amounts are in the currency's smallest unit as Stripe counts it, which is the minor unit.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from json import JSONDecodeError
 from typing import Annotated, Final, Literal, TypeVar
@@ -84,6 +84,20 @@ class Session(BaseModel):
     payment_intent: Annotated[Intent | str, Field(union_mode="left_to_right")] | None = None
 
 
+class Intents(BaseModel):
+    """A page of PaymentIntents."""
+
+    data: list[Intent]
+    has_more: bool
+
+
+class Sessions(BaseModel):
+    """A page of Checkout Sessions."""
+
+    data: list[Session]
+    has_more: bool
+
+
 class Decline(Reason):
     """The error of a 402, with the payment that was made for the attempt."""
 
@@ -97,6 +111,7 @@ class Declined(BaseModel):
 
 
 Read = TypeVar("Read", bound=BaseModel)
+Listed = TypeVar("Listed", Intent, Session)
 
 
 def answer_of_intent(intent: Intent, *, is_attended: bool) -> ChargeAnswer:
@@ -280,12 +295,11 @@ class StripeGateway:
             "limit": PAGE_ROWS,
         }
         for _ in range(PAGES_MAX):
-            page = self._client.v1.payment_intents.list(params)
-            intents = [_read(Intent, each) for each in page.data]
-            yield intents
+            page = _read(Intents, self._client.v1.payment_intents.list(params))
+            yield page.data
             if not page.has_more:
                 return
-            params["starting_after"] = intents[-1].id
+            params["starting_after"] = _last(page.data).id
         raise too_many(NAME)
 
     def _sessions(self, charge: ChargeRequest) -> Iterator[list[Session]]:
@@ -296,12 +310,11 @@ class StripeGateway:
             "expand": ["data.payment_intent"],
         }
         for _ in range(PAGES_MAX):
-            page = self._client.v1.checkout.sessions.list(params)
-            sessions = [_read(Session, each) for each in page.data]
-            yield sessions
+            page = _read(Sessions, self._client.v1.checkout.sessions.list(params))
+            yield page.data
             if not page.has_more:
                 return
-            params["starting_after"] = sessions[-1].id
+            params["starting_after"] = _last(page.data).id
         raise too_many(NAME)
 
 
@@ -323,8 +336,17 @@ def _answer_of_decline(error: stripe.CardError) -> ChargeAnswer:
     return ChargeAnswer("failed", None if intent is None else intent.id, failure=declined.failure)
 
 
-def _read(model: type[Read], said: stripe.StripeObject) -> Read:
+def _last(of_page: Sequence[Listed]) -> Listed:
+    """Return what a page ends with: one that is not the last has something."""
+    if not of_page:
+        raise GatewayUnavailableError(NAME, UNREADABLE)
+    return of_page[-1]
+
+
+def _read(model: type[Read], said: object) -> Read:
     """Return what we use of an answer, checked: the SDK takes any JSON for any object."""
+    if not isinstance(said, stripe.StripeObject):
+        raise GatewayUnavailableError(NAME, UNREADABLE)
     return model.model_validate(said.to_dict())
 
 
