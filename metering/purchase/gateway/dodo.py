@@ -252,5 +252,11 @@ def _heard() -> Iterator[None]:
         raise error_of(NAME, error.status_code, code) from None
     except dodopayments.APIConnectionError as error:
         raise GatewayUnavailableError(NAME, str(error.__cause__)) from None
-    except (dodopayments.APIError, ValidationError, JSONDecodeError, UnicodeDecodeError):
+    except (
+        dodopayments.APIError,
+        ValidationError,
+        JSONDecodeError,
+        UnicodeDecodeError,
+        AttributeError,  # what the SDK says of a list that is none
+    ):
         raise GatewayUnavailableError(NAME, UNREADABLE) from None
