@@ -202,13 +202,12 @@ class DodoGateway:
         for page in self._payments(charge):
             mine = [each for each in page if _is_for(charge, each.metadata)]
             if mine:
-                return best(map(self._in_full, mine))
+                answer = best(map(answer_of_payment, mine))
+                # Why one failed is only in the payment itself.
+                if answer.status == "failed" and answer.payment_id is not None:
+                    return self._payment(answer.payment_id)
+                return answer
         return None
-
-    def _in_full(self, listed: Payment) -> ChargeAnswer:
-        """Return what a listed payment says; why one failed is only in the payment itself."""
-        answer = answer_of_payment(listed)
-        return self._payment(listed.payment_id) if answer.status == "failed" else answer
 
     def _payments(self, charge: ChargeRequest) -> Iterator[list[Payment]]:
         """Go through the payments that can be the charge's, to the first empty page.
@@ -251,7 +250,9 @@ def _heard() -> Iterator[None]:
         code = error.body.get("code") if isinstance(error.body, dict) else None
         raise error_of(NAME, error.status_code, code) from None
     except dodopayments.APIConnectionError as error:
-        raise GatewayUnavailableError(NAME, str(error.__cause__)) from None
+        cause = error.__cause__
+        reason = str(cause) if isinstance(cause, httpx.TransportError) else type(cause).__name__
+        raise GatewayUnavailableError(NAME, reason) from None
     except (
         dodopayments.APIError,
         ValidationError,

@@ -27,7 +27,8 @@ EXPIRED: Final = "expired"
 DECLINED: Final = "declined"
 # A payment is looked for from this long before its charge was stored: clocks differ.
 CLOCK_SKEW: Final = timedelta(hours=1)
-# Payments that are looked through for one of ours: pages, and the rows of each.
+# Payments that are looked through for one of ours: pages, and the rows of each. With them no call
+# of a gateway is more than four exchanges, which end before a task's time does.
 PAGES_MAX: Final = 2
 PAGE_ROWS: Final = 100
 UNREADABLE: Final = "its answer cannot be read"
