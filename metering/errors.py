@@ -204,6 +204,26 @@ class RefusedAddressError(GullakError):
     """The receiver's host has an address that is not public."""
 
 
+class GatewayUnavailableError(GullakError):
+    """The payment provider gave no answer that tells the outcome; ask again, with the same key."""
+
+    code = "UNAVAILABLE"
+
+    def __init__(self, provider: str, reason: str) -> None:
+        self.provider = provider
+        self.reason = reason
+        super().__init__(f"{provider} did not tell the outcome: {reason}")
+
+
+class GatewayRefusedError(GullakError):
+    """The payment provider refuses the request as such; asking again changes nothing."""
+
+    def __init__(self, provider: str, reason: str) -> None:
+        self.provider = provider
+        self.reason = reason
+        super().__init__(f"{provider} refuses the request: {reason}")
+
+
 class ConfigurationError(GullakError):
     """The configuration cannot work."""
 

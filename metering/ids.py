@@ -2,6 +2,7 @@
 
 import os
 import time
+from datetime import datetime
 from typing import NewType
 
 from ulid import ULID
@@ -40,3 +41,13 @@ def new_ulid() -> str:
 def new_id(prefix: str) -> str:
     """`prefix` + `_` + a ULID: unique without asking anyone, in order of creation to the ms."""
     return f"{prefix}_{new_ulid()}"
+
+
+def made_at(id_: str) -> datetime:
+    """Return when an id of `new_id` was made, to the ms, by the clock of who made it.
+
+    Raises:
+        ValueError: it is no such id.
+
+    """
+    return ULID.from_str(id_.rpartition("_")[2]).datetime

@@ -1,0 +1,1 @@
+"""Payment providers: one protocol, an adapter for each."""
