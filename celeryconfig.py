@@ -70,7 +70,7 @@ beat_schedule = {
         "debit.summarize": 60.0,  # the index of kept usage brought up to its last rows
         "ledger.verify": 3600.0,  # every invariant
         "low_credit.check": 60.0,  # what posting did not see: a rule changed, a default added
-        "purchase.sweep": 5.0,  # paid but not credited -> purchase.credit
+        "purchase.sweep": 1.0,  # events of providers -> purchase.inbox; not settled -> .credit
         "webhook.sweep": 1.0,  # deliveries due -> webhook.deliver
     }.items()
 }

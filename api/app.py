@@ -18,6 +18,7 @@ from api.routes import (
     ledger_entries,
     meters,
     prices,
+    providers,
     refused_events,
     rules,
     wallets,
@@ -36,6 +37,7 @@ ROUTERS: Final = (
     prices,
     rules,
     webhooks,
+    providers,
 )
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": ErrorBody, "description": description}

@@ -185,6 +185,7 @@ TASKS = {
     "ledger.verify": "()",
     "low_credit.check": "()",
     "purchase.credit": "(purchase_id: str)",
+    "purchase.inbox": "(event_number: int)",
     "purchase.sweep": "()",
     "webhook.deliver": "()",
     "webhook.sweep": "()",
