@@ -66,7 +66,7 @@ class ProviderEventOut(BaseModel):
 class EventReplayRequest(BaseModel):
     """Which events are processed anew: one, those of a payment, or all parked and failed ones.
 
-    `before`: of the latter two only what was processed before that moment.
+    An `id` decides alone. `before`: otherwise only what was processed before that moment.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -11,6 +11,7 @@ from worker.commands import (
     keys,
     meter,
     price,
+    providers,
     purchase,
     refused,
     rule,
@@ -29,6 +30,7 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(rule.app, name="rule")
     app.add_typer(endpoint.app, name="endpoint")
     app.add_typer(purchase.app, name="purchase")
+    app.add_typer(providers.app, name="providers")
     app.add_typer(webhook.app, name="webhook")
     app.command()(entry.credit)
     app.command()(entry.debit)
