@@ -370,9 +370,14 @@ def test_a_text_that_is_no_amount_above_zero_is_none(text: str) -> None:
     assert minor_of_text(text, "USD") is None
 
 
-def test_a_dispute_with_such_a_text_cannot_be_read() -> None:
+def test_a_lost_dispute_with_such_a_text_cannot_be_read() -> None:
     with pytest.raises(UnreadableEventError, match=r"data\.amount"):
-        say(Dodo(), Dodo().dispute("opened", "much"))
+        say(Dodo(), Dodo().dispute("lost", "much"))
+
+
+@pytest.mark.parametrize("status", ["opened", "won"])
+def test_a_dispute_that_takes_nothing_yet_counts_whatever_its_text(status: str) -> None:
+    assert reversal(Dodo(), Dodo().dispute(status, "much")).amount_minor is None
 
 
 # --- what else comes ------------------------------------------------------------------------------

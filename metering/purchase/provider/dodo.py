@@ -176,7 +176,8 @@ def _dispute(body: bytes, type_: str, status: ReversalStatus, provider: Provider
     event = read(_DisputeEvent, body, type_)
     dispute = event.data
     amount_minor = minor_of_text(dispute.amount, dispute.currency)
-    if amount_minor is None:
+    # While a dispute is open, or once it is won, credit is frozen or freed whatever its amount.
+    if amount_minor is None and status == "lost":
         raise UnreadableEventError("data.amount: is not an amount above zero", type_)
     return ReversalFact(
         provider=provider,

@@ -6,7 +6,7 @@ payment is for; failed, with the reason. Both can be replayed, and nothing is co
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Final, Literal, NamedTuple, TypeAlias
@@ -56,7 +56,8 @@ class Verified:
 
     sender: Sender
     provider_event_id: str
-    body: bytes
+    # Customers' names and addresses are in it.
+    body: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
