@@ -106,7 +106,7 @@ SET_REVERSAL_POLICY: Final = text(
 
 # One at a time with a payment: of two facts that come at once, the second sees the first.
 LOCK_PAYMENT: Final = text(
-    "SELECT pg_advisory_xact_lock(1735747697,"
+    "SELECT pg_advisory_xact_lock(1735747698,"
     " hashtext(:business_id || ' ' || :provider || ' ' || :payment_id))"
 )
 # What is said of a payment. Pending comes before failed, failed before succeeded, and none goes
