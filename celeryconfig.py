@@ -71,7 +71,7 @@ beat_schedule = {
         "ledger.verify": 3600.0,  # every invariant
         "low_credit.check": 60.0,  # what posting did not see: a rule changed, a default added
         "purchase.expire": 5.0,  # credit whose time is over is taken out
-        "purchase.sweep": 1.0,  # facts that the ledger has not followed -> purchase.credit
+        "purchase.sweep": 1.0,  # events of providers -> purchase.inbox; not settled -> .credit
         "purchase.tell_expiring": 300.0,  # credit that will expire soon
         "webhook.sweep": 1.0,  # deliveries due -> webhook.deliver
     }.items()

@@ -21,6 +21,7 @@ from api.routes import (
     meters,
     packages,
     prices,
+    providers,
     purchases,
     refused_events,
     rules,
@@ -44,6 +45,7 @@ ROUTERS: Final = (
     prices,
     rules,
     webhooks,
+    providers,
 )
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": ErrorBody, "description": description}

@@ -2,7 +2,7 @@
 
 import re
 import time
-from typing import Final
+from typing import Final, get_args
 
 import structlog
 from starlette.concurrency import run_in_threadpool
@@ -15,10 +15,16 @@ from api.scope import ApiScope
 from metering.access.keys import Principal
 from metering.errors import FieldProblem, InvalidInputError, NotFoundError
 from metering.ids import new_ulid
+from metering.purchase.provider.account import AccountProvider
 from worker.metrics import HTTP_REQUESTS, HTTP_SECONDS
 
-# What anybody may ask, without a key.
-PUBLIC: Final = frozenset({"/livez", "/readyz", "/metrics", "/openapi.json", "/docs"})
+# What anybody may ask, without a key; a webhook of a provider is let in by its signature.
+PUBLIC: Final = frozenset(
+    {
+        *("/livez", "/readyz", "/metrics", "/openapi.json", "/docs"),
+        *(f"/providers/{provider}/webhooks" for provider in get_args(AccountProvider)),
+    }
+)
 _REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
 
 

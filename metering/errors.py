@@ -81,6 +81,32 @@ class ForbiddenError(GullakError):
         super().__init__(f"the API key lacks the scope {scope!r}")
 
 
+class BadSignatureError(GullakError):
+    """The webhook's signature is missing, wrong, stale or from the future; nothing was stored."""
+
+    code = "UNAUTHORIZED"
+
+
+class AmbiguousAccountError(InvalidInputError):
+    """Several accounts of the provider are connected; nothing was stored."""
+
+    code = "INVALID_QUERY_PARAMS"
+
+    def __init__(self, provider: str) -> None:
+        self.provider = provider
+        super().__init__(
+            FieldProblem("account", f"must name one of the {provider} accounts, as pac_…")
+        )
+
+
+class UnreadableEventError(GullakError):
+    """The provider's event does not say what an event of its type says."""
+
+    def __init__(self, reason: str, event_type: str | None = None) -> None:
+        self.event_type = event_type
+        super().__init__(reason)
+
+
 class InsufficientFundsError(GullakError):
     """The debit is larger than what the wallet may spend; nothing was written."""
 

@@ -25,6 +25,7 @@ ChargeId = NewType("ChargeId", str)  # chg_…
 CheckoutId = NewType("CheckoutId", str)  # chk_…
 RefusalId = NewType("RefusalId", int)
 BatchId = NewType("BatchId", int)
+ProviderEventNumber = NewType("ProviderEventNumber", int)
 EventId = NewType("EventId", str)  # the producer's own, unique within its business
 Currency = NewType("Currency", str)  # ISO 4217, upper case
 

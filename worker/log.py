@@ -5,6 +5,7 @@ import sys
 from typing import Final
 
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 from structlog.types import EventDict, Processor, WrappedLogger
 
 from worker.settings import Settings
@@ -52,16 +53,17 @@ def setup_logging(config: Settings) -> None:
 
 
 def _rendering(*, as_json: bool) -> list[Processor]:
+    # Tracebacks without local variables: secrets and what customers have sent are among them.
     if as_json:
         renderer: Processor = structlog.processors.JSONRenderer()
         return [
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
             renderer,
         ]
     return [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-        structlog.dev.ConsoleRenderer(),
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
     ]
 
 

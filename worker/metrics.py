@@ -25,3 +25,8 @@ HTTP_REQUESTS = Counter(
 )
 HTTP_SECONDS = Histogram("gullak_http_request_seconds", "How long a request took.", ["route"])
 ACCEPTED_EVENTS = Counter("gullak_accepted_events_total", "Events taken over HTTP.")
+PROVIDER_WEBHOOKS = Counter(
+    "gullak_provider_webhooks_total",
+    "Webhooks of payment providers: stored, repeated, or refused for their signature.",
+    ["provider", "outcome"],
+)

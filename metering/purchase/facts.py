@@ -3,6 +3,9 @@
 A fact that comes again changes nothing, and one that is older than what is known already changes
 nothing either: a payment that succeeded stays so, a dispute that ended stays so. What follows from
 the facts for the ledger is decided in `target` and done in `settle`.
+
+Facts of one payment are noted one after the other: a refund and its payment that came at once would
+each miss the other, and nobody would look at the refund again.
 """
 
 from dataclasses import dataclass
@@ -80,6 +83,7 @@ def note_payment(conn: Connection, business_id: BusinessId, fact: PaymentFact) -
         "failure": fact.failure,
         "occurred_at": fact.occurred_at,
     }
+    conn.execute(statements.LOCK_PAYMENT, values)
     row = conn.execute(statements.NOTE_PAYMENT, values).one()
     return _due(conn, PaidFor(row.purchase_id, row.checkout_id))
 
@@ -96,6 +100,7 @@ def note_reversal(conn: Connection, business_id: BusinessId, fact: ReversalFact)
         "amount_minor": fact.amount_minor,
         "occurred_at": fact.occurred_at,
     }
+    conn.execute(statements.LOCK_PAYMENT, values)
     conn.execute(statements.NOTE_REVERSAL, values)
     row = conn.execute(statements.PAYMENT, values).one_or_none()
     if row is None:

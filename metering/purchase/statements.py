@@ -145,6 +145,11 @@ EXPIRING: Final = text(
 
 # --- facts --------------------------------------------------------------------------------------
 
+# One at a time with a payment: of two facts that come at once, the second sees the first.
+LOCK_PAYMENT: Final = text(
+    "SELECT pg_advisory_xact_lock(1735747698,"
+    " hashtext(:business_id || ' ' || :provider || ' ' || :payment_id))"
+)
 # What is said of a payment. Pending comes before failed, failed before succeeded, and none goes
 # back. What it is for is what it says itself, or what the charge is for that made it; of other
 # businesses' purchases and charges nothing is believed.

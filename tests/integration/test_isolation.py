@@ -6,13 +6,19 @@ from itertools import count
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from api.app import create_app
 from edge import Api
+from metering.ids import ProviderEventNumber
+from metering.purchase.provider.account import NewAccount, connect_account, sender_of
+from metering.purchase.provider.inbox import process, receive, verified
+from providers import Stripe
 from shop import Shop, event
 from worker.settings import settings_from
 
-PUBLIC = {"/livez", "/readyz", "/metrics"}
+# A webhook of a provider brings a signature instead of a key.
+PUBLIC = {"/livez", "/readyz", "/metrics", "/providers/{provider}/webhooks"}
 _numbers = count(1)
 
 
@@ -68,6 +74,7 @@ BODIES: dict[tuple[str, str], Callable[[dict[str, str]], object]] = {
     ("PATCH", "/webhooks/{webhook_id}/headers"): lambda _: {"headers": {"X-Evil": "1"}},
     ("POST", "/webhooks/{webhook_id}/replay"): lambda _: {"since": "2020-01-01T00:00:00Z"},
     ("POST", "/refused-events/replay"): lambda ids: {"event_id": ids["refused_event_id"]},
+    ("POST", "/provider-events/replay"): lambda ids: {"id": ids["provider_event_id"]},
     ("POST", "/events/ingest"): lambda ids: {
         "events": [
             {
@@ -132,7 +139,22 @@ def victim(api: Api, shop: Shop) -> dict[str, str]:
         "event_id": "evt-victim",
         "refused_event_id": "evt-refused",
         "webhook_id": webhook["id"],
+        "provider_event_id": str(parked_event(shop)),
     }
+
+
+def parked_event(shop: Shop) -> ProviderEventNumber | None:
+    """What a provider has said of a payment that nobody knows."""
+    vendor = Stripe()
+    new = NewAccount(provider="stripe", name="Main", webhook_secret=SecretStr(vendor.secret))
+    delivery = vendor.signed(vendor.refund())
+    with shop.sessions.transaction() as conn:
+        account = connect_account(conn, shop.business_id, new)
+        sender = sender_of(conn, "stripe", account.account_id)
+        number = receive(conn, verified(sender, delivery.body, delivery.headers))
+        assert number is not None
+        assert process(conn, number, lambda *_: None) == "parked"
+    return number
 
 
 @pytest.fixture
@@ -159,6 +181,8 @@ def everything(shop: Shop) -> list[object]:
         "low_credit_rules",
         "webhook_endpoints",
         "refused_events",
+        "provider_accounts",
+        "provider_events",
     )
     return [
         shop.rows(f"SELECT * FROM {table} WHERE business_id = '{shop.business_id}' ORDER BY 1")

@@ -186,6 +186,7 @@ TASKS = {
     "low_credit.check": "()",
     "purchase.credit": "(purchase_id: str)",
     "purchase.expire": "()",
+    "purchase.inbox": "(event_number: int)",
     "purchase.sweep": "()",
     "purchase.tell_expiring": "()",
     "webhook.deliver": "()",

@@ -13,6 +13,7 @@ from worker.commands import (
     meter,
     package,
     price,
+    providers,
     purchase,
     refused,
     rule,
@@ -32,6 +33,7 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(endpoint.app, name="endpoint")
     app.add_typer(package.app, name="package")
     app.add_typer(purchase.app, name="purchase")
+    app.add_typer(providers.app, name="providers")
     app.add_typer(webhook.app, name="webhook")
     app.command()(entry.credit)
     app.command()(entry.debit)

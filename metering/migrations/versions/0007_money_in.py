@@ -174,8 +174,7 @@ CREATE TABLE provider_events (
     UNIQUE (account_id, provider_event_id)
 );
 CREATE INDEX provider_events_waiting ON provider_events (event_number) WHERE status = 'received';
-CREATE INDEX provider_events_open ON provider_events (business_id, event_number)
-    WHERE status IN ('parked', 'failed');
+CREATE INDEX provider_events_of_business ON provider_events (business_id, event_number);
 CREATE INDEX provider_events_of_payment ON provider_events (business_id, payment_id)
     WHERE status = 'parked';
 -- Whose account a webhook is for is known only after it was looked up: past the wall.

@@ -1,0 +1,1 @@
+"""What payment providers say: their accounts, their webhooks, and the facts that those hold."""

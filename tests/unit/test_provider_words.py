@@ -1,0 +1,436 @@
+"""What events of providers say: whole payloads, in the forms of the vendors' own SDKs."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from types import NoneType
+from typing import Any, ClassVar, Literal, get_args, get_origin
+
+import pytest
+from dodopayments.types.unwrap_webhook_event import UnwrapWebhookEvent
+from pydantic import TypeAdapter
+from stripe import Charge, Dispute, Event, PaymentIntent, Refund, StripeObject
+from stripe.checkout import Session
+
+from metering.errors import UnreadableEventError
+from metering.money import INT64_MAX
+from metering.purchase.facts import PaymentFact, ReversalFact
+from metering.purchase.provider import dodo, stripe
+from metering.purchase.provider.amount import minor_of_text
+from metering.purchase.provider.word import Word
+from providers import BEGAN, Dodo, Json, Payment, Stripe, Vendor
+
+BOTH = pytest.mark.parametrize("vendor", [Dodo(), Stripe()], ids=lambda vendor: vendor.name)
+MINE = {"gullak_purchase_id": "pur_1", "gullak_charge_id": "chg_1", "else": "theirs"}
+
+
+def say(vendor: Vendor, event: Json) -> Word:
+    body = json.dumps(event).encode()
+    return dodo.facts_of(body) if vendor.name == "dodo" else stripe.facts_of(body)
+
+
+def payment(vendor: Vendor, event: Json) -> PaymentFact:
+    (fact,) = say(vendor, event).facts
+    assert isinstance(fact, PaymentFact)
+    return fact
+
+
+def reversal(vendor: Vendor, event: Json) -> ReversalFact:
+    (fact,) = say(vendor, event).facts
+    assert isinstance(fact, ReversalFact)
+    return fact
+
+
+# --- the payloads are the vendors' ----------------------------------------------------------------
+
+
+def dodo_events() -> Iterator[Json]:
+    vendor = Dodo()
+    statuses: Sequence[Payment] = get_args(Payment)
+    yield from (vendor.payment(status) for status in statuses)
+    yield from (vendor.refund(failed=failed) for failed in (False, True))
+    yield from (vendor.refund(amount=None), vendor.refund(250, is_partial=True))
+    yield from (vendor.dispute(status) for status in DODO_DISPUTES)
+    yield vendor.unrelated()
+
+
+DODO_DISPUTES = {
+    "opened": "open",
+    "challenged": "open",
+    "won": "won",
+    "cancelled": "won",
+    "lost": "lost",
+    "accepted": "lost",
+    "expired": "lost",
+}
+
+
+@pytest.mark.parametrize("event", list(dodo_events()), ids=lambda event: event["type"])
+def test_what_dodo_sends_here_is_what_its_sdk_calls_valid(event: Json) -> None:
+    adapter: TypeAdapter[Any] = TypeAdapter(UnwrapWebhookEvent)
+
+    parsed = adapter.validate_json(json.dumps(event))
+
+    assert parsed.type == event["type"]
+
+
+def stripe_events() -> Iterator[tuple[type[StripeObject], Json]]:
+    vendor = Stripe()
+    statuses: Sequence[Payment] = get_args(Payment)
+    yield from ((PaymentIntent, vendor.payment(status)) for status in statuses)
+    yield from ((Session, vendor.session()), (Session, vendor.session(payment_id=None)))
+    yield from ((Refund, vendor.refund(failed=failed)) for failed in (False, True))
+    refund = vendor.refund_object(1000, "succeeded", "re_1", "pi_1", 60)
+    yield from ((Charge, vendor.refunded_charge(refunds)) for refunds in (None, [refund]))
+    yield from ((Dispute, vendor.dispute(status)) for status in ("opened", "won"))
+
+
+def misfits(kind: type[StripeObject], values: Json) -> list[str]:
+    """Where values are not what the SDK declares: it declares, but does not check."""
+    kinds = {
+        name: declared
+        for name, declared in kind.__annotations__.items()
+        if get_origin(declared) is not ClassVar and not name.startswith("_")
+    }
+    wrong = [f"{name} is unknown" for name in values.keys() - kinds.keys()]
+    for name, declared in kinds.items():
+        options = get_args(declared) if get_origin(declared) is not Literal else ()
+        if name not in values:
+            wrong += [] if NoneType in options else [f"{name} is missing"]
+        elif values[name] is None:
+            wrong += [] if NoneType in options else [f"{name} is null"]
+        elif isinstance(declared, type) and declared in (int, str, bool):
+            wrong += [] if type(values[name]) is declared else [f"{name} is no {declared}"]
+        elif get_origin(declared) is Literal and values[name] not in get_args(declared):
+            wrong += [f"{name} is not one of {get_args(declared)}"]
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("kind", "event"), list(stripe_events()), ids=lambda value: str(value)[:40]
+)
+def test_what_stripe_sends_here_has_the_fields_that_its_sdk_declares(
+    kind: type[StripeObject], event: Json
+) -> None:
+    assert misfits(Event, event) + misfits(kind, event["data"]["object"]) == []
+
+
+# --- payments -------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_a_payment_says_what_was_paid_and_what_for(vendor: Vendor) -> None:
+    event = vendor.payment("succeeded", 84_900, currency="INR", metadata=MINE, at=5)
+
+    assert payment(vendor, event) == PaymentFact(
+        provider=vendor.name,
+        payment_id="pi_1",
+        status="succeeded",
+        amount_minor=84_900,
+        currency="INR",
+        occurred_at=BEGAN + timedelta(seconds=5),
+        purchase_id="pur_1",
+        charge_id="chg_1",
+    )
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("status", "known"), [("failed", "failed"), ("processing", "pending"), ("cancelled", "failed")]
+)
+def test_a_payment_that_has_not_succeeded_says_so(
+    vendor: Vendor, status: Payment, known: str
+) -> None:
+    fact = payment(vendor, vendor.payment(status, 700))
+
+    assert (fact.status, fact.amount_minor) == (known, 700)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "status", "reason"),
+    [
+        (Dodo(), "failed", "The card has insufficient funds."),
+        (Dodo(), "cancelled", "cancelled"),
+        (Stripe(), "failed", "insufficient_funds"),
+        (Stripe(), "cancelled", "abandoned"),
+    ],
+)
+def test_a_payment_that_has_failed_says_why(vendor: Vendor, status: Payment, reason: str) -> None:
+    assert payment(vendor, vendor.payment(status)).failure == reason
+
+
+def test_what_was_received_counts_not_what_was_asked_for() -> None:
+    event = Stripe().payment("succeeded", 1000)
+    event["data"]["object"]["amount_received"] = 999
+
+    assert payment(Stripe(), event).amount_minor == 999
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {},
+        {"gullak_purchase_id": 5},
+        {"gullak_purchase_id": "x" * 65},
+        {"gullak_purchase_id": "a b"},
+    ],
+    ids=str,
+)
+def test_a_payment_without_a_reference_of_ours_is_for_nobody_knows_what(
+    vendor: Vendor, metadata: dict[str, object]
+) -> None:
+    fact = payment(vendor, vendor.payment(metadata=metadata))
+
+    assert (fact.purchase_id, fact.charge_id) == (None, None)
+
+
+def test_a_text_that_postgres_cannot_keep_is_kept_without_its_nul() -> None:
+    event = Dodo().payment("failed")
+    event["data"]["error_message"] = "no\0 funds" + "!" * 1000
+
+    failure = payment(Dodo(), event).failure
+
+    assert failure is not None
+    assert failure.startswith("no funds!")
+    assert len(failure) == 500
+
+
+def test_a_gateway_of_the_shop_s_own_speaks_as_dodo_in_its_own_name() -> None:
+    body = json.dumps(Dodo().payment()).encode()
+
+    (fact,) = dodo.facts_of(body, "local").facts
+
+    assert fact.provider == "local"
+
+
+@pytest.mark.parametrize(
+    ("type_", "payment_status", "known"),
+    [
+        ("checkout.session.completed", "paid", "succeeded"),
+        ("checkout.session.completed", "unpaid", "pending"),
+        ("checkout.session.async_payment_succeeded", "paid", "succeeded"),
+        ("checkout.session.async_payment_failed", "unpaid", "failed"),
+    ],
+)
+def test_a_checkout_session_tells_of_its_payment_with_its_own_metadata(
+    type_: str, payment_status: str, known: str
+) -> None:
+    event = Stripe().session(type_, payment_status=payment_status, metadata=MINE)
+
+    fact = payment(Stripe(), event)
+
+    assert (fact.payment_id, fact.status, fact.amount_minor) == ("pi_1", known, 1000)
+    assert (fact.currency, fact.purchase_id) == ("USD", "pur_1")
+
+
+def test_a_checkout_session_without_a_payment_says_nothing() -> None:
+    assert say(Stripe(), Stripe().session(payment_id=None)).facts == ()
+
+
+# --- refunds --------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_a_refund_says_what_of_which_payment(vendor: Vendor) -> None:
+    assert reversal(vendor, vendor.refund(250, refund_id="re_7", at=9)) == ReversalFact(
+        provider=vendor.name,
+        kind="refund",
+        reversal_id="re_7",
+        payment_id="pi_1",
+        status="succeeded",
+        occurred_at=BEGAN + timedelta(seconds=9),
+        amount_minor=250,
+    )
+
+
+@BOTH
+def test_a_refund_can_fail(vendor: Vendor) -> None:
+    assert reversal(vendor, vendor.refund(failed=True)).status == "failed"
+
+
+def test_a_refund_of_dodo_without_an_amount_is_of_all_of_it() -> None:
+    assert reversal(Dodo(), Dodo().refund(None)).amount_minor is None
+
+
+def test_a_partial_refund_without_an_amount_cannot_be_read() -> None:
+    with pytest.raises(UnreadableEventError, match=r"data\.amount"):
+        say(Dodo(), Dodo().refund(None, is_partial=True))
+
+
+@pytest.mark.parametrize(
+    ("status", "known"),
+    [
+        ("pending", "pending"),
+        ("requires_action", "pending"),
+        ("succeeded", "succeeded"),
+        ("failed", "failed"),
+        ("canceled", "failed"),
+    ],
+)
+@pytest.mark.parametrize("type_", ["refund.created", "refund.updated", "charge.refund.updated"])
+def test_a_refund_of_stripe_is_what_its_status_says(type_: str, status: str, known: str) -> None:
+    event = Stripe().refund(250, type_=type_, status=status)
+
+    assert reversal(Stripe(), event).status == known
+
+
+def test_a_refunded_charge_tells_of_each_refund_that_it_lists_by_its_own_id() -> None:
+    listed = [Stripe().refund_object(400, "succeeded", f"re_{n}", "pi_1", 60) for n in (1, 2)]
+
+    facts = say(Stripe(), Stripe().refunded_charge(listed)).facts
+
+    ids = [(fact.payment_id, getattr(fact, "reversal_id", None)) for fact in facts]
+    assert ids == [("pi_1", "re_1"), ("pi_1", "re_2")]
+
+
+def test_a_refunded_charge_that_lists_none_leaves_it_to_the_refunds_own_events() -> None:
+    assert say(Stripe(), Stripe().refunded_charge(None)).facts == ()
+
+
+def test_a_charge_without_a_payment_intent_is_a_payment_by_its_own_id() -> None:
+    event = Stripe().refund()
+    event["data"]["object"]["payment_intent"] = None
+
+    assert reversal(Stripe(), event).payment_id == "ch_pi_1"
+
+
+# --- disputes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("status", "known"), list(DODO_DISPUTES.items()))
+def test_a_dispute_of_dodo_is_what_its_type_says(status: str, known: str) -> None:
+    fact = reversal(Dodo(), Dodo().dispute(status, 700, dispute_id="dp_7"))
+
+    assert (fact.kind, fact.reversal_id, fact.status) == ("dispute", "dp_7", known)
+    assert (fact.payment_id, fact.amount_minor) == ("pi_1", 700)
+
+
+@pytest.mark.parametrize(
+    ("type_", "status", "known"),
+    [
+        ("created", "warning_needs_response", "open"),
+        ("created", "needs_response", "open"),
+        ("funds_withdrawn", "needs_response", "open"),
+        ("updated", "under_review", "open"),
+        ("updated", "warning_under_review", "open"),
+        ("updated", "appeal_under_review", "open"),
+        ("closed", "won", "won"),
+        ("funds_reinstated", "won", "won"),
+        ("closed", "warning_closed", "won"),
+        ("closed", "prevented", "won"),
+        ("closed", "lost", "lost"),
+        ("updated", "something_new", "open"),
+    ],
+)
+def test_a_dispute_of_stripe_is_what_its_status_says(type_: str, status: str, known: str) -> None:
+    event = Stripe().dispute_event(f"charge.dispute.{type_}", status, 700)
+
+    fact = reversal(Stripe(), event)
+
+    assert (fact.status, fact.payment_id, fact.amount_minor) == (known, "pi_1", 700)
+
+
+def test_a_dispute_of_no_payment_cannot_be_read() -> None:
+    event = Stripe().dispute("opened")
+    del event["data"]["object"]["payment_intent"]
+    del event["data"]["object"]["charge"]
+
+    with pytest.raises(UnreadableEventError, match="payment_intent"):
+        say(Stripe(), event)
+
+
+@pytest.mark.parametrize(
+    ("text", "currency", "minor"),
+    [
+        ("1000", "USD", 1000),
+        ("10.00", "USD", 1000),
+        ("10.5", "USD", 1050),
+        ("849.00", "INR", 84_900),
+        ("0.01", "usd", 1),
+        ("10.001", "USD", 1001),
+        ("500", "JPY", 500),
+        ("500.0", "JPY", 500),
+        ("500.4", "JPY", 501),
+        ("1.5", "KWD", 1500),
+        ("9" * 30, "USD", INT64_MAX),
+        ("9" * 30 + ".00", "USD", INT64_MAX),
+    ],
+)
+def test_a_text_is_minor_units_or_with_a_point_major_ones(
+    text: str, currency: str, minor: int
+) -> None:
+    assert minor_of_text(text, currency) == minor
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "0.00", "-5", "1,000.00", "1e3", ".5", "5.", "٣", "x" * 99]
+)
+def test_a_text_that_is_no_amount_above_zero_is_none(text: str) -> None:
+    assert minor_of_text(text, "USD") is None
+
+
+def test_a_lost_dispute_with_such_a_text_cannot_be_read() -> None:
+    with pytest.raises(UnreadableEventError, match=r"data\.amount"):
+        say(Dodo(), Dodo().dispute("lost", "much"))
+
+
+@pytest.mark.parametrize("status", ["opened", "won"])
+def test_a_dispute_that_takes_nothing_yet_counts_whatever_its_text(status: str) -> None:
+    assert reversal(Dodo(), Dodo().dispute(status, "much")).amount_minor is None
+
+
+# --- what else comes ------------------------------------------------------------------------------
+
+
+@BOTH
+def test_an_event_that_is_not_about_a_payment_says_nothing(vendor: Vendor) -> None:
+    event = vendor.unrelated()
+
+    assert say(vendor, event) == Word(event["type"], ())
+
+
+@BOTH
+@pytest.mark.parametrize("body", [b"", b"not json", b"[]", b"{}", b'{"type": 5}', b"[" * 100_000])
+def test_what_is_no_event_cannot_be_read(vendor: Vendor, body: bytes) -> None:
+    read: Callable[[bytes], Word] = dodo.facts_of if vendor.name == "dodo" else stripe.facts_of
+
+    with pytest.raises(UnreadableEventError):
+        read(body)
+
+
+@pytest.mark.parametrize("amount", [10.5, 1000.0, "1000", True, None, -1, INT64_MAX + 1], ids=str)
+@pytest.mark.parametrize(
+    ("vendor", "field"), [(Dodo(), "total_amount"), (Stripe(), "amount_received")]
+)
+def test_an_amount_that_is_no_integer_of_minor_units_cannot_be_read(
+    vendor: Vendor, field: str, amount: object
+) -> None:
+    event = vendor.payment()
+    (event["data"] if vendor.name == "dodo" else event["data"]["object"])[field] = amount
+
+    with pytest.raises(UnreadableEventError, match=field) as refused:
+        say(vendor, event)
+
+    assert refused.value.event_type == event["type"]
+
+
+@BOTH
+def test_a_reason_does_not_repeat_what_it_refuses(vendor: Vendor) -> None:
+    event = vendor.payment()
+    data = event["data"] if vendor.name == "dodo" else event["data"]["object"]
+    data["currency"] = "4242 4242 4242 4242"
+
+    with pytest.raises(UnreadableEventError, match="currency") as refused:
+        say(vendor, event)
+
+    assert "4242" not in refused.value.message
+
+
+@BOTH
+@pytest.mark.parametrize("text", ["", "nul\0", "x" * 256, "\ud800"], ids=ascii)
+def test_an_id_that_cannot_be_kept_cannot_be_read(vendor: Vendor, text: str) -> None:
+    event = vendor.payment(payment_id=text)
+
+    with pytest.raises(UnreadableEventError):
+        say(vendor, event)
