@@ -37,11 +37,12 @@ BATCH = "SELECT max(batch_id) FROM usage_batches"
 NEW_ENTRIES = """SELECT e.wallet_id, e.entry_id, e.amount_minor, e.is_credit, e.kind, e.reference,
     (SELECT l.lot_id FROM credit_lots l WHERE l.wallet_id = e.wallet_id
         AND l.entry_id = e.entry_id) AS lot_id
-    FROM ledger_entries e JOIN wallets w USING (wallet_id)
-    WHERE w.business_id = '{business}' AND e.version > (SELECT known FROM known_versions k
-        WHERE k.wallet_id = e.wallet_id) ORDER BY e.wallet_id, e.version"""
+    FROM known_versions k JOIN wallets w USING (wallet_id)
+    JOIN ledger_entries e ON e.wallet_id = k.wallet_id AND e.version > k.known
+    WHERE w.business_id = '{business}' ORDER BY e.wallet_id, e.version"""
 KNOW_VERSIONS = """TRUNCATE known_versions;
-    INSERT INTO known_versions SELECT wallet_id, version FROM wallets"""
+    INSERT INTO known_versions SELECT wallet_id, version FROM wallets;
+    ANALYZE known_versions, wallets, ledger_entries, credit_lots, lot_stretches, lot_moves"""
 LOTS = """SELECT l.wallet_id, l.lot_id, CASE WHEN w.lot_id = l.lot_id THEN w.lot_left_minor
         ELSE l.remaining_minor END AS left_minor FROM credit_lots l JOIN wallets w USING (wallet_id)
     WHERE l.business_id = '{business}'"""
@@ -415,6 +416,6 @@ class Histories:
                     yield name, debit.paid
 
     def _rows(self, statement: str) -> list[Row[Any]]:
-        with self.shop.sessions.transaction() as conn:
+        with self.shop.sessions.snapshot() as conn:
             asked = statement.format(business=self.shop.business_id)
             return list(conn.exec_driver_sql(asked))
