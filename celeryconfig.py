@@ -12,7 +12,11 @@ from kombu import Queue
 imports = ("tasks.debit", "tasks.ledger", "tasks.low_credit", "tasks.purchase", "tasks.webhook")
 STAGES: Final = ("debit", "ledger", "low_credit", "purchase", "webhook")
 task_queues = tuple(Queue(stage) for stage in STAGES)
-task_routes = {f"{stage}.*": {"queue": stage} for stage in STAGES}
+# A charge waits for a provider, as a webhook waits for a receiver: where both do, no debit waits.
+task_routes = {
+    "purchase.charge": {"queue": "webhook"},
+    **{f"{stage}.*": {"queue": stage} for stage in STAGES},
+}
 task_default_queue = "ledger"
 task_create_missing_queues = False
 
@@ -70,7 +74,8 @@ beat_schedule = {
         "debit.summarize": 60.0,  # the index of kept usage brought up to its last rows
         "ledger.verify": 3600.0,  # every invariant
         "low_credit.check": 60.0,  # what posting did not see: a rule changed, a default added
-        "purchase.sweep": 5.0,  # paid but not credited -> purchase.credit
+        "purchase.sweep": 5.0,  # paid but not credited, charges due -> purchase.credit, .charge
+        "purchase.top_up": 2.0,  # wallets that are low and have a rule for it -> purchase.charge
         "webhook.sweep": 1.0,  # deliveries due -> webhook.deliver
     }.items()
 }

@@ -12,6 +12,7 @@ from api.description import describe
 from api.edge import Edge
 from api.errors import ErrorBody, add_error_handlers
 from api.routes import (
+    checkouts,
     customers,
     events,
     health,
@@ -20,10 +21,13 @@ from api.routes import (
     prices,
     refused_events,
     rules,
+    top_ups,
     wallets,
     webhooks,
 )
 from api.scope import open_scope
+from metering.purchase.charge.stored import Gateways
+from metering.purchase.gateway.open import gateway_of
 from worker.settings import Settings
 
 ROUTERS: Final = (
@@ -35,6 +39,8 @@ ROUTERS: Final = (
     meters,
     prices,
     rules,
+    checkouts,
+    top_ups,
     webhooks,
 )
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
@@ -54,7 +60,7 @@ _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def create_app(config: Settings) -> FastAPI:
+def create_app(config: Settings, gateways: Gateways = gateway_of) -> FastAPI:
     """Return the application; it opens its connections when it is started."""
     app = FastAPI(
         title="Gullak",
@@ -65,6 +71,7 @@ def create_app(config: Settings) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.settings = config
+    app.state.gateways = gateways
     app.add_middleware(Edge, body_bytes_max=config.api_body_bytes_max)
     routes = [route for module in (health, *ROUTERS) for route in module.router.routes]
     add_error_handlers(app, routes)
@@ -85,7 +92,7 @@ def _operation_id(route: APIRoute) -> str:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     config: Settings = app.state.settings
     anyio.to_thread.current_default_thread_limiter().total_tokens = config.api_threads
-    app.state.scope = open_scope(config)
+    app.state.scope = open_scope(config, app.state.gateways)
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ _CURRENCY_NAMES: Final = frozenset({"currency", "billing_currency"})
 # What a call makes, by its path: the parameter that names it elsewhere, and where its id is.
 _MADE: Final = {
     "/customers": ("customer_id", "$response.body#/customer_id"),
+    "/customers/{customer_id}/checkouts": ("checkout_id", "$response.body#/id"),
     "/meters": ("meter_id", "$response.body#/id"),
     "/low-credit-rules": ("rule_id", "$response.body#/id"),
     "/webhooks": ("webhook_id", "$response.body#/id"),

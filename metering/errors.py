@@ -167,6 +167,14 @@ class TooManyEndpointsError(InvalidInputError):
         super().__init__(FieldProblem("url", f"there are {endpoints_max} endpoints already"))
 
 
+class GatewayUnavailableError(GullakError):
+    """The payment provider did not answer: whether it has charged is unknown; ask again."""
+
+
+class GatewayRefusedError(GullakError):
+    """The payment provider refuses the request as such; asking again changes nothing."""
+
+
 class UnresolvedHostError(GullakError):
     """The receiver's host name has no address."""
 

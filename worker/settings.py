@@ -78,6 +78,23 @@ class Settings(BaseSettings):
     # Backlog but nothing drained for this long: the worker exits, to be started anew.
     watchdog_s: float = Field(45.0, ge=5)
 
+    # --- purchase ---------------------------------------------------------------------------
+    # How long a checkout waits for its payment with credit reserved; within what the next setting
+    # leaves for stopping it.
+    checkout_ttl_s: int = Field(3600, ge=60, le=79_200)
+    # How long a charge is asked for again that nobody answered for, before it is parked: providers
+    # keep an idempotency key for 24 h, and after that the same charge would be another one.
+    charge_ask_for_s: int = Field(82_800, ge=60, le=82_800)
+    # How long a charge that a provider has taken on is looked up, before it is parked: debits of
+    # bank accounts take days.
+    charge_look_up_for_s: int = Field(7 * 86_400, ge=60)
+    # Seconds between two attempts at a charge: the first wait, doubled up to the last.
+    charge_retry_s: int = Field(5, ge=1)
+    charge_retry_max_s: int = Field(900, ge=1)
+    # Seconds after a declined top-up, doubled with each decline up to a day: a card without money
+    # seldom has some minutes later.
+    top_up_retry_s: int = Field(3600, ge=1, le=86_400)
+
     # --- webhook ----------------------------------------------------------------------------
     # Waits between attempts; after the last comes the dead letter. The contract's schedule.
     webhook_retry_s: tuple[int, ...] = (5, 300, 1800, 7200, 18_000, 36_000, 36_000)

@@ -35,6 +35,20 @@ CROSSINGS: Final = text(
         wallets=f"SELECT {_COLUMNS} FROM wallets WHERE wallet_id = ANY(:wallet_ids) AND version > 0"
     )
 )
+# Rules for a top-up whose mark does not say what is: low at or below the threshold, by what may be
+# spent.
+_OFF_THEIR_MARK = """SELECT t.wallet_id, w.is_low FROM top_up_rules t CROSS JOIN LATERAL
+    (SELECT balance_minor - frozen_minor <= t.threshold_minor AS is_low FROM wallets
+    WHERE wallet_id = t.wallet_id) w
+    WHERE t.wallet_id = ANY(:wallet_ids) AND (t.low_since IS NOT NULL) <> w.is_low"""
+# Those of the given wallets.
+TOP_UPS_OFF_THEIR_MARK: Final = text(_OFF_THEIR_MARK)
+# Put their marks right. A rule that somebody has in hand is passed over.
+MARK_TOP_UPS: Final = text(
+    "UPDATE top_up_rules r SET low_since = CASE WHEN o.is_low THEN CAST(:now AS timestamptz) END"
+    f" FROM ({_OFF_THEIR_MARK} FOR NO KEY UPDATE OF t SKIP LOCKED) o"
+    " WHERE r.wallet_id = o.wallet_id"
+)
 # A page of wallets for the scheduled check, in the order of their ids.
 WALLET_PAGE: Final = text(
     "SELECT wallet_id FROM wallets WHERE wallet_id > :after ORDER BY wallet_id LIMIT :page"

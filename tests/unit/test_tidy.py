@@ -184,8 +184,10 @@ TASKS = {
     "debit.sweep": "()",
     "ledger.verify": "()",
     "low_credit.check": "()",
+    "purchase.charge": "(charge_id: str)",
     "purchase.credit": "(purchase_id: str)",
     "purchase.sweep": "()",
+    "purchase.top_up": "()",
     "webhook.deliver": "()",
     "webhook.sweep": "()",
 }

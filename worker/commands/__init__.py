@@ -4,6 +4,8 @@ import typer
 
 from worker.commands import (
     business,
+    charge,
+    checkout,
     customer,
     endpoint,
     entry,
@@ -14,6 +16,7 @@ from worker.commands import (
     purchase,
     refused,
     rule,
+    top_up,
     verify,
     webhook,
 )
@@ -29,6 +32,9 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(rule.app, name="rule")
     app.add_typer(endpoint.app, name="endpoint")
     app.add_typer(purchase.app, name="purchase")
+    app.add_typer(checkout.app, name="checkout")
+    app.add_typer(top_up.app, name="top-up")
+    app.add_typer(charge.app, name="charge")
     app.add_typer(webhook.app, name="webhook")
     app.command()(entry.credit)
     app.command()(entry.debit)

@@ -1,0 +1,1 @@
+"""Payment providers, as charges see them."""

@@ -1,0 +1,17 @@
+"""Stands here until the gateways do: no provider answers."""
+
+from metering.errors import GatewayRefusedError, GatewayUnavailableError
+from metering.purchase.gateway.gateway import PaymentGateway
+
+
+def gateway_of(account: object) -> PaymentGateway:
+    """Return the gateway of a provider account.
+
+    Raises:
+        GatewayRefusedError: there is no account.
+        GatewayUnavailableError: in any other case.
+
+    """
+    if account is None:
+        raise GatewayRefusedError("there is no account")
+    raise GatewayUnavailableError(f"no gateway for {account!r}")
