@@ -68,8 +68,11 @@ PURCHASE_PAGE: Final = text(
     " AND (CAST(:after AS text) IS NULL OR purchase_id < :after)"
     " ORDER BY purchase_id DESC LIMIT :page OFFSET :offset"
 )
-# One purchase, locked: of two that settle it at once the second waits and finds it done.
-LOCK: Final = text(f"SELECT {_PURCHASE} FROM purchases WHERE purchase_id = :purchase_id FOR UPDATE")
+# One purchase, locked: of two that settle it at once the second waits and finds it done. Not
+# against foreign keys: who notes a payment of it waits for what whoever settles it holds.
+LOCK: Final = text(
+    f"SELECT {_PURCHASE} FROM purchases WHERE purchase_id = :purchase_id FOR NO KEY UPDATE"
+)
 # The purchase as its facts have it.
 SETTLED: Final = text(
     "UPDATE purchases SET status = :status, provider = :provider, payment_id = :payment_id,"

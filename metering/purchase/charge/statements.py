@@ -38,8 +38,9 @@ CLAIM: Final = text(
 # What a charge is asked for with: whom it is for, through which account, and of which age it is.
 # `refusal`: why nobody is asked for the first time any more.
 TO_ASK: Final = text(
-    "SELECT c.business_id, u.email, u.name, a.account_id, a.provider, a.api_key, a.base_url, a.product_id,"
-    " c.status IN ('new', 'pending') AS is_open, coalesce(p.order_id, c.checkout_id) AS ordered,"
+    "SELECT c.business_id, u.email, u.name, a.account_id, a.provider, a.api_key, a.base_url,"
+    " a.product_id, c.status IN ('new', 'pending') AS is_open,"
+    " coalesce(p.order_id, c.checkout_id) AS ordered,"
     " extract(epoch FROM clock_timestamp() - c.created_at)::bigint AS age_s,"
     " coalesce(k.expires_at <= clock_timestamp(), false) AS is_over,"
     " CASE WHEN k.expires_at <= clock_timestamp() THEN 'expired'"
