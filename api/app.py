@@ -27,7 +27,7 @@ from api.routes import (
 )
 from api.scope import open_scope
 from metering.purchase.charge.stored import Gateways
-from metering.purchase.gateway.open import gateway_of
+from worker.charging import open_gateway
 from worker.settings import Settings
 
 ROUTERS: Final = (
@@ -60,7 +60,7 @@ _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def create_app(config: Settings, gateways: Gateways = gateway_of) -> FastAPI:
+def create_app(config: Settings, gateways: Gateways = open_gateway) -> FastAPI:
     """Return the application; it opens its connections when it is started."""
     app = FastAPI(
         title="Gullak",

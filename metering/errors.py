@@ -167,20 +167,32 @@ class TooManyEndpointsError(InvalidInputError):
         super().__init__(FieldProblem("url", f"there are {endpoints_max} endpoints already"))
 
 
-class GatewayUnavailableError(GullakError):
-    """The payment provider did not answer: whether it has charged is unknown; ask again."""
-
-
-class GatewayRefusedError(GullakError):
-    """The payment provider refuses the request as such; asking again changes nothing."""
-
-
 class UnresolvedHostError(GullakError):
     """The receiver's host name has no address."""
 
 
 class RefusedAddressError(GullakError):
     """The receiver's host has an address that is not public."""
+
+
+class GatewayUnavailableError(GullakError):
+    """The payment provider gave no answer that tells the outcome; ask again, with the same key."""
+
+    code = "UNAVAILABLE"
+
+    def __init__(self, provider: str, reason: str) -> None:
+        self.provider = provider
+        self.reason = reason
+        super().__init__(f"{provider} did not tell the outcome: {reason}")
+
+
+class GatewayRefusedError(GullakError):
+    """The payment provider refuses the request as such; asking again changes nothing."""
+
+    def __init__(self, provider: str, reason: str) -> None:
+        self.provider = provider
+        self.reason = reason
+        super().__init__(f"{provider} refuses the request: {reason}")
 
 
 class ConfigurationError(GullakError):

@@ -5,9 +5,8 @@ from typing import Final
 from metering.ids import ChargeId, PurchaseId
 from metering.purchase.charge.charge import due_charges, run_charge
 from metering.purchase.charge.top_up import start_top_ups
-from metering.purchase.gateway.open import gateway_of
 from metering.purchase.settle import due_purchases, settle_purchase
-from worker.charging import charge_policy_of
+from worker.charging import charge_policy_of, open_gateway
 from worker.failpoint import checkpoint_of
 from worker.scope import scope
 from worker.task import Report, task, wake
@@ -54,5 +53,5 @@ def charge(charge_id: str) -> Report:
     """Ask for one charge, or look what has become of it; delivered again, it is not due."""
     at = scope()
     policy, checkpoint = charge_policy_of(at.settings), checkpoint_of(at.settings)
-    asked = run_charge(at.transaction, gateway_of, ChargeId(charge_id), policy, checkpoint)
+    asked = run_charge(at.transaction, open_gateway, ChargeId(charge_id), policy, checkpoint)
     return {"asked": int(asked)}

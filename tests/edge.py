@@ -13,7 +13,7 @@ from api.app import create_app
 from metering.access.keys import SCOPES, Scope, create_key
 from metering.ids import BusinessId
 from metering.purchase.charge.stored import Gateways
-from metering.purchase.gateway.open import gateway_of
+from worker.charging import open_gateway
 from worker.port import HOST, free_port
 from worker.session import Sessions
 from worker.settings import Settings
@@ -40,7 +40,7 @@ class Api:
 
 
 @contextmanager
-def running_api(config: Settings, gateways: Gateways = gateway_of) -> Iterator[str]:
+def running_api(config: Settings, gateways: Gateways = open_gateway) -> Iterator[str]:
     """Serve the API with these settings; give its URL."""
     port = free_port()
     server = uvicorn.Server(

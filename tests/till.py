@@ -76,12 +76,12 @@ class Provider:
             self.calls.append(("repeat" if is_repeated else "start", charge.charge_id))
             self.before("start")
             if charge.payment_method == "refused":
-                raise GatewayRefusedError("no such payment method")
+                raise GatewayRefusedError("local", "no such payment method")
             known = self.payments.get(charge.charge_id)
             if known is None:
                 self.payments[charge.charge_id] = known = self._charge(charge)
                 if charge.payment_method == "hangs":
-                    raise GatewayUnavailableError
+                    raise GatewayUnavailableError("local", "its answer was lost")
             return known.answer()
 
     def look_up(self, charge: ChargeRequest, payment_id: str | None) -> ChargeAnswer | None:
@@ -130,11 +130,11 @@ class Provider:
 
 
 def unavailable(_call: str) -> None:
-    raise GatewayUnavailableError
+    raise GatewayUnavailableError("local", "it is away")
 
 
 def refuses(_call: str) -> None:
-    raise GatewayRefusedError("the API key was revoked")
+    raise GatewayRefusedError("local", "the API key was revoked")
 
 
 @dataclass

@@ -5,11 +5,17 @@ from typing import Any
 
 import pytest
 
-from metering.errors import GatewayUnavailableError, InvalidInputError, NotFoundError
+from metering.errors import (
+    ConfigurationError,
+    GatewayUnavailableError,
+    InvalidInputError,
+    NotFoundError,
+)
 from metering.ids import ChargeId
 from metering.purchase.charge.by_hand import fail_charge, look_up_charge
-from metering.purchase.charge.charge import ChargePolicy
-from metering.purchase.charge.stored import page_of_charges
+from metering.purchase.charge.charge import ChargePolicy, run_charge
+from metering.purchase.charge.stored import ProviderAccount, page_of_charges
+from metering.purchase.gateway.gateway import PaymentGateway
 from shop import Shop, at_once, crowd, shared_database
 from till import AT_ONCE, Till, refuses, unavailable
 
@@ -284,6 +290,32 @@ def test_an_account_that_was_disabled_is_not_asked(shop: Shop, till: Till) -> No
     assert (charge.status, charge.failure) == ("failed", "account_disabled")
     assert till.provider.calls == []
     assert shop.wallet().balance_minor == 300
+
+
+def test_an_account_that_is_not_set_up_fails_what_nobody_was_asked_for(
+    shop: Shop, till: Till
+) -> None:
+    charge_id = begin(till)
+
+    run_charge(shop.sessions.transaction, not_set_up, charge_id, AT_ONCE)
+
+    charge = till.charge(charge_id)
+    assert (charge.status, charge.failure) == ("failed", "the account has no key")
+    assert shop.wallet().balance_minor == 300
+
+
+def test_an_account_that_is_not_set_up_any_more_is_waited_for(shop: Shop, till: Till) -> None:
+    charge_id = begin(till, "hangs")
+    till.run(charge_id)
+
+    run_charge(shop.sessions.transaction, not_set_up, charge_id, AT_ONCE)
+    till.sweep()
+
+    assert till.charge(charge_id).status == "succeeded"
+
+
+def not_set_up(_account: ProviderAccount) -> PaymentGateway:
+    raise ConfigurationError("the account has no key")
 
 
 # --- at once --------------------------------------------------------------------------------------

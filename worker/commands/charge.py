@@ -7,8 +7,7 @@ import typer
 from metering.ids import ChargeId
 from metering.purchase.charge.by_hand import fail_charge, look_up_charge
 from metering.purchase.charge.stored import page_of_charges
-from metering.purchase.gateway.open import gateway_of
-from worker.charging import charge_policy_of
+from worker.charging import charge_policy_of, open_gateway
 from worker.commands.options import AsJson, Business, Limit
 from worker.commands.show import money, print_json, print_table
 from worker.commands.target import DataDir, business_of, open_target
@@ -65,7 +64,7 @@ def look_up(
             business_id = business_of(conn, business)
         answer = look_up_charge(
             target.transaction,
-            gateway_of,
+            open_gateway,
             business_id,
             ChargeId(charge),
             charge_policy_of(target.settings),

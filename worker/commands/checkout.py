@@ -9,8 +9,7 @@ from metering.ids import CheckoutId, CustomerId
 from metering.purchase.charge.begin import NewCheckout, begin_checkout
 from metering.purchase.charge.charge import run_charge
 from metering.purchase.charge.checkout import Checkout, get_checkout, page_of_checkouts
-from metering.purchase.gateway.open import gateway_of
-from worker.charging import charge_policy_of
+from worker.charging import charge_policy_of, open_gateway
 from worker.commands.options import AsJson, Business, CurrencyCode, Customer, Limit
 from worker.commands.show import money, print_json, print_table
 from worker.commands.target import DataDir, Target, business_of, open_target
@@ -57,7 +56,7 @@ def create(
         found = begun.checkout
         if found.status == "pending" and found.charge_id is not None:
             policy = charge_policy_of(target.settings)
-            run_charge(target.transaction, gateway_of, found.charge_id, policy)
+            run_charge(target.transaction, open_gateway, found.charge_id, policy)
         with target.transaction() as conn:
             found = get_checkout(conn, business_id, found.checkout_id)
     _print([found], target, as_json=found if as_json else None)

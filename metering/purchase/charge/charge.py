@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Row
 
 from metering.checkpoint import Checkpoint, no_checkpoint
 from metering.db import Transactions
-from metering.errors import GatewayRefusedError, GatewayUnavailableError
+from metering.errors import ConfigurationError, GatewayRefusedError, GatewayUnavailableError
 from metering.ids import ChargeId, PurchaseId
 from metering.purchase.charge import statements
 from metering.purchase.charge.checkout import settle_checkout
@@ -152,8 +152,7 @@ def _claim(conn: Connection, charge_id: ChargeId, policy: ChargePolicy) -> Asked
         return None
     asked = _asked(charge, found)
     if found.refusal is not None and not asked.is_repeated:
-        refused = ChargeAnswer(status="failed", payment_id=None, failure=found.refusal)
-        end_with(conn, asked, refused, policy)
+        end_with(conn, asked, _failed(found.refusal), policy)
         return None
     patience_s = policy.ask_for_s if charge.status == "new" else policy.look_up_for_s
     if found.age_s > patience_s:
@@ -202,14 +201,20 @@ def asked_by_hand(conn: Connection, charge_id: ChargeId) -> Asked:
 
 
 def _ask(gateways: Gateways, asked: Asked) -> ChargeAnswer | _Unknown:
+    is_first = asked.step == "start" and not asked.is_repeated
     try:
         return _call(gateways(asked.account), asked)
     except GatewayUnavailableError as error:
-        return _Unknown(error.message, is_final=False)
+        return _Unknown(error.reason, is_final=False)
     except GatewayRefusedError as error:
-        if asked.step == "start" and not asked.is_repeated:
-            return ChargeAnswer(status="failed", payment_id=None, failure=error.message)
-        return _Unknown(error.message, is_final=True)
+        return _failed(error.reason) if is_first else _Unknown(error.reason, is_final=True)
+    except ConfigurationError as error:
+        # Nobody was asked, and an account that is not set up is put right one day.
+        return _failed(error.message) if is_first else _Unknown(error.message, is_final=False)
+
+
+def _failed(reason: str) -> ChargeAnswer:
+    return ChargeAnswer(status="failed", payment_id=None, failure=reason)
 
 
 def _call(gateway: PaymentGateway, asked: Asked) -> ChargeAnswer | _Unknown:
@@ -228,7 +233,7 @@ def _start(gateway: PaymentGateway, asked: Asked) -> ChargeAnswer:
         return gateway.start(asked.request, is_repeated=asked.is_repeated)
     except GatewayRefusedError as error:
         known = gateway.look_up(asked.request, None) if asked.is_repeated else None
-        return known or ChargeAnswer(status="failed", payment_id=None, failure=error.message)
+        return known or _failed(error.reason)
 
 
 # --- record ---------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ class ProviderAccount:
     product_id: str | None
 
 
-# Opens the gateway of an account. Raises `GatewayRefusedError` where it cannot be used.
+# Opens the gateway of an account. Raises `ConfigurationError` where it is not set up for that.
 Gateways: TypeAlias = Callable[[ProviderAccount], PaymentGateway]
 
 

@@ -13,5 +13,5 @@ def gateway_of(account: object) -> PaymentGateway:
 
     """
     if account is None:
-        raise GatewayRefusedError("there is no account")
-    raise GatewayUnavailableError(f"no gateway for {account!r}")
+        raise GatewayRefusedError("nobody", "there is no account")
+    raise GatewayUnavailableError("nobody", "there is no gateway")
