@@ -455,7 +455,7 @@ def test_after_a_decline_it_waits_twice_as_long_each_time_and_then_is_off(
         (2, False, "card_declined"),
         (3, True, "card_declined"),
     ]
-    assert till.standing().disabled_reason == "declined 3 times in a row"
+    assert till.standing().disabled_reason == "too_many_declines"
     assert (till.provider.charged(), shop.entries()) == ([], [])
 
 

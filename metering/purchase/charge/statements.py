@@ -280,7 +280,7 @@ DECLINED: Final = text(
     " disabled_at = coalesce(disabled_at, CASE WHEN declines + 1 >= declines_max"
     " THEN clock_timestamp() END),"
     " disabled_reason = coalesce(disabled_reason, CASE WHEN declines + 1 >= declines_max"
-    " THEN 'declined ' || (declines + 1) || ' times in a row' END)"
+    " THEN 'too_many_declines' END)"
     " WHERE wallet_id = :wallet_id RETURNING business_id, threshold_minor, declines, declines_max,"
     " retry_at, disabled_at IS NOT NULL AS is_disabled"
 )
