@@ -31,8 +31,7 @@ def check_page(transaction: Transactions, after: str) -> tuple[list[WalletId], i
         rows = conn.execute(statements.WALLET_PAGE, {"after": after, "page": PAGE_WALLETS})
         page = [WalletId(row.wallet_id) for row in rows]
         seeming = conn.execute(statements.CROSSINGS, {"wallet_ids": page})
-        marked = conn.execute(statements.TOP_UPS_OFF_THEIR_MARK, {"wallet_ids": page})
-        crossed = sorted({WalletId(row.wallet_id) for rows in (seeming, marked) for row in rows})
+        crossed = sorted({WalletId(row.wallet_id) for row in seeming})
         if not crossed:
             return page, 0
         conn.execute(statements.LOCK, {"wallet_ids": crossed})

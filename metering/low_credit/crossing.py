@@ -23,8 +23,10 @@ def evaluate(conn: Connection, wallet_ids: Sequence[WalletId], now: datetime) ->
 
     Those that have a rule for it are marked for a top-up, or no longer.
     """
-    mark_top_ups(conn, wallet_ids, now)
-    rows = conn.execute(statements.CROSSINGS, {"wallet_ids": list(wallet_ids)}).all()
+    found = conn.execute(statements.CROSSINGS, {"wallet_ids": list(wallet_ids)}).all()
+    if marked := [row.wallet_id for row in found if row.rule_id is None]:
+        mark_top_ups(conn, marked, now)
+    rows: Sequence[Row[Any]] = [row for row in found if row.rule_id is not None]
     if not rows or not (rows := _mark(conn, rows, now)):
         return 0
     publish(conn, _notices(rows, _sequences(conn, rows), now), now)
