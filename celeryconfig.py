@@ -11,8 +11,13 @@ from kombu import Queue
 # --- what runs where: the queue is the stage, the stage is the task module ----------------------
 imports = ("tasks.debit", "tasks.ledger", "tasks.low_credit", "tasks.purchase", "tasks.webhook")
 STAGES: Final = ("debit", "ledger", "low_credit", "purchase", "webhook")
-task_queues = tuple(Queue(stage) for stage in STAGES)
-task_routes = {f"{stage}.*": {"queue": stage} for stage in STAGES}
+# A charge waits for a payment provider, for up to 40 s: a queue of its own, so that a provider which
+# hangs holds up neither debits nor alerts.
+task_queues = tuple(Queue(name) for name in (*STAGES, "charge"))
+task_routes = {
+    "purchase.charge": {"queue": "charge"},
+    **{f"{stage}.*": {"queue": stage} for stage in STAGES},
+}
 task_default_queue = "ledger"
 task_create_missing_queues = False
 
@@ -71,8 +76,10 @@ beat_schedule = {
         "ledger.verify": 3600.0,  # every invariant
         "low_credit.check": 60.0,  # what posting did not see: a rule changed, a default added
         "purchase.expire": 5.0,  # credit whose time is over is taken out
-        "purchase.sweep": 1.0,  # events of providers -> purchase.inbox; not settled -> .credit
+        # Events of providers -> purchase.inbox; not settled -> .credit; charges due -> .charge.
+        "purchase.sweep": 1.0,
         "purchase.tell_expiring": 300.0,  # credit that will expire soon
+        "purchase.top_up": 2.0,  # wallets that are low and have a rule for it -> purchase.charge
         "webhook.sweep": 1.0,  # deliveries due -> webhook.deliver
     }.items()
 }

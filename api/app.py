@@ -13,6 +13,7 @@ from api.edge import Edge
 from api.errors import ErrorBody, add_error_handlers
 from api.routes import (
     business,
+    checkouts,
     customers,
     events,
     health,
@@ -25,10 +26,13 @@ from api.routes import (
     purchases,
     refused_events,
     rules,
+    top_ups,
     wallets,
     webhooks,
 )
 from api.scope import open_scope
+from metering.purchase.charge.stored import Gateways
+from worker.charging import open_gateway
 from worker.settings import Settings
 
 ROUTERS: Final = (
@@ -44,6 +48,8 @@ ROUTERS: Final = (
     meters,
     prices,
     rules,
+    checkouts,
+    top_ups,
     webhooks,
     providers,
 )
@@ -64,7 +70,7 @@ _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def create_app(config: Settings) -> FastAPI:
+def create_app(config: Settings, gateways: Gateways = open_gateway) -> FastAPI:
     """Return the application; it opens its connections when it is started."""
     app = FastAPI(
         title="Gullak",
@@ -75,6 +81,7 @@ def create_app(config: Settings) -> FastAPI:
         generate_unique_id_function=_operation_id,
     )
     app.state.settings = config
+    app.state.gateways = gateways
     app.add_middleware(Edge, body_bytes_max=config.api_body_bytes_max)
     routes = [route for module in (health, *ROUTERS) for route in module.router.routes]
     add_error_handlers(app, routes)
@@ -95,7 +102,7 @@ def _operation_id(route: APIRoute) -> str:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     config: Settings = app.state.settings
     anyio.to_thread.current_default_thread_limiter().total_tokens = config.api_threads
-    app.state.scope = open_scope(config)
+    app.state.scope = open_scope(config, app.state.gateways)
     try:
         yield
     finally:

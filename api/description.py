@@ -18,6 +18,7 @@ _MADE: Final = {
     "/customers": ("customer_id", "$response.body#/customer_id"),
     "/customers/{customer_id}/purchases": ("purchase_id", "$response.body#/id"),
     "/packages": ("package_id", "$response.body#/id"),
+    "/customers/{customer_id}/checkouts": ("checkout_id", "$response.body#/id"),
     "/meters": ("meter_id", "$response.body#/id"),
     "/low-credit-rules": ("rule_id", "$response.body#/id"),
     "/webhooks": ("webhook_id", "$response.body#/id"),
@@ -82,15 +83,18 @@ def _add_links(document: Document) -> None:
 
 
 def _narrow(node: object, currencies: list[str]) -> None:
-    """Say of every currency which ones there are, and of every query text that it has no NUL."""
+    """Say of every currency which ones there are, and of every query text that it has no NUL.
+
+    A node with `in` is a parameter.
+    """
     if isinstance(node, list):
         for part in node:
             _narrow(part, currencies)
     elif isinstance(node, dict):
         if node.get("in") == "query":
             _restrict(node["schema"], {"pattern": NO_NUL})
-            if node["name"] in _CURRENCY_NAMES:
-                _restrict(node["schema"], {"enum": currencies})
+        if "in" in node and node["name"] in _CURRENCY_NAMES:
+            _restrict(node["schema"], {"enum": currencies})
         for name, part in node.get("properties", {}).items():
             if name in _CURRENCY_NAMES:
                 _restrict(part, {"enum": currencies})

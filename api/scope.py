@@ -4,6 +4,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import BoundedSemaphore
 from typing import Annotated, Final, TypeVar
 
 from fastapi import Depends, Request
@@ -17,6 +18,7 @@ from metering.accept import AcceptLimits, Quantities
 from metering.buffer.stream import UsageBuffer, connect
 from metering.db import is_rolled_back
 from metering.ids import BusinessId
+from metering.purchase.charge.stored import Gateways
 from worker.migrate import newest_revision
 from worker.scope import open_buffer
 from worker.session import Sessions, make_engine
@@ -49,6 +51,10 @@ class ApiScope:
     keys: KeyRing
     rate: RateLimit
     limits: AcceptLimits
+    gateways: Gateways
+    # Requests that may wait for a payment provider at the same time: half of all, so that one
+    # which hangs takes nothing else along.
+    charging: BoundedSemaphore
 
     @property
     def currencies(self) -> tuple[str, ...]:
@@ -89,8 +95,8 @@ class ApiScope:
         self.redis.close()
 
 
-def open_scope(config: Settings) -> ApiScope:
-    """Return the scope of a process with these settings."""
+def open_scope(config: Settings, gateways: Gateways) -> ApiScope:
+    """Return the scope of a process with these settings, that charges through these gateways."""
     sessions = Sessions(make_engine(config, kept=config.api_threads, extra=0))
     redis = connect(config.redis_url.get_secret_value(), timeout_s=QUICK_TIMEOUT_S)
     return ApiScope(
@@ -102,6 +108,8 @@ def open_scope(config: Settings) -> ApiScope:
         keys=KeyRing(sessions.tenant, fresh_s=config.api_key_ttl_s, stale_s=config.api_key_stale_s),
         rate=RateLimit(redis, config.api_rate_limit),
         limits=AcceptLimits(config.event_age_max_s, config.event_ahead_max_s),
+        gateways=gateways,
+        charging=BoundedSemaphore(max(1, config.api_threads // 2)),
     )
 
 

@@ -1,31 +1,44 @@
-"""Purchases: what providers say becomes facts, what is paid becomes credit; what expires goes."""
+"""Purchases: what providers say becomes facts, what is paid becomes credit; what expires goes.
+
+What is to be paid is charged, once.
+"""
 
 from typing import Final
 
 from sqlalchemy import Connection
 
-from metering.ids import ProviderEventNumber, PurchaseId
+from metering.ids import ChargeId, ProviderEventNumber, PurchaseId
+from metering.purchase.charge.charge import due_charges, run_charge, settle_paid
+from metering.purchase.charge.top_up import start_top_ups
 from metering.purchase.expire import expire_credit, tell_expiring
 from metering.purchase.facts import PaidFor
 from metering.purchase.provider.inbox import process, waiting
-from metering.purchase.settle import due_purchases, settle_purchase
+from metering.purchase.settle import due_purchases
+from worker.charging import charge_policy_of, open_gateway
+from worker.failpoint import checkpoint_of
 from worker.scope import scope
 from worker.task import Report, task, wake
 
 SWEEP_EVENTS: Final = 100
 SWEEP_PURCHASES: Final = 200
+# Each may wait for a provider for many seconds: few at a time, the longest waiting first.
+SWEEP_CHARGES: Final = 20
+START_TOP_UPS: Final = 100
 
 
 @task("purchase.sweep")
 def sweep() -> Report:
-    """Wake what waits: events of providers, and purchases whose facts were not followed yet."""
+    """Wake what waits: events of providers, purchases that facts have come for, charges due."""
     with scope().transaction() as conn:
         events = waiting(conn, SWEEP_EVENTS)
         purchases = due_purchases(conn, SWEEP_PURCHASES)
+        charges = due_charges(conn, SWEEP_CHARGES)
     for event_number in events:
         wake("purchase.inbox", event_number)
     for purchase_id in purchases:
         wake("purchase.credit", purchase_id)
+    for charge_id in charges:
+        wake("purchase.charge", charge_id)
     return {}
 
 
@@ -39,15 +52,15 @@ def inbox(event_number: int) -> Report:
 
 def _settle(conn: Connection, paid_for: PaidFor) -> None:
     """Let the ledger follow what a payment is for."""
-    if paid_for.purchase_id is not None:
-        settle_purchase(conn, paid_for.purchase_id)
+    settle_paid(conn, paid_for, charge_policy_of(scope().settings))
 
 
 @task("purchase.credit")
 def credit(purchase_id: str) -> Report:
     """Settle one purchase; delivered again, it finds that done."""
+    paid_for = PaidFor(PurchaseId(purchase_id), None)
     with scope().transaction() as conn:
-        done = settle_purchase(conn, PurchaseId(purchase_id))
+        done = settle_paid(conn, paid_for, charge_policy_of(scope().settings))
     return {"settled": int(done)}
 
 
@@ -63,3 +76,22 @@ def tell() -> Report:
     with scope().transaction() as conn:
         told = tell_expiring(conn, scope().settings.expiring_notice_days)
     return {"told": told}
+
+
+@task("purchase.top_up")
+def top_up() -> Report:
+    """Order top-ups for wallets that are low, and wake their charges."""
+    with scope().transaction() as conn:
+        charges = start_top_ups(conn, START_TOP_UPS)
+    for charge_id in charges:
+        wake("purchase.charge", charge_id)
+    return {"started": len(charges)}
+
+
+@task("purchase.charge")
+def charge(charge_id: str) -> Report:
+    """Ask for one charge, or look what has become of it; delivered again, it is not due."""
+    at = scope()
+    policy, checkpoint = charge_policy_of(at.settings), checkpoint_of(at.settings)
+    asked = run_charge(at.transaction, open_gateway, ChargeId(charge_id), policy, checkpoint)
+    return {"asked": int(asked)}

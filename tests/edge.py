@@ -12,6 +12,8 @@ import uvicorn
 from api.app import create_app
 from metering.access.keys import SCOPES, Scope, create_key
 from metering.ids import BusinessId
+from metering.purchase.charge.stored import Gateways
+from worker.charging import open_gateway
 from worker.port import HOST, free_port
 from worker.session import Sessions
 from worker.settings import Settings
@@ -38,12 +40,12 @@ class Api:
 
 
 @contextmanager
-def running_api(config: Settings) -> Iterator[str]:
+def running_api(config: Settings, gateways: Gateways = open_gateway) -> Iterator[str]:
     """Serve the API with these settings; give its URL."""
     port = free_port()
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(config),
+            create_app(config, gateways),
             host=HOST,
             port=port,
             log_config=None,

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from metering.errors import GullakError
 from worker.commands import add_commands
 from worker.demo.command import demo
-from worker.log import setup_logging
+from worker.log import log_to_stderr, setup_logging
 from worker.migrate import migrate_database
 from worker.settings import settings
 from worker.up import up
@@ -36,6 +36,7 @@ add_commands(app)
 
 def main() -> None:
     """Run the command; what the user can put right is one line on stderr and exit code 1."""
+    log_to_stderr()
     try:
         app()
     except GullakError as error:

@@ -52,6 +52,13 @@ def setup_logging(config: Settings) -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
+def log_to_stderr() -> None:
+    """Keep what a command logs apart from what it prints, if logging is not set up otherwise."""
+    if not structlog.is_configured():
+        # Whatever stderr is by then.
+        structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+
+
 def _rendering(*, as_json: bool) -> list[Processor]:
     # Tracebacks without local variables: secrets and what customers have sent are among them.
     if as_json:

@@ -81,6 +81,21 @@ class Settings(BaseSettings):
     # --- purchase ---------------------------------------------------------------------------
     # How many days before its end credit is told of: time to use it, and a last reminder.
     expiring_notice_days: tuple[Annotated[int, Field(ge=1, le=365)], ...] = (7, 1)
+    # How long a checkout waits for its payment with credit reserved; within what the next setting
+    # leaves for stopping it.
+    checkout_ttl_s: int = Field(3600, ge=60, le=79_200)
+    # How long a charge is asked for again that nobody answered for, before it is parked: providers
+    # keep an idempotency key for 24 h, and after that the same charge would be another one.
+    charge_ask_for_s: int = Field(82_800, ge=60, le=82_800)
+    # How long a charge that a provider has taken on is looked up, before it is parked: debits of
+    # bank accounts take days.
+    charge_look_up_for_s: int = Field(7 * 86_400, ge=60)
+    # Seconds between two attempts at a charge: the first wait, doubled up to the last.
+    charge_retry_s: int = Field(5, ge=1)
+    charge_retry_max_s: int = Field(900, ge=1)
+    # Seconds after a declined top-up, doubled with each decline up to a day: a card without money
+    # seldom has some minutes later.
+    top_up_retry_s: int = Field(3600, ge=1, le=86_400)
 
     # --- webhook ----------------------------------------------------------------------------
     # Waits between attempts; after the last comes the dead letter. The contract's schedule.

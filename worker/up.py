@@ -34,7 +34,8 @@ DEFAULT_PORT: Final = 8080
 CONCURRENCY: Final = 2
 # Webhooks have workers of their own: a slow receiver must not hold up debits.
 WORKER_QUEUES: Final = "debit,low_credit,purchase,ledger"
-WEBHOOK_QUEUES: Final = "webhook"
+# On one machine one worker waits for others' servers; docker-compose.yml has one for each of both.
+WEBHOOK_QUEUES: Final = "webhook,charge"
 # Celery advises against root at every start, on eight lines; who runs as root knows.
 _QUIET_AS_ROOT: Final = {"PYTHONWARNINGS": "ignore:You're running the worker with superuser"}
 

@@ -102,6 +102,7 @@ QUICK: Final[tuple[Check, ...]] = (
     _of("every accepted event ended once", statements.SHARDS_OFF_THEIR_ACCOUNT),
     _of("alert numbers are without gaps", statements.ALERTS_WITH_GAPS),
     _of("a credited purchase has its entry", statements.PURCHASES_OFF_THEIR_ENTRY),
+    _of("a checkout holds its credit or gave it back", statements.CHECKOUTS_OFF_THEIR_ENTRIES),
 )
 DEEP: Final[tuple[Check, ...]] = (
     _of("balance = sum of entries, version = their number", statements.WALLETS_OFF_THEIR_SUM),

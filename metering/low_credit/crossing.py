@@ -19,12 +19,27 @@ from metering.webhook.outbox import Notice, publish
 
 
 def evaluate(conn: Connection, wallet_ids: Sequence[WalletId], now: datetime) -> int:
-    """Tell of every crossing of these wallets, which the caller holds locked; return how many."""
-    rows = conn.execute(statements.CROSSINGS, {"wallet_ids": list(wallet_ids)}).all()
+    """Tell of every crossing of these wallets, which the caller holds locked; return how many.
+
+    Those that have a rule for it are marked for a top-up, or no longer.
+    """
+    found = conn.execute(statements.CROSSINGS, {"wallet_ids": list(wallet_ids)}).all()
+    if marked := [row.wallet_id for row in found if row.rule_id is None]:
+        mark_top_ups(conn, marked, now)
+    rows: Sequence[Row[Any]] = [row for row in found if row.rule_id is not None]
     if not rows or not (rows := _mark(conn, rows, now)):
         return 0
     publish(conn, _notices(rows, _sequences(conn, rows), now), now)
     return len(rows)
+
+
+def mark_top_ups(conn: Connection, wallet_ids: Sequence[WalletId], now: datetime) -> None:
+    """Mark which of these wallets want a top-up: what may be spent is at or below a threshold.
+
+    A rule that somebody has in hand is passed over: to wait for it with the wallets locked could
+    deadlock, and the scheduled check comes by.
+    """
+    conn.execute(statements.MARK_TOP_UPS, {"wallet_ids": list(wallet_ids), "now": now})
 
 
 def _mark(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> Sequence[Row[Any]]:

@@ -6,35 +6,52 @@ from sqlalchemy import text
 
 # Wallets whose state by a rule has to change: low and not marked, or marked and recovered. A rule
 # of the wallet's own replaces the business's defaults. A wallet without entries never had credit,
-# so it is not low. `{wallets}` narrows which wallets are looked at. What is told of a wallet is
-# carried along: joined on again, it would be a product of all with all wherever the planner thinks
-# that the wallets are few (20,000 that never moved before took longer than a statement may).
+# so it is not low. Besides, without a rule id: wallets whose rule for a top-up has a mark that does
+# not say what is, low at or below the threshold by what may be spent. `{wallets}` narrows which
+# wallets are looked at. What is told of a wallet is carried along: joined on again, it would be a
+# product of all with all wherever the planner thinks that the wallets are few (20,000 that never
+# moved before took longer than a statement may).
 _CROSSINGS = """
     WITH looked_at AS ({wallets}),
     ruled AS (
         SELECT w.*, r.rule_id, r.threshold_minor, r.recover_at_minor
         FROM looked_at w JOIN low_credit_rules r ON r.wallet_id = w.wallet_id
+        WHERE w.version > 0
         UNION ALL
         SELECT w.*, r.rule_id, r.threshold_minor, r.recover_at_minor
         FROM looked_at w JOIN low_credit_rules r
             ON r.wallet_id IS NULL AND r.business_id = w.business_id AND r.currency = w.currency
             AND (w.balance_minor <= r.threshold_minor OR w.alert_sequence > 0)
-        WHERE NOT EXISTS (SELECT 1 FROM low_credit_rules own WHERE own.wallet_id = w.wallet_id)
+        WHERE w.version > 0
+            AND NOT EXISTS (SELECT 1 FROM low_credit_rules own WHERE own.wallet_id = w.wallet_id)
     )
     SELECT r.wallet_id, r.business_id, r.customer_id, r.currency, r.balance_minor,
         r.rule_id, r.threshold_minor, r.recover_at_minor, s.wallet_id IS NOT NULL AS was_low
     FROM ruled r LEFT JOIN low_credit_states s USING (wallet_id, rule_id)
     WHERE (s.wallet_id IS NULL AND r.balance_minor <= r.threshold_minor)
        OR (s.wallet_id IS NOT NULL AND r.balance_minor >= r.recover_at_minor)
-    ORDER BY r.wallet_id, r.threshold_minor DESC
+    UNION ALL
+    SELECT w.wallet_id, w.business_id, w.customer_id, w.currency, w.balance_minor,
+        NULL, t.threshold_minor, NULL, t.low_since IS NOT NULL
+    FROM looked_at w JOIN top_up_rules t USING (wallet_id)
+    WHERE (t.low_since IS NOT NULL) <> (w.balance_minor - w.frozen_minor <= t.threshold_minor)
+    ORDER BY wallet_id, threshold_minor DESC
 """
-_COLUMNS = "wallet_id, business_id, customer_id, currency, balance_minor, alert_sequence"
+_COLUMNS = """wallet_id, business_id, customer_id, currency, balance_minor, frozen_minor, version,
+    alert_sequence"""
 
 # Crossings of the given wallets, which the caller has locked.
 CROSSINGS: Final = text(
-    _CROSSINGS.format(
-        wallets=f"SELECT {_COLUMNS} FROM wallets WHERE wallet_id = ANY(:wallet_ids) AND version > 0"
-    )
+    _CROSSINGS.format(wallets=f"SELECT {_COLUMNS} FROM wallets WHERE wallet_id = ANY(:wallet_ids)")
+)
+# Put the marks of rules for a top-up right. One that somebody has in hand is passed over.
+MARK_TOP_UPS: Final = text(
+    "UPDATE top_up_rules r SET low_since = CASE WHEN o.is_low THEN CAST(:now AS timestamptz) END"
+    " FROM (SELECT t.wallet_id, w.is_low FROM top_up_rules t CROSS JOIN LATERAL"
+    " (SELECT balance_minor - frozen_minor <= t.threshold_minor AS is_low FROM wallets"
+    " WHERE wallet_id = t.wallet_id) w"
+    " WHERE t.wallet_id = ANY(:wallet_ids) AND (t.low_since IS NOT NULL) <> w.is_low"
+    " FOR NO KEY UPDATE OF t SKIP LOCKED) o WHERE r.wallet_id = o.wallet_id"
 )
 # A page of wallets for the scheduled check, in the order of their ids.
 WALLET_PAGE: Final = text(

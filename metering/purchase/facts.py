@@ -70,7 +70,10 @@ class PaidFor:
 
 
 def note_payment(conn: Connection, business_id: BusinessId, fact: PaymentFact) -> PaidFor:
-    """Keep what is said of a payment; its purchase is due to be settled."""
+    """Keep what is said of a payment; its purchase is due to be settled, its charge looked at.
+
+    Locks: the payment, then its charge, then its purchase.
+    """
     values = {
         "business_id": business_id,
         "provider": fact.provider,
@@ -85,7 +88,10 @@ def note_payment(conn: Connection, business_id: BusinessId, fact: PaymentFact) -
     }
     conn.execute(statements.LOCK_PAYMENT, values)
     row = conn.execute(statements.NOTE_PAYMENT, values).one()
-    return _due(conn, PaidFor(row.purchase_id, row.checkout_id))
+    paid_for = PaidFor(row.purchase_id, row.checkout_id)
+    if paid_for.is_known and fact.status != "pending":
+        conn.execute(statements.WAKE_CHARGE, row._asdict())
+    return _due(conn, paid_for)
 
 
 def note_reversal(conn: Connection, business_id: BusinessId, fact: ReversalFact) -> PaidFor:

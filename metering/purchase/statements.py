@@ -68,8 +68,11 @@ PURCHASE_PAGE: Final = text(
     " AND (CAST(:after AS text) IS NULL OR purchase_id < :after)"
     " ORDER BY purchase_id DESC LIMIT :page OFFSET :offset"
 )
-# One purchase, locked: of two that settle it at once the second waits and finds it done.
-LOCK: Final = text(f"SELECT {_PURCHASE} FROM purchases WHERE purchase_id = :purchase_id FOR UPDATE")
+# One purchase, locked: of two that settle it at once the second waits and finds it done. Not
+# against foreign keys: who notes a payment of it waits for what whoever settles it holds.
+LOCK: Final = text(
+    f"SELECT {_PURCHASE} FROM purchases WHERE purchase_id = :purchase_id FOR NO KEY UPDATE"
+)
 # The purchase as its facts have it.
 SETTLED: Final = text(
     "UPDATE purchases SET status = :status, provider = :provider, payment_id = :payment_id,"
@@ -183,6 +186,14 @@ NOTE_PAYMENT: Final = text("""
             ELSE excluded.occurred_at END
     RETURNING purchase_id, checkout_id, status
 """)
+# Something new is known of a charge: it is looked at at once. One that had failed is open again if
+# it was paid after all.
+WAKE_CHARGE: Final = text(
+    "UPDATE charges SET due_at = clock_timestamp(), updated_at = clock_timestamp(),"
+    " status = CASE status WHEN 'failed' THEN 'pending' ELSE status END"
+    " WHERE (purchase_id = CAST(:purchase_id AS text) OR checkout_id = CAST(:checkout_id AS text))"
+    " AND (status IN ('new', 'pending') OR (status = 'failed' AND :status = 'succeeded'))"
+)
 # What is said of a refund or a dispute. An end stays an end, unless a later word overrules it.
 NOTE_REVERSAL: Final = text("""
     INSERT INTO payment_reversals AS r (business_id, provider, kind, reversal_id, payment_id,
@@ -211,10 +222,12 @@ UNSUCCESSFUL: Final = text(
     "SELECT status, failure FROM payments WHERE purchase_id = :purchase_id"
     " AND status <> 'succeeded' ORDER BY occurred_at DESC, payment_id"
 )
-# A payment that nothing follows from waits to be looked at.
+# A payment that nothing follows from waits to be looked at. One of which somebody is noting
+# something is passed over: whoever that is waits for what we hold, and comes here afterwards.
 PARK_PAYMENT: Final = text(
-    "UPDATE payments SET parked_reason = :reason WHERE business_id = :business_id"
-    " AND provider = :provider AND payment_id = :payment_id"
+    "UPDATE payments SET parked_reason = :reason WHERE (business_id, provider, payment_id) IN"
+    " (SELECT business_id, provider, payment_id FROM payments WHERE business_id = :business_id"
+    " AND provider = :provider AND payment_id = :payment_id FOR NO KEY UPDATE SKIP LOCKED)"
 )
 # The refunds and disputes of a payment, in the order in which they came.
 REVERSALS: Final = text(

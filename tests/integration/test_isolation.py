@@ -15,6 +15,7 @@ from metering.purchase.provider.account import NewAccount, connect_account, send
 from metering.purchase.provider.inbox import process, receive, verified
 from providers import Stripe
 from shop import Shop, event
+from till import Till
 from worker.settings import settings_from
 
 # A webhook of a provider brings a signature instead of a key.
@@ -69,6 +70,19 @@ BODIES: dict[tuple[str, str], Callable[[dict[str, str]], object]] = {
         "threshold": 7,
         "customer_id": ids["customer_id"],
     },
+    ("POST", "/customers/{customer_id}/checkouts"): lambda _: {
+        "amount": 1,
+        "currency": "USD",
+        "idempotency_key": "stolen",
+    },
+    ("PUT", "/customers/{customer_id}/wallets/{currency}/top-up"): lambda ids: {
+        "threshold": 7,
+        "package_id": ids["package_id"],
+        "payment_method": "pm_stolen",
+        "day_cap": 1000,
+        "month_cap": 1000,
+        "account_id": ids["account_id"],
+    },
     ("POST", "/webhooks"): lambda _: {"url": "https://example.com/"},
     ("PATCH", "/webhooks/{webhook_id}"): lambda _: {"url": "https://evil.example.com/"},
     ("PATCH", "/webhooks/{webhook_id}/headers"): lambda _: {"headers": {"X-Evil": "1"}},
@@ -88,6 +102,7 @@ BODIES: dict[tuple[str, str], Callable[[dict[str, str]], object]] = {
 }
 # Making something of one's own is no way in; whose customer an event names is checked later.
 NO_WEBHOOKS = {"data": [], "done": True, "iterator": None, "prev_iterator": None}
+TOP_UP = {"threshold": -7, "payment_method": "pm_1", "day_cap": 1000, "month_cap": 1000}
 OWN = {
     ("POST", "/customers"),
     ("POST", "/packages"),
@@ -113,6 +128,7 @@ def api(module_api_url: str, shop: Shop) -> Api:
 @pytest.fixture
 def victim(api: Api, shop: Shop) -> dict[str, str]:
     """The ids of a business that has one of everything."""
+    till = Till(shop)
     shop.meter("tokens", {"USD": "1"})
     shop.send(event(shop.customers[0], event_id="evt-victim", name="free"))
     shop.send(event("cus_unknown", event_id="evt-refused"))
@@ -120,7 +136,9 @@ def victim(api: Api, shop: Shop) -> dict[str, str]:
     with api.client() as client:
         customer_id = shop.customers[0]
         entry = {"amount": 500, "currency": "USD", "entry_type": "credit"}
-        client.post(f"/customers/{customer_id}/wallets/ledger-entries", json=entry)
+        for currency in ("USD", "INR"):
+            entry["currency"] = currency
+            client.post(f"/customers/{customer_id}/wallets/ledger-entries", json=entry)
         package = client.post("/packages", json={"name": "p", "currency": "INR", "price": 9})
         order = {"package_id": package.json()["id"]}
         purchase = client.post(f"/customers/{customer_id}/purchases", json=order).json()
@@ -129,6 +147,12 @@ def victim(api: Api, shop: Shop) -> dict[str, str]:
         rule = client.post("/low-credit-rules", json={"currency": "USD", "threshold": 5}).json()
         meter = client.get("/meters").json()["items"][0]
         webhook = client.post("/webhooks", json={"url": "https://example.com/"}).json()
+        checkout = client.post(
+            f"/customers/{customer_id}/checkouts",
+            json={"amount": 100, "currency": "INR", "idempotency_key": "k1"},
+        ).json()
+        wallet = f"/customers/{customer_id}/wallets/INR/top-up"
+        client.put(wallet, json={**TOP_UP, "package_id": till.package(currency="INR")})
     return {
         "customer_id": customer_id,
         "entry_id": shop.entries(currency="INR")[0].entry_id,
@@ -140,6 +164,9 @@ def victim(api: Api, shop: Shop) -> dict[str, str]:
         "refused_event_id": "evt-refused",
         "webhook_id": webhook["id"],
         "provider_event_id": str(parked_event(shop)),
+        "checkout_id": checkout["id"],
+        "currency": "INR",
+        "account_id": till.account_id,
     }
 
 
@@ -183,6 +210,10 @@ def everything(shop: Shop) -> list[object]:
         "refused_events",
         "provider_accounts",
         "provider_events",
+        "checkouts",
+        "charges",
+        "purchases",
+        "top_up_rules",
     )
     return [
         shop.rows(f"SELECT * FROM {table} WHERE business_id = '{shop.business_id}' ORDER BY 1")

@@ -184,11 +184,13 @@ TASKS = {
     "debit.sweep": "()",
     "ledger.verify": "()",
     "low_credit.check": "()",
+    "purchase.charge": "(charge_id: str)",
     "purchase.credit": "(purchase_id: str)",
     "purchase.expire": "()",
     "purchase.inbox": "(event_number: int)",
     "purchase.sweep": "()",
     "purchase.tell_expiring": "()",
+    "purchase.top_up": "()",
     "webhook.deliver": "()",
     "webhook.sweep": "()",
 }

@@ -4,6 +4,8 @@ import typer
 
 from worker.commands import (
     business,
+    charge,
+    checkout,
     customer,
     endpoint,
     entry,
@@ -17,6 +19,7 @@ from worker.commands import (
     purchase,
     refused,
     rule,
+    top_up,
     verify,
     webhook,
 )
@@ -34,6 +37,9 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(package.app, name="package")
     app.add_typer(purchase.app, name="purchase")
     app.add_typer(providers.app, name="providers")
+    app.add_typer(checkout.app, name="checkout")
+    app.add_typer(top_up.app, name="top-up")
+    app.add_typer(charge.app, name="charge")
     app.add_typer(webhook.app, name="webhook")
     app.command()(entry.credit)
     app.command()(entry.debit)

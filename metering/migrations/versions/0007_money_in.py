@@ -112,6 +112,7 @@ CREATE TABLE payments (
     CHECK (purchase_id IS NULL OR checkout_id IS NULL)
 );
 CREATE INDEX payments_of_purchase ON payments (purchase_id) WHERE purchase_id IS NOT NULL;
+CREATE INDEX payments_of_checkout ON payments (checkout_id) WHERE checkout_id IS NOT NULL;
 CREATE INDEX payments_parked ON payments (business_id, created_at) WHERE parked_reason IS NOT NULL;
 -- Refunds and disputes of payments, known or not.
 CREATE TABLE payment_reversals (

@@ -1,0 +1,315 @@
+"""Charge: claim, ask the provider outside any transaction, record what it says.
+
+A charge is stored, with the id that is its idempotency key at the provider, before anybody is asked
+for money. A claim moves `due_at` ahead, so who dies between the call and the record gives it back,
+and the same key is asked again. What a provider answers is kept as a fact of a payment, as its
+webhooks are; ledger, purchase and checkout follow from facts, whichever come first. So a lost
+webhook costs only time, and a lost answer as well.
+
+Nothing is called a failure while money may have moved: after too long without an answer a charge is
+parked, and a person looks at it (`gullak charge`).
+
+Locks, in this order: a payment, its charge, its purchase or checkout, a top-up rule, a wallet.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple
+
+import structlog
+from sqlalchemy import Connection, Row
+
+from metering.checkpoint import Checkpoint, no_checkpoint
+from metering.db import Transactions
+from metering.errors import ConfigurationError, GatewayRefusedError, GatewayUnavailableError
+from metering.ids import ChargeId, PurchaseId
+from metering.purchase.charge import statements
+from metering.purchase.charge.checkout import settle_checkout
+from metering.purchase.charge.outcome import RETRY_S, note_top_up
+from metering.purchase.charge.stored import (
+    Charge,
+    Gateways,
+    ProviderAccount,
+    charge_of,
+    due_charges,
+    end_charge,
+    lock_charge_of,
+    park_charge,
+)
+from metering.purchase.facts import PaidFor, PaymentFact, note_payment
+from metering.purchase.gateway.gateway import ChargeAnswer, ChargeRequest, PaymentGateway
+from metering.purchase.provider.inbox import apply_parked
+from metering.purchase.settle import settle_purchase
+
+__all__ = ["ChargePolicy", "due_charges", "run_charge", "settle_paid"]
+
+log = structlog.get_logger("gullak.charge")
+
+# Never asked again before this: longer than any call takes, the task's time limit included. Two
+# calls at once could charge twice where a provider keeps no idempotency keys.
+LEASE_S: Final = 90
+DOUBLINGS_MAX: Final = 20
+
+Step = Literal["start", "look_up", "cancel"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChargePolicy:
+    """How long who waits for what, in seconds; all but `lease_s` are settings of the operator."""
+
+    # Between attempts: doubled each time, up to the other.
+    retry_s: int = 5
+    retry_max_s: int = 900
+    # Without any answer a charge is asked for again for so long, then parked.
+    ask_for_s: int = 82_800
+    # One that the provider has taken on is looked up for so long, then parked.
+    look_up_for_s: int = 7 * 86_400
+    # After a declined top-up: doubled with each decline.
+    decline_retry_s: int = RETRY_S
+    lease_s: int = LEASE_S
+
+    def wait_s(self, attempts: int) -> int:
+        """Return how long to wait after so many attempts."""
+        return min(self.retry_max_s, self.retry_s << min(attempts - 1, DOUBLINGS_MAX))
+
+
+POLICY: Final = ChargePolicy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A charge, and what is to be asked of whom."""
+
+    charge: Charge
+    request: ChargeRequest = field(repr=False)
+    account: ProviderAccount
+    step: Step
+
+    @property
+    def is_repeated(self) -> bool:
+        """Tell whether somebody may have asked before."""
+        return self.charge.attempts > 1
+
+
+class _Unknown(NamedTuple):
+    """Nobody knows what has become of a charge; `is_final`: asking again changes nothing."""
+
+    reason: str
+    is_final: bool
+
+
+def run_charge(
+    transaction: Transactions,
+    gateways: Gateways,
+    charge_id: ChargeId,
+    policy: ChargePolicy = POLICY,
+    checkpoint: Checkpoint = no_checkpoint,
+) -> bool:
+    """Ask for a charge that is due, or look what has become of it; tell whether anybody was asked.
+
+    Safe twice and at once: of two runs one claims it.
+    """
+    with transaction() as conn:
+        asked = _claim(conn, charge_id, policy)
+    if asked is None:
+        return False
+    checkpoint("after_claim")
+    answer = _ask(gateways, asked)
+    checkpoint("after_charge")
+    with transaction() as conn:
+        _record(conn, asked, answer, policy)
+    checkpoint("after_record")
+    return True
+
+
+def settle_paid(conn: Connection, paid_for: PaidFor, policy: ChargePolicy = POLICY) -> bool:
+    """Let a purchase or checkout follow what is known of its payments; tell if it did.
+
+    Its charge and its top-up rule follow with it.
+
+    Raises:
+        NotFoundError: there is no such purchase or checkout.
+
+    """
+    if paid_for.checkout_id is not None:
+        return settle_checkout(conn, paid_for.checkout_id)
+    if paid_for.purchase_id is not None:
+        return _settle_purchase(conn, paid_for.purchase_id, policy)
+    return False
+
+
+# --- claim ----------------------------------------------------------------------------------------
+
+
+def _claim(conn: Connection, charge_id: ChargeId, policy: ChargePolicy) -> Asked | None:
+    """Take a charge; None: it is not due, or what is known already ends it, or it is parked."""
+    values = {"charge_id": charge_id, "lease_s": policy.lease_s}
+    row = conn.execute(statements.CLAIM, values).one_or_none()
+    if row is None:
+        return None
+    charge = charge_of(row)
+    settle_paid(conn, _paid_for(charge), policy)
+    found = conn.execute(statements.TO_ASK, {"charge_id": charge_id}).one()
+    if not found.is_open:
+        return None
+    asked = _asked(charge, found)
+    if found.refusal is not None and not asked.is_repeated:
+        end_with(conn, asked, _failed(found.refusal), policy)
+        return None
+    patience_s = policy.ask_for_s if charge.status == "new" else policy.look_up_for_s
+    if found.age_s > patience_s:
+        park_charge(conn, charge_id, f"no answer for {found.age_s} s")
+        return None
+    return asked
+
+
+def _asked(charge: Charge, found: Row[Any]) -> Asked:
+    account = ProviderAccount(
+        account_id=found.account_id,
+        provider=found.provider,
+        api_key=found.api_key,
+        base_url=found.base_url,
+        product_id=found.product_id,
+    )
+    request = ChargeRequest(
+        charge_id=charge.charge_id,
+        amount_minor=charge.amount_minor,
+        currency=charge.currency,
+        customer_id=charge.customer_id,
+        email=found.email,
+        name=found.name,
+        payment_method=charge.payment_method,
+        description=f"order {found.ordered}",
+        return_url=charge.return_url,
+    )
+    step: Step = "start" if charge.status == "new" else "look_up"
+    if found.is_over:
+        step = "cancel"
+    return Asked(charge=charge, request=request, account=account, step=step)
+
+
+def _paid_for(charge: Charge) -> PaidFor:
+    return PaidFor(charge.purchase_id, charge.checkout_id)
+
+
+def asked_by_hand(conn: Connection, charge_id: ChargeId) -> Asked:
+    """Return a charge with what its provider can be asked, whoever's turn it is."""
+    found = conn.execute(statements.TO_ASK, {"charge_id": charge_id}).one()
+    values = {"business_id": found.business_id, "charge_id": charge_id}
+    return _asked(charge_of(conn.execute(statements.CHARGE, values).one()), found)
+
+
+# --- ask: outside any transaction -----------------------------------------------------------------
+
+
+def _ask(gateways: Gateways, asked: Asked) -> ChargeAnswer | _Unknown:
+    is_first = asked.step == "start" and not asked.is_repeated
+    try:
+        return _call(gateways(asked.account), asked)
+    except GatewayUnavailableError as error:
+        return _Unknown(error.reason, is_final=False)
+    except GatewayRefusedError as error:
+        return _failed(error.reason) if is_first else _Unknown(error.reason, is_final=True)
+    except ConfigurationError as error:
+        # Nobody was asked, and an account that is not set up is put right one day.
+        return _failed(error.message) if is_first else _Unknown(error.message, is_final=False)
+
+
+def _failed(reason: str) -> ChargeAnswer:
+    return ChargeAnswer(status="failed", payment_id=None, failure=reason)
+
+
+def _call(gateway: PaymentGateway, asked: Asked) -> ChargeAnswer | _Unknown:
+    request, payment_id = asked.request, asked.charge.payment_id
+    if asked.step == "cancel":
+        return gateway.cancel(request, payment_id)
+    if asked.step == "start":
+        return _start(gateway, asked)
+    answer = gateway.look_up(request, payment_id)
+    return answer or _Unknown("the provider knows of no such charge", is_final=False)
+
+
+def _start(gateway: PaymentGateway, asked: Asked) -> ChargeAnswer:
+    """Start a charge. Where a repetition is refused, the attempt before it may have charged."""
+    try:
+        return gateway.start(asked.request, is_repeated=asked.is_repeated)
+    except GatewayRefusedError as error:
+        known = gateway.look_up(asked.request, None) if asked.is_repeated else None
+        return known or _failed(error.reason)
+
+
+# --- record ---------------------------------------------------------------------------------------
+
+
+def _record(
+    conn: Connection, asked: Asked, answer: ChargeAnswer | _Unknown, policy: ChargePolicy
+) -> None:
+    charge = asked.charge
+    if isinstance(answer, ChargeAnswer):
+        if answer.status != "pending":
+            end_with(conn, asked, answer, policy)
+        else:
+            about = {"payment_id": answer.payment_id, "url": answer.url}
+            conn.execute(statements.CHARGE_PENDING, {**_turn(charge, policy), **about})
+    elif answer.is_final:
+        settle_paid(conn, _paid_for(charge), policy)
+        park_charge(conn, charge.charge_id, answer.reason)
+    else:
+        log.info("charge.unanswered", charge_id=charge.charge_id, reason=answer.reason)
+        conn.execute(statements.POSTPONE_CHARGE, {**_turn(charge, policy), "is_followed": False})
+
+
+def _turn(charge: Charge, policy: ChargePolicy) -> dict[str, object]:
+    """Return whose turn it was, and how long it is until the next one."""
+    return {
+        "charge_id": charge.charge_id,
+        "attempts": charge.attempts,
+        "wait_s": policy.wait_s(charge.attempts),
+    }
+
+
+def end_with(conn: Connection, asked: Asked, answer: ChargeAnswer, policy: ChargePolicy) -> None:
+    """Keep a provider's last word as a fact, and let everything follow."""
+    charge = asked.charge
+    fact = PaymentFact(
+        provider=asked.account.provider,
+        # What failed before it was a payment has no other id.
+        payment_id=answer.payment_id or charge.payment_id or charge.charge_id,
+        status=answer.status,
+        amount_minor=charge.amount_minor,
+        currency=charge.currency,
+        occurred_at=conn.execute(statements.CLOCK).scalar_one(),
+        charge_id=charge.charge_id,
+        failure=answer.failure,
+    )
+    paid_for = note_payment(conn, charge.business_id, fact)
+    settle_paid(conn, paid_for, policy)
+    apply_parked(conn, charge.business_id, fact.provider, fact.payment_id)
+    if (
+        answer.status == "failed"
+        and charge.checkout_id is not None
+        and end_charge(conn, charge.charge_id, "failed", failure=answer.failure)
+    ):
+        # The provider's word on the whole charge, where a failed payment alone is not the end.
+        settle_checkout(conn, charge.checkout_id)
+    conn.execute(statements.POSTPONE_CHARGE, {**_turn(charge, policy), "is_followed": True})
+
+
+def _settle_purchase(conn: Connection, purchase_id: PurchaseId, policy: ChargePolicy) -> bool:
+    charge = lock_charge_of(conn, purchase_id=purchase_id)
+    if charge is None or not charge.is_open:
+        return settle_purchase(conn, purchase_id)
+    conn.execute(statements.LOCK_RULE_OF, {"purchase_id": purchase_id})
+    has_moved = settle_purchase(conn, purchase_id)
+    outcome = conn.execute(statements.PURCHASE_OUTCOME, {"purchase_id": purchase_id}).one()
+    if outcome.status == "pending":
+        return has_moved
+    is_paid = outcome.status != "failed"
+    end_charge(
+        conn,
+        charge.charge_id,
+        "succeeded" if is_paid else "failed",
+        payment_id=outcome.payment_id,
+        failure=outcome.failure,
+    )
+    note_top_up(conn, purchase_id, is_paid=is_paid, retry_s=policy.decline_retry_s)
+    return True

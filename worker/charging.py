@@ -1,0 +1,40 @@
+"""How this installation charges: what its settings say of it, and the gateways of this process."""
+
+import os
+from functools import lru_cache
+from typing import Final
+
+from metering.purchase.charge.charge import ChargePolicy
+from metering.purchase.charge.stored import ProviderAccount
+from metering.purchase.gateway.gateway import PaymentGateway
+from metering.purchase.gateway.open import gateway_of
+from worker.settings import Settings
+
+# Each has connections of its own; accounts beyond that open theirs again.
+GATEWAYS_KEPT: Final = 100
+
+
+def charge_policy_of(config: Settings) -> ChargePolicy:
+    """Return the policy that the settings describe."""
+    return ChargePolicy(
+        retry_s=config.charge_retry_s,
+        retry_max_s=config.charge_retry_max_s,
+        ask_for_s=config.charge_ask_for_s,
+        look_up_for_s=config.charge_look_up_for_s,
+        decline_retry_s=config.top_up_retry_s,
+    )
+
+
+def open_gateway(account: ProviderAccount) -> PaymentGateway:
+    """Return this process's gateway of an account: connections must not be used after a fork.
+
+    Raises:
+        ConfigurationError: the account is not set up to charge.
+
+    """
+    return _opened(os.getpid(), account)
+
+
+@lru_cache(maxsize=GATEWAYS_KEPT)
+def _opened(_pid: int, account: ProviderAccount) -> PaymentGateway:
+    return gateway_of(account)
