@@ -8,25 +8,26 @@ from sqlalchemy import text
 # of the wallet's own replaces the business's defaults. A wallet without entries never had credit,
 # so it is not low. Besides, without a rule id: wallets whose rule for a top-up has a mark that does
 # not say what is, low at or below the threshold by what may be spent. `{wallets}` narrows which
-# wallets are looked at.
+# wallets are looked at. What is told of a wallet is carried along: joined on again, it would be a
+# product of all with all wherever the planner thinks that the wallets are few (20,000 that never
+# moved before took longer than a statement may).
 _CROSSINGS = """
     WITH looked_at AS ({wallets}),
     ruled AS (
-        SELECT w.wallet_id, w.balance_minor, r.rule_id, r.threshold_minor, r.recover_at_minor
+        SELECT w.*, r.rule_id, r.threshold_minor, r.recover_at_minor
         FROM looked_at w JOIN low_credit_rules r ON r.wallet_id = w.wallet_id
         WHERE w.version > 0
         UNION ALL
-        SELECT w.wallet_id, w.balance_minor, r.rule_id, r.threshold_minor, r.recover_at_minor
+        SELECT w.*, r.rule_id, r.threshold_minor, r.recover_at_minor
         FROM looked_at w JOIN low_credit_rules r
             ON r.wallet_id IS NULL AND r.business_id = w.business_id AND r.currency = w.currency
             AND (w.balance_minor <= r.threshold_minor OR w.alert_sequence > 0)
         WHERE w.version > 0
             AND NOT EXISTS (SELECT 1 FROM low_credit_rules own WHERE own.wallet_id = w.wallet_id)
     )
-    SELECT w.wallet_id, w.business_id, w.customer_id, w.currency, w.balance_minor,
+    SELECT r.wallet_id, r.business_id, r.customer_id, r.currency, r.balance_minor,
         r.rule_id, r.threshold_minor, r.recover_at_minor, s.wallet_id IS NOT NULL AS was_low
-    FROM ruled r JOIN looked_at w USING (wallet_id)
-    LEFT JOIN low_credit_states s ON s.wallet_id = r.wallet_id AND s.rule_id = r.rule_id
+    FROM ruled r LEFT JOIN low_credit_states s USING (wallet_id, rule_id)
     WHERE (s.wallet_id IS NULL AND r.balance_minor <= r.threshold_minor)
        OR (s.wallet_id IS NOT NULL AND r.balance_minor >= r.recover_at_minor)
     UNION ALL
