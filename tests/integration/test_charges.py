@@ -364,6 +364,37 @@ def test_a_webhook_between_claim_and_record_is_not_forgotten(shop: Shop, till: T
     assert shop.wallet().balance_minor == 500
 
 
+def test_a_webhook_before_the_charge_is_parked_is_not_forgotten(shop: Shop, till: Till) -> None:
+    charge_id = top_up(till, "pending")
+    till.run(charge_id)
+    till.provider.before = refuses
+
+    def webhook(reached: str) -> None:
+        if reached == "after_charge":
+            till.tell(charge_id, settles=False)
+
+    till.run(charge_id, checkpoint=webhook)
+
+    assert till.charge(charge_id).status == "succeeded"
+    assert shop.wallet().balance_minor == 500
+
+
+def test_while_another_payment_of_it_is_pending_a_failure_is_not_the_end(
+    shop: Shop, till: Till
+) -> None:
+    charge_id = top_up(till, "declined")
+    till.tell(charge_id, "pending", payment_id="pay_other")
+
+    till.run(charge_id, policy=ChargePolicy())
+
+    assert till.charge(charge_id).is_open
+    assert not till.run(charge_id, policy=ChargePolicy()), "it is not asked for all the time"
+    till.tell(charge_id, payment_id="pay_other")
+    assert till.charge(charge_id).status == "succeeded"
+    assert shop.wallet().balance_minor == 500
+    assert shop.faults() == []
+
+
 def test_who_comes_back_after_its_lease_does_not_take_the_turn_of_another(till: Till) -> None:
     charge_id = begin(till)
     till.provider.before = unavailable

@@ -23,6 +23,7 @@ from metering.purchase.charge.top_up import (
 )
 from metering.purchase.orders import Terms, place
 from metering.purchase.packages import archive_package
+from metering.purchase.settle import settle_purchase
 from shop import Shop, at_once, crowd, event, shared_database
 from till import Till, connect, unavailable
 
@@ -206,6 +207,24 @@ def test_while_one_is_pending_no_other_is_started(shop: Shop, till: Till) -> Non
     assert top_ups(shop) == [(500, 500, "pending")]
     assert till.standing().pending_purchase_id is not None
     assert shop.wallet().balance_minor == 30
+
+
+def test_none_is_started_before_the_decline_of_the_last_one_is_counted(
+    shop: Shop, till: Till
+) -> None:
+    till.rule(method="pending")
+    till.sweep()
+    charge = till.charge()
+    till.tell(charge.charge_id, "failed", settles=False)
+    assert charge.purchase_id is not None
+    with shop.sessions.transaction() as conn:
+        settle_purchase(conn, charge.purchase_id)
+
+    assert till.start() == []
+    till.run(charge.charge_id)
+
+    assert till.standing().declines == 1
+    assert top_ups(shop) == [(500, 500, "failed")]
 
 
 def test_the_wallets_of_several_customers_are_topped_up_apart(shop: Shop, till: Till) -> None:
