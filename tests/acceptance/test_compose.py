@@ -27,7 +27,7 @@ from worker.supervisor import Role
 
 ROOT = Path(__file__).parents[2]
 SERVERS = {"postgres", "redis"}
-LONG_RUNNING = SERVERS | {"worker", "worker-webhook", "beat", "api"}
+LONG_RUNNING = SERVERS | {"worker", "worker-webhook", "worker-charge", "beat", "api"}
 HEALTHY_WITHIN_S = 120
 # ${NAME}, ${NAME:-default}, ${NAME:?message}; `$$` is a dollar sign.
 VARIABLE = re.compile(r"\$\$|\$\{(\w+)(?::([-?])([^}]*))?\}")
@@ -88,7 +88,9 @@ def test_every_queue_has_a_worker() -> None:
     options = [part for service in services.values() for part in service["command"]]
     consumed = [part.split("=")[1].split(",") for part in options if part.startswith("--queues=")]
 
-    assert sorted(chain.from_iterable(consumed)) == sorted(celeryconfig.STAGES)
+    assert sorted(chain.from_iterable(consumed)) == sorted(
+        queue.name for queue in celeryconfig.task_queues
+    )
 
 
 def test_the_image_is_pinned_and_does_not_run_as_root() -> None:
