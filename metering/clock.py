@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Final
 
 from pydantic import AwareDatetime, BeforeValidator
@@ -28,9 +29,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+@lru_cache(maxsize=16)
 def to_wire(moment: datetime) -> str:
     """Return `2026-01-31T09:30:00.000000Z`: 27 characters, so that text order is time order."""
-    # isoformat takes two thirds of the time of strftime, and this is done once per event.
+    # isoformat takes two thirds of the time of strftime. Kept, because all entries of a batch are
+    # of one moment, and each says it twice.
     return moment.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"
 
 

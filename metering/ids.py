@@ -3,9 +3,10 @@
 import os
 import time
 from datetime import datetime
-from typing import NewType
+from typing import Final, NewType
 
 from ulid import ULID
+from ulid.base32 import ENCODE as ENCODING
 
 BusinessId = NewType("BusinessId", str)  # bus_…
 CustomerId = NewType("CustomerId", str)  # cus_…
@@ -30,6 +31,12 @@ EventId = NewType("EventId", str)  # the producer's own, unique within its busin
 Currency = NewType("Currency", str)  # ISO 4217, upper case
 
 
+# A ULID: 10 characters of time, then 16 of 80 random bits, five bits a character.
+TIME_CHARS: Final = 10
+RANDOM_BYTES: Final = 10
+_PAIRS: Final = tuple(a + b for a in ENCODING for b in ENCODING)
+
+
 def new_ulid() -> str:
     """Return a ULID: 26 characters, of the clock to the ms and 80 random bits.
 
@@ -42,6 +49,23 @@ def new_ulid() -> str:
 def new_id(prefix: str) -> str:
     """`prefix` + `_` + a ULID: unique without asking anyone, in order of creation to the ms."""
     return f"{prefix}_{new_ulid()}"
+
+
+def new_ids(prefix: str, count: int) -> list[str]:
+    """Return many ids of this moment, each at a tenth of what `new_id` costs."""
+    if not count:
+        return []
+    head = f"{prefix}_{new_ulid()[:TIME_CHARS]}"
+    source = os.urandom(RANDOM_BYTES * count)
+    ids = []
+    for at in range(0, len(source), RANDOM_BYTES):
+        bits = int.from_bytes(source[at : at + RANDOM_BYTES], "big")
+        ids.append(
+            f"{head}{_PAIRS[bits >> 70]}{_PAIRS[bits >> 60 & 1023]}{_PAIRS[bits >> 50 & 1023]}"
+            f"{_PAIRS[bits >> 40 & 1023]}{_PAIRS[bits >> 30 & 1023]}{_PAIRS[bits >> 20 & 1023]}"
+            f"{_PAIRS[bits >> 10 & 1023]}{_PAIRS[bits & 1023]}"
+        )
+    return ids
 
 
 def made_at(id_: str) -> datetime:

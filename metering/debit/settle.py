@@ -95,9 +95,7 @@ class Settlement:
     def _post_all(self, events: Sequence[PricedEvent]) -> list[Refusal]:
         fresh, conflicts = self._claim(events)
         if fresh:
-            copy_in(
-                self.conn, statements.COPY_EVENTS, [self.lines[event.keyed.key] for event in fresh]
-            )
+            copy_in(self.conn, statements.COPY_EVENTS, [self.lines[event[0][0]] for event in fresh])
             self.conn.execute(statements.NOTE_USAGE, _usage_of_businesses(fresh, self.batch_id))
             self.checkpoint("after_copy")
             post(self.conn, _postings(fresh, self.batch_id))
@@ -112,7 +110,7 @@ class Settlement:
         knows only all or nothing, so the first key that is taken sends the batch the other way;
         the keys are sorted, so where repetitions are common the first is found at once.
         """
-        taking = sorted([f"{keyed[0]}\t{keyed[1]}\t{self.batch_id}" for keyed, *_ in events])
+        taking = sorted([f"{event[0][0]}\t{event[0][1]}\t{self.batch_id}" for event in events])
         try:
             with self.conn.begin_nested():
                 copy_in(self.conn, statements.COPY_KEYS, taking)
@@ -205,9 +203,10 @@ def _usage_of_businesses(
 ) -> dict[str, list[object]]:
     """Return the columns that say whose usage the batch holds, and of when."""
     times: dict[BusinessId, list[str]] = defaultdict(list)
-    for keyed, *_ in events:
-        times[keyed.business_id].append(keyed.event_at)
-    uncharged = {keyed.business_id for keyed, wallet_id, *_ in events if wallet_id is None}
+    for event in events:
+        keyed = event[0]
+        times[keyed[2]].append(keyed[5])
+    uncharged = {event[0].business_id for event in events if event[1] is None}
     return {
         "business_ids": list(times),
         "batch_ids": [batch_id] * len(times),

@@ -1,17 +1,17 @@
 """From wallets under lock and postings to entries: pure, so that millions can be tested."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 
 from metering.errors import BalanceOutOfRangeError, InsufficientFundsError
-from metering.ids import EntryId, WalletId, new_id
+from metering.ids import EntryId, WalletId, new_ids
 from metering.ledger.entry import Entry, Posting, Wallet, chain_digest
 from metering.money import EXACT, INT64_MAX, split_minor
 
 
 def plan_entries(
-    wallets: Mapping[WalletId, Wallet], postings: Iterable[Posting], now: datetime
+    wallets: Mapping[WalletId, Wallet], postings: Sequence[Posting], now: datetime
 ) -> tuple[list[Entry], dict[WalletId, Wallet]]:
     """Return the entries, in the order of the postings, and the wallets after them.
 
@@ -22,9 +22,10 @@ def plan_entries(
     """
     after = dict(wallets)
     entries: list[Entry] = []
-    for posting in postings:
+    ids = new_ids("ent", len(postings))
+    for entry_id, posting in zip(ids, postings, strict=True):
         wallet = after[posting.wallet_id]
-        entry = _entry(wallet, posting, now)
+        entry = _entry(EntryId(entry_id), wallet, posting, now)
         after[posting.wallet_id] = _moved(wallet, entry, posting, now)
         entries.append(entry)
     return entries, after
@@ -65,12 +66,12 @@ def _moved(wallet: Wallet, entry: Entry, posting: Posting, now: datetime) -> Wal
     )
 
 
-def _entry(wallet: Wallet, posting: Posting, now: datetime) -> Entry:
+def _entry(entry_id: EntryId, wallet: Wallet, posting: Posting, now: datetime) -> Entry:
     amount_minor, exact_cost, remainder = _amounts(wallet, posting)
     after_minor = wallet.balance_minor + (amount_minor if posting.is_credit else -amount_minor)
     _check_limits(wallet, posting, amount_minor, after_minor)
     entry = Entry(
-        entry_id=EntryId(new_id("ent")),
+        entry_id=entry_id,
         wallet_id=wallet.wallet_id,
         version=wallet.version + 1,
         business_id=wallet.business_id,

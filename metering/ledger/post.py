@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from metering.clock import to_wire
-from metering.copy_format import escape
+from metering.copy_format import array, escape
 from metering.db import copy_in
 from metering.errors import NotFoundError
 from metering.ids import WalletId
@@ -109,8 +109,8 @@ def lock_wallets(conn: Connection, wallet_ids: set[WalletId]) -> dict[WalletId, 
         NotFoundError: one of them does not exist.
 
     """
-    rows = conn.execute(statements.LOCK_WALLETS, {"wallet_ids": sorted(wallet_ids)})
-    wallets = {row.wallet_id: Wallet(*row) for row in rows}
+    rows = conn.execute(statements.LOCK_WALLETS, {"wallet_ids": array(sorted(wallet_ids))})
+    wallets = {WalletId(row[0]): Wallet._make(row) for row in rows}
     if missing := wallet_ids - wallets.keys():
         raise NotFoundError("wallet", min(missing))
     return wallets
@@ -127,10 +127,10 @@ def _turn(conn: Connection, wallets: Sequence[Wallet], now: datetime) -> None:
     if not wallets:
         return
     turns = {
-        "lot_ids": [wallet.lot_id for wallet in wallets],
-        "lot_froms": [wallet.lot_from_minor for wallet in wallets],
-        "lot_untils": [wallet.lot_until for wallet in wallets],
-        "frozens": [wallet.frozen_minor for wallet in wallets],
+        "lot_ids": array([wallet.lot_id for wallet in wallets]),
+        "lot_froms": array([wallet.lot_from_minor for wallet in wallets]),
+        "lot_untils": array([wallet.lot_until for wallet in wallets]),
+        "frozens": array([wallet.frozen_minor for wallet in wallets]),
     }
     conn.execute(statements.TURN_WALLETS, {**_columns(wallets, now), **turns})
 
@@ -138,14 +138,14 @@ def _turn(conn: Connection, wallets: Sequence[Wallet], now: datetime) -> None:
 def _columns(wallets: Sequence[Wallet], now: datetime) -> dict[str, object]:
     return {
         "now": now,
-        "wallet_ids": [wallet.wallet_id for wallet in wallets],
-        "balances": [wallet.balance_minor for wallet in wallets],
-        "remainders": [wallet.remainder for wallet in wallets],
-        "versions": [wallet.version for wallet in wallets],
-        "chains": [wallet.chain for wallet in wallets],
-        "debiteds": [wallet.debited_minor for wallet in wallets],
-        "covereds": [wallet.covered_minor for wallet in wallets],
-        "lefts": [wallet.lot_left_minor for wallet in wallets],
+        "wallet_ids": array([wallet.wallet_id for wallet in wallets]),
+        "balances": array([wallet.balance_minor for wallet in wallets]),
+        "remainders": array([wallet.remainder for wallet in wallets]),
+        "versions": array([wallet.version for wallet in wallets]),
+        "chains": array([wallet.chain for wallet in wallets]),
+        "debiteds": array([wallet.debited_minor for wallet in wallets]),
+        "covereds": array([wallet.covered_minor for wallet in wallets]),
+        "lefts": array([wallet.lot_left_minor for wallet in wallets]),
     }
 
 

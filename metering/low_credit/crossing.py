@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, Row
 
 from metering.clock import to_wire
+from metering.copy_format import array
 from metering.ids import WalletId
 from metering.low_credit import statements
 from metering.webhook.outbox import Notice, publish
@@ -23,7 +24,7 @@ def evaluate(conn: Connection, wallet_ids: Sequence[WalletId], now: datetime) ->
 
     Those that have a rule for it are marked for a top-up, or no longer.
     """
-    found = conn.execute(statements.CROSSINGS, {"wallet_ids": list(wallet_ids)}).all()
+    found = conn.execute(statements.CROSSINGS, {"wallet_ids": array(wallet_ids)}).all()
     if marked := [row.wallet_id for row in found if row.rule_id is None]:
         mark_top_ups(conn, marked, now)
     rows: Sequence[Row[Any]] = [row for row in found if row.rule_id is not None]

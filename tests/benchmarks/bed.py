@@ -54,6 +54,13 @@ class Bed:
         with self.sessions.transaction() as conn:
             return [tuple(row) for row in conn.execute(text(statement))]
 
+    def tidy(self, tables: str) -> None:
+        """Do at once what autovacuum and the checkpointer would do while what follows is timed."""
+        with self.sessions.engine.connect() as plain:
+            maintenance = plain.execution_options(isolation_level="AUTOCOMMIT")
+            maintenance.execute(text(f"VACUUM ANALYZE {tables}"))
+            maintenance.execute(text("CHECKPOINT"))
+
 
 @contextmanager
 def bed() -> Iterator[Bed]:
@@ -92,6 +99,7 @@ class Market:
     bed: Bed
     business_id: BusinessId
     customers: list[CustomerId]
+    is_funded: bool = False
 
     @classmethod
     def open(cls, here: Bed, customers: int) -> "Market":
@@ -126,9 +134,7 @@ class Market:
                 )
                 for _ in range(customers)
             ]
-        with here.sessions.engine.connect() as plain:
-            maintenance = plain.execution_options(isolation_level="AUTOCOMMIT")
-            maintenance.execute(text("VACUUM ANALYZE customers, wallets"))  # as autovacuum would
+        here.tidy("customers, wallets")
         return cls(here, business_id, made)
 
     def events(self, count: int, hot_share: float = 0.0) -> list[BufferedEvent]:
@@ -150,10 +156,13 @@ class Market:
         ]
 
     def fund(self, count: int, hot_share: float = 0.0) -> None:
-        """Give every wallet lots enough for its share of `count` events, and no more.
+        """Give every wallet a lot that lasts for its share of `count` events; at first several.
 
-        So each wallet's turn passes from lot to lot while the events are debited.
+        So each has several lots, and its turn passes to the next about once while `count` events
+        are debited.
         """
+        lots = 1 if self.is_funded else LOTS_PER_WALLET
+        self.is_funded = True
         with self.bed.sessions.transaction() as conn:
             rows = conn.execute(
                 text("SELECT wallet_id FROM wallets WHERE business_id = :b AND currency = :c"
@@ -164,12 +173,13 @@ class Market:
             share = count * (1 - hot_share) / len(wallet_ids)
             expected = [share + count * hot_share, *[share] * (len(wallet_ids) - 1)]
             postings = [
-                _lot(wallet_id, 1 + int(events * MINOR_PER_EVENT / LOTS_PER_WALLET))
+                _lot(wallet_id, 1 + int(events * MINOR_PER_EVENT))
                 for wallet_id, events in zip(wallet_ids, expected, strict=True)
-                for _ in range(LOTS_PER_WALLET)
+                for _ in range(lots)
             ]
             post(conn, postings)
             conn.execute(text("DELETE FROM webhook_events"))
+        self.bed.tidy("wallets, credit_lots, ledger_entries, webhook_events")
 
     def fill(self, count: int, hot_share: float = 0.0) -> None:
         """Buffer `count` events, in chunks as producers send them."""

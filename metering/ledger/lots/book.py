@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
+from metering.copy_format import array
 from metering.errors import InsufficientFundsError, LotRangeError
 from metering.ids import EntryId, LotId, WalletId, new_id
 from metering.ledger.entry import Entry, LotMove, LotTerms, Posting, Source, Wallet
@@ -265,8 +266,9 @@ def open_books(
     if not wanted:
         return {}
     lots: dict[WalletId, dict[LotId, Lot]] = {wallet_id: {} for wallet_id in wanted}
-    for row in conn.execute(statements.LOTS_LEFT, {"wallet_ids": sorted(wanted)}):
-        lots[row.wallet_id][row.lot_id] = Lot(*row)
+    for row in conn.execute(statements.LOTS_LEFT, {"wallet_ids": array(sorted(wanted))}):
+        lot = Lot._make(row)
+        lots[lot.wallet_id][lot.lot_id] = lot
     if named := sorted(also):
         for row in conn.execute(statements.LOTS, {"wallet_ids": sorted(wanted), "lot_ids": named}):
             lots[row.wallet_id].setdefault(row.lot_id, Lot(*row))
@@ -290,5 +292,5 @@ def write_books(conn: Connection, books: Sequence[LotBook]) -> None:
         (statements.INSERT_LOT_MOVES, Moved._fields, moves),
     ):
         if rows:
-            columns = map(list, zip(*rows, strict=True))
+            columns = map(array, zip(*rows, strict=True))
             conn.execute(statement, dict(zip(names, columns, strict=True)))
