@@ -134,11 +134,14 @@ class Sender:
     def _send(self, batch: list[Waiting]) -> None:
         """Bring one batch to an end: sent, found unsendable, or given up when closing."""
         attempt = 0
+        # Counted before each attempt: a flush that is asked for while one fails is not missed.
+        nudges = self._pending.nudges
         while problem := self._attempt(batch):
             if self._is_out_of_time():
                 self._give_up(batch, problem)
                 return
-            attempt = self._back_off(attempt, problem)
+            attempt = self._back_off(attempt, problem, nudges)
+            nudges = self._pending.nudges
         if attempt:
             log.info("usage is sent again, after %d failed attempts", attempt)
 
@@ -180,15 +183,17 @@ class Sender:
             batch = self._pending.take()
         log.error("%d usage events were given up while closing: %s", lost, problem)
 
-    def _back_off(self, attempt: int, problem: Exception) -> int:
-        """Wait with jitter, or until someone asks for a flush; return the next attempt's number."""
+    def _back_off(self, attempt: int, problem: Exception, nudges: int) -> int:
+        """Wait with jitter, or until more than `nudges` flushes were asked for.
+
+        Returns the next attempt's number.
+        """
         delay_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(attempt, 10))
         if isinstance(problem, BufferFullError):
             delay_s = max(delay_s, problem.retry_after_s)
         until_s = monotonic() + delay_s * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
         if self._give_up_at_s is not None:
             until_s = min(until_s, self._give_up_at_s)
-        nudges = self._pending.nudges
         while (left_s := until_s - monotonic()) > 0:
             if self._pending.nudges != nudges:
                 return 1

@@ -148,9 +148,10 @@ def test_summed_properties_reach_a_meter_through_redis(redis_url: str) -> None:
 
 
 PRODUCER = """
-import os, signal, sys, threading, time
+import faulthandler, os, signal, sys, threading, time
 from metering.accept import Meter
-how, url, report = sys.argv[1:]
+how, url, report, patience_s = sys.argv[1:]
+faulthandler.dump_traceback_later(0.9 * float(patience_s))  # says where it hangs, if it does
 noted = open(report, "a", buffering=1)
 def note(meter, n):
     noted.write(meter.record("call", f"cus_{n % 7}") + "\\n")
@@ -187,7 +188,7 @@ def run_producer(
     """Run a producer process to its end; return its exit code and what it noted."""
     report = folder / "noted"
     with subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", PRODUCER, how, url, str(report)],
+        [sys.executable, "-W", "error", "-c", PRODUCER, how, url, str(report), str(PATIENCE_S)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=dict(variables),
@@ -200,6 +201,10 @@ def run_producer(
             process.send_signal(signum)
         try:
             process.communicate(timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            _out, stacks = process.communicate()
+            pytest.fail(f"it did not end: {stacks.decode()}")
         finally:
             process.kill()
     return process.returncode, report.read_text().splitlines()

@@ -36,10 +36,12 @@ class FakeBuffer:
         self.culprit = ""
         self.summed: SummedProperties = {}
         self.is_closed = False
+        self.meanwhile: Callable[[], None] = lambda: None
 
     def append(self, _business: BusinessId, events: Sequence[BufferedEvent]) -> None:
         ids = [event.event_id for event in events]
         self.attempts.append(ids)
+        self.meanwhile()
         if self.errors:
             raise self.errors.pop(0)
         if self.down:
@@ -172,6 +174,17 @@ def test_a_full_buffer_is_waited_for_but_a_flush_asks_again_at_once(buffer: Fake
 
         assert meter.flush()
         assert buffer.ids == ids
+
+
+def test_a_flush_that_is_asked_for_while_an_attempt_fails_is_not_missed(
+    buffer: FakeBuffer,
+) -> None:
+    buffer.errors = [BufferFullError(retry_after_s=600)]
+    with meter_over(buffer, flush_events=1) as meter:
+        buffer.meanwhile = meter.send_now
+        ids = record(meter)
+
+        eventually(lambda: buffer.ids == ids)
 
 
 def test_a_flush_that_cannot_be_done_says_so_in_time(buffer: FakeBuffer) -> None:
