@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import count, islice
 from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Self
+
+import psutil
 
 from metering.accept import Meter
 from metering.buffer.chunk import BufferedEvent
@@ -30,6 +33,20 @@ def wait_for(condition: Callable[[], object], within_s: float = RECOVERED_WITHIN
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """Stop a process and its children; continue them at the end, whatever happened."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    for process in family:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 @dataclass

@@ -139,14 +139,15 @@ def refuses(_call: str) -> None:
 
 @dataclass
 class Till:
-    """A shop's way to money: one provider account, and what the worker does."""
+    """A shop's way to money: one provider account, made unless given, and what the worker does."""
 
     shop: Shop
     provider: Provider = field(default_factory=Provider)
-    account_id: AccountId = field(init=False)
+    account_id: AccountId = field(default=AccountId(""))
 
     def __post_init__(self) -> None:
-        self.account_id = connect(self.shop.sessions, self.shop.business_id)
+        if not self.account_id:
+            self.account_id = connect(self.shop.sessions, self.shop.business_id)
 
     # --- checkouts ----------------------------------------------------------------------------
 

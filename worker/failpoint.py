@@ -2,31 +2,24 @@
 
 import os
 import signal
-from pathlib import Path
+from contextlib import suppress
 
 from metering.checkpoint import Checkpoint, no_checkpoint
 from worker.settings import Settings
 
 
 def checkpoint_of(config: Settings) -> Checkpoint:
-    """Return a function that sends SIGKILL to this process at the configured point, once.
+    """Return a function that sends SIGKILL to this process at a point that has a file, once.
 
-    The file makes it once: whoever creates it dies; after the restart it is there.
+    The file is named like the point and lies in the configured folder; whoever takes it away dies.
     """
-    name, marker = config.failpoint, config.failpoint_file
-    if not name or marker is None:
+    folder = config.failpoint_dir
+    if folder is None:
         return no_checkpoint
 
     def checkpoint(reached: str) -> None:
-        if reached == name and _first(marker):
+        with suppress(FileNotFoundError):
+            (folder / reached).unlink()
             os.kill(os.getpid(), signal.SIGKILL)
 
     return checkpoint
-
-
-def _first(marker: Path) -> bool:
-    try:
-        marker.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True

@@ -133,9 +133,8 @@ class Settings(BaseSettings):
     idle_in_transaction_timeout_ms: int = Field(30_000, ge=100)
 
     # --- tests ------------------------------------------------------------------------------
-    # A named point at which the process kills itself, once: fault tests only. See failpoint.py.
-    failpoint: str = ""
-    failpoint_file: Path | None = None
+    # A folder of points at which a process kills itself: fault tests only. See failpoint.py.
+    failpoint_dir: Path | None = None
 
     @field_validator("currencies")
     @classmethod

@@ -61,14 +61,14 @@ def test_a_drain_killed_at_a_point_is_taken_over_and_every_event_is_charged_once
     crowd.send(400)
     chunks, batches = chunks_in(crowd), crowd.batches()
 
-    failpoint = {"GULLAK_FAILPOINT": point, "GULLAK_FAILPOINT_FILE": str(tmp_path / "once")}
-    killed = run_drain(**failpoint)
+    (tmp_path / point).touch()
+    killed = run_drain(GULLAK_FAILPOINT_DIR=str(tmp_path))
 
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert crowd.batches() - batches == (point in COMMITTED)
     assert (chunks_in(crowd) < chunks) == (point == "after_trim")
 
-    successor = run_drain(**failpoint)
+    successor = run_drain(GULLAK_FAILPOINT_DIR=str(tmp_path))
 
     assert successor.returncode == 0, successor.stderr
     assert crowd.is_drained()
@@ -81,17 +81,14 @@ def test_a_drain_killed_at_a_point_is_taken_over_and_every_event_is_charged_once
 def test_a_worker_whose_child_is_killed_at_a_point_goes_on_by_itself(
     crowd: Crowd, start_stack: Callable[..., Stack], tmp_path: Path, point: str
 ) -> None:
-    marker = tmp_path / "once"
-    start_stack(
-        GULLAK_FAILPOINT=point,
-        GULLAK_FAILPOINT_FILE=str(marker),
-        GULLAK_BATCH_EVENTS=BATCH_EVENTS,
-    )
+    failpoint = tmp_path / point
+    failpoint.touch()
+    start_stack(GULLAK_FAILPOINT_DIR=str(tmp_path), GULLAK_BATCH_EVENTS=BATCH_EVENTS)
 
     crowd.send(400)
 
     crowd.wait_drained()
-    assert marker.exists()
+    assert not failpoint.exists()
     assert crowd.broken() == []
 
 

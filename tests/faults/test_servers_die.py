@@ -9,13 +9,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
 from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from crowd import RECOVERED_WITHIN_S, Crowd, Producer, wait_for
+from crowd import RECOVERED_WITHIN_S, Crowd, Producer, frozen, wait_for
 from worker.alive import is_alive
 from worker.scope import open_buffer
 from worker.session import Sessions, make_engine
@@ -116,20 +115,6 @@ def batch_held(crowd: Crowd) -> Iterator[None]:
         crowd.send(300)
         wait_for(lambda: crowd.waiting() > 0)
         yield
-
-
-@contextmanager
-def frozen(pid: int) -> Iterator[None]:
-    """Stop a process and its children; continue them at the end, whatever happened."""
-    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    for process in family:
-        process.suspend()
-    try:
-        yield
-    finally:
-        for process in family:
-            with suppress(psutil.NoSuchProcess):
-                process.resume()
 
 
 def test_a_worker_frozen_inside_a_batch_is_overtaken_and_resumes_without_harm(

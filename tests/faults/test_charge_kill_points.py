@@ -1,0 +1,367 @@
+"""Whoever charges is killed between two steps: a charge is one payment, and one credit.
+
+A real stack charges at local gateways that are processes too. A worker kills itself at the named
+points of a charge, which are files; what it had claimed comes back when its lease is over. Tests do
+not wait for that: they move the charge into the past, as if the time had gone by.
+"""
+
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from crowd import frozen, wait_for
+from metering.access.keys import create_key
+from metering.ids import AccountId, ChargeId
+from metering.purchase.charge.charge import LEASE_S
+from metering.purchase.charge.checkout import Checkout
+from metering.purchase.provider.account import NewAccount, connect_account
+from own_gateway import OwnGateway, running_gateway
+from shop import Shop, shared_database
+from till import Till
+from worker.scope import open_buffer
+from worker.session import Sessions, make_engine
+from worker.settings import settings_from
+from worker.up import Stack
+
+POINTS = ("after_claim", "after_charge", "after_record")
+CHARGER = "worker_webhook"  # the role whose worker takes the queue of charges
+WEBHOOKS = "/providers/local/webhooks"
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A gateway that is a process of its own, and the account at it."""
+
+    gateway: OwnGateway
+    account_id: AccountId
+
+    def payments(self) -> list[tuple[int, str]]:
+        """All payments ever made: amount and status."""
+        made = self.gateway.ask("GET", "/payments")["items"]
+        return [(each["amount"], each["status"]) for each in made]
+
+    def untold(self) -> int:
+        """How many webhooks nobody has taken yet."""
+        told = self.gateway.ask("GET", "/webhooks")["items"]
+        return sum(each["delivered_at"] is None for each in told)
+
+
+@dataclass(frozen=True)
+class Buyer:
+    """A new customer, and what came of what it has paid since."""
+
+    shop: Shop
+    till: Till
+    provider: Provider
+    earlier: int
+
+    def runs_low(self, method: str) -> None:
+        """Cross the threshold of a rule that buys 500 for 500."""
+        self.shop.enter(150)
+        self.till.rule(100, method, account_id=self.till.account_id)
+        self.shop.enter(100, debit=True)
+
+    def begin(self, method: str | None) -> Checkout:
+        """Begin a checkout of 1,000, of which 300 are there."""
+        self.shop.enter(300)
+        new = self.till.new(
+            1000, method, account_id=self.till.account_id, idempotency_key=self.shop.customers[0]
+        )
+        return self.till.begin(new).checkout
+
+    def payments(self) -> list[tuple[int, str]]:
+        return self.provider.payments()[self.earlier :]
+
+    def bought(self) -> list[int]:
+        """Every credit that a payment has brought."""
+        entries = self.shop.entries()
+        return [entry.amount_minor for entry in entries if entry.kind == "purchase"]
+
+    def charge_id(self) -> ChargeId:
+        ((charge_id,),) = self.shop.rows(
+            f"SELECT charge_id FROM charges WHERE customer_id = '{self.shop.customers[0]}'"
+        )
+        return ChargeId(str(charge_id))
+
+    def status(self) -> str:
+        return self.till.charge(self.charge_id()).status
+
+    def lease_is_over(self) -> None:
+        self.till.age(self.charge_id(), LEASE_S)
+
+
+@dataclass(frozen=True)
+class Town:
+    """One for all kills: a stack, and a business with an account at each of two gateways."""
+
+    stack: Stack
+    shop: Shop
+    failpoints: Path
+    # Tells nobody of payments: as if each webhook were lost.
+    quiet: Provider
+    telling: Provider
+
+    def buyer(self, provider: Provider) -> Buyer:
+        shop = replace(self.shop, customers=[])
+        with shop.sessions.transaction() as conn:
+            shop.add_customer(conn)
+        till = Till(shop, account_id=provider.account_id)
+        return Buyer(shop, till, provider, len(provider.payments()))
+
+    def unprocessed(self) -> int:
+        """How many webhooks of gateways wait to be processed."""
+        waiting = "SELECT count(*) FROM provider_events WHERE status = 'received'"
+        ((number,),) = self.shop.rows(waiting)
+        return int(str(number))
+
+    @contextmanager
+    def killing(self, point: str) -> Iterator[None]:
+        """Have a worker's process kill itself at a point; the worker then has another one."""
+        failpoint = self.failpoints / point
+        failpoint.touch()
+        yield
+        wait_for(lambda: not failpoint.exists())
+
+    def kill(self, role: str) -> None:
+        """Kill a process, and wait until the supervisor has replaced it."""
+        pid = self.stack.pids[role]
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: self.stack.pids.get(role, pid) != pid and not self.stack.missing())
+
+
+@pytest.fixture(scope="module")
+def town(servers: Any, variables: Mapping[str, str], module_data_dir: Path) -> Iterator[Town]:
+    failpoints = module_data_dir / "failpoints"
+    failpoints.mkdir()
+    with ExitStack() as running:
+        name = running.enter_context(
+            shared_database(servers.execute, servers.template, "charges_killed")
+        )
+        urls = {"DATABASE_URL": servers.url_of(name), "REDIS_URL": servers.accounts.redis_url}
+        engine = make_engine(settings_from(urls))
+        running.callback(engine.dispose)
+        buffer = open_buffer(settings_from(urls))
+        running.callback(buffer.redis.close)
+        buffer.redis.flushall()
+        shop = Shop.open(Sessions(engine), buffer, customers=0)
+        overrides = {"GULLAK_FAILPOINT_DIR": str(failpoints), "GULLAK_CHARGE_RETRY_S": "1"}
+        stack = running.enter_context(
+            Stack(module_data_dir / "data", variables=variables, overrides={**urls, **overrides})
+        )
+        quiet = running.enter_context(running_gateway(module_data_dir / "quiet"))
+        telling = running.enter_context(
+            running_gateway(module_data_dir / "telling", webhook_url=stack.api_url + WEBHOOKS)
+        )
+        yield Town(
+            stack, shop, failpoints, opened(shop, quiet), opened(shop, telling, is_telling=True)
+        )
+
+
+def opened(shop: Shop, gateway: OwnGateway, *, is_telling: bool = False) -> Provider:
+    """Connect an account at a gateway."""
+    new = NewAccount(
+        provider="local",
+        name="Main",
+        webhook_secret=SecretStr(gateway.keys.webhook_secret) if is_telling else None,
+        api_key=SecretStr(gateway.keys.api_key),
+        base_url=gateway.url,
+    )
+    with shop.sessions.transaction() as conn:
+        return Provider(gateway, connect_account(conn, shop.business_id, new).account_id)
+
+
+# --- the worker -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_top_up_whose_worker_is_killed_is_charged_once_and_credited_once(
+    town: Town, point: str
+) -> None:
+    buyer = town.buyer(town.quiet)
+    with town.killing(point):
+        buyer.runs_low("pm_ok")
+    if point == "after_charge":
+        town.kill(CHARGER)  # nothing of the worker is left
+    assert buyer.payments() == [(500, "succeeded")] * (point != "after_claim")
+    assert buyer.bought() == [500] * (point == "after_record")
+
+    buyer.lease_is_over()
+
+    wait_for(lambda: buyer.status() == "succeeded")
+    assert buyer.payments() == [(500, "succeeded")]
+    assert buyer.bought() == [500]
+    assert town.shop.faults() == []
+
+
+def test_a_decline_whose_worker_is_killed_counts_once(town: Town) -> None:
+    buyer = town.buyer(town.quiet)
+    with town.killing("after_charge"):
+        buyer.runs_low("pm_declined")
+
+    buyer.lease_is_over()
+
+    wait_for(lambda: buyer.status() == "failed")
+    assert buyer.payments() == [(500, "failed")]
+    assert buyer.till.standing().declines == 1
+    assert buyer.bought() == []
+    assert town.shop.faults() == []
+
+
+def test_a_checkout_whose_worker_is_killed_is_charged_once_and_completed(town: Town) -> None:
+    buyer = town.buyer(town.quiet)
+    with town.killing("after_charge"):
+        checkout_id = buyer.begin("pm_ok").checkout_id
+    assert buyer.till.checkout(checkout_id).status == "pending"
+
+    buyer.lease_is_over()
+
+    wait_for(lambda: buyer.till.checkout(checkout_id).status == "completed")
+    assert buyer.payments() == [(700, "succeeded")]
+    assert [entry.kind for entry in buyer.shop.entries()] == ["checkout", "manual"]
+    assert town.shop.faults() == []
+
+
+def test_a_page_whose_address_is_lost_with_the_worker_is_found_again_and_paid_once(
+    town: Town,
+) -> None:
+    buyer = town.buyer(town.quiet)
+    with town.killing("after_charge"):
+        checkout_id = buyer.begin(None).checkout_id
+    assert buyer.till.checkout(checkout_id).payment_url is None
+
+    buyer.lease_is_over()
+    wait_for(lambda: buyer.till.checkout(checkout_id).payment_url)
+    httpx.post(f"{buyer.till.checkout(checkout_id).payment_url}/yes")
+
+    wait_for(lambda: buyer.till.checkout(checkout_id).status == "completed")
+    assert buyer.payments() == [(700, "succeeded")]
+    assert [entry.kind for entry in buyer.shop.entries()] == ["checkout", "manual"]
+    assert town.shop.faults() == []
+
+
+def test_many_charges_whose_workers_are_killed_at_any_moment_are_made_and_credited_once(
+    town: Town,
+) -> None:
+    buyers = [town.buyer(town.quiet) for _ in range(8)]
+    earlier = len(town.quiet.payments())
+    with frozen(town.stack.pids[CHARGER]):
+        for number, buyer in enumerate(buyers):
+            buyer.begin(("pm_ok", "pm_500")[number % 2])
+
+    for share in (1, 5):
+        wait_for(lambda share=share: len(town.quiet.payments()) >= earlier + share)
+        town.kill(CHARGER)
+        for buyer in buyers:
+            buyer.lease_is_over()
+
+    wait_for(lambda: all(buyer.status() == "succeeded" for buyer in buyers))
+    assert town.quiet.payments()[earlier:] == [(700, "succeeded")] * len(buyers)
+    assert {buyer.shop.wallet().balance_minor for buyer in buyers} == {0}
+    assert town.shop.faults() == []
+
+
+# --- the edge -------------------------------------------------------------------------------------
+
+
+def test_an_edge_killed_while_it_charges_a_checkout_answers_the_repetition_and_charges_once(
+    town: Town,
+) -> None:
+    buyer = town.buyer(town.quiet)
+    buyer.shop.enter(300)
+    with ThreadPoolExecutor(1) as threads:
+        lost = threads.submit(check_out, town, buyer, "pm_hang")
+        wait_for(buyer.payments)
+        town.kill("api")
+    assert isinstance(lost.exception(), httpx.TransportError)
+
+    checkout = check_out(town, buyer, "pm_hang")
+    buyer.lease_is_over()
+
+    wait_for(lambda: buyer.till.checkout(checkout["id"]).status == "completed")
+    assert buyer.payments() == [(700, "succeeded")]
+    assert [entry.kind for entry in buyer.shop.entries()] == ["checkout", "manual"]
+    assert town.shop.faults() == []
+
+
+def check_out(town: Town, buyer: Buyer, method: str) -> Any:
+    """Ask the API for a checkout of 1,000, always with the same key."""
+    with buyer.shop.sessions.transaction() as conn:
+        key = create_key(conn, buyer.shop.business_id, "test", ("write",)).key
+    (customer_id,) = buyer.shop.customers
+    answer = httpx.post(
+        f"{town.stack.api_url}/customers/{customer_id}/checkouts",
+        json={
+            "amount": 1000,
+            "currency": "USD",
+            "idempotency_key": customer_id,
+            "account_id": buyer.till.account_id,
+            "payment_method": method,
+        },
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=30,
+    )
+    assert answer.is_success, answer.text
+    return answer.json()
+
+
+# --- the gateway ----------------------------------------------------------------------------------
+
+
+def test_a_gateway_killed_after_it_charged_and_before_it_answered_has_charged_once(
+    town: Town,
+) -> None:
+    buyer = town.buyer(town.quiet)
+    buyer.runs_low("pm_hang")
+    wait_for(buyer.payments)
+
+    town.quiet.gateway.kill()
+    town.quiet.gateway.start()
+
+    wait_for(lambda: buyer.status() == "succeeded")
+    assert buyer.payments() == [(500, "succeeded")]
+    assert buyer.bought() == [500]
+    assert town.shop.faults() == []
+
+
+def test_what_a_killed_gateway_had_not_told_is_told_by_the_next_one_and_credited_once(
+    town: Town,
+) -> None:
+    buyer = town.buyer(town.telling)
+    with frozen(town.stack.pids["api"]):
+        # The worker that knows dies, and nobody takes the webhook.
+        with town.killing("after_charge"):
+            buyer.runs_low("pm_ok")
+        town.telling.gateway.kill()
+        town.telling.gateway.start()
+        assert (town.telling.untold(), buyer.bought()) == (1, [])
+
+    wait_for(lambda: not town.telling.untold() and buyer.status() == "succeeded")
+    assert buyer.till.charge(buyer.charge_id()).attempts == 1  # nobody asked again
+    assert buyer.payments() == [(500, "succeeded")]
+    assert buyer.bought() == [500]
+    assert town.shop.faults() == []
+
+
+def test_a_webhook_and_a_repeated_charge_that_tell_the_same_after_a_kill_credit_once(
+    town: Town,
+) -> None:
+    buyer = town.buyer(town.telling)
+    with frozen(town.stack.pids["api"]):
+        with town.killing("after_charge"):
+            buyer.runs_low("pm_ok")
+        buyer.lease_is_over()
+        wait_for(buyer.bought)
+
+    wait_for(lambda: not town.telling.untold() and not town.unprocessed())
+    assert buyer.payments() == [(500, "succeeded")]
+    assert buyer.bought() == [500]
+    assert town.shop.faults() == []
