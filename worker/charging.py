@@ -8,7 +8,7 @@ from metering.purchase.charge.charge import ChargePolicy
 from metering.purchase.charge.stored import ProviderAccount
 from metering.purchase.gateway.gateway import PaymentGateway
 from metering.purchase.gateway.open import gateway_of
-from worker.settings import Settings
+from worker.settings import Settings, settings
 
 # Each has connections of its own; accounts beyond that open theirs again.
 GATEWAYS_KEPT: Final = 100
@@ -37,4 +37,4 @@ def open_gateway(account: ProviderAccount) -> PaymentGateway:
 
 @lru_cache(maxsize=GATEWAYS_KEPT)
 def _opened(_pid: int, account: ProviderAccount) -> PaymentGateway:
-    return gateway_of(account)
+    return gateway_of(account, timeout_ms=settings().charge_timeout_ms)

@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     # How long a charge that a provider has taken on is looked up, before it is parked: debits of
     # bank accounts take days.
     charge_look_up_for_s: int = Field(7 * 86_400, ge=60)
+    # How long a provider may take to answer: a charge takes it a second or two. A call is four such
+    # exchanges at most, which have to end before the task's time does.
+    charge_timeout_ms: int = Field(10_000, ge=100, le=10_000)
     # Seconds between two attempts at a charge: the first wait, doubled up to the last.
     charge_retry_s: int = Field(5, ge=1)
     charge_retry_max_s: int = Field(900, ge=1)

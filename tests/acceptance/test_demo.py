@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,7 @@ def test_the_demo_reconciles_after_the_worker_was_killed(
     assert found["refused"] > 0
     assert [(kill["role"], kill["recovered"]) for kill in found["kills"]] == [("worker", True)]
     assert 0 < found["kills"][0]["at_event"] < 3000
+    assert_bought(found)
 
 
 def test_the_demo_survives_the_kill_of_everything(
@@ -64,6 +66,18 @@ def test_the_demo_survives_the_kill_of_everything(
     assert [kill["role"] for kill in found["kills"]] == ["worker", "beat", "redis", "postgres"]
     assert all(kill["recovered"] for kill in found["kills"])
     assert all(0 < kill["at_event"] < 3000 for kill in found["kills"])
+    assert_bought(found)
+
+
+def assert_bought(found: dict[str, Any]) -> None:
+    """Seven customers and one rule bought credit, an eighth was declined: each once."""
+    payments = found["payments"]
+    counts = {name: payments[name] for name in ("made", "declined", "settled_once", "top_ups")}
+
+    assert counts == {"made": 8, "declined": 1, "settled_once": 8, "top_ups": 1}
+    assert payments["told_by_webhook"] == 9
+    assert payments["charged"] == payments["credited"]
+    assert all(amount > 0 for amount in payments["charged"].values())
 
 
 def test_the_cost_of_a_trace_is_exact(data_dir: Path, variables: dict[str, str]) -> None:
@@ -125,3 +139,10 @@ def test_ctrl_c_stops_everything_and_leaves_nothing(
     assert code == 130
     assert [role for role, pid in pids.items() if Path(f"/proc/{pid}").exists()] == []
     assert [path.name for path in data_dir.iterdir()] == []
+    assert processes_of(data_dir) == []
+
+
+def processes_of(folder: Path) -> list[list[str]]:
+    """The command lines that name a folder: also of processes that the ready file does not list."""
+    lines = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    return [line for line in lines if any(str(folder) in word for word in line)]

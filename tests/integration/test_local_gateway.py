@@ -13,9 +13,13 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from metering.errors import GatewayRefusedError, GatewayUnavailableError
+from metering.ids import AccountId, new_id
+from metering.purchase.charge.stored import ProviderAccount
 from metering.purchase.gateway.gateway import ChargeAnswer
 from own_gateway import OwnGateway, new_charge, running_gateway
 from webhook_bench import Inbox
+from worker import charging
+from worker.settings import settings_from
 
 HASTY_MS = 300
 WAIT_S = 20
@@ -145,6 +149,23 @@ def test_a_charge_that_was_made_and_never_answered_is_not_made_again(gateway: Ow
 
     (payment,) = gateway.payments_of(charge)
     assert answer == ChargeAnswer("succeeded", payment["payment_id"])
+
+
+def test_a_worker_waits_for_a_provider_as_long_as_its_setting_says(
+    gateway: OwnGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasty = settings_from({"GULLAK_CHARGE_TIMEOUT_MS": str(HASTY_MS)})
+    monkeypatch.setattr(charging, "settings", lambda: hasty)
+    account = ProviderAccount(
+        account_id=AccountId(new_id("pac")),
+        provider="local",
+        api_key=gateway.keys.api_key,
+        base_url=gateway.url,
+        product_id=None,
+    )
+
+    with pytest.raises(GatewayUnavailableError, match=f"no answer within {HASTY_MS / 1000:g} s"):
+        charging.open_gateway(account).start(new_charge("pm_hang"), is_repeated=False)
 
 
 def test_a_charge_that_was_made_and_answered_500_is_not_made_again(gateway: OwnGateway) -> None:

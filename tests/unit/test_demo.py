@@ -23,14 +23,17 @@ from worker.demo.prices import Usage, plain_fraction
 from worker.demo.producers import Pace
 from worker.demo.receiver import Alert, Inbox, Received
 from worker.demo.reconcile import (
+    Charged,
     EntryState,
     Expected,
     Found,
+    Payment,
     WalletState,
     alerts_due,
     reconcile,
 )
-from worker.demo.scene import RuleSet
+from worker.demo.scene import RuleSet, Scene
+from worker.demo.shop import DECLINED, METHODS
 from worker.demo.traffic import (
     CUSTOMERS,
     NOBODY,
@@ -62,8 +65,36 @@ EXPECTED = Expected(
     refused={"conflict": 1, "bad_quantity": 1},
     resent_max=0,
     cost={ANN: Fraction("60.25"), BOB: Fraction("5.5")},
-    credited={"USD": 100, "INR": 200},
+    credited={"USD": 70, "INR": 200},
     rules=RULES,
+    payments=1,
+    declined=1,
+    top_ups=0,
+    sold={"USD": 30},
+)
+PAID = Payment(
+    payment_id="pay_1", charge_id="chg_1", status="succeeded", currency="USD", amount_minor=30
+)
+NOT_PAID = Payment(
+    payment_id="pay_2", charge_id="chg_2", status="failed", currency="INR", amount_minor=40
+)
+CREDITED = Charged(
+    charge_id="chg_1",
+    currency="USD",
+    origin="order",
+    status="settled",
+    payment_id="pay_1",
+    is_open=False,
+    credited_minor=[30],
+)
+REFUSED = Charged(
+    charge_id="chg_2",
+    currency="INR",
+    origin="order",
+    status="failed",
+    payment_id=None,
+    is_open=False,
+    credited_minor=[],
 )
 FOUND = Found(
     counts=Counts(accepted=10, posted=7, duplicate=1, refused=2, unmetered=1),
@@ -75,13 +106,17 @@ FOUND = Found(
         WalletState(key=BOB, balance_minor=195, remainder=Decimal("0.5")),
     ],
     entries=[
-        entry(ANN, 100, 100, usage=False),
+        entry(ANN, 70, 70, usage=False),
+        entry(ANN, 30, 100, usage=False),
         entry(ANN, 60, 40),
         entry(BOB, 200, 200, usage=False),
         entry(BOB, 5, 195),
     ],
     received=Received({ANN: {1: Alert("low", 50, 40)}}, 1, 0, 0, 0),
     uncredited=0,
+    payments=[PAID, NOT_PAID],
+    charged=[CREDITED, REFUSED],
+    told={"pay_1", "pay_2"},
     faults=(),
     kills=[Kill("worker", 1, 0.0, 5, back_s=2.0, drained_s=3.0)],
 )
@@ -103,6 +138,15 @@ def with_ann(**changes: object) -> Found:
 def received(alerts: Mapping[tuple[str, str], dict[int, Alert]], **changes: int) -> Found:
     values = {"webhook_ids": 1, "repeated": 0, "bad_signatures": 0, "malformed": 0, **changes}
     return replace(FOUND, received=Received(dict(alerts), **values))
+
+
+def charged(**changes: object) -> Found:
+    """The purchase that was paid, otherwise."""
+    return replace(FOUND, charged=[replace(CREDITED, **changes), REFUSED])  # type: ignore[arg-type]
+
+
+def paid(*payments: Payment) -> Found:
+    return replace(FOUND, payments=payments)
 
 
 def test_every_line_holds_when_all_is_well() -> None:
@@ -152,6 +196,23 @@ def test_every_line_holds_when_all_is_well() -> None:
         (received(FOUND.received.alerts, bad_signatures=1), "webhooks with a bad signature"),
         (received(FOUND.received.alerts, malformed=1), "webhooks that make no sense"),
         (replace(FOUND, uncredited=1), "paid orders without credit"),
+        (paid(NOT_PAID), "payments that the gateway made"),
+        (paid(NOT_PAID), "USD sold = charged by the gateway"),
+        (paid(NOT_PAID), "USD charged = credited"),
+        (paid(PAID), "payments that it declined"),
+        (paid(PAID, replace(NOT_PAID, status="succeeded")), "INR sold = charged by the gateway"),
+        (paid(PAID, replace(NOT_PAID, status="succeeded")), "INR charged = credited"),
+        (charged(credited_minor=[]), "settled, each once"),
+        (charged(status="pending"), "settled, each once"),
+        (charged(payment_id="pay_9"), "settled, each once"),
+        (charged(is_open=True), "settled, each once"),
+        (replace(FOUND, charged=[REFUSED]), "settled, each once"),
+        (charged(origin="top_up"), "of them automatic top-ups"),
+        (
+            replace(FOUND, charged=[CREDITED, replace(REFUSED, credited_minor=[40])]),
+            "credited for them",
+        ),
+        (replace(FOUND, told={"pay_1"}), "payments that its webhooks told of"),
         (replace(FOUND, faults=["entries are without gaps: 2"]), "faults found by verify"),
         (
             replace(FOUND, kills=[Kill("beat", 1, 0.0, 5, back_s=2.0)]),
@@ -175,6 +236,42 @@ def test_each_line_can_fail() -> None:
 
     # The same code as the USD line, which is among the cases.
     assert unproven == {"INR credits", "INR balances = credits - debits"}
+
+
+def test_a_payment_without_its_credit_is_found() -> None:
+    entries = [each for each in FOUND.entries if each.after_minor != 100]
+    missing = replace(charged(credited_minor=[]), entries=entries)
+
+    assert {"settled, each once", "USD charged = credited", "USD credits"} <= {
+        *broken(EXPECTED, missing)
+    }
+
+
+def test_a_payment_that_was_credited_twice_is_found() -> None:
+    entries = [*FOUND.entries, entry(ANN, 30, 70, usage=False)]
+    doubled = replace(charged(credited_minor=[30, 30]), entries=entries)
+
+    assert {"settled, each once", "USD charged = credited", "USD credits"} <= {
+        *broken(EXPECTED, doubled)
+    }
+
+
+def test_a_purchase_that_was_charged_twice_is_found() -> None:
+    twice = paid(PAID, replace(PAID, payment_id="pay_3"), NOT_PAID)
+
+    assert {
+        "payments that the gateway made",
+        "settled, each once",
+        "USD sold = charged by the gateway",
+        "USD charged = credited",
+    } <= {*broken(EXPECTED, twice)}
+
+
+def test_among_what_is_bought_is_a_lost_answer_and_a_decline() -> None:
+    buyers = [number for number in range(CUSTOMERS) if Scene.purse_of(number).topped_up]
+
+    assert len(buyers) == len(METHODS)
+    assert {"pm_hang", "pm_500", DECLINED} < {*METHODS}
 
 
 def test_two_errors_that_cancel_out_are_seen_in_the_wallets() -> None:

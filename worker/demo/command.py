@@ -39,6 +39,8 @@ _OVERRIDES: Final = {
     # A call that was under way when a server was killed is taken up again when its lease is over:
     # the timeout and a margin.
     "GULLAK_WEBHOOK_TIMEOUT_S": "3",
+    # One payment is made and not answered for: the worker should not hang on it for long.
+    "GULLAK_CHARGE_TIMEOUT_MS": "2000",
 }
 
 # How long sending takes: enough to watch, and for each kill to fall into the traffic.
@@ -151,7 +153,8 @@ def _played(plan: Plan, folder: Path, ready_file: Path | None, console: Console)
                 interruption.now_running()
                 display.tell("the stack is ready; half of the traffic goes over HTTP")
                 urls = {"DATABASE_URL": stack.database_url, "REDIS_URL": stack.redis_url}
-                return play(stack, settings_from({**_OVERRIDES, **urls}), plan, display)
+                config = settings_from({**_OVERRIDES, **urls})
+                return play(stack, stack.data_dir, config, plan, display)
     except (KeyboardInterrupt, Exception) as error:
         # An interruption in the middle of a query can come out as the driver's own error.
         if interruption.requested:

@@ -16,15 +16,21 @@ from worker.demo.prices import CURRENCIES, plain_fraction, price_list_json
 from worker.demo.producers import FLUSH_EVENTS, Producers
 from worker.demo.receiver import Received, WalletKey
 from worker.demo.reconcile import (
+    Charged,
     EntryState,
     Expected,
     Found,
     Line,
+    Payment,
     WalletState,
     charged,
+    credited_for_payments,
     exact_cost,
+    paid_through_gateway,
+    settled_once,
 )
 from worker.demo.scene import CURRENCY_OF, Scene
+from worker.demo.shop import Sold
 from worker.demo.traffic import tally_of
 from worker.demo.watch import Counts
 
@@ -66,8 +72,8 @@ def read_before(conn: Connection) -> Before:
     )
 
 
-def expected_of(scene: Scene, producers: Producers, redis_kills: int) -> Expected:
-    """Return what must come of the events that were sent."""
+def expected_of(scene: Scene, producers: Producers, sold: Sold, redis_kills: int) -> Expected:
+    """Return what must come of the events that were sent, and of what was sold meanwhile."""
     tally = tally_of(producers.sent)
     costs = zip(scene.customers, CURRENCY_OF, tally.cost(CURRENCY_OF), strict=True)
     cost: dict[WalletKey, Fraction] = {(who, currency): sum_ for who, currency, sum_ in costs}
@@ -87,6 +93,10 @@ def expected_of(scene: Scene, producers: Producers, redis_kills: int) -> Expecte
         cost=cost,
         credited=scene.credited,
         rules=scene.rules,
+        payments=sold.payments,
+        declined=sold.declined,
+        top_ups=sold.top_ups,
+        sold=sold.amounts,
     )
 
 
@@ -97,6 +107,7 @@ def found_in(
     *,
     counts: Counts,
     received: Received,
+    payments: Sequence[Payment],
     kills: Sequence[Kill],
 ) -> Found:
     """Read what the stores say; `conn` is a snapshot."""
@@ -111,6 +122,9 @@ def found_in(
         entries=read_entries(conn, scene),
         received=received,
         uncredited=conn.execute(statements.UNCREDITED, business).scalar_one(),
+        payments=payments,
+        charged=read_charged(conn, scene),
+        told=read_told(conn, scene),
         faults=[f"{fault.invariant}: {fault.detail}" for fault in find_faults(conn, deep=True)],
         kills=kills,
     )
@@ -140,6 +154,17 @@ def read_entries(conn: Connection, scene: Scene) -> list[EntryState]:
         )
         for row in conn.execute(statements.ENTRIES, {"business_id": scene.business_id})
     ]
+
+
+def read_charged(conn: Connection, scene: Scene) -> list[Charged]:
+    """Return the purchases of the scene's customers that were charged, or are to be."""
+    rows = conn.execute(statements.CHARGED, {"business_id": scene.business_id})
+    return [Charged(**row._mapping) for row in rows]  # noqa: SLF001
+
+
+def read_told(conn: Connection, scene: Scene) -> set[str]:
+    """Return the ids of payments that the gateway's webhooks told of, and that were followed."""
+    return set(conn.execute(statements.TOLD, {"business_id": scene.business_id}).scalars())
 
 
 def timing_of(conn: Connection, before: Before, traffic_s: float) -> Timing:
@@ -218,6 +243,7 @@ def as_json(
             for customer, currency in zip(scene.customers, CURRENCY_OF, strict=True)
         ],
         **_money_json(expected, found),
+        "payments": _payments_json(found),
         "alerts": {
             "received": found.received.count,
             "repeated": found.received.repeated,
@@ -237,7 +263,23 @@ def _money_json(expected: Expected, found: Found) -> dict[str, dict[str, object]
         "exact_cost": {code: plain_fraction(exact_cost(code, expected)) for code in CURRENCIES},
         "debits": {code: debits for code, (debits, _) in sums.items()},
         "remainders": {code: plain_fraction(remainders) for code, (_, remainders) in sums.items()},
-        "credits": {code: expected.credited.get(code, 0) for code in CURRENCIES},
+        "credits": {
+            code: expected.credited.get(code, 0) + paid_through_gateway(code, found)
+            for code in CURRENCIES
+        },
+    }
+
+
+def _payments_json(found: Found) -> dict[str, object]:
+    """Return what was bought during the traffic, by the gateway's own list and by the ledger."""
+    return {
+        "made": sum(payment.status == "succeeded" for payment in found.payments),
+        "declined": sum(payment.status == "failed" for payment in found.payments),
+        "settled_once": settled_once(found),
+        "told_by_webhook": sum(payment.payment_id in found.told for payment in found.payments),
+        "top_ups": sum(each.origin == "top_up" for each in found.charged),
+        "charged": {code: paid_through_gateway(code, found) for code in CURRENCIES},
+        "credited": {code: credited_for_payments(code, found) for code in CURRENCIES},
     }
 
 

@@ -1,10 +1,11 @@
 """The account at the end: what the producer knows against what the stores say, line by line."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from typing import Literal
 
 from worker.demo.kills import RECOVER_WITHIN_S, Kill
 from worker.demo.prices import CURRENCIES, plain_fraction
@@ -25,10 +26,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What the producer knows. `cost` and `credited` in minor units.
+    """What the producer knows. `cost`, `credited` and `sold` in minor units.
 
     `resent_max`: events that may have arrived twice, because an answer of Redis was lost.
-    `cost` is by customer and currency.
+    `cost` is by customer and currency. `credited`: without what is paid through the gateway, where
+    `payments` are to succeed, for `sold`, `top_ups` of them by themselves, and others are declined.
     """
 
     sent: int
@@ -40,6 +42,37 @@ class Expected:
     cost: Mapping[WalletKey, Fraction]
     credited: Mapping[str, int]
     rules: Sequence[RuleSet]
+    payments: int
+    declined: int
+    top_ups: int
+    sold: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payment:
+    """A payment in the gateway's own list; `charge_id`: what it was asked for as."""
+
+    payment_id: str
+    charge_id: str
+    status: Literal["pending", "succeeded", "failed"]
+    currency: str
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Charged:
+    """A purchase that the gateway was asked to charge, and every entry that credits it.
+
+    `is_open`: the worker has not heard how it ended. `payment_id`: what settled it.
+    """
+
+    charge_id: str
+    currency: str
+    origin: str
+    status: str
+    payment_id: str | None
+    is_open: bool
+    credited_minor: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +97,11 @@ class EntryState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What the stores, the receiver and the verifier say; entries in the order of the histories."""
+    """What the stores, the receiver, the verifier and the gateway say.
+
+    Entries are in the order of the histories. `payments`: the gateway's own list; `told`: those of
+    them that its webhooks have told of.
+    """
 
     counts: Counts
     cursors_settled: int
@@ -74,6 +111,9 @@ class Found:
     entries: Sequence[EntryState]
     received: Received
     uncredited: int
+    payments: Sequence[Payment]
+    charged: Sequence[Charged]
+    told: Collection[str]
     faults: Sequence[str]
     kills: Sequence[Kill]
 
@@ -87,6 +127,7 @@ def reconcile(expected: Expected, found: Found) -> list[Line]:
         *_alert_lines(expected, found),
         _equal("webhooks with a bad signature", 0, found.received.bad_signatures),
         _equal("paid orders without credit", 0, found.uncredited),
+        *_payment_lines(expected, found),
         _line("faults found by verify", "none", "; ".join(found.faults) or "none"),
         *(_kill_line(kill) for kill in found.kills),
     ]
@@ -153,6 +194,7 @@ def _money_lines(code: str, expected: Expected, found: Found) -> list[Line]:
     cost = exact_cost(code, expected)
     entries = [entry for entry in found.entries if entry.key[1] == code]
     given = sum(entry.amount_minor for entry in entries if entry.is_credit)
+    due = expected.credited.get(code, 0) + paid_through_gateway(code, found)
     taken = sum(entry.amount_minor for entry in entries if not entry.is_credit)
     balance = sum(wallet.balance_minor for wallet in found.wallets if wallet.key[1] == code)
     return [
@@ -162,7 +204,7 @@ def _money_lines(code: str, expected: Expected, found: Found) -> list[Line]:
             plain_fraction(debits + remainders),
             cost == debits + remainders,
         ),
-        _equal(f"{code} credits", expected.credited.get(code, 0), given),
+        _equal(f"{code} credits", due, given),
         _equal(f"{code} balances = credits - debits", given - taken, balance),
     ]
 
@@ -181,6 +223,67 @@ def _wallet_line(expected: Expected, found: Found) -> Line:
     )
     wallets = len({*expected.cost, *(wallet.key for wallet in found.wallets)})
     return _equal("wallets that are exact", wallets, exact)
+
+
+# --- payments ---------------------------------------------------------------------------------
+
+
+def paid_through_gateway(code: str, found: Found) -> int:
+    """Return what the gateway has charged in a currency by its own list, in minor units."""
+    return sum(
+        payment.amount_minor
+        for payment in found.payments
+        if payment.currency == code and payment.status == "succeeded"
+    )
+
+
+def credited_for_payments(code: str, found: Found) -> int:
+    """Return what the ledger has credited in a currency for purchases that were charged."""
+    return sum(sum(each.credited_minor) for each in found.charged if each.currency == code)
+
+
+def settled_once(found: Found) -> int:
+    """Return how many payments have settled one purchase each, by one entry of their amount."""
+    by_charge = {each.charge_id: each for each in found.charged}
+    return sum(
+        payment.status == "succeeded" and _settles(payment, by_charge.get(payment.charge_id))
+        for payment in found.payments
+    )
+
+
+def _settles(payment: Payment, charged: Charged | None) -> bool:
+    return (
+        charged is not None
+        and not charged.is_open
+        and (charged.status, charged.payment_id) == ("settled", payment.payment_id)
+        and list(charged.credited_minor) == [payment.amount_minor]
+    )
+
+
+def _payment_lines(expected: Expected, found: Found) -> list[Line]:
+    """Judge the ledger by what the gateway says that it did, whatever the books say of it."""
+    made = {p.charge_id for p in found.payments if p.status == "succeeded"}
+    succeeded = sum(payment.status == "succeeded" for payment in found.payments)
+    told = sum(payment.payment_id in found.told for payment in found.payments)
+    unpaid = sum(sum(c.credited_minor) for c in found.charged if c.charge_id not in made)
+    top_ups = sum(each.origin == "top_up" and bool(each.credited_minor) for each in found.charged)
+    return [
+        _equal("payments that the gateway made", expected.payments, succeeded),
+        _equal("  settled, each once", succeeded, settled_once(found)),
+        _equal("  of them automatic top-ups", expected.top_ups, top_ups),
+        _equal("payments that it declined", expected.declined, len(found.payments) - succeeded),
+        _equal("  credited for them", 0, unpaid),
+        _equal("payments that its webhooks told of", len(found.payments), told),
+        *(line for code in CURRENCIES for line in _sum_lines(code, expected, found)),
+    ]
+
+
+def _sum_lines(code: str, expected: Expected, found: Found) -> list[Line]:
+    paid = paid_through_gateway(code, found)
+    return [
+        _equal(f"{code} sold = charged by the gateway", expected.sold.get(code, 0), paid),
+        _equal(f"{code} charged = credited", paid, credited_for_payments(code, found)),
+    ]
 
 
 # --- alerts -----------------------------------------------------------------------------------

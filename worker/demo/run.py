@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from celery import Celery
 from kombu.exceptions import OperationalError
 
 from metering.buffer.stream import UsageBuffer
-from metering.ids import PurchaseId
+from metering.ids import ChargeId, PurchaseId
 from worker.demo import statements
 from worker.demo.figures import (
     Before,
@@ -19,15 +20,19 @@ from worker.demo.figures import (
     expected_of,
     found_in,
     read_before,
+    read_charged,
     read_entries,
+    read_told,
     timing_of,
 )
+from worker.demo.gateway import Gateway
 from worker.demo.kills import Kill, Killer, Processes, Victim
 from worker.demo.live import Display
 from worker.demo.producers import Pace, Producers
 from worker.demo.receiver import Inbox, Receiver
 from worker.demo.reconcile import Line, alerts_due, reconcile
-from worker.demo.scene import CURRENCY_OF, Scene, make_scene, top_up
+from worker.demo.scene import CURRENCY_OF, Scene, make_scene
+from worker.demo.shop import Sold, buy_more, watch_over
 from worker.demo.traffic import Planned, tally_of
 from worker.demo.watch import STORE_AWAY, Watch
 from worker.scope import open_buffer
@@ -39,6 +44,8 @@ CREDITED_WITHIN_S: Final = 15.0
 # After the last kill was recovered from, or given up.
 SENT_WITHIN_S: Final = 60.0
 DRAINED_WITHIN_S: Final = 30.0
+# A charge that was cut off before anybody was asked is taken up again when its lease is over.
+PAID_WITHIN_S: Final = 100.0
 # A call that was cut off is repeated when its lease is over.
 ALERTED_WITHIN_S: Final = 30.0
 
@@ -62,19 +69,19 @@ class Report:
     json: dict[str, Any]
 
 
-class Credits:
-    """Sends `purchase.credit` tasks, each twice: a task may always be delivered again."""
+class Wake:
+    """Sends tasks, each twice: one may always be delivered again."""
 
     def __init__(self, config: Settings) -> None:
         self._app = Celery("gullak-demo")
         self._app.config_from_object("celeryconfig")
         self._app.conf.update({"broker_url": config.celery_broker_url()})
 
-    def __call__(self, purchase_id: PurchaseId) -> None:
+    def __call__(self, task: str, about: PurchaseId | ChargeId) -> None:
         """Send it; what does not go out is found by the worker's own sweep."""
         try:
             for _ in range(2):
-                self._app.send_task("purchase.credit", args=[purchase_id])
+                self._app.send_task(task, args=[about])
         except OperationalError:
             return
 
@@ -92,21 +99,26 @@ class Stage:
     buffer: UsageBuffer
     watch: Watch
     receiver: Receiver
-    credits: Credits
+    wake: Wake
+    gateway: Gateway
     display: Display
     spend: list[int] = field(default_factory=list)
+    sold: Sold = field(default_factory=Sold)
 
 
-def play(processes: Processes, config: Settings, plan: Plan, display: Display) -> Report:
-    """Run the demo on a started stack.
+def play(
+    processes: Processes, folder: Path, config: Settings, plan: Plan, display: Display
+) -> Report:
+    """Run the demo on a started stack whose data is in `folder`.
 
     Raises:
         SQLAlchemyError, RedisError: a server did not come back.
+        RoleNotReadyError: the payment gateway did not start.
 
     """
     with ExitStack() as cleanup:
         stage = _open(config, display, cleanup)
-        scene = _set_scene(stage, plan)
+        scene = _set_scene(stage, plan, folder, processes.api_url)
         stage.watch.begin()
         with stage.sessions.transaction() as conn:
             before = read_before(conn)
@@ -126,24 +138,31 @@ def _open(config: Settings, display: Display, cleanup: ExitStack) -> Stage:
     cleanup.callback(engine.dispose)
     buffer = open_buffer(config)
     cleanup.callback(buffer.redis.close)
-    purchases = Credits(config)
-    cleanup.callback(purchases.close)
+    wake = Wake(config)
+    cleanup.callback(wake.close)
+    gateway = Gateway()
+    cleanup.callback(gateway.close)
     sessions = Sessions(engine)
     receiver = cleanup.enter_context(Receiver())
     watch = Watch(sessions.transaction, buffer)
-    return Stage(config, sessions, buffer, watch, receiver, purchases, display)
+    return Stage(config, sessions, buffer, watch, receiver, wake, gateway, display)
 
 
-def _set_scene(stage: Stage, plan: Plan) -> Scene:
+def _set_scene(stage: Stage, plan: Plan, folder: Path, api_url: str) -> Scene:
     """Make the business; return when all credit that was paid for is in the wallets."""
     costs = tally_of(plan.events).cost(CURRENCY_OF)
     stage.spend = [int(cost) for cost in costs]
-    scene, orders = make_scene(stage.sessions.transaction, stage.spend, stage.receiver.url)
+    account = stage.gateway.account()
+    transaction = stage.sessions.transaction
+    scene, orders = make_scene(transaction, stage.spend, stage.receiver.url, account)
     stage.receiver.inbox = Inbox(scene.secret)
     stage.watch.customers = Display.watched(scene)
     for purchase_id in orders:
-        stage.credits(purchase_id)
+        stage.wake("purchase.credit", purchase_id)
+    # While the workers credit the orders.
+    stage.gateway.start(folder, api_url, scene.account_id)
     _wait(stage, lambda: not _uncredited(stage, scene), CREDITED_WITHIN_S)
+    watch_over(transaction, scene, stage.spend, stage.sold)
     stage.display.tell(f"{len(scene.customers)} customers, {len(orders)} paid orders credited")
     return scene
 
@@ -164,24 +183,39 @@ def _send(stage: Stage, scene: Scene, producers: Producers, killer: Killer, plan
         nonlocal buys
         killer.tick(producers.sent_count, stage.watch.last)
         if buys and producers.sent_count >= half:
-            buys = not _top_up(stage, scene)
+            buys = not _buy_more(stage, scene)
         return producers.is_done and killer.is_done and not buys
 
     limit_s = plan.duration_s + SENT_WITHIN_S + DRAINED_WITHIN_S * len(plan.roles)
     _wait(stage, tick, limit_s)
     stage.display.tell("all traffic is in; waiting until it is drained")
     _wait(stage, lambda: _is_drained(stage, scene), DRAINED_WITHIN_S)
-    return time.monotonic() - started_at
+    traffic_s = time.monotonic() - started_at
+    _wait(stage, lambda: _is_paid(stage, scene), PAID_WITHIN_S)
+    return traffic_s
 
 
-def _top_up(stage: Stage, scene: Scene) -> bool:
+def _buy_more(stage: Stage, scene: Scene) -> bool:
     """Let customers buy more; return whether that worked."""
     try:
-        top_up(stage.sessions.transaction, scene, stage.spend, stage.credits)
+        charges = buy_more(stage.sessions.transaction, scene, stage.spend, stage.sold)
     except STORE_AWAY:
         return False
-    stage.display.tell("some customers bought more credit")
+    for charge_id in charges:
+        stage.wake("purchase.charge", charge_id)
+    stage.display.tell(f"{len(charges)} customers buy more credit through the payment gateway")
     return True
+
+
+def _is_paid(stage: Stage, scene: Scene) -> bool:
+    """Tell whether every charge has ended, and the gateway has told of each of its payments."""
+    with stage.sessions.transaction() as conn:
+        charged, told = read_charged(conn, scene), read_told(conn, scene)
+    if len(charged) < stage.sold.payments + stage.sold.declined:
+        return False
+    if any(each.is_open for each in charged) or _uncredited(stage, scene):
+        return False
+    return told.issuperset(payment.payment_id for payment in stage.gateway.payments())
 
 
 def _is_drained(stage: Stage, scene: Scene) -> bool:
@@ -225,10 +259,17 @@ def _take_stock(
 ) -> Report:
     inbox = stage.receiver.inbox or Inbox(scene.secret)
     redis_kills = sum(kill.role == Victim.REDIS for kill in kills)
-    expected = expected_of(scene, producers, redis_kills)
-    counts = stage.watch.counts()
+    expected = expected_of(scene, producers, stage.sold, redis_kills)
     with stage.sessions.snapshot() as conn:
-        found = found_in(conn, scene, before, counts=counts, received=inbox.received(), kills=kills)
+        found = found_in(
+            conn,
+            scene,
+            before,
+            counts=stage.watch.counts(),
+            received=inbox.received(),
+            payments=stage.gateway.payments(),
+            kills=kills,
+        )
         timing = timing_of(conn, before, traffic_s)
     lines = reconcile(expected, found)
     return Report(

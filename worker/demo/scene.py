@@ -1,7 +1,7 @@
 """The demo's business: price lists, customers with prepaid credit, alert rules, an endpoint."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
@@ -11,11 +11,12 @@ from sqlalchemy import Connection
 
 from metering.access.keys import create_key
 from metering.db import Transactions
-from metering.ids import BusinessId, Currency, CustomerId, PurchaseId
+from metering.ids import AccountId, BusinessId, Currency, CustomerId, PurchaseId
 from metering.ledger.accounts import NewCustomer, create_business, create_customer
 from metering.ledger.manual import ManualEntry, enter
 from metering.low_credit.rules import set_rule
 from metering.purchase.orders import PaidOrder, record_paid_order
+from metering.purchase.provider.account import NewAccount, connect_account
 from metering.rate_card.catalogue import (
     Aggregation,
     NewMeter,
@@ -34,6 +35,8 @@ PRICED_FOR: Final = timedelta(days=60)
 LOW_SHARE: Final = Fraction(1, 5)
 RECOVERED_SHARE: Final = Fraction(1, 3)
 OWN_RULES: Final = (Fraction(3, 4), Fraction(1, 4))
+# The receiver judges alerts; it is not told of each credit.
+ALERTS: Final = ("credit.balance_low", "credit.balance_recovered")
 
 
 class Purse(NamedTuple):
@@ -68,6 +71,7 @@ class Scene:
     """What was made; lists are in the order of the customers' numbers."""
 
     business_id: BusinessId
+    account_id: AccountId
     customers: list[CustomerId] = field(default_factory=list)
     rules: list[RuleSet] = field(default_factory=list)
     credited: Counter[str] = field(default_factory=Counter)
@@ -89,17 +93,19 @@ CURRENCY_OF: Final = tuple(Scene.currency_of(number) for number in range(CUSTOME
 
 
 def make_scene(
-    transaction: Transactions, spend: Sequence[int], receiver_url: str
+    transaction: Transactions, spend: Sequence[int], receiver_url: str, gateway: NewAccount
 ) -> tuple[Scene, list[PurchaseId]]:
     """Make all of it; return it with the paid orders that are still to be credited.
 
-    `spend`: what each customer is going to use, in whole minor units of its currency.
+    `spend`: what each customer is going to use, in whole minor units of its currency. `gateway`:
+    the account that further credit will be paid through.
     """
     with transaction() as conn:
-        scene = Scene(create_business(conn, "Gullak demo"))
+        business_id = create_business(conn, "Gullak demo")
+        scene = Scene(business_id, connect_account(conn, business_id, gateway).account_id)
         for item in PRICE_LIST:
             _price(conn, scene.business_id, item)
-        endpoint = create_endpoint(conn, scene.business_id, receiver_url)
+        endpoint = create_endpoint(conn, business_id, receiver_url, filter_types=ALERTS)
         scene.api_key = create_key(conn, scene.business_id, "demo", ["ingest"]).key
         scene.secret = endpoint_secret(conn, scene.business_id, endpoint.endpoint_id)
         for number in range(CUSTOMERS):
@@ -184,13 +190,18 @@ def _rule(
 def _credit(conn: Connection, scene: Scene, number: int, spend: Sequence[int]) -> PurchaseId:
     """Give half of the credit by hand and sell the other half; a little in the other currency."""
     currency = Scene.currency_of(number)
-    half = max(1, int(spend[number] * Scene.purse_of(number).share / 2))
+    half = half_of(number, spend)
     _enter(conn, scene, number, currency, half)
     for other in CURRENCIES:
         if other != currency:
             enough = max(rule.recover_at_minor for rule in scene.rules if rule.currency == other)
             _enter(conn, scene, number, other, enough)
-    return _order(conn, scene, number, half, "first")
+    return _order(conn, scene, number, half)
+
+
+def half_of(number: int, spend: Sequence[int]) -> int:
+    """Return half of the credit that a customer begins with, in minor units."""
+    return max(1, int(spend[number] * Scene.purse_of(number).share / 2))
 
 
 def _enter(conn: Connection, scene: Scene, number: int, currency: str, amount: int) -> None:
@@ -207,10 +218,11 @@ def _enter(conn: Connection, scene: Scene, number: int, currency: str, amount: i
     scene.credited[currency] += amount
 
 
-def _order(conn: Connection, scene: Scene, number: int, amount: int, name: str) -> PurchaseId:
+def _order(conn: Connection, scene: Scene, number: int, amount: int) -> PurchaseId:
+    """Record an order that was paid elsewhere."""
     currency = Scene.currency_of(number)
     order = PaidOrder(
-        order_id=f"{name}-{number}",
+        order_id=f"first-{number}",
         customer_id=scene.customers[number],
         currency=currency,
         paid=amount,
@@ -218,30 +230,3 @@ def _order(conn: Connection, scene: Scene, number: int, amount: int, name: str) 
     purchase_id = record_paid_order(conn, scene.business_id, order)
     scene.credited[currency] += amount
     return purchase_id
-
-
-def top_up(
-    transaction: Transactions,
-    scene: Scene,
-    spend: Sequence[int],
-    credit: Callable[[PurchaseId], None],
-) -> None:
-    """Let the customers that were meant to buy more credit as much as they spend.
-
-    Raises:
-        DBAPIError: the database is away. Nothing was recorded; try again.
-
-    """
-    before = scene.credited.copy()
-    try:
-        with transaction() as conn:
-            orders = [
-                _order(conn, scene, number, max(1, spend[number]), "more")
-                for number in range(CUSTOMERS)
-                if Scene.purse_of(number).topped_up
-            ]
-    except BaseException:
-        scene.credited = before
-        raise
-    for purchase_id in orders:
-        credit(purchase_id)

@@ -39,3 +39,19 @@ LAST_BATCH: Final = text("SELECT coalesce(max(batch_id), 0) FROM usage_batches")
 UNCREDITED: Final = text(
     "SELECT count(*) FROM purchases WHERE business_id = :business_id AND is_due"
 )
+# What was charged in a business: each purchase, the ledger's entries for it, and whether anybody
+# is still to be asked.
+CHARGED: Final = text(
+    "SELECT c.charge_id, c.currency, p.origin, p.status, p.payment_id,"
+    " c.status IN ('new', 'pending') AS is_open, coalesce(array_agg(e.amount_minor)"
+    " FILTER (WHERE e.entry_id IS NOT NULL), '{}') AS credited_minor"
+    " FROM charges c JOIN purchases p USING (purchase_id) LEFT JOIN ledger_entries e"
+    " ON e.business_id = p.business_id AND e.kind = 'purchase' AND e.is_credit"
+    " AND e.reference = p.purchase_id WHERE c.business_id = :business_id"
+    " GROUP BY c.charge_id, p.purchase_id ORDER BY c.charge_id"
+)
+# Payments that a provider's webhooks have told of, and that were followed.
+TOLD: Final = text(
+    "SELECT DISTINCT payment_id FROM provider_events"
+    " WHERE business_id = :business_id AND status = 'applied'"
+)
