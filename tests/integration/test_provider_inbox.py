@@ -1,7 +1,7 @@
 """From what a provider says to credit and back: each event once, in any order, nothing dropped."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count, permutations
 from threading import Event
 from typing import Any
@@ -398,6 +398,27 @@ def test_a_refund_of_an_unknown_payment_is_parked_and_says_why(shop: Shop, vendo
     (event,) = till.events("parked")
     assert (event.reason, event.payment_id) == ("unknown_payment", till.payment_id)
     assert shop.entries() == []
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("amount", "currency", "reason"),
+    [(1000, "USD", "paid_twice"), (999, "USD", "underpaid"), (1000, "INR", "other_currency")],
+)
+def test_money_that_nothing_follows_from_is_parked_until_it_is_refunded(
+    shop: Shop, vendor: Vendor, amount: int, currency: str, reason: str
+) -> None:
+    till = Till.open(shop, vendor)
+    if reason == "paid_twice":
+        till.say(till.paid())
+    again = replace(till, payment_id=f"{till.payment_id}_again")
+
+    said = again.say(again.paid(amount, currency=currency), again.paid(amount, currency=currency))
+
+    assert said == ["parked"] * 2
+    assert [event.reason for event in till.events("parked")] == [reason] * 2
+    again.say(again.refunded(amount))
+    assert till.events("parked") == []
 
 
 @BOTH
