@@ -275,8 +275,8 @@ def end_with(conn: Connection, asked: Asked, answer: ChargeAnswer, policy: Charg
         # What failed before it was a payment has no other id.
         payment_id=answer.payment_id or charge.payment_id or charge.charge_id,
         status=answer.status,
-        amount_minor=charge.amount_minor,
-        currency=charge.currency,
+        amount_minor=charge.amount_minor if answer.amount_minor is None else answer.amount_minor,
+        currency=answer.currency or charge.currency,
         occurred_at=conn.execute(statements.CLOCK).scalar_one(),
         charge_id=charge.charge_id,
         failure=answer.failure,
