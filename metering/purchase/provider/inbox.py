@@ -198,6 +198,8 @@ def _follow(conn: Connection, event: _Taken, settle: Settle) -> _Outcome:
     word = _VENDORS[event.provider].facts_of(event.body)
     if not word.facts:
         return _Outcome("ignored", type=word.type)
+    for fact in word.facts:
+        _check_currency(conn, event.business_id, fact, word.type)
     paid_for = [_note(conn, event.business_id, fact) for fact in word.facts][-1]
     payment = _Payment(event.business_id, event.provider, word.facts[-1].payment_id)
     if not paid_for.is_known:
@@ -230,6 +232,24 @@ def apply_parked(
     if _put_aside(conn, payment) is not None:
         return 0
     return conn.execute(statements.APPLY_PARKED, payment._asdict()).rowcount
+
+
+def _check_currency(conn: Connection, business_id: BusinessId, fact: Fact, type_: str) -> None:
+    """Refuse to call back a sum of which nobody can tell what share of the payment it is.
+
+    Of an open dispute all is frozen, and of a won one all is freed, whatever the sum.
+
+    Raises:
+        UnreadableEventError: it is in another currency than its payment.
+
+    """
+    if isinstance(fact, PaymentFact) or fact.status not in {"succeeded", "lost"}:
+        return
+    payment = _Payment(business_id, fact.provider, fact.payment_id)
+    currency = conn.execute(statements.CURRENCY, payment._asdict()).scalar_one_or_none()
+    if None not in {fact.currency, currency} and fact.currency != currency:
+        reason = f"currency: is {fact.currency}, not the {currency} that were paid; say it by hand"
+        raise UnreadableEventError(reason, type_)
 
 
 def _note(conn: Connection, business_id: BusinessId, fact: Fact) -> PaidFor:

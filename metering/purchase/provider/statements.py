@@ -68,6 +68,11 @@ HAS_PAYMENT: Final = text(
     "SELECT EXISTS (SELECT FROM payments WHERE business_id = :business_id"
     " AND provider = :provider AND payment_id = :payment_id)"
 )
+# What a payment was made in.
+CURRENCY: Final = text(
+    "SELECT currency FROM payments WHERE business_id = :business_id"
+    " AND provider = :provider AND payment_id = :payment_id"
+)
 # Why nothing follows from a payment that somebody has paid, while it was not called back.
 PUT_ASIDE: Final = text(
     "SELECT parked_reason FROM payments p WHERE business_id = :business_id"
