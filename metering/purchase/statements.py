@@ -90,6 +90,11 @@ MARK_DUE: Final = text(
     "UPDATE purchases SET is_due = true, updated_at = clock_timestamp()"
     " WHERE purchase_id = :purchase_id"
 )
+# The ledger refuses what a purchase calls for: it says why, until something new is known of it.
+NOT_FOLLOWED: Final = text(
+    "UPDATE purchases SET is_due = false, failure = :reason, updated_at = clock_timestamp()"
+    " WHERE purchase_id = :purchase_id"
+)
 # The lot that the credit of a purchase made.
 LOT_OF_ENTRY: Final = text(
     "SELECT lot_id FROM credit_lots WHERE wallet_id = :wallet_id AND entry_id = :entry_id"
