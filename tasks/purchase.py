@@ -8,7 +8,12 @@ from typing import Final
 from sqlalchemy import Connection
 
 from metering.ids import ChargeId, ProviderEventNumber, PurchaseId
-from metering.purchase.charge.charge import due_charges, run_charge, settle_paid
+from metering.purchase.charge.charge import (
+    due_charges,
+    run_charge,
+    settle_due,
+    settle_paid,
+)
 from metering.purchase.charge.top_up import start_top_ups
 from metering.purchase.expire import expire_credit, tell_expiring
 from metering.purchase.facts import PaidFor
@@ -58,9 +63,8 @@ def _settle(conn: Connection, paid_for: PaidFor) -> None:
 @task("purchase.credit")
 def credit(purchase_id: str) -> Report:
     """Settle one purchase; delivered again, it finds that done."""
-    paid_for = PaidFor(PurchaseId(purchase_id), None)
     with scope().transaction() as conn:
-        done = settle_paid(conn, paid_for, charge_policy_of(scope().settings))
+        done = settle_due(conn, PurchaseId(purchase_id), charge_policy_of(scope().settings))
     return {"settled": int(done)}
 
 

@@ -68,6 +68,7 @@ class Vendor(Protocol):
         refund_id: str = "re_1",
         payment_id: str = "pi_1",
         at: int = 60,
+        currency: str = "USD",
     ) -> Json: ...
 
     def dispute(
@@ -78,6 +79,7 @@ class Vendor(Protocol):
         dispute_id: str = "dp_1",
         payment_id: str = "pi_1",
         at: int = 120,
+        currency: str = "USD",
     ) -> Json: ...
 
     def unrelated(self) -> Json: ...
@@ -159,6 +161,7 @@ class Dodo:
         payment_id: str = "pi_1",
         at: int = 60,
         is_partial: bool = False,
+        currency: str = "USD",
     ) -> Json:
         status = "failed" if failed else "succeeded"
         return self._event(
@@ -171,7 +174,7 @@ class Dodo:
                 "business_id": "bus_dodo",
                 "brand_id": "bus_dodo",
                 "amount": amount,
-                "currency": "USD",
+                "currency": currency,
                 "is_partial": is_partial,
                 "status": status,
                 "reason": "asked for",
@@ -361,12 +364,12 @@ class Stripe:
         at: int = 60,
         type_: str | None = None,
         status: str | None = None,
+        currency: str = "USD",
     ) -> Json:
         state = status or ("failed" if failed else "succeeded")
         default = "refund.failed" if failed else "refund.created"
-        return self.event(
-            type_ or default, at, self.refund_object(amount, state, refund_id, payment_id, at)
-        )
+        refund = self.refund_object(amount, state, refund_id, payment_id, at)
+        return self.event(type_ or default, at, {**refund, "currency": currency.lower()})
 
     def refund_object(
         self, amount: int, status: str, refund_id: str, payment_id: str, at: int
@@ -437,10 +440,17 @@ class Stripe:
         dispute_id: str = "dp_1",
         payment_id: str = "pi_1",
         at: int = 120,
+        currency: str = "USD",
     ) -> Json:
         type_, state = _DISPUTES[status]
         return self.dispute_event(
-            type_, state, amount, dispute_id=dispute_id, payment_id=payment_id, at=at
+            type_,
+            state,
+            amount,
+            dispute_id=dispute_id,
+            payment_id=payment_id,
+            at=at,
+            currency=currency,
         )
 
     def dispute_event(
@@ -452,6 +462,7 @@ class Stripe:
         dispute_id: str = "dp_1",
         payment_id: str = "pi_1",
         at: int = 120,
+        currency: str = "USD",
     ) -> Json:
         dispute = {
             "id": dispute_id,
@@ -460,7 +471,7 @@ class Stripe:
             "balance_transactions": [],
             "charge": f"ch_{payment_id}",
             "created": _seconds(120),
-            "currency": "usd",
+            "currency": currency.lower(),
             "enhanced_eligibility_types": [],
             "evidence": {"product_description": None, "uncategorized_text": None},
             "evidence_details": {"due_by": None, "has_evidence": False, "past_due": False},

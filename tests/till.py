@@ -42,12 +42,14 @@ class Paid:
     charge: ChargeRequest
     status: Literal["pending", "succeeded", "failed"]
     failure: str | None = None
+    # What it took, if not what it was asked for.
+    took: int | None = None
 
     def answer(self) -> ChargeAnswer:
         url = (
             f"https://pay.example/{self.payment_id}" if self.charge.payment_method is None else None
         )
-        return ChargeAnswer(self.status, self.payment_id, url, self.failure)
+        return ChargeAnswer(self.status, self.payment_id, url, self.failure, self.took)
 
 
 @dataclass
@@ -62,6 +64,8 @@ class Provider:
     calls: list[tuple[str, ChargeId]] = field(default_factory=list)
     # Called before anything else: what it raises is what the caller gets.
     before: Callable[[str], None] = lambda _call: None
+    # What it takes of everybody, if not what it is asked for: a tax on top, or a discount.
+    takes: int | None = None
     _lock: Lock = field(default_factory=Lock)
 
     def __call__(self, account: ProviderAccount) -> "Provider":
@@ -105,7 +109,7 @@ class Provider:
             return known.answer()
 
     def _charge(self, charge: ChargeRequest) -> Paid:
-        paid = Paid(new_id("pay"), charge, "succeeded")
+        paid = Paid(new_id("pay"), charge, "succeeded", took=self.takes)
         if charge.payment_method in {None, "pending"}:
             paid.status = "pending"
         if charge.payment_method == "declined":

@@ -47,7 +47,8 @@ class ProviderEventOut(BaseModel):
     """A verified webhook and what became of it.
 
     `received`: it waits to be processed; `applied`: the ledger follows it; `parked`: nobody knows
-    what its payment is for; `ignored`: it is not about a payment; `failed`: see `reason`.
+    what its payment is for, or it was paid twice, too little or in another currency; `ignored`: it
+    is not about a payment; `failed`: see `reason`.
     """
 
     id: str

@@ -17,7 +17,8 @@ def plan_entries(
 
     Raises:
         InsufficientFundsError: a debit that is not usage exceeds balance and overdraft limit.
-        BalanceOutOfRangeError: a balance would not fit 64 bits.
+        BalanceOutOfRangeError: a balance, or the balance and all debits ever, would not fit 64
+            bits.
 
     """
     after = dict(wallets)
@@ -26,7 +27,11 @@ def plan_entries(
     for entry_id, posting in zip(ids, postings, strict=True):
         wallet = after[posting.wallet_id]
         entry = _entry(EntryId(entry_id), wallet, posting, now)
-        after[posting.wallet_id] = _moved(wallet, entry, posting, now)
+        moved = _moved(wallet, entry, posting, now)
+        # What is held and what was ever debited lie on one line, whose places have 64 bits too.
+        if moved.debited_minor + max(0, moved.balance_minor) > INT64_MAX:
+            raise BalanceOutOfRangeError(wallet.wallet_id)
+        after[posting.wallet_id] = moved
         entries.append(entry)
     return entries, after
 

@@ -45,7 +45,10 @@ class PaymentFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReversalFact:
-    """A refund or a dispute of a payment; `amount_minor` None: of all of it."""
+    """A refund or a dispute of a payment; `amount_minor` None: of all of it.
+
+    `currency`: None: that of the payment.
+    """
 
     provider: Provider
     kind: ReversalKind
@@ -54,6 +57,7 @@ class ReversalFact:
     status: ReversalStatus
     occurred_at: datetime
     amount_minor: int | None = None
+    currency: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

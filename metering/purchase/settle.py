@@ -149,7 +149,13 @@ def _park(conn: Connection, purchase: Purchase, payment: _Payment, reason: str) 
 
 
 def _unpaid(conn: Connection, purchase: Purchase) -> Purchase:
-    """Return the purchase as failed if every payment of it has failed, else as pending."""
+    """Return the purchase as failed if every payment of it has failed, else as pending.
+
+    A top-up that has failed stays so until it is paid: its charge has ended, so nobody would look
+    what becomes of it, and the next one may be under way.
+    """
+    if purchase.origin == "top_up" and purchase.status == "failed":
+        return purchase
     rows = conn.execute(statements.UNSUCCESSFUL, {"purchase_id": purchase.purchase_id}).all()
     if rows and all(row.status == "failed" for row in rows):
         return replace(purchase, status="failed", failure=rows[0].failure or "payment failed")

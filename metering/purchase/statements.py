@@ -90,6 +90,11 @@ MARK_DUE: Final = text(
     "UPDATE purchases SET is_due = true, updated_at = clock_timestamp()"
     " WHERE purchase_id = :purchase_id"
 )
+# The ledger refuses what a purchase calls for: it says why, until something new is known of it.
+NOT_FOLLOWED: Final = text(
+    "UPDATE purchases SET is_due = false, failure = :reason, updated_at = clock_timestamp()"
+    " WHERE purchase_id = :purchase_id"
+)
 # The lot that the credit of a purchase made.
 LOT_OF_ENTRY: Final = text(
     "SELECT lot_id FROM credit_lots WHERE wallet_id = :wallet_id AND entry_id = :entry_id"
@@ -119,19 +124,24 @@ BUSINESS: Final = text(
 
 # --- expiry -------------------------------------------------------------------------------------
 
+# Read once: the clock as it goes on is no bound for an index, and every lot would be looked at.
+_MOMENT: Final = "(SELECT clock_timestamp())"
+
 # Lots whose time is over and that anything may be left of, the longest over first.
 EXPIRED: Final = text(
     "SELECT lot_id, wallet_id FROM credit_lots WHERE remaining_minor > 0 AND frozen_at IS NULL"
-    " AND expires_at <= clock_timestamp() ORDER BY expires_at LIMIT :page"
+    f" AND expires_at <= {_MOMENT} ORDER BY expires_at LIMIT :page"
 )
 # Note that lots are told of, so many days before their end, once each; not where that moment lay
-# before the lot was made.
+# before the lot was made. Lots beyond the furthest of those days are not looked at.
 NOTE_EXPIRING: Final = text(
     "INSERT INTO lot_expiry_notices (wallet_id, lot_id, days_ahead)"
     " SELECT l.wallet_id, l.lot_id, d.days"
     " FROM credit_lots l CROSS JOIN unnest(CAST(:days_ahead AS integer[])) AS d (days)"
-    " WHERE l.remaining_minor > 0 AND l.frozen_at IS NULL AND l.expires_at > clock_timestamp()"
-    " AND l.expires_at <= clock_timestamp() + make_interval(days => d.days)"
+    " WHERE l.remaining_minor > 0 AND l.frozen_at IS NULL"
+    f" AND l.expires_at > {_MOMENT} AND l.expires_at <= {_MOMENT} + make_interval(days => d.days)"
+    f" AND l.expires_at <= {_MOMENT} + make_interval(days =>"
+    " (SELECT max(days) FROM unnest(CAST(:days_ahead AS integer[])) AS f (days)))"
     " AND l.created_at < l.expires_at - make_interval(days => d.days)"
     " AND NOT EXISTS (SELECT FROM lot_expiry_notices n"
     " WHERE n.wallet_id = l.wallet_id AND n.lot_id = l.lot_id AND n.days_ahead = d.days)"

@@ -12,10 +12,12 @@ from metering.errors import (
     NotFoundError,
 )
 from metering.ids import ChargeId
+from metering.purchase.by_hand import ShopRefund, refund_by_hand
 from metering.purchase.charge.by_hand import fail_charge, look_up_charge
 from metering.purchase.charge.charge import ChargePolicy, run_charge
 from metering.purchase.charge.stored import ProviderAccount, page_of_charges
 from metering.purchase.gateway.gateway import PaymentGateway
+from metering.purchase.orders import Purchase, page_of_purchases
 from shop import Shop, at_once, crowd, shared_database
 from till import AT_ONCE, Till, refuses, unavailable
 
@@ -57,6 +59,45 @@ def begin(till: Till, method: str | None = "ok") -> ChargeId:
     charge_id = till.begin(till.new(1000, method)).checkout.charge_id
     assert charge_id is not None
     return charge_id
+
+
+# --- what was paid --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_told_first", [True, False])
+def test_a_refund_is_the_share_of_what_was_paid_with_its_tax_whoever_tells_of_it_first(
+    shop: Shop, till: Till, *, is_told_first: bool
+) -> None:
+    till.provider.takes = 590
+    charge_id = top_up(till, "hangs" if is_told_first else "ok")
+    till.run(charge_id)
+    till.tell(charge_id, amount=590)
+    (purchase,) = all_purchases(shop)
+
+    with shop.sessions.transaction() as conn:
+        half = ShopRefund(refund_id="re_1", amount=295)
+        refund_by_hand(conn, shop.business_id, purchase.purchase_id, half)
+
+    assert purchase.paid_minor == 590
+    assert shop.wallet().balance_minor == 250
+
+
+def test_a_charge_of_which_too_little_was_taken_credits_nothing(shop: Shop, till: Till) -> None:
+    till.provider.takes = 499
+    charge_id = top_up(till)
+
+    till.run(charge_id)
+
+    (purchase,) = all_purchases(shop)
+    assert (purchase.status, shop.wallet().balance_minor) == ("pending", 0)
+    assert shop.rows(
+        f"SELECT parked_reason FROM payments WHERE business_id = '{shop.business_id}'"
+    ) == [("underpaid",)]
+
+
+def all_purchases(shop: Shop) -> list[Purchase]:
+    with shop.sessions.transaction() as conn:
+        return page_of_purchases(conn, shop.business_id, page=10)
 
 
 # --- killed ---------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from werkzeug import Response
 
 from dodo_server import DodoServer, error, given
 from metering.errors import GatewayRefusedError, GatewayUnavailableError
+from metering.ids import Currency
 from metering.purchase.gateway.gateway import ChargeAnswer, PaymentGateway
 from metering.purchase.gateway.open import gateway_of
 from own_gateway import Account, new_charge
@@ -65,6 +66,19 @@ def test_a_subscription_is_charged_and_its_payment_looked_at(
         "metadata": {"gullak_charge_id": charge.charge_id},
     }
     assert (looked.method, looked.path) == ("GET", "/payments/pay_1")
+
+
+@pytest.mark.parametrize("is_found", [True, False])
+def test_what_was_paid_is_told_with_its_tax(
+    dodo: DodoServer, gateway: PaymentGateway, *, is_found: bool
+) -> None:
+    charge = new_charge("sub_1")
+    metadata = {"gullak_charge_id": charge.charge_id}
+    made = dodo.add_payment("sub_1", metadata=metadata, total_amount=1456, currency="USD")
+
+    answer = gateway.look_up(charge, None if is_found else made["payment_id"])
+
+    assert answer == ChargeAnswer("succeeded", "pay_1", amount_minor=1456, currency=Currency("USD"))
 
 
 @pytest.mark.parametrize(

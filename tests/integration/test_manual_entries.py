@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from metering.buffer.stream import UsageBuffer
 from metering.errors import (
+    BalanceOutOfRangeError,
     IdempotencyConflictError,
     InsufficientFundsError,
     NotFoundError,
@@ -339,6 +340,16 @@ def test_the_largest_amount_is_taken_once_and_the_next_cent_refused(shop: Shop) 
         shop.enter(1)
 
     assert shop.wallet().balance_minor == INT64_MAX
+
+
+def test_what_was_spent_of_the_largest_amount_cannot_be_credited_on_top_of_it(shop: Shop) -> None:
+    shop.enter(INT64_MAX)
+    shop.enter(1, debit=True)
+
+    with pytest.raises(BalanceOutOfRangeError):
+        shop.enter(1)
+
+    assert (shop.wallet().balance_minor, shop.faults()) == (INT64_MAX - 1, [])
 
 
 def test_an_unknown_currency_is_refused_with_those_there_are(shop: Shop) -> None:

@@ -1,7 +1,7 @@
 """From what a provider says to credit and back: each event once, in any order, nothing dropped."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count, permutations
 from threading import Event
 from typing import Any
@@ -172,7 +172,7 @@ def test_a_payment_becomes_credit(shop: Shop, vendor: Vendor) -> None:
 def test_rupees_are_paise(shop: Shop, vendor: Vendor) -> None:
     till = Till.open(shop, vendor, 84_900, "INR")
 
-    till.say(till.paid(84_900, currency="INR"), till.refunded(42_450))
+    till.say(till.paid(84_900, currency="INR"), till.refunded(42_450, currency="INR"))
 
     assert till.signed("INR") == [("payment", 84_900), ("refund", -42_450)]
     assert shop.wallet(currency="USD").balance_minor == 0
@@ -386,6 +386,27 @@ _WAITS = (
 )
 
 
+# --- in another currency --------------------------------------------------------------------------
+
+
+@BOTH
+def test_what_is_called_back_in_another_currency_is_left_to_a_person_and_its_credit_frozen(
+    shop: Shop, vendor: Vendor
+) -> None:
+    till = Till.open(shop, vendor)
+    till.say(till.paid(), till.disputed("opened", amount=900, currency="EUR"))
+
+    said = till.say(
+        till.disputed("lost", amount=900, currency="EUR"), till.refunded(900, currency="EUR")
+    )
+
+    assert said == ["failed"] * 2
+    assert [event.reason for event in till.events("failed")] == [
+        "currency: is EUR, not the USD that were paid; say it by hand"
+    ] * 2
+    assert (till.signed(), shop.lots()) == ([("payment", 1000)], [(1000, True)])
+
+
 # --- parked ---------------------------------------------------------------------------------------
 
 
@@ -398,6 +419,27 @@ def test_a_refund_of_an_unknown_payment_is_parked_and_says_why(shop: Shop, vendo
     (event,) = till.events("parked")
     assert (event.reason, event.payment_id) == ("unknown_payment", till.payment_id)
     assert shop.entries() == []
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("amount", "currency", "reason"),
+    [(1000, "USD", "paid_twice"), (999, "USD", "underpaid"), (1000, "INR", "other_currency")],
+)
+def test_money_that_nothing_follows_from_is_parked_until_it_is_refunded(
+    shop: Shop, vendor: Vendor, amount: int, currency: str, reason: str
+) -> None:
+    till = Till.open(shop, vendor)
+    if reason == "paid_twice":
+        till.say(till.paid())
+    again = replace(till, payment_id=f"{till.payment_id}_again")
+
+    said = again.say(again.paid(amount, currency=currency), again.paid(amount, currency=currency))
+
+    assert said == ["parked"] * 2
+    assert [event.reason for event in till.events("parked")] == [reason] * 2
+    again.say(again.refunded(amount, currency=currency))
+    assert till.events("parked") == []
 
 
 @BOTH

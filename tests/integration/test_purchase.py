@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from metering.errors import IdempotencyConflictError, NotFoundError, UnsupportedCurrencyError
 from metering.ids import BusinessId, PurchaseId
 from metering.money import INT64_MAX
-from metering.purchase.orders import PaidOrder, record_paid_order
+from metering.purchase.charge.charge import settle_due
+from metering.purchase.orders import PaidOrder, get_purchase, record_paid_order
 from metering.purchase.settle import due_purchases, settle_purchase
 from shop import Shop, at_once, crowd, shared_database
 from worker.session import Sessions
@@ -86,6 +87,18 @@ def test_a_purchase_delivered_many_times_at_once_is_credited_once(shop: Shop) ->
 
     assert sorted(map(str, found)) == ["False"] * 7 + ["True"]
     assert (shop.wallet().balance_minor, shop.faults()) == (500, [])
+
+
+def test_a_purchase_that_no_wallet_can_hold_says_so_and_is_swept_no_more(shop: Shop) -> None:
+    credit(shop, record(shop, order(shop)))
+    too_much = record(shop, order(shop, order_id="o-2", credit=INT64_MAX))
+
+    with shop.sessions.transaction() as conn:
+        done = settle_due(conn, too_much)
+        purchase = get_purchase(conn, shop.business_id, too_much)
+
+    assert (done, purchase.status, too_much in waiting(shop)) == (False, "pending", False)
+    assert "64-bit" in (purchase.failure or "")
 
 
 def test_an_order_recorded_many_times_at_once_is_one_purchase(shop: Shop) -> None:

@@ -516,6 +516,20 @@ def test_a_charge_that_was_declined_and_paid_after_all_is_credited(shop: Shop, t
     assert shop.faults() == []
 
 
+def test_a_new_attempt_at_a_declined_charge_does_not_reopen_it_beside_the_next_one(
+    shop: Shop, till: Till
+) -> None:
+    till.rule(method="declined")
+    till.sweep()
+    declined = till.charge().charge_id
+    till.no_wait()
+    till.start()
+
+    till.tell(declined, "pending", payment_id="pay_again")
+
+    assert [status for _, _, status in top_ups(shop)] == ["failed", "pending"]
+
+
 def test_a_rule_that_is_off_never_charges_until_it_is_enabled(shop: Shop, till: Till) -> None:
     till.rule(method="declined", declines_max=1)
     till.sweep()

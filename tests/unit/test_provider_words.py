@@ -241,6 +241,7 @@ def test_a_refund_says_what_of_which_payment(vendor: Vendor) -> None:
         status="succeeded",
         occurred_at=BEGAN + timedelta(seconds=9),
         amount_minor=250,
+        currency="USD",
     )
 
 

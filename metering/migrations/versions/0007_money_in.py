@@ -176,8 +176,10 @@ CREATE TABLE provider_events (
 );
 CREATE INDEX provider_events_waiting ON provider_events (event_number) WHERE status = 'received';
 CREATE INDEX provider_events_of_business ON provider_events (business_id, event_number);
-CREATE INDEX provider_events_of_payment ON provider_events (business_id, payment_id)
-    WHERE status = 'parked';
+CREATE INDEX provider_events_of_payment ON provider_events (business_id, payment_id);
+-- What waits for a person: few among all that ever came.
+CREATE INDEX provider_events_open ON provider_events (business_id, event_number)
+    WHERE status IN ('parked', 'failed');
 -- Whose account a webhook is for is known only after it was looked up: past the wall.
 CREATE FUNCTION provider_account_of(wanted_provider text, wanted_account text)
     RETURNS TABLE (account_id text, business_id text, webhook_secret text)
@@ -245,6 +247,9 @@ CREATE TABLE charges (
     updated_at timestamptz NOT NULL DEFAULT now(),
     CHECK ((purchase_id IS NULL) <> (checkout_id IS NULL))
 );
+CREATE INDEX charges_of_business ON charges (business_id, charge_id);
+-- A payment that does not carry its charge is known by its own id.
+CREATE INDEX charges_of_payment ON charges (payment_id);
 CREATE INDEX charges_due ON charges (due_at) WHERE status IN ('new', 'pending');
 CREATE TABLE top_up_rules (
     wallet_id text COLLATE "C" PRIMARY KEY REFERENCES wallets ON DELETE RESTRICT,

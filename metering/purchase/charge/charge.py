@@ -20,8 +20,14 @@ from sqlalchemy import Connection, Row
 
 from metering.checkpoint import Checkpoint, no_checkpoint
 from metering.db import Transactions
-from metering.errors import ConfigurationError, GatewayRefusedError, GatewayUnavailableError
+from metering.errors import (
+    ConfigurationError,
+    GatewayRefusedError,
+    GatewayUnavailableError,
+    GullakError,
+)
 from metering.ids import ChargeId, PurchaseId
+from metering.purchase import statements as of_purchases
 from metering.purchase.charge import statements
 from metering.purchase.charge.checkout import settle_checkout
 from metering.purchase.charge.outcome import RETRY_S, note_top_up
@@ -40,7 +46,7 @@ from metering.purchase.gateway.gateway import ChargeAnswer, ChargeRequest, Payme
 from metering.purchase.provider.inbox import apply_parked
 from metering.purchase.settle import settle_purchase
 
-__all__ = ["ChargePolicy", "due_charges", "run_charge", "settle_paid"]
+__all__ = ["ChargePolicy", "due_charges", "run_charge", "settle_due", "settle_paid"]
 
 log = structlog.get_logger("gullak.charge")
 
@@ -135,6 +141,22 @@ def settle_paid(conn: Connection, paid_for: PaidFor, policy: ChargePolicy = POLI
     if paid_for.purchase_id is not None:
         return _settle_purchase(conn, paid_for.purchase_id, policy)
     return False
+
+
+def settle_due(conn: Connection, purchase_id: PurchaseId, policy: ChargePolicy = POLICY) -> bool:
+    """Settle a purchase that is due; tell if anything came of it.
+
+    What the ledger refuses, a balance out of range, it would refuse every time: the purchase says
+    so in its `failure` and is due no more until something new is known of it.
+    """
+    try:
+        with conn.begin_nested():
+            return settle_paid(conn, PaidFor(purchase_id, None), policy)
+    except GullakError as error:
+        log.warning("purchase.refused", purchase_id=purchase_id, reason=error.message)
+        values = {"purchase_id": purchase_id, "reason": error.message}
+        conn.execute(of_purchases.NOT_FOLLOWED, values)
+        return False
 
 
 # --- claim ----------------------------------------------------------------------------------------
@@ -275,8 +297,8 @@ def end_with(conn: Connection, asked: Asked, answer: ChargeAnswer, policy: Charg
         # What failed before it was a payment has no other id.
         payment_id=answer.payment_id or charge.payment_id or charge.charge_id,
         status=answer.status,
-        amount_minor=charge.amount_minor,
-        currency=charge.currency,
+        amount_minor=charge.amount_minor if answer.amount_minor is None else answer.amount_minor,
+        currency=answer.currency or charge.currency,
         occurred_at=conn.execute(statements.CLOCK).scalar_one(),
         charge_id=charge.charge_id,
         failure=answer.failure,

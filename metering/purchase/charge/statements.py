@@ -23,10 +23,11 @@ INSERT_CHARGE: Final = text(
     " :business_id, :account_id, :customer_id, :purchase_id, :checkout_id, :amount_minor,"
     " :currency, :payment_method, :return_url)"
 )
-# Charges to ask for, or to look after, the longest waiting first.
+# Charges to ask for, or to look after, the longest waiting first. The clock is read once: as it
+# goes on it is no bound for an index.
 DUE_CHARGES: Final = text(
     "SELECT charge_id FROM charges WHERE status IN ('new', 'pending')"
-    " AND due_at <= clock_timestamp() ORDER BY due_at LIMIT :page"
+    " AND due_at <= (SELECT clock_timestamp()) ORDER BY due_at LIMIT :page"
 )
 # Take a charge that is due, for so long that whoever dies meanwhile gives it back.
 CLAIM: Final = text(

@@ -18,15 +18,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from json import JSONDecodeError
-from typing import Final, TypeVar, cast
+from typing import Annotated, Final, TypeVar, cast
 
 import dodopayments
 import httpx
 from dodopayments.types import Currency as DodoCurrency
-from pydantic import AwareDatetime, BaseModel, ValidationError
+from pydantic import AwareDatetime, BaseModel, Field, StringConstraints, ValidationError
 
 from metering.clock import utc_now
 from metering.errors import GatewayRefusedError, GatewayUnavailableError
+from metering.ids import Currency
+from metering.money import INT64_MAX
 from metering.purchase.gateway.gateway import (
     CANCELED,
     CHARGE_KEY,
@@ -58,6 +60,9 @@ class Payment(BaseModel):
     payment_id: ProviderId
     status: str | None = None
     error_code: str | None = None
+    # With the tax, and less what a discount took off.
+    total_amount: Annotated[int, Field(strict=True, ge=0, le=INT64_MAX)] | None = None
+    currency: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{3}$")] | None = None
     metadata: dict[str, object] = {}
 
 
@@ -94,7 +99,12 @@ Read = TypeVar("Read", bound=BaseModel)
 def answer_of_payment(payment: Payment) -> ChargeAnswer:
     """Return what a payment says. Whatever is no end is pending: the customer can be asked."""
     if payment.status == "succeeded":
-        return ChargeAnswer("succeeded", payment.payment_id)
+        return ChargeAnswer(
+            "succeeded",
+            payment.payment_id,
+            amount_minor=payment.total_amount,
+            currency=Currency(payment.currency.upper()) if payment.currency else None,
+        )
     if payment.status == "failed":
         failure = word(payment.error_code) or DECLINED
         return ChargeAnswer("failed", payment.payment_id, failure=failure)

@@ -68,12 +68,16 @@ class ChargeAnswer:
 
     `payment_id` is the provider's id of the payment, or of the page while nothing was paid on it;
     either finds it again. `url`: where the customer pays. `failure`: a short code that says why.
+    `amount_minor`, `currency`: what was paid where the provider may take another sum than it was
+    asked for, a tax on top or a discount; None: what was asked for.
     """
 
     status: ChargeStatus
     payment_id: str | None
     url: str | None = None
     failure: str | None = None
+    amount_minor: int | None = None
+    currency: Currency | None = None
 
 
 class PaymentGateway(Protocol):

@@ -73,6 +73,7 @@ class _Refund(Form):
     payment_id: Id
     is_partial: bool = False
     amount: SomeMinor | None = None
+    currency: CurrencyText | None = None
 
 
 class _Dispute(Form):
@@ -169,6 +170,7 @@ def _refund(body: bytes, type_: str, status: ReversalStatus, provider: Provider)
         status=status,
         occurred_at=event.timestamp,
         amount_minor=refund.amount,
+        currency=refund.currency and refund.currency.upper(),
     )
 
 
@@ -187,4 +189,5 @@ def _dispute(body: bytes, type_: str, status: ReversalStatus, provider: Provider
         status=status,
         occurred_at=event.timestamp,
         amount_minor=amount_minor,
+        currency=dispute.currency.upper(),
     )

@@ -2,7 +2,8 @@
 
 What was received is answered for by then: a provider that gets its 200 does not come again. So an
 event stays until it is applied, or a person can see why not: parked, while nobody knows what its
-payment is for; failed, with the reason. Both can be replayed, and nothing is counted twice.
+payment is for, or while money lies aside that was paid twice, too little or in another currency;
+failed, with the reason. Both can be replayed, and nothing is counted twice.
 """
 
 from collections.abc import Callable, Mapping
@@ -197,6 +198,8 @@ def _follow(conn: Connection, event: _Taken, settle: Settle) -> _Outcome:
     word = _VENDORS[event.provider].facts_of(event.body)
     if not word.facts:
         return _Outcome("ignored", type=word.type)
+    for fact in word.facts:
+        _check_currency(conn, event.business_id, fact, word.type)
     paid_for = [_note(conn, event.business_id, fact) for fact in word.facts][-1]
     payment = _Payment(event.business_id, event.provider, word.facts[-1].payment_id)
     if not paid_for.is_known:
@@ -204,8 +207,17 @@ def _follow(conn: Connection, event: _Taken, settle: Settle) -> _Outcome:
         reason = "unknown_purchase" if is_seen else "unknown_payment"
         return _Outcome("parked", word.type, payment.payment_id, reason)
     settle(conn, paid_for)
+    put_aside = _put_aside(conn, payment)
+    if put_aside is not None:
+        return _Outcome("parked", word.type, payment.payment_id, put_aside)
     apply_parked(conn, *payment)
     return _Outcome("applied", word.type, payment.payment_id)
+
+
+def _put_aside(conn: Connection, payment: _Payment) -> str | None:
+    """Return why somebody has to look at money that was paid, None if nobody has to."""
+    found: str | None = conn.execute(statements.PUT_ASIDE, payment._asdict()).scalar_one_or_none()
+    return found
 
 
 def apply_parked(
@@ -213,10 +225,31 @@ def apply_parked(
 ) -> int:
     """Mark the events that waited for a payment as applied, once it is settled; return how many.
 
-    What they said is among the facts since they came, so settling has followed it.
+    What they said is among the facts since they came, so settling has followed it. Of money that
+    lies aside they stay parked until it is called back.
     """
     payment = _Payment(business_id, provider, payment_id)
+    if _put_aside(conn, payment) is not None:
+        return 0
     return conn.execute(statements.APPLY_PARKED, payment._asdict()).rowcount
+
+
+def _check_currency(conn: Connection, business_id: BusinessId, fact: Fact, type_: str) -> None:
+    """Refuse to call back a sum of which nobody can tell what share of the payment it is.
+
+    Of an open dispute all is frozen, and of a won one all is freed, whatever the sum.
+
+    Raises:
+        UnreadableEventError: it is in another currency than its payment.
+
+    """
+    if isinstance(fact, PaymentFact) or fact.status not in {"succeeded", "lost"}:
+        return
+    payment = _Payment(business_id, fact.provider, fact.payment_id)
+    currency = conn.execute(statements.CURRENCY, payment._asdict()).scalar_one_or_none()
+    if None not in {fact.currency, currency} and fact.currency != currency:
+        reason = f"currency: is {fact.currency}, not the {currency} that were paid; say it by hand"
+        raise UnreadableEventError(reason, type_)
 
 
 def _note(conn: Connection, business_id: BusinessId, fact: Fact) -> PaidFor:

@@ -68,6 +68,18 @@ HAS_PAYMENT: Final = text(
     "SELECT EXISTS (SELECT FROM payments WHERE business_id = :business_id"
     " AND provider = :provider AND payment_id = :payment_id)"
 )
+# What a payment was made in.
+CURRENCY: Final = text(
+    "SELECT currency FROM payments WHERE business_id = :business_id"
+    " AND provider = :provider AND payment_id = :payment_id"
+)
+# Why nothing follows from a payment that somebody has paid, while it was not called back.
+PUT_ASIDE: Final = text(
+    "SELECT parked_reason FROM payments p WHERE business_id = :business_id"
+    " AND provider = :provider AND payment_id = :payment_id AND parked_reason IS NOT NULL"
+    " AND NOT EXISTS (SELECT FROM payment_reversals r WHERE r.business_id = p.business_id"
+    " AND r.provider = p.provider AND r.payment_id = p.payment_id)"
+)
 # What waited for a payment has been followed together with it.
 APPLY_PARKED: Final = text(
     "UPDATE provider_events SET status = 'applied', reason = NULL,"

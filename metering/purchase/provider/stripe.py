@@ -97,6 +97,7 @@ class _Refund(Form):
     amount: SomeMinor
     payment_intent: Id | None = None
     charge: Id | None = None
+    currency: CurrencyText | None = None
     status: str | None = None
 
 
@@ -113,6 +114,7 @@ class _Dispute(Form):
     amount: SomeMinor
     payment_intent: Id | None = None
     charge: Id | None = None
+    currency: CurrencyText | None = None
     status: Id
 
 
@@ -272,6 +274,7 @@ def _refunds(created_s: int, refunds: tuple[_Refund, ...], type_: str) -> tuple[
             status=_REFUND_ENDS.get(refund.status or "", "pending"),
             occurred_at=_moment(created_s),
             amount_minor=refund.amount,
+            currency=refund.currency and refund.currency.upper(),
         )
         for refund in refunds
     )
@@ -287,6 +290,7 @@ def _dispute(event: _DisputeEvent, type_: str) -> ReversalFact:
         status=_DISPUTE_ENDS.get(dispute.status, "open"),
         occurred_at=_moment(event.created),
         amount_minor=dispute.amount,
+        currency=dispute.currency and dispute.currency.upper(),
     )
 
 
