@@ -93,6 +93,8 @@ class History:
     debits: dict[str, PlainDebit] = field(default_factory=dict)
     purchases: list[PlainPurchase] = field(default_factory=list)
     told: list[ReversalFact] = field(default_factory=list)
+    # What has expired of each lot.
+    gone: Counter[str] = field(default_factory=Counter)
     sequence: int = 0
 
     def number(self) -> int:
@@ -110,6 +112,7 @@ class History:
 
     def expired(self, row: Row[Any], now: datetime) -> None:
         left = self.plain.lots[row.reference].left
+        self.gone[row.reference] += left
         taken = [(row.reference, left)]
         self.debits[row.entry_id] = self.plain.debit(row.entry_id, left, now, taken)
 
@@ -130,7 +133,10 @@ class History:
         own = self.plain.lots[purchase.lot]
         part = min(amount, own.left)
         others = self.plain.spendable(now) - (own.left if own.is_spendable(now) else 0)
-        missing = max(0, amount - part - others) if self.stops_at_zero else 0
+        gone = max(0, self.gone[purchase.lot] - purchase.shortfall)
+        missing = min(amount - part, gone)
+        if self.stops_at_zero:
+            missing += max(0, amount - part - missing - others)
         purchase.shortfall += missing
         if amount == missing:
             return
@@ -287,7 +293,8 @@ class Histories:
     def _buy(self, conn: Connection, history: History) -> Told:
         paid = history.random.randint(1, 120)
         credit = max(1, paid + history.random.choice([0, 0, 20, -paid // 5]))
-        terms = Terms(currency="USD", price_minor=paid, credit_minor=credit)
+        days = history.random.choice([None, None, 1, 2])
+        terms = Terms(currency="USD", price_minor=paid, credit_minor=credit, valid_days=days)
         made = place(conn, self.shop.business_id, history.customer_id, terms)
         purchase = PlainPurchase(made.purchase_id, f"pay_{made.purchase_id}", credit, paid)
         if history.random.random() < 0.2:
@@ -299,7 +306,8 @@ class Histories:
         def tell(rows: list[Row[Any]], now: datetime) -> None:
             row = rows.pop(0)
             purchase.lot = row.lot_id
-            history.credited(row, now, source="paid")
+            expires_at = None if days is None else now + timedelta(days=days)
+            history.credited(row, now, source="paid", expires_at=expires_at)
             history.follow(purchase, rows, now)
 
         return tell

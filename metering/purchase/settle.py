@@ -222,19 +222,31 @@ def _take(
     amount_minor: int,
     event_type: EventType,
 ) -> int:
-    """Take credit back: from its own lot, then from others, then as debt; return the shortfall."""
+    """Take credit back: from its own lot, then from others, then as debt; return the shortfall.
+
+    What of its own lot has expired is gone already: it is not taken once more from other lots.
+    """
     book = open_book(conn, wallet_id)
     lot_id = _own_lot(conn, purchase, wallet_id)
     own = min(amount_minor, book.left(lot_id)) if lot_id in book.lots else 0
     rest = amount_minor - own
-    shortfall = 0
+    shortfall = min(rest, _expired(conn, purchase, wallet_id, lot_id)) if rest else 0
     if _stops_at_zero(conn, purchase):
-        shortfall = max(0, rest - book.spendable_without(lot_id))
+        shortfall += max(0, rest - shortfall - book.spendable_without(lot_id))
     if amount_minor > shortfall:
         moves = (LotMove(lot_id, own),) if own and lot_id is not None else ()
         posting = _reversal(purchase, wallet_id, amount_minor - shortfall, event_type)
         post(conn, [replace(posting, lot_moves=moves, may_owe=True)])
     return shortfall
+
+
+def _expired(
+    conn: Connection, purchase: Purchase, wallet_id: WalletId, lot_id: LotId | None
+) -> int:
+    """Return how much of the purchase's own lot has expired and was not counted for it before."""
+    values = {"wallet_id": wallet_id, "lot_id": lot_id}
+    expired_minor = conn.execute(statements.EXPIRED_OF_LOT, values).scalar_one()
+    return max(0, int(expired_minor) - purchase.shortfall_minor)
 
 
 def _give(

@@ -99,6 +99,12 @@ NOT_FOLLOWED: Final = text(
 LOT_OF_ENTRY: Final = text(
     "SELECT lot_id FROM credit_lots WHERE wallet_id = :wallet_id AND entry_id = :entry_id"
 )
+# How much of a lot has expired.
+EXPIRED_OF_LOT: Final = text(
+    "SELECT coalesce(-sum(m.moved_minor), 0)::bigint FROM lot_moves m"
+    " JOIN ledger_entries e USING (entry_id)"
+    " WHERE m.wallet_id = :wallet_id AND m.lot_id = :lot_id AND e.kind = 'expiry'"
+)
 # The entries that took the credit of a purchase back, or gave it again, oldest first.
 REVERSING: Final = text(
     "SELECT entry_id, is_credit FROM ledger_entries"

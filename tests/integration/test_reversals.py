@@ -8,6 +8,7 @@ import pytest
 
 from metering.ids import PurchaseId
 from metering.purchase import statements
+from metering.purchase.expire import expire_credit
 from metering.purchase.facts import (
     PaymentFact,
     PaymentStatus,
@@ -308,4 +309,35 @@ def test_money_that_is_refunded_and_disputed_is_taken_once(shop: Shop) -> None:
     settle(shop, purchase_id)
 
     assert signed(shop) == [("payment", 1000), ("dispute", -1000)]
+    assert shop.faults() == []
+
+
+def test_credit_that_expired_is_not_called_back_once_more_from_other_lots(shop: Shop) -> None:
+    purchase_id = bought(shop, valid_days=1)
+    shop.enter(100, debit=True)
+    shop.enter(500)
+    shop.pass_days(1)
+    expire_credit(shop.sessions.transaction)
+
+    call_back(shop, None)
+    purchase = settle(shop, purchase_id)
+
+    # 900 had expired; the 100 that were used are taken from the other lot.
+    assert (purchase.refunded_minor, purchase.shortfall_minor) == (1000, 900)
+    assert shop.wallet().balance_minor == 400
+    assert shop.faults() == []
+
+
+def test_parts_of_a_refund_count_what_expired_once(shop: Shop) -> None:
+    purchase_id = bought(shop, valid_days=1)
+    shop.enter(100, debit=True)
+    shop.enter(500)
+    shop.pass_days(1)
+    expire_credit(shop.sessions.transaction)
+
+    for part in range(4):
+        call_back(shop, 250, reversal_id=f"re_{part}")
+        settle(shop, purchase_id)
+
+    assert shop.wallet().balance_minor == 400
     assert shop.faults() == []

@@ -54,8 +54,8 @@ ALTER TABLE purchases
     ADD provider text,
     ADD payment_id text,
     ADD paid_minor bigint CHECK (paid_minor > 0),
-    -- How much of the credit refunds and lost disputes have called back; of that, what could not be
-    -- taken and was not made a debt.
+    -- How much of the credit refunds and lost disputes have called back; of that, what was not
+    -- taken: it had expired, or was spent and not made a debt.
     ADD refunded_minor bigint NOT NULL DEFAULT 0 CHECK (refunded_minor >= 0),
     ADD lost_minor bigint NOT NULL DEFAULT 0,
     ADD shortfall_minor bigint NOT NULL DEFAULT 0 CHECK (shortfall_minor >= 0),
