@@ -11,6 +11,9 @@ from sqlalchemy import Connection, Engine, create_engine
 from metering.ids import BusinessId
 from worker.settings import Settings, settings
 
+# The tables that batches look rows up in stay in memory. At the default of 4, made for discs that
+# turn, a batch reads all 40,000 wallets to move 1,250 of them: 37 ms instead of 12.
+_RANDOM_PAGE_COST: Final = 1.1
 _BEHIND_THE_WALL: Final = (
     "SELECT set_config('role', 'gullak_api', true), set_config('gullak.business_id', %s, true)"
 )
@@ -25,11 +28,13 @@ def make_engine(config: Settings, *, kept: int = 3, extra: int = 2) -> Engine:
     the third.
     """
     options = " ".join(
-        f"-c {name}={milliseconds}"
-        for name, milliseconds in (
+        f"-c {name}={value}"
+        for name, value in (
             ("statement_timeout", config.statement_timeout_ms),
             ("lock_timeout", config.lock_timeout_ms),
             ("idle_in_transaction_session_timeout", config.idle_in_transaction_timeout_ms),
+            ("random_page_cost", _RANDOM_PAGE_COST),
+            ("timezone", "UTC"),
         )
     )
     return create_engine(
@@ -39,7 +44,7 @@ def make_engine(config: Settings, *, kept: int = 3, extra: int = 2) -> Engine:
         pool_pre_ping=True,
         hide_parameters=True,
         connect_args={
-            "options": f"{options} -c timezone=UTC",
+            "options": options,
             "connect_timeout": 5,
             "application_name": "gullak",
         },

@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import TextClause, text
 
+from metering.copy_format import array
+from metering.ledger import statements as of_ledger
+from metering.ledger.lots import statements as of_lots
 from metering.purchase import statements as of_purchases
 from metering.purchase.charge import statements as of_charges
 from metering.purchase.provider import statements as of_events
@@ -15,6 +18,8 @@ from till import Till
 from worker.session import Sessions
 
 ROWS = 5_000
+WALLETS = 20_000
+MOVED = 600
 PAGE = {"page": 10, "offset": 0, "after": None}
 PAYMENT = {
     "provider": "local",
@@ -73,6 +78,57 @@ def _fill(till: Till) -> None:
     for statement in (purchases, charges, events, lots):
         till.shop.run(f"{statement} FROM generate_series(1, {ROWS}) i")
     till.shop.run("ANALYZE purchases, charges, provider_events, credit_lots")
+
+
+@pytest.fixture
+def many_wallets(all_of_it: str, shop: Shop) -> list[str]:
+    """Some of the wallets of a business that has many, each with a lot."""
+    if shop.rows("SELECT 1 FROM wallets WHERE wallet_id = 'wal_many1'") == []:
+        series = f"FROM generate_series(1, {WALLETS}) i"
+        whose = f"'cus_many' || i, '{all_of_it}'"
+        shop.run(
+            "INSERT INTO customers (customer_id, business_id, email, name)"
+            f" SELECT {whose}, 'a@example.com', 'A' {series}"
+        )
+        shop.run(
+            "INSERT INTO wallets (wallet_id, customer_id, business_id, currency)"
+            f" SELECT 'wal_many' || i, {whose}, 'USD' {series}"
+        )
+        shop.run(
+            "INSERT INTO credit_lots (lot_id, wallet_id, business_id, source, priority,"
+            " amount_minor, remaining_minor, created_at) SELECT 'lot_many' || i, 'wal_many' || i,"
+            f" '{all_of_it}', 'manual', 50, 5, 5, now() {series}"
+        )
+        shop.run("ANALYZE wallets, credit_lots")
+    return [f"wal_many{number}" for number in range(1, WALLETS, WALLETS // MOVED)]
+
+
+def test_a_batch_moves_its_wallets_without_reading_the_others(
+    many_wallets: list[str], sessions: Sessions
+) -> None:
+    count = len(many_wallets)
+    names = ("balances", "remainders", "debiteds", "covereds", "lefts")
+    values: dict[str, object] = {
+        "now": datetime.now(UTC),
+        "wallet_ids": array(many_wallets),
+        "versions": array([1] * count),
+        "chains": array([bytes(32)] * count),
+        **{name: array([0] * count) for name in names},
+    }
+
+    assert rows_read(sessions, of_ledger.MOVE_WALLETS, values) < 2 * MOVED
+
+
+def test_a_batch_ends_its_lots_without_reading_the_others(
+    many_wallets: list[str], sessions: Sessions
+) -> None:
+    values: dict[str, object] = {
+        "wallet_id": array(many_wallets),
+        "lot_id": array([name.replace("wal", "lot") for name in many_wallets]),
+        "remaining_minor": array([0] * len(many_wallets)),
+    }
+
+    assert rows_read(sessions, of_lots.LEAVE_IN_LOTS, values) < 2 * MOVED
 
 
 def rows_read(sessions: Sessions, statement: TextClause, values: dict[str, object]) -> float:
