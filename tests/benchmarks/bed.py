@@ -40,6 +40,7 @@ CURRENCIES = ("USD", "INR")
 CHUNK_EVENTS = 1000  # one producer flush
 LOTS_PER_WALLET = 3
 MINOR_PER_EVENT = 0.144  # what an event of `Market.events` costs on average
+SMALLEST_LOT_MINOR = 50  # the least that Stripe charges a card in USD: nobody buys less credit
 
 
 @dataclass
@@ -156,13 +157,11 @@ class Market:
         ]
 
     def fund(self, count: int, hot_share: float = 0.0) -> None:
-        """Give every wallet a lot that lasts for its share of `count` events; at first several.
+        """Give every wallet several lots at first, then one for each that `count` events burn.
 
-        So each has several lots, and its turn passes to the next about once while `count` events
-        are debited.
+        A lot lasts for the wallet's share of the events, but is never smaller than what anybody
+        could buy; the first is begun, so that wallets do not come to their ends all at once.
         """
-        lots = 1 if self.is_funded else LOTS_PER_WALLET
-        self.is_funded = True
         with self.bed.sessions.transaction() as conn:
             rows = conn.execute(
                 text("SELECT wallet_id FROM wallets WHERE business_id = :b AND currency = :c"
@@ -173,13 +172,21 @@ class Market:
             share = count * (1 - hot_share) / len(wallet_ids)
             expected = [share + count * hot_share, *[share] * (len(wallet_ids) - 1)]
             postings = [
-                _lot(wallet_id, 1 + int(events * MINOR_PER_EVENT))
+                _lot(wallet_id, amount_minor)
                 for wallet_id, events in zip(wallet_ids, expected, strict=True)
-                for _ in range(lots)
+                for amount_minor in self._lots(1 + int(events * MINOR_PER_EVENT))
             ]
             post(conn, postings)
             conn.execute(text("DELETE FROM webhook_events"))
+        self.is_funded = True
         self.bed.tidy("wallets, credit_lots, ledger_entries, webhook_events")
+
+    def _lots(self, burned_minor: int) -> list[int]:
+        """Return what lots a wallet gets that will burn about so much."""
+        size = max(burned_minor, SMALLEST_LOT_MINOR)
+        if not self.is_funded:
+            return [random.randint(1, size), *[size] * (LOTS_PER_WALLET - 1)]  # noqa: S311
+        return [size] if random.random() < burned_minor / size else []  # noqa: S311
 
     def fill(self, count: int, hot_share: float = 0.0) -> None:
         """Buffer `count` events, in chunks as producers send them."""
