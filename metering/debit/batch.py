@@ -98,10 +98,11 @@ def _of_chunk(chunk: HeadChunk, number: int) -> list[KeyedEvent]:
 
 
 def _keyed(business_id: BusinessId, line: str, chunk: int) -> KeyedEvent:
-    key, digest, flag, _event_id, customer_id, name, event_at, metadata = line.split("\t")
+    # Split twice: less work than to split once and to count where the row begins.
+    key, digest, _flag, row = line.split("\t", 3)
+    _event_id, customer_id, name, event_at, metadata = row.split("\t")
     if "\\" in line:
         customer_id, name, metadata = map(unescape, (customer_id, name, metadata))
-    row = line[len(key) + len(digest) + len(flag) + 3 :]
     # Made for every event: straight from a tuple is half the price of the generated constructor.
     return tuple.__new__(
         KeyedEvent,

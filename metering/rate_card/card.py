@@ -93,18 +93,21 @@ Lines = tuple[tuple[CompiledMeter, Timeline], ...]
 
 
 class PlainLine(NamedTuple):
-    """What one meter adds to an event: its summed property, and prices as integers of one scale."""
+    """What one meter adds to an event: its summed property, times a price of the common scale."""
 
     summed: str | None
-    newest: str
     newest_price: int
 
 
 class Plain(NamedTuple):
-    """The lines of an event name without filters, in one currency, at a common scale."""
+    """The lines of an event name without filters, in one currency, at a common scale.
+
+    `newest`: since when all of their prices are in force; older events are not this plain.
+    """
 
     lines: tuple[PlainLine, ...]
     scale: int
+    newest: str
 
 
 class RateCard:
@@ -136,19 +139,16 @@ class RateCard:
         """
         currency = billing or self._currencies[0]
         plain = self._plain.get((name, currency))
-        if plain is not None:
-            lines, scale = plain
+        if plain is not None and event_at >= plain[2]:
             mantissa = 0
-            for summed, newest, price in lines:
+            for summed, price in plain[0]:
                 quantity = 1 if summed is None else metadata.get(summed)
-                if type(quantity) is not int or event_at < newest:
-                    break  # a fraction, a text, an older price: rare, and not done in integers
-                if not 0 <= quantity <= QUANTITY_MAX_INT:
-                    break
+                if type(quantity) is not int or not 0 <= quantity <= QUANTITY_MAX_INT:
+                    break  # a fraction or a text: rare, and not done in integers
                 mantissa += quantity * price
             else:
                 # Made for every event: a tuple costs half of what the constructor does.
-                return tuple.__new__(Charge, (currency, mantissa, scale))
+                return tuple.__new__(Charge, (currency, mantissa, plain[1]))
         return self._charge_measured(name, event_at, metadata, billing)
 
     def _charge_measured(
@@ -187,12 +187,11 @@ def _plain(meters: Sequence[CompiledMeter], currency: Currency) -> Plain | None:
     lines = tuple(
         PlainLine(
             meter.summed,
-            timeline.starts[-1],
             int(EXACT.scaleb(timeline.unit_prices[-1], scale)),
         )
         for meter, timeline in zip(meters, timelines, strict=True)
     )
-    return Plain(lines, scale)
+    return Plain(lines, scale, max(timeline.starts[-1] for timeline in timelines))
 
 
 def _scale(value: Decimal) -> int:
