@@ -32,13 +32,13 @@ SYSTEM_USER: Final = "pgserver"  # Postgres refuses to run as root
 ROLE: Final = "gullak"
 INITDB_TIMEOUT_S: Final = 120
 
+# No `wal_compression`: the wheel knows pglz only, which takes 150 us for each page that is touched
+# first after a checkpoint; a drain of 20,000 wallets touches ten thousand of them.
 _POSTGRES_OPTIONS: Final = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",
     "shared_buffers": "256MB",
     "max_wal_size": "4GB",
-    # No `wal_compression`: the wheel knows pglz only, which takes 150 us for each page that is
-    # touched first after a checkpoint; a drain of 20,000 wallets touches ten thousand of them.
     "checkpoint_timeout": "15min",
     "timezone": "UTC",
     "log_timezone": "UTC",

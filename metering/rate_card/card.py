@@ -139,16 +139,16 @@ class RateCard:
         """
         currency = billing or self._currencies[0]
         plain = self._plain.get((name, currency))
-        if plain is not None and event_at >= plain[2]:
+        if plain is not None and event_at >= plain.newest:
             mantissa = 0
-            for summed, price in plain[0]:
+            for summed, price in plain.lines:
                 quantity = 1 if summed is None else metadata.get(summed)
                 if type(quantity) is not int or not 0 <= quantity <= QUANTITY_MAX_INT:
                     break  # a fraction or a text: rare, and not done in integers
                 mantissa += quantity * price
             else:
                 # Made for every event: a tuple costs half of what the constructor does.
-                return tuple.__new__(Charge, (currency, mantissa, plain[1]))
+                return tuple.__new__(Charge, (currency, mantissa, plain.scale))
         return self._charge_measured(name, event_at, metadata, billing)
 
     def _charge_measured(
@@ -185,10 +185,7 @@ def _plain(meters: Sequence[CompiledMeter], currency: Currency) -> Plain | None:
     timelines = [meter.prices[currency] for meter in meters]
     scale = max(_scale(timeline.unit_prices[-1]) for timeline in timelines)
     lines = tuple(
-        PlainLine(
-            meter.summed,
-            int(EXACT.scaleb(timeline.unit_prices[-1], scale)),
-        )
+        PlainLine(meter.summed, int(EXACT.scaleb(timeline.unit_prices[-1], scale)))
         for meter, timeline in zip(meters, timelines, strict=True)
     )
     return Plain(lines, scale, max(timeline.starts[-1] for timeline in timelines))
