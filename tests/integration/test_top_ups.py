@@ -6,13 +6,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from crowd import wait_for
 from metering.errors import InvalidInputError, NotFoundError, UnsupportedCurrencyError
-from metering.ids import PackageId
+from metering.ids import BusinessId, PackageId
 from metering.low_credit.check import check_all
+from metering.money import INT64_MAX
 from metering.purchase import statements as of_purchases
+from metering.purchase.charge import top_up
 from metering.purchase.charge.top_up import (
     NewTopUp,
     delete_top_up,
@@ -22,7 +24,7 @@ from metering.purchase.charge.top_up import (
     start_top_ups,
 )
 from metering.purchase.orders import Terms, place
-from metering.purchase.packages import archive_package
+from metering.purchase.packages import Package, archive_package, get_package
 from metering.purchase.settle import settle_purchase
 from shop import Shop, at_once, crowd, event, shared_database
 from till import Till, connect, unavailable
@@ -266,6 +268,52 @@ def test_no_more_than_a_page_is_started(shop: Shop, till: Till) -> None:
         started = start_top_ups(conn, 2)
 
     assert len(started) == 2
+
+
+def test_sums_beyond_64_bits_leave_no_room_under_a_cap(shop: Shop, till: Till) -> None:
+    priciest = till.package(INT64_MAX, 1)
+    caps = {"package_id": priciest, "day_cap": INT64_MAX, "month_cap": INT64_MAX}
+    till.rule(0, method="declined", **caps)
+    till.sweep()
+    declined = till.charge().charge_id
+    till.rule(0, **caps)
+    till.no_wait()
+    till.sweep()
+    till.tell(declined, payment_id="pay_late")
+
+    till.rule(100, **caps)
+
+    assert till.start() == []
+    assert top_ups(shop) == [(INT64_MAX, 1, "settled")] * 2
+    assert [notice["reason"] for notice in till.notices()][-1] == "month_cap_reached"
+
+
+def test_what_the_wallet_could_not_hold_is_not_charged(shop: Shop, till: Till) -> None:
+    shop.enter(5)
+    till.rule(package_id=till.package(1, INT64_MAX))
+
+    assert till.start() == []
+    assert [notice["reason"] for notice in till.notices()] == ["wallet_cap_reached"]
+
+
+def test_a_fault_of_one_wallet_stops_no_other(
+    shop: Shop, till: Till, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with shop.sessions.transaction() as conn:
+        shop.add_customer(conn)
+    faulty = till.rule().package_id
+    till.rule(customer=1)
+
+    def fails(conn: Connection, business_id: BusinessId, package_id: PackageId) -> Package:
+        if package_id == faulty:
+            conn.execute(text("SELECT 9223372036854775807 + 1"))
+        return get_package(conn, business_id, package_id)
+
+    monkeypatch.setattr(top_up, "get_package", fails)
+
+    assert len(till.start()) == 1
+    assert till.standing().retry_at is not None
+    assert till.standing(1).pending_purchase_id is not None
 
 
 # --- at once --------------------------------------------------------------------------------------

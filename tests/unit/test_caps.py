@@ -82,6 +82,18 @@ def test_no_more_than_what_the_caps_leave(
     assert found == ordered
 
 
+@pytest.mark.parametrize(
+    ("room", "ordered"),
+    [(1000, (2, None)), (999, (1, None)), (499, (0, "wallet")), (-1, (0, "wallet"))],
+)
+def test_no_more_than_what_the_wallet_can_hold(room: int, ordered: tuple[int, str | None]) -> None:
+    found = order_for(
+        5000, price_minor=400, credit_minor=500, day_left=10_000, month_left=10_000, room_minor=room
+    )
+
+    assert found == ordered
+
+
 @given(
     st.integers(0, 2 * INT64_MAX),
     st.integers(1, INT64_MAX),

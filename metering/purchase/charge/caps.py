@@ -17,10 +17,10 @@ class Span(NamedTuple):
 
 
 class Order(NamedTuple):
-    """So many packages; none, where the cap of the day or of the month allows none."""
+    """So many packages; none, where a cap or what the wallet can hold allows none."""
 
     packages: int
-    cap: Literal["day", "month"] | None
+    cap: Literal["day", "month", "wallet"] | None
 
 
 def day_of(moment: datetime) -> Span:
@@ -39,16 +39,25 @@ def month_of(moment: datetime) -> Span:
 
 
 def order_for(
-    lacking_minor: int, *, price_minor: int, credit_minor: int, day_left: int, month_left: int
+    lacking_minor: int,
+    *,
+    price_minor: int,
+    credit_minor: int,
+    day_left: int,
+    month_left: int,
+    room_minor: int = INT64_MAX,
 ) -> Order:
     """Return how many packages make up for what a wallet lacks, as far as the caps allow.
 
     `lacking_minor` >= 0: how far it lies below the threshold, which it is to rise above. The month
-    is named where both caps allow none: it is the one that lasts.
+    is named where both caps allow none: it is the one that lasts. `room_minor`: how much credit the
+    wallet can still take; what it could not hold must not be charged.
     """
     needed = lacking_minor // credit_minor + 1
     in_day, in_month = max(0, day_left) // price_minor, max(0, month_left) // price_minor
-    packages = min(needed, in_day, in_month, INT64_MAX // credit_minor)
+    packages = min(needed, in_day, in_month, max(0, room_minor) // credit_minor)
     if packages:
         return Order(packages, None)
+    if in_day and in_month:
+        return Order(0, "wallet")
     return Order(0, "day" if in_month else "month")

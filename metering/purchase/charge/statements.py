@@ -4,6 +4,8 @@ from typing import Final
 
 from sqlalchemy import text
 
+from metering.money import INT64_MAX
+
 # The clock that decides.
 CLOCK: Final = text("SELECT clock_timestamp()")
 # The moment that rows of this transaction are dated by.
@@ -235,17 +237,19 @@ LOCK_RULE: Final = text(
     " FOR NO KEY UPDATE SKIP LOCKED"
 )
 # How things stand with a wallet whose rule is locked, and what was charged in the day and in the
-# month: what is pending or was paid counts, whatever was refunded since.
+# month: what is pending or was paid counts, whatever was refunded since. More than 64 bits is as
+# much as no cap allows.
 STANDING: Final = text(f"""
     SELECT r.business_id, w.customer_id, w.currency, r.threshold_minor, r.package_id, r.account_id,
         r.payment_method, r.day_cap_minor, r.month_cap_minor, r.declines, r.declines_max,
-        w.balance_minor - w.frozen_minor AS spendable_minor,
+        w.balance_minor - w.frozen_minor AS spendable_minor, w.balance_minor, w.debited_minor,
         EXISTS ({_UNDER_WAY}) AS is_under_way,
         charged.day_minor, charged.month_minor
     FROM top_up_rules r JOIN wallets w USING (wallet_id) CROSS JOIN LATERAL (SELECT
-        coalesce(sum(p.price_minor) FILTER (WHERE p.created_at >= :day_from
-            AND p.created_at < :day_to), 0)::bigint AS day_minor,
-        coalesce(sum(p.price_minor), 0)::bigint AS month_minor FROM purchases p
+        least(coalesce(sum(p.price_minor) FILTER (WHERE p.created_at >= :day_from
+            AND p.created_at < :day_to), 0), {INT64_MAX})::bigint AS day_minor,
+        least(coalesce(sum(p.price_minor), 0), {INT64_MAX})::bigint AS month_minor
+        FROM purchases p
         WHERE {_TOP_UP_OF_WALLET} AND p.status <> 'failed'
             AND p.created_at >= :month_from AND p.created_at < :month_to) charged
     WHERE r.wallet_id = :wallet_id

@@ -5,16 +5,17 @@ rule's lock makes one top-up of many crossings, and a unique index stands behind
 """
 
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 
 import psycopg
+import structlog
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection, Row
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError
 
-from metering.db import cause_of
-from metering.errors import FieldProblem, InvalidInputError, NotFoundError
+from metering.db import cause_of, is_transient
+from metering.errors import FieldProblem, GullakError, InvalidInputError, NotFoundError
 from metering.ids import (
     AccountId,
     BusinessId,
@@ -36,7 +37,11 @@ from metering.purchase.orders import Terms, place, terms_of
 from metering.purchase.packages import Minor, Package, get_package
 from metering.text import FILLED
 
+log = structlog.get_logger("gullak.top_up")
+
 DECLINES_MAX: Final = 3
+# How long a rule waits that could not be looked at, for a fault of its own.
+FAULT_WAIT: Final = timedelta(hours=1)
 
 Amount = Annotated[int, Field(strict=True, ge=-INT64_MAX, le=INT64_MAX)]
 Filled64 = Annotated[str, StringConstraints(strict=True, max_length=64, pattern=FILLED)]
@@ -220,13 +225,20 @@ def start_top_ups(conn: Connection, page: int, at: datetime | None = None) -> li
 
 
 def _start(conn: Connection, wallet_id: WalletId, now: datetime) -> ChargeId | None:
-    """Start a top-up unless one is under way, which the unique index knows in any case."""
+    """Start a top-up unless one is under way, which the unique index knows in any case.
+
+    What goes wrong with one wallet is not the others': it waits, and they go on.
+    """
     try:
         with conn.begin_nested():
             return _start_once(conn, wallet_id, now)
-    except IntegrityError as error:
-        if not isinstance(cause_of(error), psycopg.errors.UniqueViolation):
+    except (DBAPIError, GullakError) as error:
+        if is_transient(error):
             raise
+        if not isinstance(cause_of(error), psycopg.errors.UniqueViolation):
+            log.warning("top-up not started", wallet_id=wallet_id, exc_info=error)
+            waits = {"wallet_id": wallet_id, "retry_at": now + FAULT_WAIT}
+            conn.execute(statements.WAIT_UNTIL, waits)
         return None
 
 
@@ -254,6 +266,7 @@ def _start_once(conn: Connection, wallet_id: WalletId, now: datetime) -> ChargeI
         credit_minor=package.credit_minor,
         day_left=rule.day_cap_minor - rule.day_minor,
         month_left=rule.month_cap_minor - rule.month_minor,
+        room_minor=INT64_MAX - rule.debited_minor - max(0, rule.balance_minor),
     )
     if not order.packages:
         _wait(conn, wallet_id, rule, order, month.end if order.cap == "month" else day.end)
