@@ -87,7 +87,10 @@ class PaymentOut(BaseModel):
 
 
 class ReversalOut(BaseModel):
-    """A refund or a dispute of one of the payments; `amount` null: of all that was paid."""
+    """A refund or a dispute of one of the payments; `amount` null: of all that was paid.
+
+    In another `currency` than its payment, it takes nothing until somebody says what share it is.
+    """
 
     kind: ReversalKind
     id: str
@@ -95,6 +98,7 @@ class ReversalOut(BaseModel):
     payment_id: str
     status: ReversalStatus
     amount: int | None
+    currency: str
     occurred_at: datetime
 
 
@@ -156,6 +160,7 @@ def _known_out(known: KnownPurchase) -> KnownPurchaseOut:
             payment_id=reversal.payment_id,
             status=reversal.status,
             amount=reversal.amount_minor,
+            currency=reversal.currency,
             occurred_at=reversal.occurred_at,
         )
         for reversal in known.reversals

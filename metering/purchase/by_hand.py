@@ -2,7 +2,8 @@
 
 For payments that no provider tells of, and for corrections. Each is a fact like a provider's, by an
 id of the shop's choice, so saying it again changes nothing; under an id that was used for something
-else it is refused. The purchase is locked first and follows in the same transaction.
+else it is refused. The payment is locked first, as by whoever notes what a provider tells, and the
+purchase follows in the same transaction.
 """
 
 from typing import Annotated, Literal
@@ -23,6 +24,7 @@ from metering.purchase.facts import (
     ReversalFact,
     ReversalKind,
     ReversalStatus,
+    lock_payment,
     note_payment,
     note_reversal,
 )
@@ -76,7 +78,7 @@ def pay_by_hand(
         IdempotencyConflictError: the payment's id is known with another amount or purchase.
 
     """
-    purchase = _lock(conn, business_id, purchase_id)
+    purchase = get_purchase(conn, business_id, purchase_id)
     fact = PaymentFact(
         provider="shop",
         payment_id=said.payment_id or purchase.order_id,
@@ -103,7 +105,7 @@ def refund_by_hand(
         IdempotencyConflictError: the refund's id is known with another amount or payment.
 
     """
-    purchase = _lock(conn, business_id, purchase_id)
+    purchase = get_purchase(conn, business_id, purchase_id)
     fact = _reversal(
         conn,
         purchase,
@@ -130,7 +132,7 @@ def dispute_by_hand(
         IdempotencyConflictError: the dispute's id is known with another amount or payment.
 
     """
-    purchase = _lock(conn, business_id, purchase_id)
+    purchase = get_purchase(conn, business_id, purchase_id)
     fact = _reversal(
         conn,
         purchase,
@@ -143,13 +145,6 @@ def dispute_by_hand(
     if known is not None and said.amount is not None and known[1] != said.amount:
         raise IdempotencyConflictError(fact.reversal_id)
     _reverse(conn, purchase, fact)
-
-
-def _lock(conn: Connection, business_id: BusinessId, purchase_id: PurchaseId) -> Purchase:
-    """Return the purchase as it is once nobody else is at it."""
-    get_purchase(conn, business_id, purchase_id)
-    conn.execute(statements.LOCK, {"purchase_id": purchase_id})
-    return get_purchase(conn, business_id, purchase_id)
 
 
 def _check_payment(conn: Connection, business_id: BusinessId, fact: PaymentFact) -> None:
@@ -173,12 +168,13 @@ def _reversal(
     status: ReversalStatus,
     amount_minor: int | None,
 ) -> ReversalFact:
-    """Return the fact about the payment that has settled the purchase."""
+    """Return the fact about the payment that has settled the purchase, which is locked."""
     if purchase.provider is None or purchase.payment_id is None or purchase.paid_minor is None:
         raise UnpaidPurchaseError(purchase.purchase_id)
     if amount_minor is not None and amount_minor > purchase.paid_minor:
         problem = FieldProblem("amount", f"is more than the {purchase.paid_minor} that were paid")
         raise InvalidInputError(problem)
+    lock_payment(conn, purchase.business_id, purchase.provider, purchase.payment_id)
     return ReversalFact(
         provider=purchase.provider,
         kind=kind,
@@ -187,13 +183,21 @@ def _reversal(
         status=status,
         occurred_at=conn.execute(statements.CLOCK).scalar_one(),
         amount_minor=amount_minor,
+        currency=purchase.currency,
     )
 
 
 def _known(
     conn: Connection, business_id: BusinessId, fact: ReversalFact
 ) -> tuple[str, int | None] | None:
-    """Return payment and amount of the refund or dispute with this id."""
+    """Return payment and amount of the refund or dispute with this id.
+
+    A sum in another currency is none that could contradict this one: it asks for it.
+
+    Raises:
+        InvalidInputError: there is such a sum, and the fact has an end but no sum of its own.
+
+    """
     values = {
         "business_id": business_id,
         "provider": fact.provider,
@@ -201,7 +205,14 @@ def _known(
         "reversal_id": fact.reversal_id,
     }
     row = conn.execute(statements.REVERSAL, values).one_or_none()
-    return None if row is None else (row.payment_id, row.amount_minor)
+    if row is None:
+        return None
+    if row.amount_minor is None or row.currency in {None, fact.currency}:
+        return row.payment_id, row.amount_minor
+    if fact.amount_minor is None and fact.status in {"succeeded", "lost"}:
+        reason = f"is missing: what was said before is in {row.currency}, not {fact.currency}"
+        raise InvalidInputError(FieldProblem("amount", reason))
+    return row.payment_id, fact.amount_minor
 
 
 def _reverse(conn: Connection, purchase: Purchase, fact: ReversalFact) -> None:

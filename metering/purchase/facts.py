@@ -73,6 +73,14 @@ class PaidFor:
         return self.purchase_id is not None or self.checkout_id is not None
 
 
+def lock_payment(
+    conn: Connection, business_id: BusinessId, provider: Provider, payment_id: str
+) -> None:
+    """Wait until nobody else notes a fact of a payment. The first of all locks of a purchase."""
+    values = {"business_id": business_id, "provider": provider, "payment_id": payment_id}
+    conn.execute(statements.LOCK_PAYMENT, values)
+
+
 def note_payment(conn: Connection, business_id: BusinessId, fact: PaymentFact) -> PaidFor:
     """Keep what is said of a payment; its purchase is due to be settled, its charge looked at.
 
@@ -90,7 +98,7 @@ def note_payment(conn: Connection, business_id: BusinessId, fact: PaymentFact) -
         "failure": fact.failure,
         "occurred_at": fact.occurred_at,
     }
-    conn.execute(statements.LOCK_PAYMENT, values)
+    lock_payment(conn, business_id, fact.provider, fact.payment_id)
     row = conn.execute(statements.NOTE_PAYMENT, values).one()
     paid_for = PaidFor(row.purchase_id, row.checkout_id)
     if paid_for.is_known and fact.status != "pending":
@@ -108,9 +116,10 @@ def note_reversal(conn: Connection, business_id: BusinessId, fact: ReversalFact)
         "payment_id": fact.payment_id,
         "status": fact.status,
         "amount_minor": fact.amount_minor,
+        "currency": fact.currency,
         "occurred_at": fact.occurred_at,
     }
-    conn.execute(statements.LOCK_PAYMENT, values)
+    lock_payment(conn, business_id, fact.provider, fact.payment_id)
     conn.execute(statements.NOTE_REVERSAL, values)
     row = conn.execute(statements.PAYMENT, values).one_or_none()
     if row is None:

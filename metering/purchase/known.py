@@ -34,6 +34,7 @@ class KnownReversal(NamedTuple):
     payment_id: str
     status: ReversalStatus
     amount_minor: int | None
+    currency: str
     occurred_at: datetime
 
 

@@ -177,6 +177,7 @@ def _reverse(conn: Connection, purchase: Purchase, wallet_id: WalletId) -> Purch
             "business_id": purchase.business_id,
             "provider": purchase.provider,
             "payment_id": purchase.payment_id,
+            "currency": purchase.currency,
         },
     )
     reversals = [Reversal(*row) for row in rows]

@@ -213,12 +213,14 @@ WAKE_CHARGE: Final = text(
 # What is said of a refund or a dispute. An end stays an end, unless a later word overrules it.
 NOTE_REVERSAL: Final = text("""
     INSERT INTO payment_reversals AS r (business_id, provider, kind, reversal_id, payment_id,
-        status, amount_minor, occurred_at)
+        status, amount_minor, currency, occurred_at)
     VALUES (:business_id, :provider, :kind, :reversal_id, :payment_id, :status, :amount_minor,
-        :occurred_at)
+        :currency, :occurred_at)
     ON CONFLICT (business_id, provider, kind, reversal_id) DO UPDATE SET
         status = excluded.status, occurred_at = excluded.occurred_at,
-        amount_minor = coalesce(excluded.amount_minor, r.amount_minor)
+        amount_minor = coalesce(excluded.amount_minor, r.amount_minor),
+        currency = CASE WHEN excluded.amount_minor IS NULL THEN r.currency
+            ELSE excluded.currency END
     WHERE (r.status IN ('pending', 'open') AND excluded.status NOT IN ('pending', 'open'))
         OR (excluded.occurred_at > r.occurred_at
             AND (r.status IN ('pending', 'open')) = (excluded.status IN ('pending', 'open')))
@@ -245,14 +247,18 @@ PARK_PAYMENT: Final = text(
     " (SELECT business_id, provider, payment_id FROM payments WHERE business_id = :business_id"
     " AND provider = :provider AND payment_id = :payment_id FOR NO KEY UPDATE SKIP LOCKED)"
 )
-# The refunds and disputes of a payment, in the order in which they came.
+# The refunds and disputes of a payment, in the order in which they came. One that has ended with a
+# sum in another currency has not: until a person says what share that is, nothing is taken, and
+# what is in dispute stays frozen.
 REVERSALS: Final = text(
-    "SELECT kind, status, amount_minor FROM payment_reversals WHERE business_id = :business_id"
+    "SELECT kind, CASE WHEN status IN ('succeeded', 'lost') AND amount_minor IS NOT NULL"
+    " AND currency <> :currency THEN CASE kind WHEN 'refund' THEN 'pending' ELSE 'open' END"
+    " ELSE status END, amount_minor FROM payment_reversals WHERE business_id = :business_id"
     " AND provider = :provider AND payment_id = :payment_id ORDER BY created_at, reversal_id"
 )
 # One refund or dispute, by the id of who says it.
 REVERSAL: Final = text(
-    "SELECT payment_id, status, amount_minor FROM payment_reversals"
+    "SELECT payment_id, status, amount_minor, currency FROM payment_reversals"
     " WHERE business_id = :business_id AND provider = :provider AND kind = :kind"
     " AND reversal_id = :reversal_id"
 )
@@ -265,7 +271,8 @@ PAYMENTS_OF_PURCHASE: Final = text(
 # All refunds and disputes of the payments of a purchase, in the order in which they came.
 REVERSALS_OF_PURCHASE: Final = text(
     "SELECT r.provider, r.kind, r.reversal_id, r.payment_id, r.status, r.amount_minor,"
-    " r.occurred_at FROM payments p JOIN payment_reversals r USING (business_id, provider,"
-    " payment_id) WHERE p.purchase_id = :purchase_id AND p.business_id = :business_id"
+    " coalesce(r.currency, p.currency) AS currency, r.occurred_at FROM payments p"
+    " JOIN payment_reversals r USING (business_id, provider, payment_id)"
+    " WHERE p.purchase_id = :purchase_id AND p.business_id = :business_id"
     " ORDER BY r.created_at, r.reversal_id"
 )

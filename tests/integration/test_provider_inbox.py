@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count, permutations
 from threading import Event
 from typing import Any
@@ -10,9 +11,17 @@ import pytest
 from sqlalchemy import Connection
 
 from crowd import wait_for
-from metering.errors import NotFoundError
+from metering.errors import InvalidInputError, NotFoundError
 from metering.ids import ProviderEventNumber, PurchaseId
+from metering.purchase.by_hand import (
+    DisputeStatus,
+    ShopDispute,
+    ShopRefund,
+    dispute_by_hand,
+    refund_by_hand,
+)
 from metering.purchase.facts import PaidFor
+from metering.purchase.known import KnownPurchase, know_purchase
 from metering.purchase.orders import NewPurchase, Purchase, get_purchase, order_purchase
 from metering.purchase.provider.account import (
     Account,
@@ -127,6 +136,15 @@ class Till:
 
     def statuses(self) -> list[EventStatus]:
         return [event.status for event in self.events()]
+
+    def known(self) -> KnownPurchase:
+        with self.shop.sessions.transaction() as conn:
+            return know_purchase(conn, self.shop.business_id, self.purchase_id)
+
+    def dispute_by_hand(self, dispute_id: str, status: DisputeStatus, amount: int | None) -> None:
+        said = ShopDispute(dispute_id=dispute_id, status=status, amount=amount)
+        with self.shop.sessions.transaction() as conn:
+            dispute_by_hand(conn, self.shop.business_id, self.purchase_id, said)
 
     def signed(self, currency: str = "USD") -> list[tuple[str, int]]:
         """Type and signed amount of each entry of the wallet, oldest first."""
@@ -405,6 +423,76 @@ def test_what_is_called_back_in_another_currency_is_left_to_a_person_and_its_cre
         "currency: is EUR, not the USD that were paid; say it by hand"
     ] * 2
     assert (till.signed(), shop.lots()) == ([("payment", 1000)], [(1000, True)])
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["refund", "dispute"])
+def test_what_is_called_back_in_another_currency_takes_nothing_in_any_order(
+    shop: Shop, vendor: Vendor, kind: str
+) -> None:
+    till = Till.open(shop, vendor)
+    called_back = {
+        "refund": lambda: till.refunded(400, currency="EUR"),
+        "dispute": lambda: till.disputed("lost", amount=400, currency="EUR"),
+    }[kind]()
+    said = till.say(called_back, till.paid())
+
+    again = till.sweep()
+
+    assert (said, again) == (["parked", "applied"], ["failed"])
+    assert [event.reason for event in till.events("failed")] == [
+        "currency: is EUR, not the USD that were paid; say it by hand"
+    ]
+    assert (till.signed(), shop.lots()) == ([("payment", 1000)], [(1000, kind == "dispute")])
+
+
+@BOTH
+def test_a_sum_in_another_currency_is_said_by_hand(shop: Shop, vendor: Vendor) -> None:
+    till = Till.open(shop, vendor)
+    till.say(till.paid(), till.disputed("opened", amount=500, currency="EUR"))
+    (dispute,) = till.known().reversals
+
+    till.dispute_by_hand(dispute.reversal_id, "lost", 580)
+
+    assert till.signed() == [("payment", 1000), ("dispute", -580)]
+    assert [(r.amount_minor, r.currency) for r in till.known().reversals] == [(580, "USD")]
+
+
+@BOTH
+def test_who_says_the_end_of_a_dispute_in_another_currency_has_to_say_a_sum(
+    shop: Shop, vendor: Vendor
+) -> None:
+    till = Till.open(shop, vendor)
+    till.say(till.paid(), till.disputed("opened", amount=500, currency="EUR"))
+    (dispute,) = till.known().reversals
+
+    with pytest.raises(InvalidInputError, match="amount") as caught:
+        till.dispute_by_hand(dispute.reversal_id, "lost", None)
+
+    assert caught.value.problems[0].reason == (
+        "is missing: what was said before is in EUR, not USD"
+    )
+
+
+def test_refunds_by_hand_and_of_the_provider_at_once_wait_for_each_other(shop: Shop) -> None:
+    till = Till.open(shop, Stripe())
+    till.say(till.paid())
+    numbers = [till.receive(till.refunded(11, refund_id=f"re_{n}")) for n in range(20)]
+
+    def by_hand(many: Sessions, refund_id: str) -> None:
+        said = ShopRefund(refund_id=refund_id, amount=11)
+        with many.transaction() as conn:
+            refund_by_hand(conn, shop.business_id, till.purchase_id, said)
+
+    with crowd(shop.sessions, 20) as many:
+        found = at_once(
+            *[partial(till.process, number, many) for number in numbers],
+            *[partial(by_hand, many, f"hand_{n}") for n in range(20)],
+        )
+
+    assert found == ["applied"] * 20 + [None] * 20
+    assert shop.wallet().balance_minor == 1000 - 40 * 11
+    assert shop.faults() == []
 
 
 # --- parked ---------------------------------------------------------------------------------------

@@ -287,7 +287,7 @@ def _print(known: KnownPurchase, target: Target, *, as_json: bool) -> None:
         )
         return
     print_table(_COLUMNS, [_row(known.purchase, target)])
-    currency, decimals = known.purchase.currency, target.settings.currencies
+    decimals = target.settings.currencies
     payments = [
         (
             f"{payment.provider} {payment.payment_id}",
@@ -306,7 +306,7 @@ def _print(known: KnownPurchase, target: Target, *, as_json: bool) -> None:
             reversal.status,
             "all"
             if reversal.amount_minor is None
-            else money(reversal.amount_minor, currency, decimals),
+            else money(reversal.amount_minor, reversal.currency, decimals),
             reversal.occurred_at,
         )
         for reversal in known.reversals

@@ -80,9 +80,14 @@ PUT_ASIDE: Final = text(
     " AND NOT EXISTS (SELECT FROM payment_reversals r WHERE r.business_id = p.business_id"
     " AND r.provider = p.provider AND r.payment_id = p.payment_id)"
 )
-# What waited for a payment has been followed together with it.
+# What waited for a payment has been followed together with it. Not where some of it is in another
+# currency: then each event is looked at once more, and that one will say so.
 APPLY_PARKED: Final = text(
-    "UPDATE provider_events SET status = 'applied', reason = NULL,"
+    "UPDATE provider_events SET status = CASE WHEN EXISTS (SELECT FROM payment_reversals r"
+    " JOIN payments p USING (business_id, provider, payment_id)"
+    " WHERE r.business_id = :business_id AND r.provider = :provider"
+    " AND r.payment_id = :payment_id AND r.currency <> p.currency)"
+    " THEN 'received' ELSE 'applied' END, reason = NULL,"
     " processed_at = clock_timestamp() WHERE event_number IN (SELECT event_number"
     " FROM provider_events WHERE business_id = :business_id AND payment_id = :payment_id"
     " AND provider = :provider AND status = 'parked' ORDER BY event_number FOR UPDATE)"
