@@ -11,6 +11,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from metering.db import is_transient
 from worker.app import app
+from worker.broker import BrokerAwayError, send
 from worker.metrics import TASK_RUNS, TASK_SECONDS
 
 P = ParamSpec("P")
@@ -35,6 +36,8 @@ def task(name: str) -> Callable[[Callable[P, Report]], Task[P, None]]:
             structlog.contextvars.bind_contextvars(task=name, task_id=self.request.id)
             try:
                 _observe(name, body, *args, **kwargs)
+            except BrokerAwayError as error:
+                log.warning("the next sweep does it", cause=str(error))
             except Exception as error:
                 if not is_retryable(error):
                     raise
@@ -80,5 +83,10 @@ def wake_at_most(name: str, every_s: float) -> None:
 
 
 def wake(name: str, *args: int | str) -> None:
-    """Send a wake-up, outside any transaction. It may be lost: the next sweep sends it again."""
-    app.send_task(name, args=args)
+    """Send a wake-up, outside any transaction. It may be lost: the next sweep sends it again.
+
+    Raises:
+        BrokerAwayError: it did not go out; a task that lets it pass is left to its next sweep.
+
+    """
+    send(app, name, *args)

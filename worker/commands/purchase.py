@@ -87,15 +87,14 @@ def record(
 def _wake_credit(target: Target, purchase_id: PurchaseId) -> bool:
     """Wake the credit after the commit; a broker that is away only costs a sweep's period."""
     # Imported late: Celery takes as long to import as all the rest, and only this command sends.
-    from kombu.exceptions import OperationalError  # noqa: PLC0415
-
     from worker.app import app as celery  # noqa: PLC0415
+    from worker.broker import BrokerAwayError  # noqa: PLC0415
     from worker.task import wake  # noqa: PLC0415
 
     celery.conf.update({"broker_url": target.settings.celery_broker_url()})
     try:
         wake("purchase.credit", purchase_id)
-    except OperationalError:
+    except BrokerAwayError:
         return False
     return True
 

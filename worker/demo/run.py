@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from celery import Celery
-from kombu.exceptions import OperationalError
 
 from metering.buffer.stream import UsageBuffer
 from metering.ids import ChargeId, PurchaseId
+from worker.broker import BrokerAwayError, send
 from worker.demo import statements
 from worker.demo.figures import (
     Before,
@@ -81,8 +81,8 @@ class Wake:
         """Send it; what does not go out is found by the worker's own sweep."""
         try:
             for _ in range(2):
-                self._app.send_task(task, args=[about])
-        except OperationalError:
+                send(self._app, task, about)
+        except BrokerAwayError:
             return
 
     def close(self) -> None:
