@@ -1,63 +1,35 @@
-"""The worker's own pulse: a sign of life, a sweep in place of a silent beat, and a watchdog.
+"""The worker's own pulse: a sign of life, a sweep in place of a silent beat, and watchdogs.
 
-Loaded by the worker and by beat. The sign of life is a file that is touched from inside the event
-loop, so that a loop which hangs stops touching it.
+Loaded by the worker and by beat.
 """
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, Final
+from typing import Final, Protocol
 
 import structlog
-from celery import bootsteps
-from celery.signals import after_task_publish, beat_init, worker_ready
-from celery.worker.consumer import Consumer, Tasks
+from celery.signals import after_task_publish, beat_init, worker_ready, worker_shutting_down
+from celery.worker.consumer import Consumer
 
 from metering.buffer.keys import PULSE
-from metering.buffer.stream import PULSE_TTL_S, UsageBuffer
+from metering.buffer.stream import PULSE_TTL_S, UsageBuffer, connect
 from worker.alive import touch
 from worker.app import app
+from worker.consuming import PERIOD_S, DeafWatch, SignOfLife, end_process, hear
 from worker.health import HealthServer, metrics_text, postgres_answers
 from worker.scope import open_buffer
 from worker.settings import Settings, settings
 from worker.task import wake
 
-PERIOD_S: Final = 1.0
 SILENT_AFTER_S: Final = 3.0  # beat sweeps every second: three missed are no accident
-STALLED_EXIT: Final = 70  # EX_SOFTWARE
+BROKER_TIMEOUT_S: Final = 2.0
 
 log = structlog.get_logger("gullak.pulse")
 
 
 # --- sign of life ---------------------------------------------------------------------------------
-
-
-class SignOfLife(bootsteps.StartStopStep):
-    """Touch the file every second while tasks are consumed; silent while the broker is away."""
-
-    requires = (Tasks,)
-
-    def __init__(self, consumer: Consumer, **options: Any) -> None:
-        self._entry: Any = None
-        super().__init__(consumer, **options)
-
-    def start(self, consumer: Consumer) -> None:
-        """Begin when the consumer does: at the start, and after each reconnection."""
-        path = settings().alive_file
-        touch(path)
-        self._entry = consumer.timer.call_repeatedly(PERIOD_S, touch, (path,))
-
-    def stop(self, consumer: Consumer) -> None:  # noqa: ARG002
-        """End with the consumer."""
-        if self._entry is not None:
-            self._entry.cancel()
-            self._entry = None
-
-    shutdown = stop
-
 
 app.steps["consumer"].add(SignOfLife)
 
@@ -85,7 +57,7 @@ class Pulse:
         stalled_after_s: float,
         postgres_answers: Callable[[], bool],
         wake_drain: Callable[[int], None],
-        give_up: Callable[[], None],
+        give_up: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._buffer = buffer
@@ -103,7 +75,7 @@ class Pulse:
         if self._beat_is_silent():
             self._sweep()
         if self._is_stalled():
-            self._give_up()
+            self._give_up("backlog, but nothing was drained")
 
     def _beat_is_silent(self) -> bool:
         left_ms = int(self._buffer.redis.pttl(PULSE))
@@ -138,7 +110,14 @@ class Pulse:
         return self._postgres_answers()
 
 
-def run(pulse: Pulse, stop: Event) -> None:
+class Beats(Protocol):
+    """What is done every second."""
+
+    def beat(self) -> None:
+        """Do it once."""
+
+
+def run(pulse: Beats, stop: Event) -> None:
     """Beat every second until `stop`; a failure is logged once, not once a second."""
     failing = False
     while not stop.wait(PERIOD_S):
@@ -151,13 +130,34 @@ def run(pulse: Pulse, stop: Event) -> None:
             failing = True
 
 
+_stop: Final = Event()
+
+
 @worker_ready.connect
 def _start(sender: Consumer, **_arguments: object) -> None:
     config = settings()
     if config.metrics_port and config.metrics_dir:
         _serve_metrics(config.metrics_port, config.metrics_dir)
+    pulses: list[Beats] = [_deaf_watch(config, sender)]
     if "debit" in sender.app.amqp.queues.consume_from:
-        Thread(target=run, args=(_pulse(config), Event()), name="pulse", daemon=True).start()
+        pulses.append(_pulse(config))
+    for pulse in pulses:
+        Thread(target=run, args=(pulse, _stop), name="pulse", daemon=True).start()
+
+
+@worker_shutting_down.connect
+def _end(**_arguments: object) -> None:
+    """Let a worker that was told to stop finish what it does, however long that takes."""
+    _stop.set()
+
+
+def _deaf_watch(config: Settings, consumer: Consumer) -> DeafWatch:
+    return DeafWatch(
+        connect(config.celery_broker_url(), timeout_s=BROKER_TIMEOUT_S),
+        queues=lambda: tuple(consumer.app.amqp.queues.consume_from),
+        hear=hear,
+        give_up=end_process,
+    )
 
 
 def _serve_metrics(port: int, folder: Path) -> None:
@@ -171,11 +171,5 @@ def _pulse(config: Settings) -> Pulse:
         stalled_after_s=config.watchdog_s,
         postgres_answers=lambda: postgres_answers(config.database_url.get_secret_value()),
         wake_drain=lambda shard: wake("debit.drain", shard),
-        give_up=_exit,
+        give_up=end_process,
     )
-
-
-def _exit() -> None:
-    """End this process at once: its supervisor starts it anew. A shutdown might hang as well."""
-    log.error("backlog, but nothing was drained: exiting to be started anew")
-    os._exit(STALLED_EXIT)
