@@ -8,8 +8,9 @@ the way of `check_events` takes 10.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Annotated, Final
 
 from msgspec import Meta, MsgspecError, Struct
@@ -23,15 +24,15 @@ from metering.accept.event import (
     AcceptLimits,
 )
 from metering.accept.quantities import SummedProperties
-from metering.buffer.chunk import BufferedEvent
+from metering.buffer.chunk import BufferedEvent, Metadata
 from metering.clock import to_wire
 from metering.money import INT64_MAX, QUANTITY_MAX
 
 _CEILING: Final = int(QUANTITY_MAX)
 _DOUBLE_LIMIT: Final = float(2**63)
-_WIRE_TIMES: Final = re.compile(
-    r"(?:[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z\n)*"
-)
+# What is not a digit in 2026-01-31T23:59:59.999999Z, and where.
+_WIRE_SIGNS: Final = {4: "-", 7: "-", 10: "T", 13: ":", 16: ":", 19: ".", 26: "Z"}
+_WIRE_CHARS: Final = 27
 _RFC3339: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})"
 )
@@ -75,23 +76,23 @@ def read_ordinary(
         times = _times(events, now)
     except (MsgspecError, ValueError, OverflowError):
         return None
+    event_ids = [event.event_id for event in events]
+    customer_ids = [event.customer_id for event in events]
+    names = [event.event_name for event in events]
+    metadata = [event.metadata for event in events]
     if not (
         1 <= len(events) <= limits.request_events_max
         and _are_timely(times, limits, now)
-        and len({event.event_id for event in events}) == len(events)
-        and _has_plain_names(events)
-        and _sums_are_plain(events, summed)
+        and len(set(event_ids)) == len(events)
+        and _are_names(event_ids)
+        and _are_names({*customer_ids, *names}.union(*metadata))
+        and _sums_are_plain(names, metadata, summed)
     ):
         return None
-    # Made for every event: straight from a tuple is half the price of the generated constructor.
-    new = tuple.__new__
-    return [
-        new(
-            BufferedEvent,
-            (e.event_id, e.customer_id, e.event_name, at, e.metadata, e.timestamp is not None),
-        )
-        for e, at in zip(events, times, strict=True)
-    ]
+    given = [event.timestamp is not None for event in events]
+    # Straight from tuples: a third of the price of the generated constructor.
+    make = partial(tuple.__new__, BufferedEvent)
+    return list(map(make, zip(event_ids, customer_ids, names, times, metadata, given, strict=True)))
 
 
 def _times(events: Sequence[_Event], now: datetime) -> list[str]:
@@ -103,10 +104,21 @@ def _times(events: Sequence[_Event], now: datetime) -> list[str]:
     """
     here = to_wire(now)
     said = [here if event.timestamp is None else event.timestamp for event in events]
-    if not _are_lines(_WIRE_TIMES, said):
+    if not _are_wire_times(said):
         return [_to_wire(text) for text in said]
-    all(map(datetime.fromisoformat, said))  # raises: a day that does not exist has the form of one
+    all(map(datetime.fromisoformat, said))  # raises: what stands between the signs is no time
     return said
+
+
+def _are_wire_times(texts: Sequence[str]) -> bool:
+    """Tell whether all texts are as long as times on the wire, with its signs in their places.
+
+    By slices over all of them: a pattern takes twenty times as long.
+    """
+    if set(map(len, texts)) != {_WIRE_CHARS}:
+        return False
+    joined = "".join(texts)
+    return all(joined[at::_WIRE_CHARS] == sign * len(texts) for at, sign in _WIRE_SIGNS.items())
 
 
 def _to_wire(text: str) -> str:
@@ -122,32 +134,19 @@ def _are_timely(times: Sequence[str], limits: AcceptLimits, now: datetime) -> bo
     return min(times) >= oldest and max(times) <= latest
 
 
-def _has_plain_names(events: Sequence[_Event]) -> bool:
-    """Tell whether all ids, names and keys are plain; asking each apart takes twice as long."""
-    keys: set[str] = set()
-    for event in events:
-        keys.update(event.metadata)
-    return (
-        _are_lines(_NAMES, keys)
-        and _are_lines(_NAMES, {event.event_name for event in events})
-        and _are_lines(_NAMES, {event.customer_id for event in events})
-        and _are_lines(_NAMES, [event.event_id for event in events])
-    )
+def _are_names(texts: Collection[str]) -> bool:
+    """Tell whether all ids, names or keys are plain; asking each apart takes twice as long."""
+    joined = "\n".join([*texts, ""])
+    return joined.count("\n") == len(texts) and _NAMES.fullmatch(joined) is not None
 
 
-def _are_lines(pattern: re.Pattern[str], texts: Iterable[str]) -> bool:
-    """Tell whether every text is a line of `pattern`, which holds no line break but its last."""
-    lines = [*texts, ""]
-    joined = "\n".join(lines)
-    return joined.count("\n") == len(lines) - 1 and pattern.fullmatch(joined) is not None
-
-
-def _sums_are_plain(events: Sequence[_Event], summed: SummedProperties) -> bool:
+def _sums_are_plain(
+    names: Sequence[str], metadata: Sequence[Metadata], summed: SummedProperties
+) -> bool:
     """Tell whether all that meters sum is a whole number in range; decimals are looked at."""
-    for event in events:
-        metadata = event.metadata
-        for key in summed.get(event.event_name, ()):
-            value = metadata.get(key, 0)
+    for name, properties in zip(names, metadata, strict=True):
+        for key in summed.get(name, ()):
+            value = properties.get(key, 0)
             if type(value) is not int or not 0 <= value <= _CEILING:
                 return False
     return True

@@ -7,10 +7,12 @@ are many; the drain, where they decide the rate, only splits the line. That is a
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from struct import Struct
+from struct import unpack
 from typing import Final, NamedTuple
 
 import orjson
+from msgspec.json import Encoder
+from xxhash import xxh3_64_digest
 
 from metering.copy_format import escape, unescape
 from metering.errors import MalformedChunkError
@@ -21,7 +23,9 @@ Metadata = dict[str, MetadataValue]
 
 LINE_FIELDS: Final = 8
 KEY_BYTES: Final = 16
-_INT64: Final = Struct(">q")
+# No id holds a control character, so the separator cannot be forged.
+_SEPARATOR: Final = "\x1f"
+_JSON: Final = Encoder(order="sorted")
 
 
 class BufferedEvent(NamedTuple):
@@ -46,45 +50,75 @@ def encode_chunk(business_id: BusinessId, events: Sequence[BufferedEvent]) -> by
         TypeError: a value has no JSON form (the edge lets none through).
 
     """
-    whole = "\n".join(_lines(business_id, events))
-    # Asked once per chunk: hardly any text has something to escape, and asking each costs more.
-    plain = (
-        whole.count("\t") == (LINE_FIELDS - 1) * len(events)
-        and whole.count("\n") == len(events) - 1
+    return chunk_of(encode_lines(business_id, events))
+
+
+def chunk_of(lines: Sequence[str]) -> bytes:
+    """Return the chunk that holds these lines."""
+    return "\n".join(lines).encode()
+
+
+def encode_lines(business_id: BusinessId, events: Sequence[BufferedEvent]) -> list[str]:
+    """Write a line per event.
+
+    By columns, so that nearly all of it happens in calls for all events at once: 1.4 ms for a
+    thousand of them, where a loop over the events takes 2.5.
+
+    Raises:
+        TypeError: a value has no JSON form (the edge lets none through).
+
+    """
+    if not events:
+        return []
+    event_ids, customer_ids, names, times, metadata, given = zip(*events, strict=True)
+    json = _JSON.encode_lines(metadata).decode().split("\n")[:-1]
+    owner = _owner(business_id)
+    keyed = _utf_8([owner + event_id for event_id in event_ids])
+    said_times = [time if is_given else "" for time, is_given in zip(times, given, strict=True)]
+    heads = (
+        [blake2b(text, digest_size=KEY_BYTES).hexdigest() for text in keyed],
+        _digests(
+            list(map(_SEPARATOR.join, zip(customer_ids, names, said_times, json, strict=True)))
+        ),
+        ["g" if is_given else "s" for is_given in given],
+    )
+    texts = (event_ids, customer_ids, names, times, json)
+    lines = list(map("\t".join, zip(*heads, *texts, strict=True)))
+    if _are_plain(lines):
+        return lines
+    escaped = [map(escape, column) for column in texts]
+    return list(map("\t".join, zip(*heads, *escaped, strict=True)))
+
+
+def _digests(said: Sequence[str]) -> list[str]:
+    """Return 64 bits of what each event says, as the integers of Postgres.
+
+    They tell a repetition from a conflict, and nothing is charged by them: no cryptographic hash,
+    which would take ten times as long.
+    """
+    digests = b"".join(map(xxh3_64_digest, _utf_8(said)))
+    return list(map(str, unpack(f">{len(said)}q", digests)))
+
+
+def _utf_8(texts: Sequence[str]) -> list[bytes]:
+    """Encode texts: all at once, if none of them holds a line break."""
+    encoded = "\n".join(texts).encode().split(b"\n")
+    return encoded if len(encoded) == len(texts) else [text.encode() for text in texts]
+
+
+def _are_plain(lines: Sequence[str]) -> bool:
+    """Tell whether nothing must be escaped; for each field apart, asking takes longer."""
+    whole = "\n".join(lines)
+    return (
+        whole.count("\t") == (LINE_FIELDS - 1) * len(lines)
+        and whole.count("\n") == len(lines) - 1
         and "\\" not in whole
         and "\r" not in whole
     )
-    if not plain:
-        whole = "\n".join(_lines(business_id, events, is_escaping=True))
-    return whole.encode()
-
-
-def _lines(
-    business_id: BusinessId, events: Sequence[BufferedEvent], *, is_escaping: bool = False
-) -> list[str]:
-    """Write a line per event, in one loop: two calls per event would be a sixth of the time."""
-    owner = _owner(business_id)
-    lines = []
-    for event_id, customer_id, event_name, event_at, metadata, time_given in events:
-        metadata_json = orjson.dumps(metadata, option=orjson.OPT_SORT_KEYS).decode()
-        # No id holds a control character, so the separator cannot be forged.
-        said_at = event_at if time_given else ""
-        said = f"{customer_id}\x1f{event_name}\x1f{said_at}\x1f{metadata_json}"
-        (digest,) = _INT64.unpack(blake2b(said.encode(), digest_size=8).digest())
-        key = blake2b((owner + event_id).encode(), digest_size=KEY_BYTES).hexdigest()
-        flag = "g" if time_given else "s"
-        if is_escaping:
-            texts = (event_id, customer_id, event_name, metadata_json)
-            event_id, customer_id, event_name, metadata_json = map(escape, texts)  # noqa: PLW2901
-        lines.append(
-            f"{key}\t{digest}\t{flag}\t{event_id}\t{customer_id}\t{event_name}\t{event_at}"
-            f"\t{metadata_json}"
-        )
-    return lines
 
 
 def _owner(business_id: BusinessId) -> str:
-    return f"{business_id}\x1f"
+    return business_id + _SEPARATOR
 
 
 def event_key(business_id: BusinessId, event_id: str) -> str:

@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
-from metering.buffer.chunk import BufferedEvent, encode_chunk
+from metering.buffer.chunk import BufferedEvent, chunk_of, encode_lines
 from metering.buffer.keys import (
     BACKLOG,
     PULSE,
@@ -159,9 +159,9 @@ class UsageBuffer:
             business_id,
             len(self.shards),
         ]
-        for shard, chunk in self._by_shard(business_id, events).items():
+        for shard, lines in self._by_shard(business_id, events).items():
             keys += (stream_key(shard), account_key(shard))
-            arguments += (len(chunk), encode_chunk(business_id, chunk))
+            arguments += (len(lines), chunk_of(lines))
         try:
             taken = self._append_durably(keys, arguments)
         except RedisError as error:
@@ -173,13 +173,12 @@ class UsageBuffer:
 
     def _by_shard(
         self, business_id: BusinessId, events: Sequence[BufferedEvent]
-    ) -> dict[Shard, list[BufferedEvent]]:
-        chunks: dict[Shard, list[BufferedEvent]] = defaultdict(list)
-        of_customer: dict[str, list[BufferedEvent]] = defaultdict(list)
-        for event in events:
-            of_customer[event[1]].append(event)
-        for customer_id, own in of_customer.items():
-            chunks[shard_of(business_id, customer_id, len(self.shards))] += own
+    ) -> dict[Shard, list[str]]:
+        """Return the lines of the chunks."""
+        chunks: dict[Shard, list[str]] = defaultdict(list)
+        count = len(self.shards)
+        for event, line in zip(events, encode_lines(business_id, events), strict=True):
+            chunks[shard_of(business_id, event[1], count)].append(line)
         return chunks
 
     def _append_durably(self, keys: list[str], arguments: list[str | int | bytes]) -> int:
