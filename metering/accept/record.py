@@ -11,7 +11,7 @@ from metering.accept.check import RawEvent, check_events
 from metering.accept.event import AcceptLimits
 from metering.accept.ordinary import read_ordinary
 from metering.accept.quantities import Quantities
-from metering.buffer.chunk import BufferedEvent
+from metering.buffer.chunk import BufferedEvent, EventColumns
 from metering.clock import utc_now
 from metering.errors import FieldProblem, InvalidInputError
 from metering.ids import BusinessId
@@ -22,7 +22,9 @@ DEFAULT_LIMITS: Final = AcceptLimits()
 class UsageSink(Protocol):
     """What holds accepted events: `UsageBuffer`."""
 
-    def append(self, business_id: BusinessId, events: Sequence[BufferedEvent]) -> None:
+    def append(
+        self, business_id: BusinessId, events: Sequence[BufferedEvent] | EventColumns
+    ) -> None:
         """Hold all of `events`, or raise."""
 
 
@@ -72,9 +74,9 @@ def record_body(
     """
     summed = quantities.summed(business_id) if quantities else {}
     ordinary = read_ordinary(body, limits, summed, utc_now())
-    checked = ordinary or check_events(_events(body), limits, summed)
-    buffer.append(business_id, checked)
-    return Accepted(len(checked))
+    columns = ordinary or EventColumns.of(check_events(_events(body), limits, summed))
+    buffer.append(business_id, columns)
+    return Accepted(len(columns.event_ids))
 
 
 def _events(body: bytes) -> list[dict[str, object]]:

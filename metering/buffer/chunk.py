@@ -5,7 +5,7 @@ columns that `COPY` will take, escaped as it wants them. The producer does this 
 are many; the drain, where they decide the rate, only splits the line. That is a third of its cost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from struct import unpack
 from typing import Final, NamedTuple
@@ -23,8 +23,6 @@ Metadata = dict[str, MetadataValue]
 
 LINE_FIELDS: Final = 8
 KEY_BYTES: Final = 16
-# No id holds a control character, so the separator cannot be forged.
-_SEPARATOR: Final = "\x1f"
 _JSON: Final = Encoder(order="sorted")
 
 
@@ -43,6 +41,22 @@ class BufferedEvent(NamedTuple):
     time_given: bool = True
 
 
+class EventColumns(NamedTuple):
+    """The same of several events, each field a column: how they are read and written at once."""
+
+    event_ids: Sequence[str]
+    customer_ids: Sequence[str]
+    event_names: Sequence[str]
+    times: Sequence[str]
+    metadata: Sequence[Metadata]
+    are_given: Sequence[bool]
+
+    @classmethod
+    def of(cls, events: Sequence[BufferedEvent]) -> "EventColumns":
+        """Return the columns of events."""
+        return cls(*zip(*events, strict=True)) if events else cls((), (), (), (), (), ())
+
+
 def encode_chunk(business_id: BusinessId, events: Sequence[BufferedEvent]) -> bytes:
     """Write events as lines, ready for the drain.
 
@@ -50,7 +64,7 @@ def encode_chunk(business_id: BusinessId, events: Sequence[BufferedEvent]) -> by
         TypeError: a value has no JSON form (the edge lets none through).
 
     """
-    return chunk_of(encode_lines(business_id, events))
+    return chunk_of(encode_lines(business_id, EventColumns.of(events)))
 
 
 def chunk_of(lines: Sequence[str]) -> bytes:
@@ -58,43 +72,45 @@ def chunk_of(lines: Sequence[str]) -> bytes:
     return "\n".join(lines).encode()
 
 
-def encode_lines(business_id: BusinessId, events: Sequence[BufferedEvent]) -> list[str]:
+def encode_lines(business_id: BusinessId, events: EventColumns) -> list[str]:
     """Write a line per event.
 
-    By columns, so that nearly all of it happens in calls for all events at once: 1.4 ms for a
-    thousand of them, where a loop over the events takes 2.5.
+    Nearly all of it happens in calls for all events at once: 1.3 ms for a thousand of them, where
+    a loop over the events takes 2.5.
 
     Raises:
         TypeError: a value has no JSON form (the edge lets none through).
 
     """
-    if not events:
-        return []
-    event_ids, customer_ids, names, times, metadata, given = zip(*events, strict=True)
+    event_ids, customer_ids, names, times, metadata, are_given = events
     json = _JSON.encode_lines(metadata).decode().split("\n")[:-1]
     owner = _owner(business_id)
     keyed = _utf_8([owner + event_id for event_id in event_ids])
-    said_times = [time if is_given else "" for time, is_given in zip(times, given, strict=True)]
-    heads = (
-        [blake2b(text, digest_size=KEY_BYTES).hexdigest() for text in keyed],
-        _digests(
-            list(map(_SEPARATOR.join, zip(customer_ids, names, said_times, json, strict=True)))
-        ),
-        ["g" if is_given else "s" for is_given in given],
-    )
-    texts = (event_ids, customer_ids, names, times, json)
-    lines = list(map("\t".join, zip(*heads, *texts, strict=True)))
+    keys = [blake2b(text, digest_size=KEY_BYTES).hexdigest() for text in keyed]
+    texts = said = _joined(customer_ids, names, times, json)
+    if not all(are_given):
+        said_times = [
+            "" if not is_given else time for time, is_given in zip(times, are_given, strict=True)
+        ]
+        said = _joined(customer_ids, names, said_times, json)
+    heads = (keys, _digests(said), ["g" if is_given else "s" for is_given in are_given])
+    lines = _joined(*heads, event_ids, texts)
     if _are_plain(lines):
         return lines
-    escaped = [map(escape, column) for column in texts]
-    return list(map("\t".join, zip(*heads, *escaped, strict=True)))
+    escaped = (map(escape, column) for column in (event_ids, customer_ids, names, times, json))
+    return _joined(*heads, *escaped)
+
+
+def _joined(*columns: Iterable[str]) -> list[str]:
+    """Return the fields of each event as one text."""
+    return list(map("\t".join, zip(*columns, strict=True)))
 
 
 def _digests(said: Sequence[str]) -> list[str]:
     """Return 64 bits of what each event says, as the integers of Postgres.
 
     They tell a repetition from a conflict, and nothing is charged by them: no cryptographic hash,
-    which would take ten times as long.
+    which would take ten times as long. No id holds a tab, so what an event says has one reading.
     """
     digests = b"".join(map(xxh3_64_digest, _utf_8(said)))
     return list(map(str, unpack(f">{len(said)}q", digests)))
@@ -118,7 +134,7 @@ def _are_plain(lines: Sequence[str]) -> bool:
 
 
 def _owner(business_id: BusinessId) -> str:
-    return business_id + _SEPARATOR
+    return f"{business_id}\x1f"
 
 
 def event_key(business_id: BusinessId, event_id: str) -> str:

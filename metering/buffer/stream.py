@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
-from metering.buffer.chunk import BufferedEvent, chunk_of, encode_lines
+from metering.buffer.chunk import BufferedEvent, EventColumns, chunk_of, encode_lines
 from metering.buffer.keys import (
     BACKLOG,
     PULSE,
@@ -137,7 +137,9 @@ class UsageBuffer:
         self._trim = redis.register_script((folder / "trim.lua").read_text())
         self._reconcile = redis.register_script((folder / "reconcile.lua").read_text())
 
-    def append(self, business_id: BusinessId, events: Sequence[BufferedEvent]) -> None:
+    def append(
+        self, business_id: BusinessId, events: Sequence[BufferedEvent] | EventColumns
+    ) -> None:
         """Hold `events` as the durability mode promises: all, or none of them.
 
         One round trip. A repetition with the same event ids is harmless.
@@ -150,7 +152,8 @@ class UsageBuffer:
             ShardMismatchError: other processes spread events over another number of shards.
 
         """
-        if not events:
+        columns = events if isinstance(events, EventColumns) else EventColumns.of(events)
+        if not columns.event_ids:
             return
         keys: list[str] = [BACKLOG]
         arguments: list[str | int | bytes] = [
@@ -159,7 +162,7 @@ class UsageBuffer:
             business_id,
             len(self.shards),
         ]
-        for shard, lines in self._by_shard(business_id, events).items():
+        for shard, lines in self._by_shard(business_id, columns).items():
             keys += (stream_key(shard), account_key(shard))
             arguments += (len(lines), chunk_of(lines))
         try:
@@ -171,14 +174,13 @@ class UsageBuffer:
         if taken == 0:
             raise BufferFullError(RETRY_AFTER_FULL_S)
 
-    def _by_shard(
-        self, business_id: BusinessId, events: Sequence[BufferedEvent]
-    ) -> dict[Shard, list[str]]:
+    def _by_shard(self, business_id: BusinessId, events: EventColumns) -> dict[Shard, list[str]]:
         """Return the lines of the chunks."""
         chunks: dict[Shard, list[str]] = defaultdict(list)
         count = len(self.shards)
-        for event, line in zip(events, encode_lines(business_id, events), strict=True):
-            chunks[shard_of(business_id, event[1], count)].append(line)
+        lines = encode_lines(business_id, events)
+        for customer_id, line in zip(events.customer_ids, lines, strict=True):
+            chunks[shard_of(business_id, customer_id, count)].append(line)
         return chunks
 
     def _append_durably(self, keys: list[str], arguments: list[str | int | bytes]) -> int:
