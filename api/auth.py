@@ -15,6 +15,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
+from starlette.types import Scope
 
 from metering.access.keys import Principal, authenticate, note_use
 from metering.db import is_transient
@@ -122,12 +123,23 @@ async def _allowed(
     Async though nothing is awaited: a plain function would be run in a thread of its own, which
     takes longer than all that it does.
     """
-    principal = request.scope.get("principal")
+    return check_scope(request.scope, *scopes.scopes)
+
+
+def check_scope(scope: Scope, *needed: str) -> Principal:
+    """Return the caller of the request with this ASGI scope.
+
+    Raises:
+        UnauthorizedError: the edge has found none.
+        ForbiddenError: the caller's key lacks a scope that is needed.
+
+    """
+    principal = scope.get("principal")
     if not isinstance(principal, Principal):
         raise UnauthorizedError
-    for scope in scopes.scopes:
-        if scope not in principal.scopes:
-            raise ForbiddenError(scope)
+    for name in needed:
+        if name not in principal.scopes:
+            raise ForbiddenError(name)
     return principal
 
 

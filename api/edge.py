@@ -9,8 +9,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api import ingest
 from api.auth import key_of
-from api.errors import answer_to, error_response
+from api.errors import answer_to, too_large
 from api.scope import ApiScope
 from metering.access.keys import Principal
 from metering.errors import FieldProblem, InvalidInputError, NotFoundError
@@ -59,20 +60,19 @@ class Edge:
             _check_target(scope)
             if scope["path"] not in PUBLIC:
                 scope["principal"] = await _caller(scope["app"].state.scope, headers)
-            if _length(headers) > self._body_bytes_max:
-                response = error_response(
-                    answer.request_id,
-                    "PAYLOAD_TOO_LARGE",
-                    f"at most {self._body_bytes_max} bytes are taken at once",
-                    headers={"Connection": "close"},
-                )
-                await response(scope, receive, answer)
+            self._check_length(headers)
+            if ingest.is_meant(scope):
+                await ingest.serve(scope, receive, answer)
                 return
             await self._app(scope, receive, answer)
         except Exception as error:
             if answer.status:
                 raise  # too late for another answer: the connection is cut
             await answer_to(error, scope)(scope, receive, answer)
+
+    def _check_length(self, headers: Headers) -> None:
+        if _length(headers) > self._body_bytes_max:
+            raise too_large(self._body_bytes_max)
 
 
 class _Answer:

@@ -86,6 +86,12 @@ def error_response(
     )
 
 
+def too_large(bytes_max: int) -> HTTPException:
+    """Return what is raised for a larger body; the rest of it is not read."""
+    text = f"at most {bytes_max} bytes are taken at once"
+    return HTTPException(413, text, headers={"Connection": "close"})
+
+
 def answer_to(error: Exception, scope: Scope) -> Response:
     """Return the answer to any failure of the request with this ASGI scope."""
     request_id, repeatable = scope["request_id"], _is_repeatable(scope)

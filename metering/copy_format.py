@@ -8,6 +8,7 @@ from typing import Final
 Element = str | int | Decimal | datetime | bytes | None
 
 _ESCAPES: Final = (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"))
+ESCAPED: Final = tuple(plain for plain, _ in _ESCAPES)
 
 
 def escape(text: str) -> str:

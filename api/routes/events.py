@@ -3,33 +3,20 @@
 from datetime import datetime
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel
 
 from api.auth import Ingester, Reader
+from api.ingest import Ingested, ingest
 from api.paging import Page, Paged
 from api.scope import Scoped
-from metering.accept import UsageEvent, record_body
 from metering.clock import Moment
 from metering.debit.event_list import EventFilter, list_events
 from metering.debit.events import EventStatus, FoundEvent, find_event
 from metering.ids import BusinessId, Currency, CustomerId, EntryId, MeterId
 from metering.money import plain
-from worker.metrics import ACCEPTED_EVENTS
 
 router: Final = APIRouter(prefix="/events", tags=["events"])
-
-
-class Ingest(BaseModel):
-    """Usage events of one request."""
-
-    events: list[UsageEvent]
-
-
-class Ingested(BaseModel):
-    """How many events are held now, as the durability mode promises."""
-
-    ingested_count: int
 
 
 class EventOut(BaseModel):
@@ -70,10 +57,6 @@ def _out(event: FoundEvent) -> EventOut:
     )
 
 
-async def _raw(request: Request) -> bytes:
-    return await request.body()
-
-
 _BODY: Final = {
     "requestBody": {
         "required": True,
@@ -82,21 +65,10 @@ _BODY: Final = {
 }
 
 
-@router.post("/ingest", openapi_extra=_BODY)
-def ingest_events(
-    caller: Ingester, scope: Scoped, request: Request, raw: Annotated[bytes, Depends(_raw)]
-) -> Ingested:
+@router.post("/ingest", openapi_extra=_BODY, response_model=Ingested)
+async def ingest_events(_caller: Ingester, request: Request) -> Response:
     """Take 1 to 1,000 events. The same `event_id` again is charged once, however often it comes."""
-    request.state.repeatable = True
-    accepted = record_body(
-        scope.buffer,
-        caller.business_id,
-        raw,
-        limits=scope.limits,
-        quantities=scope.quantities,
-    )
-    ACCEPTED_EVENTS.inc(accepted.ingested_count)
-    return Ingested(ingested_count=accepted.ingested_count)
+    return await ingest(request)
 
 
 async def _filter(

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import repeat
 from typing import Final, Literal, cast
 from uuid import uuid4
 
@@ -177,10 +178,9 @@ class UsageBuffer:
     def _by_shard(self, business_id: BusinessId, events: EventColumns) -> dict[Shard, list[str]]:
         """Return the lines of the chunks."""
         chunks: dict[Shard, list[str]] = defaultdict(list)
-        count = len(self.shards)
-        lines = encode_lines(business_id, events)
-        for customer_id, line in zip(events.customer_ids, lines, strict=True):
-            chunks[shard_of(business_id, customer_id, count)].append(line)
+        shards = map(shard_of, repeat(business_id), events.customer_ids, repeat(len(self.shards)))
+        for shard, line in zip(shards, encode_lines(business_id, events), strict=True):
+            chunks[shard].append(line)
         return chunks
 
     def _append_durably(self, keys: list[str], arguments: list[str | int | bytes]) -> int:

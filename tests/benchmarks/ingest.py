@@ -23,6 +23,7 @@ from worker.port import HOST, free_port
 
 START_TIMEOUT_S = 30
 WARM_UP_REQUESTS = 20
+BLOCK_REQUESTS = 10
 
 Chunk = tuple[Shard, dict[str, str | int | bytes]]
 
@@ -114,21 +115,28 @@ class Ingested:
 
 
 def ingest_rates(here: Bed, market: Market, per_request: int, count: int) -> Ingested:
-    """Ingest over HTTP; then add the same chunks with bare XADD, in both ways that it is used."""
+    """Ingest over HTTP, and add the same chunks with bare XADD, in both ways that it is used.
+
+    By turns, a block of requests each: the speed of a machine that others use too drifts so fast
+    that one after the other they would be measured on two different machines.
+    """
     events = market.events(count)
     requests = [events[at : at + per_request] for at in range(0, count, per_request)]
-    bodies = [body(events) for events in requests]
+    bare_s = pipelined_s = 0.0
     with edge(here, market) as api:
-        for warm in bodies[:WARM_UP_REQUESTS]:
-            api.request("POST", "/events/ingest", warm)
+        for warm in requests[:WARM_UP_REQUESTS]:
+            api.request("POST", "/events/ingest", body(warm))
         before_s = api.cpu_s()
-        for one in bodies:
-            api.request("POST", "/events/ingest", one)
-        over_http = count / (api.cpu_s() - before_s)
-    chunked = [list(_chunks(here, market, events)) for events in requests]
-    bare, pipelined = (count / _add_s(here, chunked, is_pipelined=way) for way in (False, True))
+        for at in range(0, len(requests), BLOCK_REQUESTS):
+            block = requests[at : at + BLOCK_REQUESTS]
+            for one in [body(events) for events in block]:
+                api.request("POST", "/events/ingest", one)
+            chunked = [list(_chunks(here, market, events)) for events in block]
+            bare_s += _add_s(here, chunked, is_pipelined=False)
+            pipelined_s += _add_s(here, chunked, is_pipelined=True)
+        over_http_s = api.cpu_s() - before_s
     here.buffer.redis.flushdb()
-    return Ingested(over_http, bare, pipelined)
+    return Ingested(count / over_http_s, count / bare_s, count / pipelined_s)
 
 
 def _add_s(here: Bed, chunked: Sequence[Sequence[Chunk]], *, is_pipelined: bool) -> float:
@@ -181,6 +189,7 @@ def crowd(here: Bed, market: Market, customers: int, sample: int) -> list[str]:
     made = "SELECT 'cus_' || lpad(to_hex(n), 26, '0') AS id FROM generate_series(1, {}) n"
     many = made.format(customers)
     with here.sessions.transaction() as conn:
+        conn.exec_driver_sql("SET LOCAL statement_timeout = 0")
         conn.exec_driver_sql(
             "INSERT INTO customers (customer_id, business_id, email, name)"
             f" SELECT id, '{business}', id || '@example.com', id FROM ({many}) made"
