@@ -16,6 +16,7 @@ from metering.errors import InvalidInputError
 
 NOW = datetime.now(UTC)
 TODAY = f"{NOW:%Y-%m-%d}"
+ON_THE_WIRE = f"{TODAY}T12:34:56.123456Z"
 LIMITS = AcceptLimits()
 SUMMED = {"llm": frozenset({"tokens"})}
 PLAIN = {"event_id": "e", "customer_id": "c", "event_name": "llm", "timestamp": NOW.isoformat()}
@@ -62,6 +63,11 @@ times = st.one_of(
             f"{TODAY}T00:00:00",
             "",
         ]
+    ),
+    st.builds(
+        lambda at, other: ON_THE_WIRE[:at] + other + ON_THE_WIRE[at + 1 :],
+        st.integers(0, 26),
+        st.sampled_from("0129-+:.,TZW \n٣") | st.characters(),
     ),
     st.integers(-5, 5),
     st.none(),
