@@ -50,6 +50,8 @@ broker_connection_max_retries = None
 broker_pool_acquire_timeout = 5
 task_publish_retry_policy = {"max_retries": 2, "interval_start": 0, "interval_step": 0.2}
 worker_cancel_long_running_tasks_on_connection_loss = True
+# Nothing here uses it; and a shutdown by broadcast, unlike one by signal, tells nobody.
+worker_enable_remote_control = False
 
 # --- limits -------------------------------------------------------------------------------------
 task_soft_time_limit = 45  # s

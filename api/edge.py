@@ -7,6 +7,7 @@ from typing import Final, get_args
 import structlog
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import ingest
@@ -26,6 +27,8 @@ PUBLIC: Final = frozenset(
         *(f"/providers/{provider}/webhooks" for provider in get_args(AccountProvider)),
     }
 )
+log = structlog.get_logger("gullak.api")
+
 _REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
 
 
@@ -65,6 +68,8 @@ class Edge:
                 await ingest.serve(scope, receive, answer)
                 return
             await self._app(scope, receive, answer)
+        except ClientDisconnect:
+            log.info("the client hung up before its request was whole")
         except Exception as error:
             if answer.status:
                 raise  # too late for another answer: the connection is cut

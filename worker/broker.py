@@ -1,15 +1,11 @@
 """Publishing to a broker that may be away: a message is only a wake-up, so it may be lost."""
 
-from typing import Final
+from traceback import walk_tb
 
 from celery import Celery
 from kombu.exceptions import OperationalError
 
 from metering.errors import GullakError
-
-# How publishing fails when the broker went away. kombu raises AttributeError if it was gone before
-# a queue was declared anew: it then publishes on the channel that it has just closed itself.
-_AWAY: Final = (OperationalError, AttributeError)
 
 
 class BrokerAwayError(GullakError):
@@ -28,5 +24,18 @@ def send(app: Celery, name: str, *args: int | str) -> None:
     """
     try:
         app.send_task(name, args=args)
-    except _AWAY as error:
+    except OperationalError as error:
         raise BrokerAwayError(name, error) from error
+    except AttributeError as error:
+        if not _is_of_kombu(error):
+            raise
+        raise BrokerAwayError(name, error) from error
+
+
+def _is_of_kombu(error: AttributeError) -> bool:
+    """Tell whether kombu published on a channel that it has just closed itself.
+
+    It does when the broker was gone before a queue was declared anew, and is back by then.
+    """
+    frames = [frame for frame, _line in walk_tb(error.__traceback__)]
+    return str(frames[-1].f_globals["__name__"]).startswith("kombu.")

@@ -8,16 +8,14 @@ takes seconds, and loses nothing: what was under way is redone from the stores.
 """
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import structlog
-from celery import bootsteps
+from celery import Celery, bootsteps
 from celery.worker import state
 from celery.worker.consumer import Consumer, Tasks
-from redis import Redis
-from redis.exceptions import RedisError
 
 from worker.alive import touch
 from worker.settings import settings
@@ -63,61 +61,67 @@ class SignOfLife(bootsteps.StartStopStep):
 
 
 class Heard(NamedTuple):
-    """What this worker has done so far: turns of its loop, messages taken; and its tasks now."""
+    """What this worker does: turns of its loop so far, and whether it has tasks now."""
 
     turns: int
-    taken: int
     is_busy: bool
 
 
 def hear() -> Heard:
     """Look at this process's consumer."""
-    return Heard(SignOfLife.turns, state.all_total_count[0], bool(state.reserved_requests))
+    return Heard(SignOfLife.turns, bool(state.reserved_requests))
+
+
+def oldest_messages(app: Celery) -> Sequence[bytes | None]:
+    """Ask the broker for the oldest message of each queue that this worker consumes.
+
+    On a connection of its own, made as Celery makes them, so that it understands the same URLs.
+
+    Raises:
+        OperationalError, RedisError: the broker is away.
+
+    """
+    with app.connection_for_read() as connection:
+        channel: Any = connection.default_channel  # of Redis, which has more than the stub says
+        pipe = channel.client.pipeline(transaction=False)
+        for queue in app.amqp.queues.consume_from:
+            pipe.lindex(queue, -1)
+        return cast("list[bytes | None]", pipe.execute())
 
 
 @dataclass
 class DeafWatch:
     """Gives up when the broker answers, but its messages are not taken.
 
-    broker  with a short timeout; queues: that this worker consumes now
+    A message that is taken leaves its queue, also one that has expired. Whose children are all
+    busy takes none; they have time limits. Not for a pool that runs tasks inside the loop.
     """
 
-    broker: Redis
-    queues: Callable[[], Collection[str]]
+    oldest: Callable[[], Sequence[bytes | None]]
     hear: Callable[[], Heard]
     give_up: Callable[[str], None]
-    _before: Heard | None = None
+    _before: tuple[Sequence[bytes | None], Heard] = ((), Heard(-1, is_busy=False))
     _deaf_looks: int = 0
 
     def beat(self) -> None:
         """Look once.
 
         Raises:
-            RedisError: the broker is away, which is no fault of the worker's.
+            Exception: the broker is away, which is no fault of the worker's.
 
         """
         try:
-            are_waiting = self._are_waiting()
-        except RedisError:
+            oldest = self.oldest()
+        except Exception:
             self._deaf_looks = 0
             raise
-        now, before = self.hear(), self._before
-        self._before = now
-        is_turning = before is None or now.turns != before.turns
-        is_taking = before is None or now.taken != before.taken or now.is_busy
-        self._deaf_looks = (
-            0 if is_turning and (is_taking or not are_waiting) else 1 + self._deaf_looks
-        )
+        heard = self.hear()
+        (oldest_before, heard_before), self._before = self._before, (oldest, heard)
+        is_turning = heard.turns != heard_before.turns
+        is_taking = heard.is_busy or not any(oldest) or oldest != oldest_before
+        self._deaf_looks = 0 if is_turning and is_taking else 1 + self._deaf_looks
         if self._deaf_looks >= DEAF_LOOKS_MAX:
             self.give_up("the broker answers, but no messages are taken")
-
-    def _are_waiting(self) -> bool:
-        pipe = self.broker.pipeline(transaction=False)
-        pipe.ping()
-        for queue in self.queues():
-            pipe.llen(queue)
-        _pong, *lengths = pipe.execute()
-        return any(lengths)
 
 
 def end_process(reason: str) -> None:

@@ -5,6 +5,7 @@ Loaded by the worker and by beat.
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from typing import Final, Protocol
@@ -14,17 +15,23 @@ from celery.signals import after_task_publish, beat_init, worker_ready, worker_s
 from celery.worker.consumer import Consumer
 
 from metering.buffer.keys import PULSE
-from metering.buffer.stream import PULSE_TTL_S, UsageBuffer, connect
+from metering.buffer.stream import PULSE_TTL_S, UsageBuffer
 from worker.alive import touch
 from worker.app import app
-from worker.consuming import PERIOD_S, DeafWatch, SignOfLife, end_process, hear
+from worker.consuming import (
+    PERIOD_S,
+    DeafWatch,
+    SignOfLife,
+    end_process,
+    hear,
+    oldest_messages,
+)
 from worker.health import HealthServer, metrics_text, postgres_answers
 from worker.scope import open_buffer
 from worker.settings import Settings, settings
 from worker.task import wake
 
 SILENT_AFTER_S: Final = 3.0  # beat sweeps every second: three missed are no accident
-BROKER_TIMEOUT_S: Final = 2.0
 
 log = structlog.get_logger("gullak.pulse")
 
@@ -130,34 +137,37 @@ def run(pulse: Beats, stop: Event) -> None:
             failing = True
 
 
-_stop: Final = Event()
-
-
 @worker_ready.connect
 def _start(sender: Consumer, **_arguments: object) -> None:
     config = settings()
     if config.metrics_port and config.metrics_dir:
         _serve_metrics(config.metrics_port, config.metrics_dir)
-    pulses: list[Beats] = [_deaf_watch(config, sender)]
+    pulses: list[Beats] = [DeafWatch(lambda: oldest_messages(sender.app), hear, _end_unless_told)]
     if "debit" in sender.app.amqp.queues.consume_from:
         pulses.append(_pulse(config))
     for pulse in pulses:
-        Thread(target=run, args=(pulse, _stop), name="pulse", daemon=True).start()
+        Thread(target=run, args=(pulse, Event()), name="pulse", daemon=True).start()
+
+
+@dataclass
+class _Shutdown:
+    """Whether this worker was told to stop: a plain flag, because an `Event` can deadlock there."""
+
+    is_told: bool = False
+
+
+_shutdown: Final = _Shutdown()
 
 
 @worker_shutting_down.connect
-def _end(**_arguments: object) -> None:
-    """Let a worker that was told to stop finish what it does, however long that takes."""
-    _stop.set()
+def _note_shutdown(**_arguments: object) -> None:
+    _shutdown.is_told = True
 
 
-def _deaf_watch(config: Settings, consumer: Consumer) -> DeafWatch:
-    return DeafWatch(
-        connect(config.celery_broker_url(), timeout_s=BROKER_TIMEOUT_S),
-        queues=lambda: tuple(consumer.app.amqp.queues.consume_from),
-        hear=hear,
-        give_up=end_process,
-    )
+def _end_unless_told(reason: str) -> None:
+    """End this process; but one that was told to stop finishes what it does, and takes no more."""
+    if not _shutdown.is_told:
+        end_process(reason)
 
 
 def _serve_metrics(port: int, folder: Path) -> None:

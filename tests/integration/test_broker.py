@@ -2,12 +2,15 @@
 
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery import Celery
+from redis import Redis
 
 from own_redis import OwnRedis, running_redis
 from worker.broker import BrokerAwayError, send
+from worker.consuming import oldest_messages
 
 
 def app_of(server: OwnRedis) -> Celery:
@@ -38,3 +41,31 @@ def test_a_broker_that_comes_back_while_a_queue_is_declared_costs_at_most_one_me
             send(app, "purchase.charge")
 
         send(app, "purchase.charge")
+
+
+def test_the_oldest_message_of_a_queue_stays_so_until_it_is_taken(data_dir: Path) -> None:
+    with running_redis(data_dir) as server, app_of(server) as app:
+        app.amqp.queues.select(["debit", "webhook"])
+        send(app, "debit.sweep")
+        first = oldest_messages(app)
+        send(app, "debit.sweep")
+        second = oldest_messages(app)
+        with Redis.from_url(server.url) as broker:
+            broker.rpop("debit")
+        third = oldest_messages(app)
+
+    assert second == first
+    assert [bool(message) for message in third] == [True, False]
+    assert third != second
+
+
+def test_an_error_of_our_own_is_not_taken_for_an_absent_broker(data_dir: Path) -> None:
+    def route(*_: object, **__: object) -> None:
+        nothing: Any = None
+        nothing.of_the_kind()
+
+    with running_redis(data_dir) as server, app_of(server) as app:
+        app.conf.task_routes = (route,)
+
+        with pytest.raises(AttributeError):
+            send(app, "debit.sweep")

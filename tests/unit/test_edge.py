@@ -1,0 +1,27 @@
+import asyncio
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
+from structlog.testing import capture_logs
+
+from api.edge import Edge
+
+
+def test_a_client_that_hangs_up_is_not_answered_and_is_no_error_of_ours() -> None:
+    sent: list[Message] = []
+
+    async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        raise ClientDisconnect
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/livez", "query_string": b"", "headers": []}
+    with capture_logs() as logged:
+        asyncio.run(Edge(app, body_bytes_max=1)(scope, receive, send))
+
+    assert sent == []
+    assert [line["log_level"] for line in logged] == ["info"]
