@@ -5,6 +5,7 @@ migrated template, so that commits, locks and triggers are the real ones.
 """
 
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,11 @@ from worker.session import Sessions, make_engine
 from worker.settings import Settings, environment, settings_from
 from worker.supervisor import Supervisor
 from worker.up import Stack
+
+# What a shell without job control runs in the background ignores SIGINT, and so would every process
+# that a test starts, and means to end by it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 UNIT = Path(__file__).parent / "unit"
 StartStack = Callable[..., Stack]
