@@ -27,9 +27,9 @@ PUBLIC: Final = frozenset(
         *(f"/providers/{provider}/webhooks" for provider in get_args(AccountProvider)),
     }
 )
-log = structlog.get_logger("gullak.api")
-
 _REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
+
+log = structlog.get_logger("gullak.api")
 
 
 class Edge:
@@ -63,7 +63,7 @@ class Edge:
             _check_target(scope)
             if scope["path"] not in PUBLIC:
                 scope["principal"] = await _caller(scope["app"].state.scope, headers)
-            self._check_length(headers)
+            _check_length(headers, self._body_bytes_max)
             if ingest.is_meant(scope):
                 await ingest.serve(scope, receive, answer)
                 return
@@ -74,10 +74,6 @@ class Edge:
             if answer.status:
                 raise  # too late for another answer: the connection is cut
             await answer_to(error, scope)(scope, receive, answer)
-
-    def _check_length(self, headers: Headers) -> None:
-        if _length(headers) > self._body_bytes_max:
-            raise too_large(self._body_bytes_max)
 
 
 class _Answer:
@@ -120,6 +116,14 @@ async def _caller(scope: ApiScope, headers: Headers) -> Principal:
     return principal
 
 
-def _length(headers: Headers) -> int:
+def _check_length(headers: Headers, bytes_max: int) -> None:
+    """Refuse a body that says of itself that it is too large, before it is read.
+
+    Raises:
+        HTTPException: it does.
+
+    """
     text = headers.get("content-length", "")
-    return int(text) if text.isdigit() and len(text) <= 18 else 0  # noqa: PLR2004 - int64
+    length = int(text) if text.isdigit() and len(text) <= 18 else 0  # noqa: PLR2004 - int64
+    if length > bytes_max:
+        raise too_large(bytes_max)

@@ -92,7 +92,7 @@ def encode_lines(business_id: BusinessId, events: EventColumns) -> list[str]:
     texts = said = _joined(customer_ids, names, times, json)
     if not all(are_given):
         said_times = [
-            "" if not is_given else time for time, is_given in zip(times, are_given, strict=True)
+            time if is_given else "" for time, is_given in zip(times, are_given, strict=True)
         ]
         said = _joined(customer_ids, names, said_times, json)
     heads = (keys, _digests(said), ["g" if is_given else "s" for is_given in are_given])

@@ -446,13 +446,19 @@ def test_what_is_called_back_in_another_currency_takes_nothing_in_any_order(
     assert (till.signed(), shop.lots()) == ([("payment", 1000)], [(1000, kind == "dispute")])
 
 
-@BOTH
-def test_a_sum_in_another_currency_is_said_by_hand(shop: Shop, vendor: Vendor) -> None:
+def disputed_in_euros(shop: Shop, vendor: Vendor) -> tuple[Till, str]:
+    """What was paid in dollars is in dispute."""
     till = Till.open(shop, vendor)
     till.say(till.paid(), till.disputed("opened", amount=500, currency="EUR"))
     (dispute,) = till.known().reversals
+    return till, dispute.reversal_id
 
-    till.dispute_by_hand(dispute.reversal_id, "lost", 580)
+
+@BOTH
+def test_a_sum_in_another_currency_is_said_by_hand(shop: Shop, vendor: Vendor) -> None:
+    till, dispute_id = disputed_in_euros(shop, vendor)
+
+    till.dispute_by_hand(dispute_id, "lost", 580)
 
     assert till.signed() == [("payment", 1000), ("dispute", -580)]
     assert [(r.amount_minor, r.currency) for r in till.known().reversals] == [(580, "USD")]
@@ -462,12 +468,10 @@ def test_a_sum_in_another_currency_is_said_by_hand(shop: Shop, vendor: Vendor) -
 def test_who_says_the_end_of_a_dispute_in_another_currency_has_to_say_a_sum(
     shop: Shop, vendor: Vendor
 ) -> None:
-    till = Till.open(shop, vendor)
-    till.say(till.paid(), till.disputed("opened", amount=500, currency="EUR"))
-    (dispute,) = till.known().reversals
+    till, dispute_id = disputed_in_euros(shop, vendor)
 
     with pytest.raises(InvalidInputError, match="amount") as caught:
-        till.dispute_by_hand(dispute.reversal_id, "lost", None)
+        till.dispute_by_hand(dispute_id, "lost", None)
 
     assert caught.value.problems[0].reason == (
         "is missing: what was said before is in EUR, not USD"
