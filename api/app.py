@@ -61,7 +61,8 @@ _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
         (403, "The key lacks the scope."),
         (404, "The business has no such object."),
         (409, "The idempotency key was used with other content."),
-        (413, "The body is too large."),
+        (413, "The body is too large, as sent or expanded."),
+        (415, "The body is compressed by something else than gzip or deflate."),
         (422, "A field or parameter is refused; `details` names it."),
         (429, "Too much at once; see Retry-After."),
         (500, "A fault of ours."),
@@ -78,6 +79,7 @@ def create_app(config: Settings, gateways: Gateways = open_gateway) -> FastAPI:
         description="Prepaid credit for metered APIs: customers, wallets, ledger, usage events.",
         lifespan=_lifespan,
         redoc_url=None,
+        redirect_slashes=False,
         generate_unique_id_function=_operation_id,
     )
     app.state.settings = config

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import ingest
 from api.auth import key_of
+from api.body import coding_of, unpack
 from api.errors import answer_to, too_large
 from api.scope import ApiScope
 from metering.access.keys import Principal
@@ -27,6 +28,7 @@ PUBLIC: Final = frozenset(
         *(f"/providers/{provider}/webhooks" for provider in get_args(AccountProvider)),
     }
 )
+_EVENT: Final = "/events/"
 _REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
 
 log = structlog.get_logger("gullak.api")
@@ -61,9 +63,12 @@ class Edge:
     ) -> None:
         try:
             _check_target(scope)
+            scope["path"] = _plain(scope["method"], scope["path"])
             if scope["path"] not in PUBLIC:
                 scope["principal"] = await _caller(scope["app"].state.scope, headers)
             _check_length(headers, self._body_bytes_max)
+            if coding := coding_of(headers.get("content-encoding", "")):
+                receive = await unpack(scope, receive, coding, self._body_bytes_max)
             if ingest.is_meant(scope):
                 await ingest.serve(scope, receive, answer)
                 return
@@ -103,6 +108,18 @@ def _check_target(scope: Scope) -> None:
         raise NotFoundError("path", scope["path"].replace("\0", "%00"))
     if b"%00" in scope["query_string"]:
         raise InvalidInputError(FieldProblem("query", "holds a NUL character"))
+
+
+def _plain(method: str, path: str) -> str:
+    """Return the path without a slash at its end, which changes nothing.
+
+    It is served and not redirected: behind a proxy we know neither the scheme nor the host that
+    the client uses. The id of an event is the producer's, so it may end in a slash.
+    """
+    if len(path) == 1 or not path.endswith("/"):
+        return path
+    names_event = method != "POST" and path.startswith(_EVENT) and path != _EVENT
+    return path if names_event else path[:-1]
 
 
 async def _caller(scope: ApiScope, headers: Headers) -> Principal:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from api.auth import check_scope
-from api.errors import too_large
+from api.body import read_body
 from api.scope import ApiScope
 from metering.accept import record_body
 from metering.ids import BusinessId
@@ -39,7 +39,7 @@ async def ingest(request: Request) -> Response:
     request.state.repeatable = True
     caller = check_scope(request.scope, "ingest")
     scope: ApiScope = request.app.state.scope
-    body = await _body(request, scope.settings.api_body_bytes_max)
+    body = await read_body(request, scope.settings.api_body_bytes_max)
     answer = await run_in_threadpool(_record, scope, caller.business_id, body)
     return Response(answer.model_dump_json(), media_type="application/json")
 
@@ -65,15 +65,3 @@ def _record(scope: ApiScope, business_id: BusinessId, body: bytes) -> Ingested:
     )
     ACCEPTED_EVENTS.inc(accepted.ingested_count)
     return Ingested(ingested_count=accepted.ingested_count)
-
-
-async def _body(request: Request, bytes_max: int) -> bytes:
-    """Read the body, whose length may not have been said in advance."""
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > bytes_max:
-            raise too_large(bytes_max)
-        parts.append(part)
-    return b"".join(parts)
