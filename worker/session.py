@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Final
 
-from sqlalchemy import Connection, Engine, create_engine
+from psycopg.sql import SQL, Literal
+from sqlalchemy import Connection, Engine, create_engine, event
 
 from metering.ids import BusinessId
 from worker.settings import Settings, settings
@@ -14,40 +15,59 @@ from worker.settings import Settings, settings
 # The tables that batches look rows up in stay in memory. At the default of 4, made for discs that
 # turn, a batch reads all 40,000 wallets to move 1,250 of them: 37 ms instead of 12.
 _RANDOM_PAGE_COST: Final = 1.1
-_BEHIND_THE_WALL: Final = (
-    "SELECT set_config('role', 'gullak_api', true), set_config('gullak.business_id', %s, true)"
+# What a transaction begins with, if it is not the plain beginning: an option of a connection.
+_BEGIN: Final = "gullak_begin"
+_BEHIND_THE_WALL: Final = SQL(
+    "SELECT set_config('role', 'gullak_api', true), set_config('gullak.business_id', {}, true)"
 )
 
 
 def make_engine(config: Settings, *, kept: int = 3, extra: int = 2) -> Engine:
-    """Return an engine whose sessions carry the timeouts of the settings.
+    """Return an engine whose transactions carry the timeouts of the settings.
 
+    Nothing lives longer than a transaction, because a pooler such as PgBouncer gives the next one
+    another session: limits are set where a transaction begins, in the same round trip, and no
+    statement is prepared on the server.
     `pool_pre_ping`: after a restart of Postgres the pool would hand out dead connections.
     `kept` connections stay open, `extra` ones for as long as they are needed. Three, because a
     drain holds its turn at a shard on one, settles a batch on another, and prepares the next on
     the third.
     """
-    options = " ".join(
-        f"-c {name}={value}"
-        for name, value in (
-            ("statement_timeout", config.statement_timeout_ms),
-            ("lock_timeout", config.lock_timeout_ms),
-            ("idle_in_transaction_session_timeout", config.idle_in_transaction_timeout_ms),
-            ("random_page_cost", _RANDOM_PAGE_COST),
-            ("timezone", "UTC"),
-        )
-    )
-    return create_engine(
+    engine = create_engine(
         config.sqlalchemy_url(),
         pool_size=kept,
         max_overflow=extra,
         pool_pre_ping=True,
         hide_parameters=True,
         connect_args={
-            "options": options,
+            # The driver sends no BEGIN of its own: `_begin` does.
+            "autocommit": True,
+            "prepare_threshold": None,
             "connect_timeout": 5,
             "application_name": "gullak",
         },
+    )
+    limits = _limits(config)
+
+    @event.listens_for(engine, "begin")
+    def _begin(conn: Connection) -> None:
+        first, *more = conn.get_execution_options().get(_BEGIN, ("BEGIN",))
+        statements = "; ".join((first, limits, *more))
+        conn.exec_driver_sql(statements, execution_options={"no_parameters": True})
+
+    return engine
+
+
+def _limits(config: Settings) -> str:
+    return "; ".join(
+        f"SET LOCAL {name} = {value}"
+        for name, value in (
+            ("statement_timeout", config.statement_timeout_ms),
+            ("lock_timeout", config.lock_timeout_ms),
+            ("idle_in_transaction_session_timeout", config.idle_in_transaction_timeout_ms),
+            ("random_page_cost", _RANDOM_PAGE_COST),
+            ("timezone", "'UTC'"),
+        )
     )
 
 
@@ -70,17 +90,23 @@ class Sessions:
         The role and the business end with the transaction, so that a pooled connection, ours or a
         pooler's, carries neither to whom it serves next.
         """
-        with self.transaction() as conn:
-            conn.exec_driver_sql(_BEHIND_THE_WALL, (business_id,))
+        wall = _BEHIND_THE_WALL.format(Literal(business_id)).as_string()
+        with self._begun("BEGIN", wall) as conn:
             yield conn
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
         """Open one reading transaction that sees a single moment, without a time limit."""
+        begin = "BEGIN ISOLATION LEVEL REPEATABLE READ"
+        with self._begun(begin, "SET LOCAL statement_timeout = 0") as conn:
+            yield conn
+
+    @contextmanager
+    def _begun(self, *statements: str) -> Iterator[Connection]:
+        """Open one transaction that begins with these statements, the limits after the first."""
         with self.engine.connect() as plain:
-            conn = plain.execution_options(isolation_level="REPEATABLE READ")
+            conn = plain.execution_options(**{_BEGIN: statements})
             with conn.begin():
-                conn.exec_driver_sql("SET LOCAL statement_timeout = 0")
                 yield conn
 
 
