@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from metering.checkpoint import Checkpoint
+from metering.copy_format import array
 from metering.db import cause_of, copy_in, is_transient
 from metering.debit import statements
 from metering.debit.batch import KeyedEvent, Refusal
@@ -106,9 +107,9 @@ class Settlement:
     def _claim(self, events: Sequence[PricedEvent]) -> tuple[list[PricedEvent], list[Refusal]]:
         """Take the keys of the events; return those that are new, and those in conflict.
 
-        Keys are copied straight into their table, at half the price of staging them first. `COPY`
-        knows only all or nothing, so the first key that is taken sends the batch the other way;
-        the keys are sorted, so where repetitions are common the first is found at once.
+        Keys are copied straight into their table, at half the price of sending them as arrays.
+        `COPY` knows only all or nothing, so the first key that is taken sends the batch the other
+        way; the keys are sorted, so where repetitions are common the first is found at once.
         """
         taking = sorted([f"{event[0][0]}\t{event[0][1]}\t{self.batch_id}" for event in events])
         try:
@@ -119,11 +120,11 @@ class Settlement:
         return list(events), []
 
     def _claim_free(self, events: Sequence[PricedEvent]) -> tuple[list[PricedEvent], list[Refusal]]:
-        staged = [f"{keyed[0]}\t{keyed[1]}" for keyed, *_ in events]
-        self.conn.execute(statements.MAKE_STAGE)
-        self.conn.execute(statements.CLEAR_STAGE)
-        copy_in(self.conn, statements.COPY_STAGE, staged)
-        batch = {"batch_id": self.batch_id}
+        batch: dict[str, object] = {
+            "batch_id": self.batch_id,
+            "event_keys": array([event[0][0] for event in events]),
+            "digests": array([event[0][1] for event in events]),
+        }
         self.conn.execute(statements.CLAIM_KEYS, batch)
         fresh = {event.keyed.key: event for event in events}
         conflicts: list[Refusal] = []

@@ -48,24 +48,22 @@ ADVANCE_CURSOR: Final = text(
 COPY_KEYS: Final[LiteralString] = (
     "COPY usage_event_keys (event_key, payload_digest, batch_id) FROM STDIN"
 )
-# A staging table of this connection: `COPY` cannot skip keys that are taken.
-MAKE_STAGE: Final = text(
-    "CREATE TEMPORARY TABLE IF NOT EXISTS usage_stage"
-    " (event_key uuid NOT NULL, payload_digest bigint NOT NULL) ON COMMIT DELETE ROWS"
+# Keys and what they stand for, as arrays: no temporary table, which a pooler would leave to others.
+_CLAIMED: Final = (
+    "unnest(CAST(:event_keys AS uuid[]), CAST(:digests AS bigint[]))"
+    " AS s (event_key, payload_digest)"
 )
-CLEAR_STAGE: Final = text("DELETE FROM usage_stage")
-COPY_STAGE: Final[LiteralString] = "COPY usage_stage (event_key, payload_digest) FROM STDIN"
 # Take the keys that are free, in sorted order, so that two shards never wait for each other in a
 # circle: with duplicates in flight, unsorted inserts deadlock and lose two orders of magnitude.
 CLAIM_KEYS: Final = text(
     "INSERT INTO usage_event_keys (event_key, payload_digest, batch_id)"
-    " SELECT event_key, payload_digest, :batch_id FROM usage_stage ORDER BY event_key"
+    f" SELECT event_key, payload_digest, :batch_id FROM {_CLAIMED} ORDER BY event_key"
     " ON CONFLICT (event_key) DO NOTHING"
 )
-# The staged keys that an earlier batch had taken, and whether with the same payload.
+# The keys that an earlier batch had taken, and whether with the same payload.
 TAKEN_KEYS: Final = text(
     "SELECT replace(s.event_key::text, '-', '') AS event_key,"
-    " k.payload_digest = s.payload_digest AS same FROM usage_stage s"
+    f" k.payload_digest = s.payload_digest AS same FROM {_CLAIMED}"
     " JOIN usage_event_keys k USING (event_key) WHERE k.batch_id <> :batch_id"
 )
 # Which of some keys are taken, and by what payload.

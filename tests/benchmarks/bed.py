@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psycopg
 from sqlalchemy import text
 from ulid import ULID
 
@@ -57,10 +58,10 @@ class Bed:
 
     def tidy(self, tables: str) -> None:
         """Do at once what autovacuum and the checkpointer would do while what follows is timed."""
-        with self.sessions.engine.connect() as plain:
-            maintenance = plain.execution_options(isolation_level="AUTOCOMMIT")
-            maintenance.execute(text(f"VACUUM ANALYZE {tables}"))
-            maintenance.execute(text("CHECKPOINT"))
+        url = self.config.database_url.get_secret_value()
+        with psycopg.connect(url, autocommit=True) as maintenance:
+            maintenance.execute(f"VACUUM ANALYZE {tables}")
+            maintenance.execute("CHECKPOINT")
 
 
 @contextmanager

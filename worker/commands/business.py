@@ -38,7 +38,7 @@ def list_all(*, as_json: AsJson = False, data_dir: DataDir = None) -> None:
     if as_json:
         print_json(found)
     else:
-        print_table(("business_id", "name", "created_at"), [row.values() for row in found])  # type: ignore[misc]
+        print_table(("business_id", "name~", "created_at"), [[*row.values()] for row in found])
 
 
 @app.command("policy")

@@ -8,7 +8,7 @@ from metering.ids import ChargeId
 from metering.purchase.charge.by_hand import fail_charge, look_up_charge
 from metering.purchase.charge.stored import page_of_charges
 from worker.charging import charge_policy_of, open_gateway
-from worker.commands.options import AsJson, Business, Limit
+from worker.commands.options import AsJson, Business, Limit, Wide
 from worker.commands.show import money, print_json, print_table
 from worker.commands.target import DataDir, business_of, open_target
 
@@ -24,6 +24,7 @@ def list_all(
         bool, typer.Option("--parked", help="Only those that wait for a person.")
     ] = False,
     limit: Limit = 50,
+    wide: Wide = False,
     business: Business = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
@@ -37,17 +38,17 @@ def list_all(
     rows = [
         (
             charge.charge_id,
-            charge.checkout_id or charge.purchase_id,
             money(charge.amount_minor, charge.currency, target.settings.currencies),
             f"{charge.status}, parked" if charge.is_parked else charge.status,
             charge.payment_id,
             charge.failure,
             charge.created_at,
+            charge.checkout_id or charge.purchase_id,
         )
         for charge in found
     ]
-    columns = ("charge_id", "for", "amount#", "status", "payment_id", "failure", "created_at")
-    print_table(columns, rows)
+    columns = ("charge_id", "amount#", "status", "payment_id", "failure~", "created_at", "for")
+    print_table(columns, rows, wide=wide)
 
 
 @app.command("look-up")

@@ -1,7 +1,6 @@
 """`gullak checkout`: a price that credit pays first, and a payment for the rest."""
 
-from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -10,8 +9,8 @@ from metering.purchase.charge.begin import NewCheckout, begin_checkout
 from metering.purchase.charge.charge import run_charge
 from metering.purchase.charge.checkout import Checkout, get_checkout, page_of_checkouts
 from worker.charging import charge_policy_of, open_gateway
-from worker.commands.options import AsJson, Business, CurrencyCode, Customer, Limit
-from worker.commands.show import money, print_json, print_table
+from worker.commands.options import AsJson, Business, CurrencyCode, Customer, Limit, Wide
+from worker.commands.show import money, named, print_json, print_record, print_table
 from worker.commands.target import DataDir, Target, business_of, open_target
 
 app = typer.Typer(help="A price that credit pays first.", no_args_is_help=True)
@@ -59,7 +58,7 @@ def create(
             run_charge(target.transaction, open_gateway, found.charge_id, policy)
         with target.transaction() as conn:
             found = get_checkout(conn, business_id, found.checkout_id)
-    _print([found], target, as_json=found if as_json else None)
+    _print(found, target, as_json=as_json)
 
 
 @app.command("show")
@@ -73,7 +72,7 @@ def show(
     """Show a checkout."""
     with open_target(data_dir) as target, target.transaction() as conn:
         found = get_checkout(conn, business_of(conn, business), CheckoutId(checkout))
-    _print([found], target, as_json=found if as_json else None)
+    _print(found, target, as_json=as_json)
 
 
 @app.command("list")
@@ -81,6 +80,7 @@ def list_all(
     *,
     customer: Customer,
     limit: Limit = 50,
+    wide: Wide = False,
     business: Business = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
@@ -89,25 +89,34 @@ def list_all(
     with open_target(data_dir) as target, target.transaction() as conn:
         business_id = business_of(conn, business)
         found = page_of_checkouts(conn, business_id, CustomerId(customer), page=limit)
-    _print(found, target, as_json=found if as_json else None)
-
-
-def _print(found: Sequence[Checkout], target: Target, *, as_json: object) -> None:
-    if as_json is not None:
-        print_json(as_json)
+    if as_json:
+        print_json(found)
         return
+    rows = [_row(checkout, target) for checkout in found]
+    print_table(_COLUMNS, rows, wide=wide)
+
+
+_COLUMNS: Final = (
+    *("checkout_id", "by credit#", "to pay#", "status", "failure~", "created_at"),
+    "pay at",
+)
+
+
+def _row(checkout: Checkout, target: Target) -> tuple[object, ...]:
     decimals = target.settings.currencies
-    rows = [
-        (
-            checkout.checkout_id,
-            money(checkout.credit_minor, checkout.currency, decimals),
-            money(checkout.payment_minor, checkout.currency, decimals),
-            checkout.status,
-            checkout.payment_url,
-            checkout.failure,
-            checkout.created_at,
-        )
-        for checkout in found
-    ]
-    columns = ("checkout_id", "by credit#", "to pay#", "status", "pay at", "failure", "created_at")
-    print_table(columns, rows)
+    return (
+        checkout.checkout_id,
+        money(checkout.credit_minor, checkout.currency, decimals),
+        money(checkout.payment_minor, checkout.currency, decimals),
+        checkout.status,
+        checkout.failure,
+        checkout.created_at,
+        checkout.payment_url,
+    )
+
+
+def _print(checkout: Checkout, target: Target, *, as_json: bool) -> None:
+    if as_json:
+        print_json(checkout)
+    else:
+        print_record(named(_COLUMNS, _row(checkout, target)))

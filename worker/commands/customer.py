@@ -10,7 +10,7 @@ from metering.ids import BusinessId, CustomerId
 from metering.ledger import statements
 from metering.ledger.accounts import NewCustomer, WalletView, create_customer, wallets_of
 from worker.commands.options import AsJson, Business
-from worker.commands.show import major, money, print_json, print_table
+from worker.commands.show import major, money, print_json, print_record, print_table
 from worker.commands.target import DataDir, Target, business_of, open_target
 
 app = typer.Typer(help="The customers who pay, and their wallets.", no_args_is_help=True)
@@ -57,7 +57,7 @@ def show(
     if as_json:
         print_json({**found, "wallets": [_as_record(view, target) for view in wallets]})
         return
-    print_table(("field", "value"), found.items())
+    print_record(found)
     _print_wallets(wallets, target)
 
 
@@ -113,4 +113,6 @@ def _print_wallets(wallets: list[WalletView], target: Target) -> None:
         for view in wallets
     ]
     # What was charged below one minor unit is taken with the next debit.
-    print_table(("wallet_id", "balance#", "remainder (minor)#", "entries#", "updated_at"), rows)
+    print_table(
+        ("wallet_id", "balance#", "remainder (minor)#", "entries#", "updated_at"), rows, "wallets"
+    )

@@ -17,7 +17,7 @@ from metering.webhook.endpoints import (
     list_endpoints,
     rotate_secret,
 )
-from worker.commands.options import AsJson, Business
+from worker.commands.options import AsJson, Business, Wide
 from worker.commands.show import print_json, print_table
 from worker.commands.target import DataDir, business_of, open_target
 
@@ -29,12 +29,16 @@ EndpointArgument = Annotated[str, typer.Argument(help="Endpoint id.", metavar="E
 _SHOWN: Final = (
     "endpoint_id",
     "url",
-    "description",
     "filter_types",
     "disabled_at",
     "disabled_reason",
     "failures_in_row",
+    "description",
     "created_at",
+)
+_COLUMNS: Final = (
+    *("endpoint_id", "url", "filter_types~", "disabled_at", "disabled_reason~"),
+    *("failures_in_row#", "description~", "created_at"),
 )
 
 
@@ -66,7 +70,11 @@ def create(
 
 @app.command("list")
 def list_all(
-    *, business: Business = None, as_json: AsJson = False, data_dir: DataDir = None
+    *,
+    wide: Wide = False,
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
 ) -> None:
     """List the endpoints of a business, oldest first."""
     with open_target(data_dir) as target, target.transaction() as conn:
@@ -79,7 +87,7 @@ def list_all(
         [", ".join(value) if isinstance(value, tuple) else value for value in record.values()]
         for record in records
     ]
-    print_table(_SHOWN, rows)
+    print_table(_COLUMNS, rows, wide=wide)
 
 
 def _record(endpoint: Endpoint) -> dict[str, object]:

@@ -10,7 +10,7 @@ from metering.ledger.accounts import wallet_of
 from metering.ledger.entry import Entry
 from metering.ledger.history import history as read_history
 from metering.ledger.manual import Entered, ManualEntry, enter
-from worker.commands.options import AsJson, Business, CurrencyCode, Customer, Limit, Priority
+from worker.commands.options import AsJson, Business, CurrencyCode, Customer, Limit, Priority, Wide
 from worker.commands.show import major, money, print_json, print_table
 from worker.commands.target import DataDir, Target, business_of, open_target
 
@@ -117,17 +117,15 @@ def _said(entered: Entered, request: ManualEntry, target: Target) -> str:
 
 _COLUMNS: Final = (
     "version#",
-    "before#",
-    "after#",
-    "amount#",
-    "kind",
-    "reason",
-    "key",
-    "exact cost (minor)#",
-    "remainder#",
-    "events#",
     "created_at",
+    "amount#",
+    "balance#",
+    "what~",
     "entry_id",
+    "amount (minor)#",
+    "exact cost (minor)#",
+    "remainder (minor)#",
+    "key",
 )
 
 
@@ -139,6 +137,7 @@ def history(
     before: Annotated[
         int | None, typer.Option(help="Only entries older than this version.", min=1)
     ] = None,
+    wide: Wide = False,
     business: Business = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
@@ -150,7 +149,8 @@ def history(
     if as_json:
         print_json([entry._asdict() for entry in entries])
     else:
-        print_table(_COLUMNS, [_row(entry, target) for entry in entries], wallet.wallet_id)
+        rows = [_row(entry, target) for entry in entries]
+        print_table(_COLUMNS, rows, f"{wallet.wallet_id}, {currency}", wide=wide)
 
 
 def _row(entry: Entry, target: Target) -> tuple[object, ...]:
@@ -158,15 +158,19 @@ def _row(entry: Entry, target: Target) -> tuple[object, ...]:
     signed = entry.amount_minor if entry.is_credit else -entry.amount_minor
     return (
         entry.version,
-        money(entry.before_minor, entry.currency, decimals),
-        money(entry.after_minor, entry.currency, decimals),
-        money(signed, entry.currency, decimals),
-        entry.kind,
-        entry.reason,
-        entry.idempotency_key,
+        entry.created_at,
+        major(signed, entry.currency, decimals) or f"{signed} minor",
+        major(entry.after_minor, entry.currency, decimals) or f"{entry.after_minor} minor",
+        _what(entry),
+        entry.entry_id,
+        signed,
         entry.exact_cost,
         entry.remainder_after,
-        entry.event_count or None,
-        entry.created_at,
-        entry.entry_id,
+        entry.idempotency_key,
     )
+
+
+def _what(entry: Entry) -> str:
+    if entry.event_count:
+        return f"{entry.kind}, {entry.event_count} events"
+    return f"{entry.kind}: {entry.reason}" if entry.reason else entry.kind

@@ -6,7 +6,7 @@ import typer
 
 from metering.access.keys import SCOPES, create_key, list_keys, revoke_key
 from metering.ids import KeyId
-from worker.commands.options import AsJson, Business
+from worker.commands.options import AsJson, Business, Wide
 from worker.commands.show import print_json, print_table
 from worker.commands.target import DataDir, business_of, open_target
 
@@ -33,7 +33,11 @@ def create(
 
 @app.command("list")
 def list_all(
-    *, business: Business = None, as_json: AsJson = False, data_dir: DataDir = None
+    *,
+    wide: Wide = False,
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
 ) -> None:
     """List the keys of a business, newest first; never their secrets."""
     with open_target(data_dir) as target, target.transaction() as conn:
@@ -45,16 +49,16 @@ def list_all(
         (
             key.key_id,
             key.name,
-            key.prefix,
             ", ".join(key.scopes),
             key.created_at,
             key.last_used_at,
             key.revoked_at,
+            key.prefix,
         )
         for key in keys
     ]
-    columns = ("key_id", "name", "prefix", "scopes", "created_at", "last_used_at", "revoked_at")
-    print_table(columns, rows)
+    columns = ("key_id", "name~", "scopes~", "created_at", "last_used_at", "revoked_at", "prefix")
+    print_table(columns, rows, wide=wide)
 
 
 @app.command("revoke")

@@ -17,8 +17,8 @@ from metering.ledger.lots.listing import (
 )
 from metering.purchase.refund import DebitRefund, refund_debit
 from worker.commands.entry import Key, Reason
-from worker.commands.options import AsJson, Business, Limit
-from worker.commands.show import money, print_json, print_table
+from worker.commands.options import AsJson, Business, Limit, Wide
+from worker.commands.show import money, print_json, print_record, print_table
 from worker.commands.target import DataDir, Target, business_of, open_target
 
 EntryArgument = Annotated[str, typer.Argument(help="Ledger entry id.", metavar="ENTRY")]
@@ -34,6 +34,7 @@ def lots(
         bool, typer.Option("--only-left", help="Leave out what is used up.")
     ] = False,
     limit: Limit = 20,
+    wide: Wide = False,
     business: Business = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
@@ -48,8 +49,9 @@ def lots(
     if as_json:
         print_json(found)
         return
-    columns = ("lot_id", "source", "priority#", "amount#", "left#", "expires_at", "frozen_at")
-    print_table((*columns, "entry_id"), [_lot_row(lot, target) for lot in found])
+    columns = ("lot_id", "source", "amount#", "left#", "expires_at", "frozen_at")
+    rows = [_lot_row(lot, target) for lot in found]
+    print_table((*columns, "priority#", "entry_id"), rows, wide=wide)
 
 
 def _lot_row(lot: LotView, target: Target) -> tuple[object, ...]:
@@ -57,11 +59,11 @@ def _lot_row(lot: LotView, target: Target) -> tuple[object, ...]:
     return (
         lot.lot_id,
         lot.source,
-        lot.priority,
         money(lot.amount_minor, lot.currency, decimals),
         money(lot.left_minor, lot.currency, decimals),
         lot.expires_at,
         lot.frozen_at,
+        lot.priority,
         lot.entry_id,
     )
 
@@ -81,14 +83,14 @@ def explain(
         lots = [item._asdict() for item in allocations.items]
         print_json({**found._asdict(), "lots": lots, "unpaid_minor": allocations.unpaid_minor})
         return
-    print_table(("field", "value"), _entry_rows(found, target), found.entry_id)
+    print_record(_entry_fields(found, target), found.entry_id)
     rows = _allocation_rows(found, allocations, target)
     print_table(("lot_id", "source", "amount#"), rows, "lots")
 
 
-def _entry_rows(entry: Entry, target: Target) -> list[tuple[str, object]]:
+def _entry_fields(entry: Entry, target: Target) -> dict[str, object]:
     decimals = target.settings.currencies
-    shown = {
+    return {
         "customer_id": entry.customer_id,
         "what": f"{entry.kind} {'credit' if entry.is_credit else 'debit'}",
         "amount": money(entry.amount_minor, entry.currency, decimals),
@@ -103,7 +105,6 @@ def _entry_rows(entry: Entry, target: Target) -> list[tuple[str, object]]:
         "version": entry.version,
         "created_at": entry.created_at,
     }
-    return [(name, value) for name, value in shown.items() if value is not None]
 
 
 def _allocation_rows(

@@ -14,7 +14,7 @@ from metering.rate_card.catalogue import (
     create_meter,
     list_meters,
 )
-from worker.commands.options import AsJson, Business
+from worker.commands.options import AsJson, Business, Wide
 from worker.commands.show import print_json, print_table
 from worker.commands.target import DataDir, business_of, open_target
 
@@ -67,7 +67,11 @@ def _json(field: str, text: str) -> object:
 
 @app.command("list")
 def list_all(
-    *, business: Business = None, as_json: AsJson = False, data_dir: DataDir = None
+    *,
+    wide: Wide = False,
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
 ) -> None:
     """List the meters of a business, archived ones too."""
     with open_target(data_dir) as target, target.transaction() as conn:
@@ -75,8 +79,8 @@ def list_all(
     if as_json:
         print_json(meters)
         return
-    columns = ("meter_id", "name", "event_name", "aggregation", "unit", "filter", "archived_at")
-    print_table(columns, [_row(meter) for meter in meters])
+    columns = ("meter_id", "name~", "event_name", "aggregation", "filter", "archived_at", "unit")
+    print_table(columns, [_row(meter) for meter in meters], wide=wide)
 
 
 def _row(meter: Meter) -> tuple[object, ...]:
@@ -86,9 +90,9 @@ def _row(meter: Meter) -> tuple[object, ...]:
         meter.name,
         meter.event_name,
         how.type if how.key is None else f"{how.type} of {how.key}",
-        meter.measurement_unit,
         meter.filter.model_dump_json() if meter.filter else None,
         meter.archived_at,
+        meter.measurement_unit,
     )
 
 

@@ -13,6 +13,7 @@ Business = Annotated[
 Customer = Annotated[str, typer.Option("--customer", "-c", help="Customer id.", metavar="ID")]
 CurrencyCode = Annotated[str, typer.Option("--currency", help="ISO 4217 code.", metavar="CODE")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Wide = Annotated[bool, typer.Option("--wide", "-w", help="Show all columns, not six.")]
 Limit = Annotated[int, typer.Option("--limit", help="How many at most.", min=1, max=1000)]
 Priority = Annotated[
     int | None, typer.Option("--priority", help="0 to 100: the smaller is burned first.")

@@ -13,7 +13,15 @@ from metering.purchase.packages import (
     create_package,
     page_of_packages,
 )
-from worker.commands.options import AsJson, Business, CurrencyCode, Limit, Priority, ValidDays
+from worker.commands.options import (
+    AsJson,
+    Business,
+    CurrencyCode,
+    Limit,
+    Priority,
+    ValidDays,
+    Wide,
+)
 from worker.commands.show import money, print_json, print_table
 from worker.commands.target import DataDir, Target, business_of, open_target
 
@@ -57,6 +65,7 @@ def list_all(
     *,
     archived: Annotated[bool, typer.Option("--archived", help="Those sold no more.")] = False,
     limit: Limit = 100,
+    wide: Wide = False,
     business: Business = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
@@ -69,8 +78,16 @@ def list_all(
     if as_json:
         print_json(packages)
         return
-    columns = ("package_id", "name", "price#", "credit#", "valid days#", "priority#", "archived_at")
-    print_table(columns, [_row(package, target) for package in packages])
+    columns = (
+        "package_id",
+        "name~",
+        "price#",
+        "credit#",
+        "valid days#",
+        "archived_at",
+        "priority#",
+    )
+    print_table(columns, [_row(package, target) for package in packages], wide=wide)
 
 
 def _row(package: Package, target: Target) -> tuple[object, ...]:
@@ -81,8 +98,8 @@ def _row(package: Package, target: Target) -> tuple[object, ...]:
         money(package.price_minor, package.currency, decimals),
         money(package.credit_minor, package.currency, decimals),
         package.valid_days,
-        package.priority,
         package.archived_at,
+        package.priority,
     )
 
 

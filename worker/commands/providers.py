@@ -26,7 +26,7 @@ from metering.purchase.provider.inbox import (
     page_of_events,
 )
 from metering.purchase.provider.inbox import replay as replay_events
-from worker.commands.options import AsJson, Business, Limit
+from worker.commands.options import AsJson, Business, Limit, Wide
 from worker.commands.show import print_json, print_table
 from worker.commands.target import DataDir, Target, business_of, open_target
 
@@ -53,23 +53,23 @@ Payment = Annotated[
 _ACCOUNT: Final = (
     "account_id",
     "provider",
-    "name",
+    "name~",
     "has_webhook_secret",
     "has_api_key",
+    "disabled_at",
     "base_url",
     "product_id",
-    "disabled_at",
     "created_at",
 )
 _EVENT: Final = (
-    "event_number",
-    "provider",
+    "event_number#",
     "type",
     "status",
-    "reason",
+    "reason~",
     "payment_id",
-    "attempts",
     "received_at",
+    "provider",
+    "attempts#",
     "provider_event_id",
 )
 
@@ -129,13 +129,14 @@ def list_all(
     *,
     business: Business = None,
     limit: Limit = 100,
+    wide: Wide = False,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
     """List the accounts of a business, newest first; never their secrets."""
     with open_target(data_dir) as target, target.transaction() as conn:
         found = page_of_accounts(conn, business_of(conn, business), page=limit)
-    _print(found, _ACCOUNT, as_json=as_json)
+    _print(found, _ACCOUNT, wide=wide, as_json=as_json)
 
 
 @app.command("disconnect")
@@ -160,6 +161,7 @@ def events(
     payment: Payment = None,
     business: Business = None,
     limit: Limit = 100,
+    wide: Wide = False,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
@@ -167,7 +169,7 @@ def events(
     wanted = EventFilter(status=status, payment_id=payment)
     with open_target(data_dir) as target, target.transaction() as conn:
         found = page_of_events(conn, business_of(conn, business), wanted, page=limit)
-    _print(found, _EVENT, as_json=as_json)
+    _print(found, _EVENT, wide=wide, as_json=as_json)
     if len(found) == limit and not as_json:
         typer.echo(f"these are the newest {limit}; --limit shows more")
 
@@ -215,13 +217,19 @@ def _replayed(target: Target, business_id: BusinessId, wanted: Replay) -> int:
 
 
 def _print(
-    records: list[Account] | list[ProviderEvent], columns: tuple[str, ...], *, as_json: bool
+    records: list[Account] | list[ProviderEvent],
+    columns: tuple[str, ...],
+    *,
+    wide: bool,
+    as_json: bool,
 ) -> None:
     if as_json:
         print_json([_shown(record, columns) for record in records])
     else:
-        print_table(columns, [tuple(_shown(record, columns).values()) for record in records])
+        rows = [tuple(_shown(record, columns).values()) for record in records]
+        print_table(columns, rows, wide=wide)
 
 
 def _shown(record: Account | ProviderEvent, columns: tuple[str, ...]) -> dict[str, object]:
-    return {name: getattr(record, name) for name in columns}
+    names = [column.rstrip("#~") for column in columns]
+    return {name: getattr(record, name) for name in names}

@@ -35,8 +35,9 @@ from worker.commands.options import (
     Limit,
     Priority,
     ValidDays,
+    Wide,
 )
-from worker.commands.show import money, print_json, print_table
+from worker.commands.show import money, named, print_json, print_record, print_table
 from worker.commands.target import DataDir, Target, business_of, open_target
 
 app = typer.Typer(help="Orders of credit, paid and taken back.", no_args_is_help=True)
@@ -147,6 +148,7 @@ def list_all(
     ] = None,
     status: Annotated[PurchaseStatus | None, typer.Option(help="Only those.")] = None,
     limit: Limit = 20,
+    wide: Wide = False,
     business: Business = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
@@ -163,18 +165,18 @@ def list_all(
     if as_json:
         print_json(found)
     else:
-        print_table(_COLUMNS, [_row(purchase, target) for purchase in found])
+        print_table(_COLUMNS, [_row(purchase, target) for purchase in found], wide=wide)
 
 
 _COLUMNS: Final = (
     "purchase_id",
-    "customer_id",
-    "order",
     "status",
     "price#",
     "credit#",
     "called back#",
+    "customer_id",
     "shortfall#",
+    "order",
     "payment",
     "created_at",
 )
@@ -184,13 +186,13 @@ def _row(purchase: Purchase, target: Target) -> tuple[object, ...]:
     decimals = target.settings.currencies
     return (
         purchase.purchase_id,
-        purchase.customer_id,
-        purchase.order_id,
         purchase.status,
         money(purchase.price_minor, purchase.currency, decimals),
         money(purchase.credit_minor, purchase.currency, decimals),
         money(purchase.reversed_minor, purchase.currency, decimals),
+        purchase.customer_id,
         money(purchase.shortfall_minor, purchase.currency, decimals),
+        purchase.order_id,
         None if purchase.provider is None else f"{purchase.provider} {purchase.payment_id}",
         purchase.created_at,
     )
@@ -285,7 +287,7 @@ def _print(known: KnownPurchase, target: Target, *, as_json: bool) -> None:
             }
         )
         return
-    print_table(_COLUMNS, [_row(known.purchase, target)])
+    print_record(named(_COLUMNS, _row(known.purchase, target)))
     decimals = target.settings.currencies
     payments = [
         (
@@ -297,7 +299,7 @@ def _print(known: KnownPurchase, target: Target, *, as_json: bool) -> None:
         )
         for payment in known.payments
     ]
-    print_table(("payment", "status", "amount#", "why not", "at"), payments, "payments")
+    print_table(("payment", "status", "amount#", "why not~", "at"), payments, "payments")
     reversals = [
         (
             f"{reversal.kind} {reversal.reversal_id}",

@@ -45,9 +45,9 @@ def refused(
         print_json(found)
         return
     rows = [
-        (r.refused_at, r.reason, r.event_id, r.customer_id, r.business_id, r.detail) for r in found
+        (r.refused_at, r.reason, r.event_id, r.customer_id, r.detail, r.business_id) for r in found
     ]
-    print_table(("refused_at", "reason", "event_id", "customer_id", "business_id", "detail"), rows)
+    print_table(("refused_at", "reason", "event_id", "customer_id", "detail~", "business_id"), rows)
     if len(found) == limit:
         typer.echo(f"these are the oldest {limit}; --limit shows more")
 

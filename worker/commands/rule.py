@@ -65,7 +65,7 @@ def list_all(
         )
         for rule in rules
     ]
-    print_table(("rule_id", "wallet", "low at or below#", "recovered from#"), rows)
+    print_table(("rule_id", "wallet~", "low at or below#", "recovered from#"), rows)
 
 
 @app.command("delete")

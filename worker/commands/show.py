@@ -1,13 +1,18 @@
-"""What commands print: a table for people, JSON for programs, amounts in both units."""
+"""What commands print: tables and records for people, JSON for programs, amounts in both units.
+
+No cell but prose is ever folded, and none is cut: an id that is broken over two lines can neither
+be copied nor searched for. A table that is too wide for the terminal is printed as records.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
 
 import orjson
 import typer
 from pydantic import BaseModel
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -15,8 +20,14 @@ from rich.text import Text
 from metering.clock import to_wire
 from metering.money import plain
 
-# A pipe has no edge: an id that is wrapped at one could not be searched for.
-_PIPE_COLUMNS: Final = 1000
+# Columns of a table without --wide.
+SHORT: Final = 6
+# Between two columns.
+_GAP: Final = 2
+# Prose that is folded into less than this is harder to read than a record.
+_PROSE_MIN: Final = 12
+# A pipe has no edge.
+_PIPE_COLUMNS: Final = 1 << 16
 
 
 def print_json(data: object) -> None:
@@ -37,24 +48,87 @@ def _as_json(value: object) -> object:
     raise TypeError(type(value).__name__)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
-    """Print rows under column names; columns whose name ends with `#` are numbers, to the right."""
-    table = Table(title=title or None, title_justify="left")
-    for name in columns:
-        table.add_column(
-            name.rstrip("#"), justify="right" if name.endswith("#") else "left", overflow="fold"
-        )
-    empty = True
-    for row in rows:
-        # As Text: a name that looks like markup stays what it is.
-        table.add_row(*(Text(_cell(value)) for value in row))
-        empty = False
-    if empty:
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    title: str = "",
+    *,
+    wide: bool = True,
+) -> None:
+    """Print rows under column names: the first six, or all of them with `wide`.
+
+    Columns whose name ends with `#` are numbers and stand to the right. Columns whose name ends
+    with `~` are prose: only they may be folded, at spaces.
+    """
+    heads = columns if wide else columns[:SHORT]
+    names = [head.rstrip("#~") for head in heads]
+    lines = [[_cell(value) for value in row[: len(heads)]] for row in rows]
+    if not lines:
         typer.echo(f"{title}: none" if title else "none")
         return
+    if title:
+        typer.echo(title)
     console = Console()
     console.width = console.width if console.is_terminal else _PIPE_COLUMNS
-    console.print(table)
+    widths = _widths(heads, [names, *lines], console.width - _GAP * (len(heads) - 1))
+    if widths is None:
+        typer.echo("\n\n".join(_record(names, line) for line in lines))
+    else:
+        console.print(_table(heads, names, lines, widths))
+
+
+def print_record(fields: Mapping[str, object], title: str = "") -> None:
+    """Print one record: a line for each field that has a value."""
+    if title:
+        typer.echo(title)
+    typer.echo(_record(list(fields), [_cell(value) for value in fields.values()]))
+
+
+def named(columns: Sequence[str], row: Sequence[object]) -> Mapping[str, object]:
+    """Return a table's row as a record."""
+    return dict(zip((column.rstrip("#~") for column in columns), row, strict=True))
+
+
+def _record(names: Sequence[str], cells: Sequence[str]) -> str:
+    width = max(map(len, names))
+    known = [(name, cell) for name, cell in zip(names, cells, strict=True) if cell]
+    return "\n".join(f"{name:<{width}}  {cell}" for name, cell in known)
+
+
+def _widths(
+    heads: Sequence[str], lines: Sequence[Sequence[str]], room: int
+) -> Sequence[int] | None:
+    """Return a width for each column, or None if the columns need more than `room`."""
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    spare = [
+        width - max(_PROSE_MIN, *map(_longest_word, column)) if head.endswith("~") else 0
+        for head, width, column in zip(heads, widths, zip(*lines, strict=True), strict=True)
+    ]
+    excess = sum(widths) - room
+    for at in sorted(range(len(heads)), key=spare.__getitem__, reverse=True):
+        taken = max(0, min(excess, spare[at]))
+        widths[at] -= taken
+        excess -= taken
+    return widths if excess <= 0 else None
+
+
+def _longest_word(text: str) -> int:
+    return max(map(cell_len, text.split()), default=0)
+
+
+def _table(
+    heads: Sequence[str],
+    names: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    widths: Sequence[int],
+) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
+    for head, name, width in zip(heads, names, widths, strict=True):
+        table.add_column(name, justify="right" if head.endswith("#") else "left", width=width)
+    for line in lines:
+        # As Text: a name that looks like markup stays what it is.
+        table.add_row(*(Text(cell) for cell in line))
+    return table
 
 
 def _cell(value: object) -> str:
@@ -63,10 +137,17 @@ def _cell(value: object) -> str:
     if isinstance(value, Decimal):
         return plain(value)
     if isinstance(value, datetime):
-        return to_wire(value)
+        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    return _visible(str(value))
+
+
+def _visible(text: str) -> str:
+    """Return text in which a control character is written out: it could rewrite the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def major(amount_minor: int, currency: str, decimals: Mapping[str, int]) -> str | None:

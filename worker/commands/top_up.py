@@ -1,7 +1,6 @@
 """`gullak top-up`: wallets that buy credit when they are low."""
 
-from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -16,8 +15,8 @@ from metering.purchase.charge.top_up import (
     page_of_top_ups,
     set_top_up,
 )
-from worker.commands.options import AsJson, Business, CurrencyCode, Customer, Limit
-from worker.commands.show import money, print_json, print_table
+from worker.commands.options import AsJson, Business, CurrencyCode, Customer, Limit, Wide
+from worker.commands.show import money, named, print_json, print_record, print_table
 from worker.commands.target import DataDir, Target, business_of, open_target
 
 app = typer.Typer(help="Wallets that buy credit when they are low.", no_args_is_help=True)
@@ -57,7 +56,7 @@ def set_one(
     with open_target(data_dir) as target, target.transaction() as conn:
         business_id = business_of(conn, business)
         rule = set_top_up(conn, business_id, CustomerId(customer), currency, new)
-    _print([rule], target, as_json=rule if as_json else None)
+    _print(rule, target, as_json=as_json)
 
 
 @app.command("show")
@@ -72,13 +71,14 @@ def show(
     """Show the rule of a wallet."""
     with open_target(data_dir) as target, target.transaction() as conn:
         rule = get_top_up(conn, business_of(conn, business), CustomerId(customer), currency)
-    _print([rule], target, as_json=rule if as_json else None)
+    _print(rule, target, as_json=as_json)
 
 
 @app.command("list")
 def list_all(
     *,
     limit: Limit = 50,
+    wide: Wide = False,
     business: Business = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
@@ -86,7 +86,10 @@ def list_all(
     """List the rules of a business, those of the newest wallets first."""
     with open_target(data_dir) as target, target.transaction() as conn:
         rules = page_of_top_ups(conn, business_of(conn, business), page=limit)
-    _print(rules, target, as_json=rules if as_json else None)
+    if as_json:
+        print_json(rules)
+        return
+    print_table(_COLUMNS, [_row(rule, target) for rule in rules], wide=wide)
 
 
 @app.command("delete")
@@ -117,27 +120,29 @@ def enable(
     typer.echo(f"the {currency} wallet of {customer} is topped up again")
 
 
-def _print(rules: Sequence[TopUp], target: Target, *, as_json: object) -> None:
-    if as_json is not None:
-        print_json(as_json)
-        return
+_COLUMNS: Final = (
+    *("customer_id", "at or below#", "buys", "in a day#", "in a month#", "off~"),
+    *("declines", "not before", "under way"),
+)
+
+
+def _row(rule: TopUp, target: Target) -> tuple[object, ...]:
     decimals = target.settings.currencies
-    rows = [
-        (
-            rule.customer_id,
-            money(rule.threshold_minor, rule.currency, decimals),
-            rule.package_id,
-            money(rule.day_cap_minor, rule.currency, decimals),
-            money(rule.month_cap_minor, rule.currency, decimals),
-            f"{rule.declines} of {rule.declines_max}",
-            rule.retry_at,
-            rule.disabled_reason,
-            rule.pending_purchase_id,
-        )
-        for rule in rules
-    ]
-    columns = (
-        *("customer_id", "at or below#", "buys", "in a day#", "in a month#", "declines"),
-        *("not before", "off", "under way"),
+    return (
+        rule.customer_id,
+        money(rule.threshold_minor, rule.currency, decimals),
+        rule.package_id,
+        money(rule.day_cap_minor, rule.currency, decimals),
+        money(rule.month_cap_minor, rule.currency, decimals),
+        rule.disabled_reason,
+        f"{rule.declines} of {rule.declines_max}",
+        rule.retry_at,
+        rule.pending_purchase_id,
     )
-    print_table(columns, rows)
+
+
+def _print(rule: TopUp, target: Target, *, as_json: bool) -> None:
+    if as_json:
+        print_json(rule)
+    else:
+        print_record(named(_COLUMNS, _row(rule, target)))

@@ -84,4 +84,4 @@ def _print_faults(faults: Sequence[Fault]) -> None:
         typer.echo("ledger: no fault")
         return
     rows = [(f.invariant, f.wallet_id, f.entry_id, f.detail) for f in faults]
-    print_table(("broken invariant", "wallet_id", "entry_id", "detail"), rows, "faults")
+    print_table(("broken invariant~", "wallet_id", "entry_id", "detail~"), rows, "faults")

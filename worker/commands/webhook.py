@@ -11,7 +11,7 @@ from metering.errors import FieldProblem, InvalidInputError
 from metering.ids import EndpointId, WebhookEventId
 from metering.webhook.dead_letter import REPLAY_MAX, dead_letters
 from metering.webhook.dead_letter import replay as replay_deliveries
-from worker.commands.options import AsJson, Business, Limit
+from worker.commands.options import AsJson, Business, Limit, Wide
 from worker.commands.show import print_json, print_table
 from worker.commands.target import DataDir, business_of, open_target
 
@@ -23,6 +23,7 @@ def dead(
     *,
     business: Business = None,
     limit: Limit = 100,
+    wide: Wide = False,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
@@ -38,14 +39,14 @@ def dead(
             d.type,
             d.webhook_event_id,
             d.endpoint_id,
-            d.attempt,
             d.status_code,
             d.error,
+            d.attempt,
         )
         for d in found
     ]
-    columns = ("occurred_at", "type", "event", "endpoint", "attempts#", "status#", "error")
-    print_table(columns, rows)
+    columns = ("occurred_at", "type", "event", "endpoint", "status#", "error~", "attempts#")
+    print_table(columns, rows, wide=wide)
 
 
 @app.command("replay")
