@@ -266,6 +266,18 @@ class ShardMismatchError(ConfigurationError):
         )
 
 
+class NewerChunkError(GullakError):
+    """A newer release wrote the head of a shard; it waits until this process is upgraded."""
+
+    def __init__(self, shard: int, version: int, known: int) -> None:
+        self.shard = shard
+        self.version = version
+        super().__init__(
+            f"shard {shard} begins with a chunk of version {version}, this worker reads up to"
+            f" {known}: it is left there until the workers are upgraded"
+        )
+
+
 class DataDirInUseError(ConfigurationError):
     """Another stack runs on this data directory."""
 

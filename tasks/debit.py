@@ -5,18 +5,29 @@ from os import getpid
 from time import time
 from typing import Final
 
+import structlog
+
 from metering.accept.quantities import publish_quantities
 from metering.buffer.keys import Shard
 from metering.debit.drain import Drain, drain_shard
 from metering.debit.partitions import maintain_partitions, summarize_usage
+from metering.errors import NewerChunkError
 from metering.rate_card.cards import RateCards, summed_properties
 from worker.failpoint import checkpoint_of
-from worker.metrics import BACKLOG_EVENTS, EVENTS, LAG_SECONDS
+from worker.log import is_news
+from worker.metrics import (
+    BACKLOG_EVENTS,
+    EVENTS,
+    LAG_SECONDS,
+    SHARD_WAITS_FOR_UPGRADE,
+)
 from worker.scope import scope
 from worker.task import Report, task, wake, wake_at_most
 
 # Debits may have crossed thresholds: the alerts need not wait for beat's next second.
 ALERT_WAIT_S: Final = 0.25
+
+log = structlog.get_logger("gullak.debit")
 
 
 @task("debit.sweep")
@@ -33,6 +44,7 @@ def sweep() -> Report:
 def drain(shard: int) -> Report:
     """Debit what a shard holds, within a time slice."""
     report = drain_shard(_drain(getpid()), Shard(shard), scope().settings.drain_slice_s)
+    _note_newer(shard, report.newer)
     counts = {name: getattr(report.outcome, name) for name in report.outcome.__slots__}
     for outcome, count in counts.items():
         EVENTS.labels(outcome).inc(count)
@@ -70,6 +82,13 @@ def publish() -> Report:
         found = summed_properties(conn)
     publish_quantities(scope().buffer.redis, found)
     return {}
+
+
+def _note_newer(shard: int, newer: NewerChunkError | None) -> None:
+    """Say whether a shard waits for an upgrade of this worker."""
+    SHARD_WAITS_FOR_UPGRADE.labels(str(shard)).set(newer is not None)
+    if newer is not None and is_news(f"shard {shard} waits for an upgrade"):
+        log.error("upgrade this worker", cause=newer.message)
 
 
 @cache

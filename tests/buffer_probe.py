@@ -1,8 +1,12 @@
 """A small buffer to look into: chunks for a chosen shard, and the whole keyspace as plain data."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from metering.buffer.chunk import BufferedEvent, decode_chunk, encode_chunk
+import pytest
+
+from metering.buffer.chunk import CHUNK_VERSION, BufferedEvent, decode_chunk, encode_chunk
 from metering.buffer.keys import Shard
 from metering.buffer.shard import shard_of
 from metering.buffer.stream import Durability, UsageBuffer, connect
@@ -39,6 +43,14 @@ def open_buffer(
         high_water_bytes=size_bytes,
         durability=durability,
     )
+
+
+@contextmanager
+def written_by_a_newer_release() -> Iterator[None]:
+    """What is appended meanwhile says that it is of the next version."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("metering.buffer.stream.CHUNK_VERSION", CHUNK_VERSION + 1)
+        yield
 
 
 def keyspace(buffer: UsageBuffer) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from time import monotonic
 from typing import Final
 
 import structlog
@@ -17,6 +18,7 @@ _CHATTY: Final = (
     "celery.worker.strategy",
     "celery.beat",
 )
+NEWS_EVERY_S: Final = 60.0
 _SECRET_NAMES: Final = ("secret", "password", "token", "api_key", "authorization", "signature")
 
 
@@ -72,6 +74,18 @@ def _rendering(*, as_json: bool) -> list[Processor]:
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
     ]
+
+
+_last_said: dict[str, float] = {}
+
+
+def is_news(cause: str) -> bool:
+    """Tell whether this process has not said `cause` for a minute; it counts as said then."""
+    now = monotonic()
+    if now - _last_said.get(cause, -NEWS_EVERY_S) < NEWS_EVERY_S:
+        return False
+    _last_said[cause] = now
+    return True
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -10,6 +10,12 @@ BACKLOG_EVENTS = Gauge(
     "Events in the buffer at the last sweep.",
     multiprocess_mode="mostrecent",
 )
+SHARD_WAITS_FOR_UPGRADE = Gauge(
+    "gullak_shard_waits_for_upgrade",
+    "1 while a shard begins with a chunk that only a newer release can read.",
+    ["shard"],
+    multiprocess_mode="mostrecent",
+)
 LAG_SECONDS = Histogram(
     "gullak_drain_lag_seconds",
     "From the buffering of the last chunk of a drain to its debit.",

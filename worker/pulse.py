@@ -108,13 +108,17 @@ class Pulse:
         """Tell whether nothing was drained for too long although something could have been."""
         accounts = [self._buffer.account(shard) for shard in self._buffer.shards]
         progress = tuple((account.epoch, account.settled) for account in accounts)
+        # Of the streams, and not of the accounts: those can be off, and then never come to zero.
+        busy = self._buffer.backlog().busy
         now = self._clock()
-        if progress != self._progress or not any(account.buffered for account in accounts):
+        if progress != self._progress or not busy:
             self._progress, self._progress_at = progress, now
         if now - self._progress_at < self._stalled_after_s:
             return False
         self._progress_at = now
-        return self._postgres_answers()
+        return self._postgres_answers() and not all(
+            self._buffer.waits_for_upgrade(shard) for shard in busy
+        )
 
 
 class Beats(Protocol):

@@ -6,14 +6,15 @@
 -- ARGV[3]               name for the stream's epoch, should it have none        (text)
 -- ARGV[4]               business id                                             (text)
 -- ARGV[5]               number of shards that the caller spreads events over    (integer)
--- ARGV[2k+4], ARGV[2k+5]  number of events and bytes of the k-th chunk          (integer, bytes)
+-- ARGV[6]               version of the chunks                                   (integer)
+-- ARGV[2k+5], ARGV[2k+6]  number of events and bytes of the k-th chunk          (integer, bytes)
 -- RETURNS               1 taken, 0 above the mark, -n: the buffer has n shards  (integer)
 
 local chunks = (#KEYS - 1) / 2
 local events, bytes = 0, 0
 for k = 1, chunks do
-  events = events + tonumber(ARGV[2 * k + 4])
-  bytes = bytes + #ARGV[2 * k + 5]
+  events = events + tonumber(ARGV[2 * k + 5])
+  bytes = bytes + #ARGV[2 * k + 6]
 end
 local held = redis.call('HMGET', KEYS[1], 'events', 'bytes', 'shards')
 -- Events in shards that nobody sweeps would lie there: only an empty buffer takes a new number.
@@ -26,10 +27,10 @@ if (tonumber(held[1]) or 0) + events > tonumber(ARGV[1])
 end
 for k = 1, chunks do
   local stream, account = KEYS[2 * k], KEYS[2 * k + 1]
-  local count, payload = ARGV[2 * k + 4], ARGV[2 * k + 5]
+  local count, payload = ARGV[2 * k + 5], ARGV[2 * k + 6]
   redis.call('HSETNX', account, 'epoch', ARGV[3])
   local total = redis.call('HINCRBY', account, 'accepted', count)
-  redis.call('XADD', stream, '*', 'b', ARGV[4], 'n', count, 't', total, 'e', payload)
+  redis.call('XADD', stream, '*', 'b', ARGV[4], 'n', count, 't', total, 'v', ARGV[6], 'e', payload)
   redis.call('HINCRBY', account, 'accepted_bytes', #payload)
 end
 redis.call('HSET', KEYS[1], 'shards', ARGV[5])

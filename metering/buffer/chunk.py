@@ -23,6 +23,8 @@ from metering.ids import BusinessId
 MetadataValue = str | int | float | bool
 Metadata = dict[str, MetadataValue]
 
+# Raise it with every change of a line, and go on reading what older releases wrote: see `keys`.
+CHUNK_VERSION: Final = 1
 LINE_FIELDS: Final = 8
 KEY_BYTES: Final = 16
 _hash_key: Final = partial(blake2b, digest_size=KEY_BYTES)

@@ -2,7 +2,8 @@
 
 gullak:usage:{NN}           STREAM  the buffered usage of shard NN; an entry is a chunk: fields
                                     `b` business id, `n` number of events, `t` how many this
-                                    shard had accepted with it, `e` the events (lines)
+                                    shard had accepted with it, `v` version of the form of
+                                    `e` (absent: 1), `e` the events (lines)
 gullak:usage:{NN}:account   HASH    `epoch` random name of this life of the stream; `accepted`,
                                     `settled` events ever appended and ever trimmed in it;
                                     `accepted_bytes`, `settled_bytes` the same in bytes
@@ -14,6 +15,12 @@ gullak:quantities           HASH    business id -> JSON: event name -> summed pr
                                     edge to refuse what the drain could only dead-letter
 gullak:rate:LIMITER/…       STRING  requests of an API key in this window, over all API processes;
                                     the rest of the name is of the library that counts; expires
+
+An upgrade runs old and new processes side by side, so the form of `e` has a version,
+`chunk.CHUNK_VERSION`. A change of the form raises it, and the new release still reads the old one.
+A drain that meets a newer version than its own leaves the chunk at the head and says so; it is
+read once the worker is upgraded. Therefore: upgrade the workers first, then what appends (the API,
+programs with a `Meter`); to go back, the other way round, with an empty buffer.
 """
 
 from typing import Final, NewType

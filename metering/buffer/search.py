@@ -10,9 +10,10 @@ from typing import Final
 from redis.exceptions import RedisError
 
 from metering.buffer.chunk import BufferedEvent, parse_line
+from metering.buffer.entry import HeadChunk
 from metering.buffer.keys import Shard
 from metering.buffer.shard import shard_of
-from metering.buffer.stream import HeadChunk, UsageBuffer
+from metering.buffer.stream import UsageBuffer
 from metering.clock import from_wire
 from metering.errors import BufferUnavailableError, MalformedChunkError
 from metering.ids import BusinessId, CustomerId
@@ -75,7 +76,8 @@ def _newest(buffer: UsageBuffer, shards: Sequence[Shard]) -> Iterator[HeadChunk]
         except RedisError as error:
             raise BufferUnavailableError(type(error).__name__) from error
         together = [chunk for chunks in looked.values() for chunk in chunks]
-        yield from sorted(together, key=lambda chunk: chunk.position, reverse=True)
+        known = [chunk for chunk in together if not chunk.is_newer]
+        yield from sorted(known, key=lambda chunk: chunk.position, reverse=True)
         tails = {
             shard: f"({chunks[-1].stream_id}"
             for shard, chunks in looked.items()

@@ -18,7 +18,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
-from metering.buffer.chunk import BufferedEvent, EventColumns, chunk_of, encode_lines
+from metering.buffer.chunk import (
+    CHUNK_VERSION,
+    BufferedEvent,
+    EventColumns,
+    chunk_of,
+    encode_lines,
+)
+from metering.buffer.entry import HeadChunk, head_chunk
 from metering.buffer.keys import (
     BACKLOG,
     PULSE,
@@ -44,37 +51,7 @@ HEAD_CHUNKS_FIRST: Final = 64
 HEAD_CHUNKS_MAX: Final = 4096
 RETRY_AFTER_FULL_S: Final = 5
 PULSE_TTL_S: Final = 60
-# What an entry that is not ours may claim: no more than the columns of a batch can count.
-EVENTS_DIGITS_MAX: Final = 6
-TOTAL_DIGITS_MAX: Final = 18
-ID_LENGTH_MAX: Final = 64
 AOF_WAIT_MS: Final = 1500
-
-
-@dataclass(frozen=True, slots=True)
-class HeadChunk:
-    """One stream entry, as read: its events are still bytes.
-
-    `accepted_total`: events that the shard had accepted with this chunk, so that the reader sees
-    a gap; 0 for an entry that is not ours.
-    """
-
-    stream_id: StreamId
-    business_id: BusinessId
-    event_count: int
-    accepted_total: int
-    payload: bytes
-
-    @property
-    def position(self) -> tuple[int, int]:
-        """Return what orders stream ids: as text, 10-1 would come before 9-1."""
-        return stream_position(self.stream_id)
-
-
-def stream_position(stream_id: StreamId) -> tuple[int, int]:
-    """Split a stream id into milliseconds and sequence number."""
-    milliseconds, _, sequence = stream_id.partition("-")
-    return int(milliseconds), int(sequence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +139,7 @@ class UsageBuffer:
             uuid4().hex,
             business_id,
             len(self.shards),
+            CHUNK_VERSION,
         ]
         for shard, lines in self._by_shard(business_id, columns).items():
             keys += (stream_key(shard), account_key(shard))
@@ -265,13 +243,21 @@ class UsageBuffer:
         head: list[HeadChunk] = []
         events = 0
         for stream_id, fields in rows:
-            chunk = _head_chunk(stream_id, fields)
+            chunk = head_chunk(stream_id, fields)
             if head and events + chunk.event_count > events_max:
                 break
             head.append(chunk)
             events += chunk.event_count
         self._learn(shard, asked=len(rows), events_max=events_max, head=head)
         return head
+
+    def waits_for_upgrade(self, shard: Shard) -> bool:
+        """Tell whether only a newer release can read the shard's oldest chunk."""
+        oldest = cast(
+            "list[tuple[bytes, dict[bytes, bytes]]]",
+            self.redis.xrange(stream_key(shard), count=1),
+        )
+        return any(head_chunk(*row).is_newer for row in oldest)
 
     def read_tails(
         self, ends: Mapping[Shard, str], chunks_max: int
@@ -285,7 +271,7 @@ class UsageBuffer:
             pipe.xrevrange(stream_key(shard), max=end, count=chunks_max)
         tails = cast("list[list[tuple[bytes, dict[bytes, bytes]]]]", pipe.execute())
         return {
-            shard: [_head_chunk(*row) for row in rows]
+            shard: [head_chunk(*row) for row in rows]
             for shard, rows in zip(ends, tails, strict=True)
         }
 
@@ -325,21 +311,3 @@ class UsageBuffer:
             self.redis.hmget(account_key(shard), ["epoch", "accepted", "settled"]),
         )
         return Account(Epoch((epoch or b"").decode()), int(accepted or 0), int(settled or 0))
-
-
-def _head_chunk(stream_id: bytes, fields: dict[bytes, bytes]) -> HeadChunk:
-    """Read an entry leniently: what is not ours becomes a chunk that fails to decode later."""
-    return HeadChunk(
-        StreamId(stream_id.decode()),
-        BusinessId(
-            fields.get(b"b", b"")[:ID_LENGTH_MAX].decode(errors="replace").replace("\0", " ")
-        ),
-        _number(fields.get(b"n", b""), EVENTS_DIGITS_MAX),
-        _number(fields.get(b"t", b""), TOTAL_DIGITS_MAX),
-        fields.get(b"e", b""),
-    )
-
-
-def _number(text: bytes, digits_max: int) -> int:
-    """Read a count; what no append of ours could have written counts as nothing."""
-    return int(text) if text.isdigit() and len(text) <= digits_max else 0

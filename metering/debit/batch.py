@@ -10,7 +10,7 @@ from metering.buffer.chunk import (
     encode_chunk,
     parse_line,
 )
-from metering.buffer.stream import HeadChunk
+from metering.buffer.entry import HeadChunk
 from metering.copy_format import unescape
 from metering.errors import MalformedChunkError, RefusedEventError
 from metering.ids import BusinessId

@@ -11,8 +11,8 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from metering.buffer.entry import HeadChunk, stream_position
 from metering.buffer.keys import Epoch, Shard, StreamId
-from metering.buffer.stream import HeadChunk, stream_position
 from metering.debit import statements
 
 START: Final = StreamId("0-0")

@@ -14,8 +14,8 @@ from time import monotonic
 
 from sqlalchemy import Connection
 
+from metering.buffer.entry import stream_position
 from metering.buffer.keys import Shard
-from metering.buffer.stream import stream_position
 from metering.db import is_timeout, is_transient
 from metering.debit import statements
 from metering.debit.cursor import advance, read_cursor
@@ -26,17 +26,23 @@ from metering.debit.prepare import (
     prepare_again,
 )
 from metering.debit.settle import Outcome, Settlement
+from metering.errors import NewerChunkError
 
 __all__ = ["Drain", "DrainReport", "drain_shard"]
 
 
 @dataclass(slots=True)
 class DrainReport:
-    """What one run did. `head_ms`: when the last chunk read had been buffered, Unix time in ms."""
+    """What one run did.
+
+    `head_ms`: when the last chunk read had been buffered, Unix time in ms. `newer`: why it ended
+    before the shard was empty, if a newer release wrote what comes next.
+    """
 
     outcome: Outcome = field(default_factory=Outcome)
     batches: int = 0
     head_ms: int = 0
+    newer: NewerChunkError | None = None
 
 
 def drain_shard(drain: Drain, shard: Shard, slice_s: float) -> DrainReport:
@@ -54,14 +60,21 @@ def drain_shard(drain: Drain, shard: Shard, slice_s: float) -> DrainReport:
         # between two of them; what guards the money is the lock inside each batch's transaction.
         if not turn.execute(statements.TRY_TURN, {"shard": shard}).scalar_one():
             return report
-        for batch in _batches(drain, shard, monotonic() + slice_s):
-            outcome = _settle(drain, shard, batch)
-            if outcome is None:
-                break
-            report.outcome.add(outcome)
-            report.batches += 1
-            report.head_ms = batch.head[-1].position[0]
+        try:
+            _work_off(drain, shard, slice_s, report)
+        except NewerChunkError as error:
+            report.newer = error
     return report
+
+
+def _work_off(drain: Drain, shard: Shard, slice_s: float, report: DrainReport) -> None:
+    for batch in _batches(drain, shard, monotonic() + slice_s):
+        outcome = _settle(drain, shard, batch)
+        if outcome is None:
+            break
+        report.outcome.add(outcome)
+        report.batches += 1
+        report.head_ms = batch.head[-1].position[0]
 
 
 def _batches(drain: Drain, shard: Shard, ends_at: float) -> Iterator[PreparedBatch]:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from metering.buffer.entry import HeadChunk, readable
 from metering.buffer.keys import Epoch, Shard, StreamId
-from metering.buffer.stream import HeadChunk, UsageBuffer
+from metering.buffer.stream import UsageBuffer
 from metering.checkpoint import Checkpoint, no_checkpoint
 from metering.db import Transactions
 from metering.debit import statements
@@ -73,8 +74,13 @@ class PreparedBatch:
 
 
 def prepare(drain: Drain, shard: Shard, after: StreamId | None = None) -> PreparedBatch | None:
-    """Read the head of a shard, or what comes `after` a batch under way; None: nothing there."""
-    head = drain.buffer.read_head(shard, drain.batch_events, after)
+    """Read the head of a shard, or what comes `after` a batch under way; None: nothing there.
+
+    Raises:
+        NewerChunkError: the head waits for an upgrade of this process.
+
+    """
+    head = readable(shard, drain.buffer.read_head(shard, drain.batch_events, after))
     if not head:
         return None
     attempts = drain.buffer.begin(shard, head[0].stream_id) if after is None else 1

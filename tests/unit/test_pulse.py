@@ -7,6 +7,7 @@ import pytest
 from fakeredis import FakeRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from metering.buffer.chunk import CHUNK_VERSION
 from metering.buffer.keys import BACKLOG, PULSE, Shard, account_key, stream_key
 from metering.buffer.stream import PULSE_TTL_S, UsageBuffer
 from worker import pulse as pulse_module
@@ -37,8 +38,9 @@ class World:
             clock=lambda: self.now,
         )
 
-    def hold(self, shard: int, events: int) -> None:
-        self.redis.xadd(stream_key(Shard(shard)), {"b": "bus", "n": events, "e": "[]"})
+    def hold(self, shard: int, events: int, version: int = CHUNK_VERSION) -> None:
+        fields = {"b": "bus", "n": events, "v": version, "e": "[]"}
+        self.redis.xadd(stream_key(Shard(shard)), fields)
         self.redis.hset(account_key(Shard(shard)), mapping={"epoch": "e", "accepted": events})
         self.redis.hset(BACKLOG, mapping={"events": events, "bytes": 2})
 
@@ -132,6 +134,36 @@ def test_an_empty_buffer_keeps_the_worker(world: World) -> None:
     let_pass(world, 10 * STALLED_AFTER_S)
 
     assert world.gave_up == []
+
+
+def test_an_account_that_is_off_keeps_the_worker_while_the_streams_are_empty(world: World) -> None:
+    """Redis may come back with half of an append; a stream may have been deleted by hand."""
+    world.redis.hset(account_key(Shard(0)), mapping={"epoch": "e", "accepted": 5, "settled": 2})
+    world.redis.hset(BACKLOG, mapping={"events": 3, "bytes": 2})
+    let_pass(world, 0)
+
+    let_pass(world, 10 * STALLED_AFTER_S)
+
+    assert world.gave_up == []
+
+
+def test_what_waits_for_an_upgrade_of_the_worker_is_no_stall(world: World) -> None:
+    world.hold(0, 10, version=CHUNK_VERSION + 1)
+    let_pass(world, 0)
+
+    let_pass(world, 10 * STALLED_AFTER_S)
+
+    assert world.gave_up == []
+
+
+def test_a_stall_beside_a_shard_that_waits_for_an_upgrade_ends_the_worker(world: World) -> None:
+    world.hold(0, 10, version=CHUNK_VERSION + 1)
+    world.hold(1, 10)
+    let_pass(world, 0)
+
+    let_pass(world, STALLED_AFTER_S)
+
+    assert len(world.gave_up) == 1
 
 
 def test_a_stall_while_postgres_is_away_is_not_the_workers_fault(world: World) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from metering.buffer.stream import stream_position
+from metering.buffer.entry import stream_position
 from metering.debit.cursor import read_cursors
 from metering.ledger.verify import find_faults
 from worker.demo import statements

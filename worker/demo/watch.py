@@ -10,8 +10,9 @@ from redis.exceptions import RedisError
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from metering.buffer.entry import stream_position
 from metering.buffer.keys import Shard, StreamId, account_key, stream_key
-from metering.buffer.stream import UsageBuffer, stream_position
+from metering.buffer.stream import UsageBuffer
 from metering.db import Transactions
 from metering.debit import statements as debit
 from metering.ids import CustomerId
