@@ -49,15 +49,15 @@ def list_all(
         (
             key.key_id,
             key.name,
+            key.prefix,
             ", ".join(key.scopes),
-            key.created_at,
             key.last_used_at,
             key.revoked_at,
-            key.prefix,
+            key.created_at,
         )
         for key in keys
     ]
-    columns = ("key_id", "name~", "scopes~", "created_at", "last_used_at", "revoked_at", "prefix")
+    columns = ("key_id", "name~", "prefix", "scopes~", "last_used_at", "revoked_at", "created_at")
     print_table(columns, rows, wide=wide)
 
 
