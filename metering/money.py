@@ -3,6 +3,9 @@
 Quantities and prices are bounded so that a product of the two, and a sum of a million such
 products, has fewer digits than `EXACT` keeps. The context traps `Inexact`: a sum that would lose
 a digit raises instead of rounding, and a host program's own decimal context changes nothing here.
+
+One rounding there is, before any sum: a quantity keeps 12 decimals, half to even. It is what a
+program that adds doubles needs: 0.1 + 0.2 has 17.
 """
 
 import re
@@ -35,32 +38,49 @@ EXACT: Final = Context(
 )
 ZERO: Final = Decimal(0)
 
-_DECIMAL_TEXT: Final = re.compile(r"[0-9]{1,13}(\.[0-9]{1,12})?", re.ASCII)
+_DECIMAL_TEXT: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?", re.ASCII)
+_QUANTITY_GRAIN: Final = Decimal(1).scaleb(-QUANTITY_DECIMALS_MAX)
+_ROUNDING: Final = Context(prec=80, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
 
 
 def quantity_of(value: object) -> Decimal | None:
     """Return a metered quantity, or None if `value` is not one.
 
-    Taken: an integer, a double (its shortest decimal form, as its JSON text has it) or a plain
-    decimal text, from 0 to `QUANTITY_MAX`, with up to `QUANTITY_DECIMALS_MAX` decimals.
+    Taken: an integer, a double (its shortest decimal form, as its JSON text has it) or the text of
+    a number, from 0 to `QUANTITY_MAX`. Decimals after the twelfth are rounded, half to even.
     """
     if type(value) is int:  # almost always, so it goes first and without further looks
         return Decimal(value) if 0 <= value <= QUANTITY_MAX_INT else None
-    if type(value) is float:
-        quantity = Decimal(repr(value))
-    elif type(value) is str and _DECIMAL_TEXT.fullmatch(value):
-        quantity = Decimal(value)
-    else:
+    number = _number_of(value)
+    if number is None or not ZERO <= number <= QUANTITY_MAX:
         return None
-    return quantity if _is_quantity(quantity) else None
+    return number if _decimals(number) <= QUANTITY_DECIMALS_MAX else _rounded(number)
 
 
-def _is_quantity(quantity: Decimal) -> bool:
-    if not quantity.is_finite() or not ZERO <= quantity <= QUANTITY_MAX:
-        return False
-    return type(exponent := quantity.as_tuple().exponent) is int and (
-        exponent >= -QUANTITY_DECIMALS_MAX
-    )
+def quantity_problem(value: object) -> str:
+    """Return why `quantity_of` does not take a value: one text for the edge and the drain."""
+    number = Decimal(value) if type(value) is int else _number_of(value)
+    if number is None:
+        return "is not a number"
+    return "is negative" if number < ZERO else f"is above {plain(QUANTITY_MAX)}"
+
+
+def _number_of(value: object) -> Decimal | None:
+    """Return the finite number that a double or a text says; a bool says none."""
+    if type(value) is float:
+        number = Decimal(repr(value))
+        return number if number.is_finite() else None
+    if type(value) is str and _DECIMAL_TEXT.fullmatch(value):
+        return Decimal(value)
+    return None
+
+
+def _decimals(number: Decimal) -> int:
+    return -int(number.as_tuple().exponent)
+
+
+def _rounded(number: Decimal) -> Decimal:
+    return _ROUNDING.quantize(number, _QUANTITY_GRAIN)
 
 
 def split_minor(exact: Decimal) -> tuple[int, Decimal]:

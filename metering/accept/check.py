@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from decimal import Decimal
 from itertools import chain, islice
 from typing import Final
 
@@ -10,10 +9,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from metering.accept.event import AcceptLimits, UsageEvent, shown
 from metering.accept.quantities import SummedProperties
-from metering.buffer.chunk import BufferedEvent, MetadataValue
+from metering.buffer.chunk import BufferedEvent
 from metering.clock import to_wire, utc_now
 from metering.errors import FieldProblem, InvalidInputError, RepeatedEventIdError
-from metering.money import QUANTITY_DECIMALS_MAX, QUANTITY_MAX, plain, quantity_of
+from metering.money import QUANTITY_MAX, quantity_of, quantity_problem
 
 PROBLEMS_MAX: Final = 100
 
@@ -178,18 +177,9 @@ def _sum_problems(
 ) -> Iterator[FieldProblem]:
     for key in summed.get(event.event_name, ()):
         if (value := event.metadata.get(key)) is None:
-            continue  # whether a meter counts an event without it is the meter's to say
+            continue  # it adds nothing to that meter
         if type(value) is int and 0 <= value <= _CEILING:
             continue  # almost all of them, without a Decimal
         if quantity_of(value) is None:
-            yield FieldProblem(f"{where}metadata.{shown(key)}", _not_a_quantity(value))
-
-
-def _not_a_quantity(value: MetadataValue) -> str:
-    if isinstance(value, bool | str):
-        return "is summed by a meter, but is not a number"
-    if value < 0:
-        return "is summed by a meter, but is negative"
-    if Decimal(value) > QUANTITY_MAX:
-        return f"is summed by a meter, but is above {plain(QUANTITY_MAX)}"
-    return f"is summed by a meter, but has more than {QUANTITY_DECIMALS_MAX} decimals"
+            reason = f"is summed by a meter, but {quantity_problem(value)}"
+            yield FieldProblem(f"{where}metadata.{shown(key)}", reason)

@@ -17,7 +17,7 @@ from metering.buffer.chunk import Metadata
 from metering.clock import to_wire
 from metering.errors import BadQuantityError, NoPriceError
 from metering.ids import Currency, MeterId
-from metering.money import EXACT, QUANTITY_MAX, QUANTITY_MAX_INT, ZERO, quantity_of
+from metering.money import EXACT, QUANTITY_MAX_INT, ZERO, quantity_of, quantity_problem
 from metering.rate_card.catalogue import Meter, Price
 from metering.rate_card.filter import compile_filter
 
@@ -73,20 +73,23 @@ class CompiledMeter:
     prices: dict[Currency, Timeline]
 
     def quantity(self, metadata: Metadata) -> Decimal:
-        """Return what the event adds to this meter.
+        """Return what the event adds to this meter: nothing without the property that it sums.
 
         Raises:
-            BadQuantityError: the summed property is missing or not a quantity.
+            BadQuantityError: the summed property is not a quantity.
 
         """
         if self.summed is None:
             return ONE
-        quantity = quantity_of(value := metadata.get(self.summed))
+        quantity = quantity_of(value := metadata.get(self.summed, 0))
         if quantity is None:
-            raise BadQuantityError(
-                f"property {self.summed!r} is {value!r}, not a number from 0 to {QUANTITY_MAX}"
-            )
+            problem = quantity_problem(value)
+            raise BadQuantityError(f"property {self.summed!r} is {value!r}: it {problem}")
         return quantity
+
+    def is_added_to_by(self, metadata: Metadata) -> bool:
+        """Tell whether the event says anything that this meter measures."""
+        return self.summed is None or self.summed in metadata
 
 
 Lines = tuple[tuple[CompiledMeter, Timeline], ...]
@@ -108,6 +111,10 @@ class Plain(NamedTuple):
     lines: tuple[PlainLine, ...]
     scale: int
     newest: str
+
+    def is_added_to_by(self, metadata: Metadata) -> bool:
+        """Tell whether the event says anything that one of the meters measures."""
+        return any(summed is None or summed in metadata for summed, _price in self.lines)
 
 
 class RateCard:
@@ -133,7 +140,8 @@ class RateCard:
         """Return what an event costs; None if no meter measures it.
 
         Raises:
-            BadQuantityError: a property that a meter sums is not a quantity.
+            BadQuantityError: a property that a meter sums is not a quantity, or none of them is
+                there.
             NoPriceError: its meters have prices, but not in a currency that applies.
 
         """
@@ -142,13 +150,14 @@ class RateCard:
         if plain is not None and event_at >= plain.newest:
             mantissa = 0
             for summed, price in plain.lines:
-                quantity = 1 if summed is None else metadata.get(summed)
+                quantity = 1 if summed is None else metadata.get(summed, 0)
                 if type(quantity) is not int or not 0 <= quantity <= QUANTITY_MAX_INT:
                     break  # a fraction or a text: rare, and not done in integers
                 mantissa += quantity * price
             else:
-                # Made for every event: a tuple costs half of what the constructor does.
-                return tuple.__new__(Charge, (currency, mantissa, plain.scale))
+                if mantissa or plain.is_added_to_by(metadata):
+                    # Made for every event: a tuple costs half of what the constructor does.
+                    return tuple.__new__(Charge, (currency, mantissa, plain.scale))
         return self._charge_measured(name, event_at, metadata, billing)
 
     def _charge_measured(
@@ -161,6 +170,7 @@ class RateCard:
         ]
         if not measured:
             return None
+        _check_added_to(measured, metadata)
         priced = [meter for meter in measured if meter.prices]
         if not priced:
             return _measured_only(measured, metadata)
@@ -206,6 +216,13 @@ def _cost(lines: Lines, event_at: str, metadata: Metadata) -> Decimal:
     for meter, prices in lines:
         cost = EXACT.add(cost, EXACT.multiply(meter.quantity(metadata), prices.at(event_at)))
     return cost
+
+
+def _check_added_to(measured: Sequence[CompiledMeter], metadata: Metadata) -> None:
+    """Refuse an event that says nothing of what its meters sum: most likely a misspelt property."""
+    if not any(meter.is_added_to_by(metadata) for meter in measured):
+        wanted = ", ".join(sorted({repr(meter.summed) for meter in measured}))
+        raise BadQuantityError(f"it has none of the properties that its meters sum: {wanted}")
 
 
 def _measured_only(measured: list[CompiledMeter], metadata: Metadata) -> Charge:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -96,21 +97,82 @@ def test_csv_columns_become_metadata_and_numbers_lose_nothing(
     customer = priced.customers[0]
     rows = [
         f'a,{customer},llm.completion,{NOW},4,"large, new"',
-        f"b,{customer},llm.completion,{NOW},0.123456789012,007",
+        f"b,{customer},llm.completion,{NOW},0.123456789012,",
         f"c,{customer},llm.completion,{NOW},12345678901.123456789012,",
+        f"d,{customer},llm.completion,{NOW},0.00022500000000000002,",
+        f"e,{customer},llm.completion,{NOW},2.5e-7,",
+        f"f,{customer},llm.completion,{NOW},10.50,",
     ]
     (tmp_path / "u.csv").write_bytes(b"\xef\xbb\xbf" + (HEADER + "\r\n".join(rows)).encode())
 
     result = gullak("import", str(tmp_path / "u.csv"), "--json")
     priced.drain()
 
-    assert (result.code, result.json["sent"]) == (0, 3)
+    assert (result.code, result.json["sent"]) == (0, 6)
     kept = priced.rows("SELECT event_id, metadata FROM usage_events ORDER BY event_id")
     assert kept == [
         ("a", {"tokens": 4, "model": "large, new"}),
-        ("b", {"tokens": 0.123456789012, "model": "007"}),
+        ("b", {"tokens": 0.123456789012}),
         ("c", {"tokens": "12345678901.123456789012"}),
+        ("d", {"tokens": 0.00022500000000000002}),
+        ("e", {"tokens": "2.5e-7"}),
+        ("f", {"tokens": "10.50"}),
     ]
+    assert priced.charged() == Decimal("12345678915.747138828024") / 4
+
+
+IDS = (
+    *("1e5", "1E5", "1e+16", "5001173100E7", "007", "-0", "00", "1_000", " 12", "12 ", "+1", ".5"),
+    *("NaN", "inf", "1.10", "9223372036854775808", "12345678901234567890123", "0x1F", "true", "٣"),
+    "9007199254740993.0",
+)
+NUMBERS = ("0", "12", "-5", "9223372036854775807", "1.0", "0.5", "-2.25", "0.1")
+
+
+def test_a_csv_cell_is_a_number_only_if_it_writes_back_as_it_was(
+    gullak: Gullak, priced: Shop, tmp_path: Path
+) -> None:
+    cells = [*IDS, *NUMBERS]
+    rows = [
+        f"h{n},{priced.customers[0]},llm.completion,{NOW},1,{cell}" for n, cell in enumerate(cells)
+    ]
+    (tmp_path / "u.csv").write_text(HEADER.replace("model", "request_hash") + "\n".join(rows))
+
+    assert gullak("import", str(tmp_path / "u.csv")).code == 0
+    priced.drain()
+
+    kept = dict(priced.rows("SELECT event_id, metadata FROM usage_events"))
+    found = [kept[f"h{n}"]["request_hash"] for n in range(len(cells))]
+    assert found[: len(IDS)] == list(IDS)
+    assert [str(value) for value in found] == cells
+    assert all(not isinstance(value, str) for value in found[len(IDS) :])
+
+
+def test_the_columns_of_an_export_arrive_as_they_were(
+    gullak: Gullak, priced: Shop, tmp_path: Path
+) -> None:
+    """One line of an LLM proxy's own export, with its columns named."""
+    file = tmp_path / "spend.csv"
+    file.write_text(
+        "generation_id,created_at,cost_total,cost_cache,tokens,model,name,cancelled,user\n"
+        f"gen-1,{NOW},0.0123,,10389,openai/gpt-oss-120b,llm.completion,false,"
+        f"{priced.customers[0]}\n"
+    )
+
+    result = gullak(
+        *("import", str(file), "--event-id-column=generation_id", "--customer-column=user"),
+        *("--event-column=name", "--timestamp-column=created_at"),
+    )
+    priced.drain()
+
+    assert result.code == 0
+    ((kept,),) = priced.rows("SELECT metadata FROM usage_events")
+    assert kept == {
+        "cost_total": 0.0123,
+        "tokens": 10389,
+        "model": "openai/gpt-oss-120b",
+        "cancelled": "false",
+    }
 
 
 def test_csv_columns_may_have_other_names(gullak: Gullak, priced: Shop, tmp_path: Path) -> None:
@@ -191,7 +253,7 @@ def test_bad_csv_lines_do_not_swallow_the_lines_after_them(
         f'x,{customer},llm.completion,{NOW},4,"never closed\n'.encode(),
         f"x,{customer},llm.completion,{NOW},4\n".encode(),
         f"x,{customer},llm.completion,{NOW},4,\xff\n".encode("latin-1"),
-        f"x,{customer},llm.completion,{NOW},1e308,m\n".encode(),
+        f"x,{customer},llm.completion,{NOW},{'x' * 501},m\n".encode(),
         f",{customer},llm.completion,{NOW},4,m\n".encode(),
         f"x,{customer},llm.completion,yesterday,4,m\n".encode(),
     ]

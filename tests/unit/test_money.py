@@ -15,6 +15,7 @@ from metering.money import (
     QUANTITY_MAX,
     plain,
     quantity_of,
+    quantity_problem,
     split_minor,
 )
 
@@ -47,6 +48,10 @@ def odd_host() -> Iterator[None]:
         ("1000000000000.000000000000", "1000000000000"),
         ("0.000000000001", "0.000000000001"),
         ("999999999999.999999999999", "999999999999.999999999999"),
+        ("00000000000001", "1"),
+        ("1e3", "1000"),
+        ("2.5E-7", "0.00000025"),
+        ("-0", "0"),
     ],
 )
 def test_a_quantity_up_to_its_limits_is_taken_as_written(value: float | str, quantity: str) -> None:
@@ -60,9 +65,8 @@ def test_a_quantity_up_to_its_limits_is_taken_as_written(value: float | str, qua
         1000000000000.0002,
         "1000000000000.000000000001",
         "10000000000000",
-        "00000000000001",
-        1e-13,
-        "0.0000000000001",
+        "1000000000000.0000000000001",
+        "1e13",
         1e308,
         -1,
         -1e-12,
@@ -87,7 +91,8 @@ def test_one_step_beyond_a_limit_is_refused(value: float | str) -> None:
         "1 ",
         "1\n",
         "+1",
-        "1e3",
+        "1e",
+        "1e1000",
         ".5",
         "5.",
         "1_000",
@@ -106,11 +111,56 @@ def test_what_is_no_plain_number_is_refused(value: object) -> None:
     assert quantity_of(value) is None
 
 
+@pytest.mark.parametrize(
+    ("value", "quantity"),
+    [
+        (0.00022500000000000002, "0.000225"),
+        (0.1 + 0.2, "0.3"),
+        (1e-13, "0"),
+        (5e-324, "0"),
+        (5e-13, "0"),
+        (1.5e-12, "0.000000000002"),
+        (2.5e-12, "0.000000000002"),
+        (2.5000000000000003e-12, "0.000000000003"),
+        ("0.0000000000001", "0"),
+        ("3.0000000000005", "3"),
+        ("3.0000000000015", "3.000000000002"),
+        ("0." + "1" * 498, "0.111111111111"),
+    ],
+)
+def test_decimals_after_the_twelfth_are_rounded_half_to_even(
+    value: float | str, quantity: str
+) -> None:
+    assert quantity_of(value) == Decimal(quantity)
+
+
 @given(st.floats(0, 1e12))
-def test_a_float_counts_as_its_shortest_decimal_form_or_not_at_all(value: float) -> None:
+def test_a_float_counts_as_its_shortest_decimal_form_to_twelve_decimals(value: float) -> None:
     quantity = quantity_of(value)
 
-    assert quantity is None or (quantity == Decimal(repr(value)) and float(quantity) == value)
+    assert quantity is not None
+    assert abs(quantity - Decimal(repr(value))) <= QUANTITY_GRAIN / 2
+    assert -int(Decimal(repr(value)).as_tuple().exponent) > QUANTITY_DECIMALS_MAX or (
+        float(quantity) == value
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (True, "is not a number"),
+        ("many", "is not a number"),
+        ("", "is not a number"),
+        (-1, "is negative"),
+        ("-0.5", "is negative"),
+        (-1e-300, "is negative"),
+        (10**12 + 1, "is above 1000000000000"),
+        ("99999999999999999999", "is above 1000000000000"),
+        (1e15, "is above 1000000000000"),
+    ],
+)
+def test_the_reason_of_a_refused_quantity_is_true(value: object, problem: str) -> None:
+    assert (quantity_of(value), quantity_problem(value)) == (None, problem)
 
 
 @given(quantities)

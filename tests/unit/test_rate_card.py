@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from metering.buffer.chunk import Metadata
+from metering.accept.check import check_events
+from metering.accept.event import AcceptLimits
+from metering.buffer.chunk import Metadata, MetadataValue
 from metering.clock import to_wire
 from metering.errors import BadQuantityError, InvalidInputError, NoPriceError
 from metering.ids import BusinessId, Currency, MeterId, PriceId
@@ -253,6 +255,68 @@ def test_a_summed_property_that_is_no_quantity_is_refused_and_named(
 
     with pytest.raises(BadQuantityError, match="'tokens'"):
         charge([tokens], [price(tokens, "1")] if priced else [], metadata)
+
+
+@pytest.mark.parametrize("wanted", [None, "a"], ids=["plain", "filtered"])
+def test_an_absent_property_adds_nothing_to_its_meter_and_stops_no_other(
+    wanted: str | None,
+) -> None:
+    meters = [meter(key, wanted=wanted) for key in ("input", "output", "cached")]
+    prices = [price(of, amount) for of, amount in zip(meters, ("1", "10", "100"), strict=True)]
+
+    found = charge(meters, prices, {"input": 10, "output": 5, "tier": "a"})
+
+    assert found == (USD, 60)
+
+
+@pytest.mark.parametrize("wanted", [None, "a"], ids=["plain", "filtered"])
+@pytest.mark.parametrize("amount", ["0", "1"])
+def test_an_event_that_adds_to_no_meter_is_refused_and_one_that_adds_zero_is_not(
+    amount: str, wanted: str | None
+) -> None:
+    tokens, images = meter(wanted=wanted), meter("images", wanted=wanted)
+    prices = [price(tokens, amount), price(images, amount)]
+
+    with pytest.raises(BadQuantityError, match=r"none of the properties.*'images', 'tokens'"):
+        charge([tokens, images], prices, {"token": 7, "tier": "a"})
+
+    assert charge([tokens, images], prices, {"tokens": 0, "tier": "a"}) == (USD, 0)
+
+
+said = st.one_of(
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(-1e13, 1e13),
+    st.booleans(),
+    st.text(st.characters(min_codepoint=32, exclude_categories=["Cs"]), max_size=8),
+    st.decimals(-1, 10**13, places=20).map("{:f}".format),
+    st.sampled_from(["1e3", "1e-7", "-0", "007", 0.1 + 0.2, 1e-13, 10**12, 10**12 + 1]),
+)
+
+
+@given(said)
+def test_the_edge_takes_a_summed_property_just_when_it_can_be_priced(
+    value: MetadataValue,
+) -> None:
+    raw = {
+        "event_id": "e",
+        "customer_id": "c",
+        "event_name": "call",
+        "timestamp": CHANGE,
+        "metadata": {"tokens": value},
+    }
+    tokens = meter()
+    try:
+        (taken,) = check_events([raw], AcceptLimits(), {"call": frozenset({"tokens"})}, CHANGE)
+    except InvalidInputError as refused:
+        reason = refused.problems[0].reason.removeprefix("is summed by a meter, but ")
+        with pytest.raises(BadQuantityError, match=reason):
+            charge([tokens], [price(tokens, "1")], {"tokens": value})
+        return
+
+    found = charge([tokens], [price(tokens, "1")], taken.metadata)
+
+    assert found is not None
+    assert abs(found[1] - Decimal(str(value))) <= Decimal("5e-13")
 
 
 def test_a_cost_does_not_depend_on_the_host_s_decimal_context() -> None:

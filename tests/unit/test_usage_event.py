@@ -237,11 +237,11 @@ def test_every_bad_event_is_named_whatever_is_wrong_with_the_others() -> None:
         (-1, "is negative"),
         (-0.5, "is negative"),
         ("many", "is not a number"),
-        ("-3", "is not a number"),
+        ("-3", "is negative"),
         (True, "is not a number"),
         (int(QUANTITY_MAX) + 1, "is above 1000000000000"),
         (1e12 + 1, "is above 1000000000000"),
-        (0.1 + 0.2, "has more than 12 decimals"),
+        ("1e13", "is above 1000000000000"),
     ],
 )
 def test_a_summed_property_must_be_a_quantity(value: object, reason: str) -> None:
@@ -252,7 +252,9 @@ def test_a_summed_property_must_be_a_quantity(value: object, reason: str) -> Non
     assert (field, why) == ("events[0].metadata.tokens", f"is summed by a meter, but {reason}")
 
 
-@pytest.mark.parametrize("value", [0, int(QUANTITY_MAX), 0.25, "0.000000000001", "12", -0.0])
+@pytest.mark.parametrize(
+    "value", [0, int(QUANTITY_MAX), 0.25, 0.1 + 0.2, "0.000000000001", "12", -0.0]
+)
 def test_quantities_and_absent_properties_pass(value: object) -> None:
     summed = {"chat.completion": frozenset({"tokens", "absent"}), "other": frozenset({"model"})}
 

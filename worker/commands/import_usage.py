@@ -67,9 +67,9 @@ def import_usage(
     """Send the usage events of a file; run again after an interruption, it goes on.
 
     NDJSON: one event per line with event_id, customer_id, event_name, timestamp, metadata. CSV: a
-    header with these; all other columns are metadata, what looks like a number is one, an empty
-    cell is left out, and a cell holds no line break. Each event needs its event_id and timestamp:
-    a line that is sent twice is then the same event, and charged once.
+    header with these; all other columns are metadata. A cell is a number if that number is written
+    just so, else a text (1e5, 007); an empty cell is left out; none holds a line break. Each event
+    needs its event_id and timestamp: a line sent twice is then the same event, charged once.
 
     A bad line is written to the refusals file with its reason and does not stop the rest. How far
     the import came is in FILE.progress. Exits 0 if all was sent, 2 if lines were refused, 1 if it

@@ -8,12 +8,12 @@ import csv
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import BinaryIO, Final, Literal
 
 import orjson
 
 from metering.errors import FieldProblem, InvalidInputError
+from metering.money import INT64_MAX
 
 Format = Literal["ndjson", "csv"]
 Fields = dict[str, object]
@@ -23,9 +23,9 @@ LINE_BYTES_MAX: Final = 1 << 20
 FIELDS: Final = ("event_id", "customer_id", "event_name", "timestamp")
 
 _BOM: Final = b"\xef\xbb\xbf"
-# No leading zeros: 007 is a name.
-_INTEGER: Final = re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII)
-_NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?", re.ASCII)
+# No leading zeros, no exponent: 007 and 1e5 are names.
+_INTEGER: Final = re.compile(r"-?[1-9][0-9]{0,18}|0", re.ASCII)
+_FRACTION: Final = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,8 @@ def csv_parser(header: Line, columns: Mapping[str, str]) -> Parse:
 
     columns  field of the event -> name of its column, where that differs
 
-    Every other column is metadata: what looks like a number is one, an empty cell is left out.
+    Every other column is metadata: a number where it is written as one is, else a text. An empty
+    cell is left out.
 
     Raises:
         InvalidInputError: a column is missing, has no name, or is there twice.
@@ -128,13 +129,15 @@ def _cells(line: Line) -> list[str]:
 
 
 def _value(cell: str) -> str | int | float:
-    """Return a cell as a number where that loses nothing, else as it is."""
+    """Return a cell as a number if that number is written just so, else as the text that it is.
+
+    An id that looks like a number must not become another id. A meter sums numbers in texts too.
+    """
     if _INTEGER.fullmatch(cell):
-        return int(cell)
-    if _NUMBER.fullmatch(cell):
-        number = float(cell)
-        if number in (float("inf"), float("-inf")) or Decimal(repr(number)) == Decimal(cell):
-            return number
+        number = int(cell)
+        return number if -INT64_MAX <= number <= INT64_MAX else cell
+    if _FRACTION.fullmatch(cell) and repr(float(cell)) == cell:
+        return float(cell)
     return cell
 
 
