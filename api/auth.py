@@ -5,7 +5,7 @@ Postgres, so ingestion does not depend on it; while Postgres is away, for `stale
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from hashlib import sha256
 from threading import Lock
 from time import monotonic
@@ -14,11 +14,10 @@ from typing import Annotated, Final, NamedTuple
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 from starlette.types import Scope
 
 from metering.access.keys import Principal, authenticate, note_use
-from metering.db import is_transient
+from metering.db import DATABASE_ERRORS, is_server_fault
 from metering.errors import ForbiddenError, UnauthorizedError
 from metering.ids import BusinessId
 
@@ -57,7 +56,7 @@ class KeyRing:
 
         Raises:
             UnauthorizedError: nobody's.
-            DBAPIError: Postgres is away, and the key was not seen for too long.
+            DBAPIError: the database fails, and the key was not seen for too long.
 
         """
         if (fresh := self.fresh(key)) is not None:
@@ -69,7 +68,7 @@ class KeyRing:
             with self._lock:
                 self._known.pop(digest, None)
             raise
-        except DBAPIError as error:
+        except DATABASE_ERRORS as error:
             return self._stale(digest, error)
         self._keep(digest, principal)
         return principal
@@ -77,13 +76,14 @@ class KeyRing:
     def _look_up(self, key: str) -> Principal:
         with self._tenant(NOBODY) as conn:
             principal = authenticate(conn, key)
-        with self._tenant(principal.business_id) as conn:
+        # For people to look at: a server that cannot write refuses nobody who only reads.
+        with suppress(*DATABASE_ERRORS), self._tenant(principal.business_id) as conn:
             note_use(conn, principal)
         return principal
 
-    def _stale(self, digest: bytes, error: DBAPIError) -> Principal:
+    def _stale(self, digest: bytes, error: Exception) -> Principal:
         known = self._known.get(digest)
-        if known is None or not is_transient(error):
+        if known is None or not is_server_fault(error):
             raise error
         if monotonic() - known.seen_at_s >= self._stale_s:
             raise error

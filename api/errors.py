@@ -8,15 +8,19 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from metering.accept.event import shown
-from metering.db import is_rolled_back, is_transient
+from metering.db import (
+    DATABASE_ERRORS,
+    cause_of,
+    is_data_fault,
+    is_rolled_back,
+    is_server_fault,
+)
 from metering.errors import (
     BufferFullError,
     BufferUnavailableError,
@@ -107,11 +111,11 @@ def answer_to(error: Exception, scope: Scope) -> Response:
         return _of_validation(error, request_id)
     if isinstance(error, HTTPException):
         return _of_http(error, request_id)
-    if isinstance(error, PoolTimeoutError) or (
-        isinstance(error, DBAPIError) and is_transient(error)
-    ):
+    if is_server_fault(error):
         return _of_database(error, request_id, repeatable=repeatable)
     log.error("request failed", exc_info=error, request_id=request_id)
+    if is_data_fault(error) and scope["method"] != "GET":
+        return _of_data(error, request_id)
     return error_response(
         request_id,
         "INTERNAL_SERVER_ERROR",
@@ -168,10 +172,16 @@ def _of_http(error: HTTPException, request_id: str) -> Response:
     )
 
 
+def _of_data(error: Exception, request_id: str) -> Response:
+    """Tell that the database refuses what was sent, which no check of ours had found."""
+    text = f"The database refuses what was sent: {type(cause_of(error)).__name__}."
+    headers = {"x-should-retry": "false"}
+    return error_response(request_id, "INVALID_REQUEST_BODY", text, headers=headers)
+
+
 def _of_database(error: Exception, request_id: str, *, repeatable: bool) -> Response:
     headers = {"Retry-After": str(RETRY_AFTER_S)}
-    unknown = not (isinstance(error, PoolTimeoutError) or is_rolled_back(error))
-    if unknown and not repeatable:
+    if not (is_rolled_back(error) or repeatable):
         # It may have been written, and without a key of its own it would be written twice.
         headers["x-should-retry"] = "false"
     log.warning("database away", error=type(error).__name__, request_id=request_id)
@@ -189,7 +199,7 @@ def add_error_handlers(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
             answer.headers["Allow"] = ", ".join(_methods(request.scope, routes))
         return answer
 
-    for kind in (GullakError, RequestValidationError, HTTPException, DBAPIError, PoolTimeoutError):
+    for kind in (GullakError, RequestValidationError, HTTPException, *DATABASE_ERRORS):
         app.add_exception_handler(kind, handle)
 
 

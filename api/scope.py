@@ -16,7 +16,7 @@ from api.auth import NOBODY, KeyRing
 from api.rate_limit import RateLimit
 from metering.accept import AcceptLimits, Quantities
 from metering.buffer.stream import UsageBuffer, connect
-from metering.db import is_rolled_back
+from metering.db import has_given_way
 from metering.ids import BusinessId
 from metering.purchase.charge.stored import Gateways
 from worker.migrate import newest_revision
@@ -73,7 +73,7 @@ class ApiScope:
                 with self.sessions.tenant(business_id) as conn:
                     return work(conn)
             except DBAPIError as error:
-                if attempt == ATTEMPTS_MAX or not is_rolled_back(error):
+                if attempt == ATTEMPTS_MAX or not has_given_way(error):
                     raise
                 time.sleep(random.uniform(0, attempt * BACK_OFF_S))  # noqa: S311 - spreads, hides nothing
         raise AssertionError("the last attempt returns or raises")

@@ -1,4 +1,4 @@
-"""What every store needs of Postgres: the transaction type, `COPY`, and which errors pass."""
+"""What every store needs of Postgres: the transaction type, `COPY`, and whose fault an error is."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -7,27 +7,48 @@ from typing import Final, LiteralString
 import psycopg
 from psycopg.sql import SQL
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 # Opens a transaction that commits when the block ends and rolls back when it raises.
 Transactions = Callable[[], AbstractContextManager[Connection]]
 
-_GIVEN_UP_SQLSTATES: Final = frozenset(
-    {
-        "40001",  # serialization failure
-        "40P01",  # deadlock detected
-        "55P03",  # lock not available: lock_timeout
-    }
-)
-_TRANSIENT_SQLSTATES: Final = _GIVEN_UP_SQLSTATES | frozenset(
-    {
-        "57014",  # query canceled: statement_timeout
-        "57P01",  # admin shutdown
-        "57P02",  # crash shutdown
-        "57P03",  # cannot connect now
-        "53300",  # too many connections
-    }
-)
+# Whose fault an error is, by the class of its SQLSTATE. Only these two say that what was to be
+# stored is at fault: a data exception, and a constraint that is violated. All others are the
+# server's, its operator's or our own: a disk that is full, a table that is locked, missing or
+# broken, a limit, a standby. What was to be stored then waits; it is never refused, split, or
+# counted as tried. The guards of the ledger raise class 23.
+_DATA_CLASSES: Final = frozenset({"22", "23"})
+# Postgres ended one of two transactions that were in each other's way.
+_GAVE_WAY: Final = frozenset({"40001", "40P01"})
+# No connection of the pool got free in time; a connection was lost inside of a savepoint.
+_OF_THE_POOL: Final = (PoolTimeoutError, PendingRollbackError)
+
+# What to catch where a database may fail: `COPY` raises the driver's own errors.
+DATABASE_ERRORS: Final = (DBAPIError, psycopg.Error, *_OF_THE_POOL)
+
+# What an operator has to look for; the rest is called by its SQLSTATE.
+_CAUSES: Final = {
+    "25006": "read_only",
+    "25P03": "idle_in_transaction",
+    "40001": "serialization_failure",
+    "40P01": "deadlock",
+    "42501": "permission_denied",
+    "42703": "column_missing",
+    "42P01": "table_missing",
+    "53100": "disk_full",
+    "53200": "out_of_memory",
+    "53300": "too_many_connections",
+    "55P03": "locked",
+    "57014": "statement_timeout",
+    "57P01": "shutting_down",
+    "57P02": "crashed",
+    "57P03": "starting_up",
+    "58030": "io_error",
+    "XX001": "data_corrupted",
+    "XX002": "index_corrupted",
+}
+_UNREACHABLE: Final = "unreachable"
 
 
 def driver(conn: Connection) -> psycopg.Connection[tuple[object, ...]]:
@@ -51,26 +72,58 @@ def cause_of(error: BaseException) -> BaseException | None:
     return error.orig if isinstance(error, DBAPIError) else error
 
 
+def sqlstate_of(error: BaseException) -> str | None:
+    """Return the five characters by which Postgres names an error; None if it is not Postgres'."""
+    cause = cause_of(error)
+    return cause.sqlstate if isinstance(cause, psycopg.Error) else None
+
+
+def is_data_fault(error: BaseException) -> bool:
+    """Tell whether the database refuses what was to be stored, as it would every time."""
+    cause = cause_of(error)
+    if not isinstance(cause, psycopg.Error):
+        return False
+    if cause.sqlstate is None:
+        # The driver refuses it before it is sent, a NUL in a text for example.
+        return isinstance(cause, psycopg.DataError)
+    return cause.sqlstate[:2] in _DATA_CLASSES
+
+
+def is_server_fault(error: BaseException) -> bool:
+    """Tell whether the database failed for a cause that is not in what was to be stored."""
+    return isinstance(error, DATABASE_ERRORS) and not is_data_fault(error)
+
+
+def has_given_way(error: BaseException) -> bool:
+    """Tell whether the transaction may be run again at once: nothing of it was written."""
+    return sqlstate_of(error) in _GAVE_WAY
+
+
+def is_rolled_back(error: BaseException) -> bool:
+    """Tell whether for certain nothing was written.
+
+    Postgres says so by an error that is not the end of the connection. A connection that is lost
+    at the commit leaves it open.
+    """
+    cause = cause_of(error)
+    if isinstance(cause, PoolTimeoutError) or has_given_way(error):
+        return True
+    return isinstance(cause, psycopg.Error) and cause.diag.severity_nonlocalized == "ERROR"
+
+
 def is_timeout(error: BaseException) -> bool:
     """Tell whether a statement took too long: less of it may be what helps."""
     cause = cause_of(error)
     return isinstance(cause, psycopg.errors.QueryCanceled)
 
 
-def is_transient(error: BaseException) -> bool:
-    """Tell whether the whole transaction may simply be run again: the cause is not in the data."""
-    cause = cause_of(error)
-    if not isinstance(cause, psycopg.Error):
-        return False
-    if cause.sqlstate is None or cause.sqlstate.startswith("08"):
-        return isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError)
-    return cause.sqlstate in _TRANSIENT_SQLSTATES
-
-
-def is_rolled_back(error: BaseException) -> bool:
-    """Tell whether Postgres itself gave the transaction up: for certain nothing was written.
-
-    A connection that is lost at the commit leaves that open.
-    """
-    cause = cause_of(error)
-    return isinstance(cause, psycopg.Error) and cause.sqlstate in _GIVEN_UP_SQLSTATES
+def cause_name(error: BaseException) -> str:
+    """Return a server's fault in a word for people, without anything that is secret."""
+    sqlstate = sqlstate_of(error)
+    if isinstance(error, PoolTimeoutError):
+        return "too_many_connections"
+    if sqlstate is None and isinstance(cause_of(error), psycopg.ProgrammingError):
+        return "driver_error"
+    if sqlstate is None or sqlstate.startswith("08"):
+        return _UNREACHABLE
+    return _CAUSES.get(sqlstate, f"sqlstate_{sqlstate}")

@@ -1,8 +1,7 @@
 """The one error tree: a class per cause, the data as attributes, the docstring as the message.
 
 `code` is the wire code of the HTTP contract; `reason` of a `RefusedEventError` is what a dead
-letter carries. Whether a failed transaction is worth another try is decided in `db.is_transient`
-only.
+letter carries. Whose fault an error of the database is, is decided in `db.is_data_fault` only.
 """
 
 from dataclasses import dataclass

@@ -33,7 +33,7 @@ def migrate(database: Engine | Connection) -> None:
 
     Raises:
         sqlalchemy.exc.DBAPIError: nothing was changed. It is worth another try when
-            `metering.db.is_transient` says so (another session held a lock for too long).
+            `metering.db.is_server_fault` says so (another session held a lock for too long).
 
     """
     if isinstance(database, Connection):

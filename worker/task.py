@@ -9,7 +9,7 @@ from celery import Task
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from metering.db import is_transient
+from metering.db import is_server_fault
 from worker.app import app
 from worker.broker import BrokerAwayError, send
 from worker.metrics import TASK_RUNS, TASK_SECONDS
@@ -26,9 +26,9 @@ RETRY_DELAY_S: Final = 1
 def task(name: str) -> Callable[[Callable[P, Report]], Task[P, None]]:
     """Register `body` as the Celery task `name`.
 
-    The body returns counts, which are logged when any is not zero. A transient database error or
-    an absent Redis is tried again a few times; then it is left to the next sweep, which finds the
-    same work again. A message is only ever a wake-up.
+    The body returns counts, which are logged when any is not zero. What fails by a fault of the
+    database's server, or of an absent Redis, is tried again a few times; then it is left to the
+    next sweep, which finds the same work again. A message is only ever a wake-up.
     """
 
     def register(body: Callable[P, Report]) -> Task[P, None]:
@@ -67,8 +67,8 @@ def _observe(name: str, body: Callable[P, Report], *args: P.args, **kwargs: P.kw
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Tell whether the cause passes by itself: Postgres or Redis away, a deadlock, a timeout."""
-    return isinstance(error, RedisConnectionError | RedisTimeoutError) or is_transient(error)
+    """Tell whether the same may work later: the cause is a server, not what the task works on."""
+    return isinstance(error, RedisConnectionError | RedisTimeoutError) or is_server_fault(error)
 
 
 _last_woken: dict[str, float] = {}

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from metering.buffer.entry import stream_position
 from metering.buffer.keys import Shard
-from metering.db import is_timeout, is_transient
+from metering.db import DATABASE_ERRORS, is_timeout
 from metering.debit import statements
 from metering.debit.cursor import advance, read_cursor
 from metering.debit.prepare import (
@@ -49,8 +49,8 @@ def drain_shard(drain: Drain, shard: Shard, slice_s: float) -> DrainReport:
     """Work off a shard, batch by batch, until it is empty or `slice_s` is over.
 
     Raises:
-        DBAPIError, psycopg.Error: the database is away or a conflict passes by itself
-            (`db.is_transient`): nothing of the batch was written, the head is still there.
+        DBAPIError, psycopg.Error: the database failed, by no fault of an event's
+            (`db.is_server_fault`): nothing of the batch was written, the head is still there.
         RedisError: Redis is away.
 
     """
@@ -105,10 +105,13 @@ def _settle(drain: Drain, shard: Shard, batch: PreparedBatch) -> Outcome | None:
                 return None
             outcome = _write(conn, drain, shard, batch)
             drain.checkpoint("before_commit")
-    except Exception as error:
-        if is_transient(error) and not is_timeout(error):
-            drain.buffer.forget_attempts(shard)  # it was not the batch's fault
+    except DATABASE_ERRORS as error:
+        # An error that comes back ended no worker; and an event's fault does not come as far.
+        drain.buffer.forget_attempts(shard)
+        if is_timeout(error):
+            drain.smaller(shard)
         raise
+    drain.larger(shard)
     drain.checkpoint("after_commit")
     drain.checkpoint("before_trim")
     drain.buffer.trim(shard, batch.head)

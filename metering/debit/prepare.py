@@ -13,7 +13,7 @@ from metering.buffer.entry import HeadChunk, readable
 from metering.buffer.keys import Epoch, Shard, StreamId
 from metering.buffer.stream import UsageBuffer
 from metering.checkpoint import Checkpoint, no_checkpoint
-from metering.db import Transactions
+from metering.db import DATABASE_ERRORS, Transactions
 from metering.debit import statements
 from metering.debit.batch import KeyedEvent, Refusal, key_events
 from metering.debit.payers import Payers
@@ -26,6 +26,8 @@ from metering.rate_card.cards import RateCards
 ATTEMPTS_WHOLE: Final = 2
 # A chunk that is alone and was begun so often has killed every worker that touched it.
 ATTEMPTS_MAX: Final = 20
+# A batch of one chunk is the smallest there is.
+HALVINGS_MAX: Final = 16
 _NULL: Final = r"\N"
 
 
@@ -39,6 +41,17 @@ class Drain:
     batch_events: int
     checkpoint: Checkpoint = no_checkpoint
     payers: Payers = field(default_factory=Payers)
+    # How often batches of a shard were halved, because a statement took too long for Postgres.
+    halvings: dict[Shard, int] = field(default_factory=dict)
+
+    def smaller(self, shard: Shard) -> None:
+        """Halve the next batches of a shard."""
+        self.halvings[shard] = min(HALVINGS_MAX, self.halvings.get(shard, 0) + 1)
+
+    def larger(self, shard: Shard) -> None:
+        """Take a halving back: a batch got through."""
+        if (halvings := self.halvings.pop(shard, 0)) > 1:
+            self.halvings[shard] = halvings - 1
 
 
 class _Read(NamedTuple):
@@ -83,17 +96,24 @@ def prepare(drain: Drain, shard: Shard, after: StreamId | None = None) -> Prepar
     head = readable(shard, drain.buffer.read_head(shard, drain.batch_events, after))
     if not head:
         return None
+    epoch = drain.buffer.account(shard).epoch
     attempts = drain.buffer.begin(shard, head[0].stream_id) if after is None else 1
-    if attempts > ATTEMPTS_WHOLE:
-        del head[max(1, len(head) >> (attempts - ATTEMPTS_WHOLE)) :]
+    halvings = max(0, attempts - ATTEMPTS_WHOLE) + drain.halvings.get(shard, 0)
+    del head[max(1, len(head) >> halvings) :]
     drain.checkpoint("after_read")
     keyed, unreadable = key_events(head)
     if attempts > ATTEMPTS_MAX and len(head) == 1:
         killer = UnpostableEventError(f"its chunk ended {ATTEMPTS_MAX} workers")
         unreadable += [Refusal(event, killer) for event in keyed]
         keyed = []
-    read = _Read(head, drain.buffer.account(shard).epoch, attempts)
-    return _price(drain, read, keyed, unreadable)
+    read = _Read(head, epoch, attempts)
+    try:
+        return _price(drain, read, keyed, unreadable)
+    except DATABASE_ERRORS:
+        # It was not even tried; nor was what comes after a batch, whose attempt nobody counted.
+        if after is None:
+            drain.buffer.forget_attempts(shard)
+        raise
 
 
 def prepare_again(drain: Drain, batch: PreparedBatch) -> PreparedBatch:

@@ -1,8 +1,9 @@
 """Settle a batch inside its transaction: keys claimed, usage kept, wallets debited, rest refused.
 
-A batch that the database refuses is split inside the same transaction, by savepoints, until the
-culprit is alone; it is refused and the others are posted. So a batch commits as a whole or not at
-all, and its chunks are trimmed together.
+A batch whose data the database refuses is split inside the same transaction, by savepoints, until
+the culprit is alone; it is refused and the others are posted. So a batch commits as a whole or not
+at all, and its chunks are trimmed together. A fault of the server ends the transaction: no event is
+refused for it, and none is looked for.
 """
 
 from collections import defaultdict
@@ -13,11 +14,10 @@ from decimal import Decimal
 import orjson
 import psycopg
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
 from metering.checkpoint import Checkpoint
 from metering.copy_format import array
-from metering.db import cause_of, copy_in, is_transient
+from metering.db import DATABASE_ERRORS, cause_of, copy_in, is_server_fault
 from metering.debit import statements
 from metering.debit.batch import KeyedEvent, Refusal
 from metering.debit.pricing import PricedEvent
@@ -84,9 +84,9 @@ class Settlement:
             over = [event.keyed for event in events if event.wallet_id == error.wallet_id]
             fault = UnpostableEventError(error.message)
             return [Refusal(keyed, fault) for keyed in over] + self.post(kept)
-        except (DBAPIError, psycopg.Error, ArithmeticError, NotFoundError) as error:
+        except (*DATABASE_ERRORS, ArithmeticError, NotFoundError) as error:
             self.outcome = before
-            if is_transient(error):
+            if is_server_fault(error):
                 raise
             if len(events) == 1:
                 return [Refusal(events[0].keyed, UnpostableEventError(_plain_cause(error)))]

@@ -13,10 +13,9 @@ import typer
 from psycopg import errors as sqlstate
 from redis.exceptions import RedisError
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
 from metering.buffer.stream import UsageBuffer
-from metering.db import cause_of, is_transient
+from metering.db import DATABASE_ERRORS, cause_of, is_server_fault
 from metering.errors import (
     BufferUnavailableError,
     ConfigurationError,
@@ -105,7 +104,7 @@ def open_target(data_dir: Path | None) -> Iterator[Target]:
     target = Target(config)
     try:
         yield target
-    except (DBAPIError, psycopg.Error) as error:
+    except DATABASE_ERRORS as error:
         raise _explained(error, config) from error
     except (RedisError, BufferUnavailableError) as error:
         place = _place(config.redis_url.get_secret_value())
@@ -149,13 +148,13 @@ def _urls_of(data_dir: Path) -> Mapping[str, str]:
     return {"DATABASE_URL": accounts.database_url, "REDIS_URL": accounts.redis_url}
 
 
-def _explained(error: DBAPIError | psycopg.Error, config: Settings) -> GullakError:
+def _explained(error: Exception, config: Settings) -> GullakError:
     """Return what the user can put right, in one line without SQL, parameters or passwords."""
     cause = cause_of(error)
     if isinstance(cause, sqlstate.UndefinedTable | sqlstate.UndefinedColumn):
         return ConfigurationError("the database has not the tables of this version: gullak migrate")
     said = cause.diag.message_primary if isinstance(cause, psycopg.Error) else None
-    if said is None and is_transient(error):
+    if said is None and is_server_fault(error):
         place = _place(config.database_url.get_secret_value())
         return ConfigurationError(f"Postgres at {place} does not answer: {START_HINT}")
     return GullakError(f"Postgres refused: {said or type(cause).__name__}")

@@ -19,7 +19,7 @@ import structlog
 from sqlalchemy import Connection, Row
 
 from metering.checkpoint import Checkpoint, no_checkpoint
-from metering.db import Transactions
+from metering.db import DATABASE_ERRORS, Transactions, cause_of, is_server_fault
 from metering.errors import (
     ConfigurationError,
     GatewayRefusedError,
@@ -147,16 +147,27 @@ def settle_due(conn: Connection, purchase_id: PurchaseId, policy: ChargePolicy =
     """Settle a purchase that is due; tell if anything came of it.
 
     What the ledger refuses, a balance out of range, it would refuse every time: the purchase says
-    so in its `failure` and is due no more until something new is known of it.
+    so in its `failure` and is due no more until something new is known of it. A fault of the server
+    is raised, and the purchase stays due.
     """
     try:
         with conn.begin_nested():
             return settle_paid(conn, PaidFor(purchase_id, None), policy)
-    except GullakError as error:
-        log.warning("purchase.refused", purchase_id=purchase_id, reason=error.message)
-        values = {"purchase_id": purchase_id, "reason": error.message}
+    except (*DATABASE_ERRORS, GullakError) as error:
+        if is_server_fault(error):
+            raise
+        reason = _reason(error)
+        log.warning("purchase.refused", purchase_id=purchase_id, reason=reason)
+        values = {"purchase_id": purchase_id, "reason": reason}
         conn.execute(of_purchases.NOT_FOLLOWED, values)
         return False
+
+
+def _reason(error: Exception) -> str:
+    """Return what a person may read: of the database's error its name only."""
+    if isinstance(error, GullakError):
+        return error.message
+    return f"the database refuses it: {type(cause_of(error)).__name__}"
 
 
 # --- claim ----------------------------------------------------------------------------------------

@@ -12,9 +12,8 @@ import psycopg
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection, Row
-from sqlalchemy.exc import DBAPIError
 
-from metering.db import cause_of, is_transient
+from metering.db import DATABASE_ERRORS, cause_of, is_server_fault
 from metering.errors import FieldProblem, GullakError, InvalidInputError, NotFoundError
 from metering.ids import (
     AccountId,
@@ -227,13 +226,14 @@ def start_top_ups(conn: Connection, page: int, at: datetime | None = None) -> li
 def _start(conn: Connection, wallet_id: WalletId, now: datetime) -> ChargeId | None:
     """Start a top-up unless one is under way, which the unique index knows in any case.
 
-    What goes wrong with one wallet is not the others': it waits, and they go on.
+    What goes wrong with one wallet is not the others': it waits, and they go on. A fault of the
+    server ends the run, and none waits for it.
     """
     try:
         with conn.begin_nested():
             return _start_once(conn, wallet_id, now)
-    except (DBAPIError, GullakError) as error:
-        if is_transient(error):
+    except (*DATABASE_ERRORS, GullakError) as error:
+        if is_server_fault(error):
             raise
         if not isinstance(cause_of(error), psycopg.errors.UniqueViolation):
             log.warning("top-up not started", wallet_id=wallet_id, exc_info=error)

@@ -15,7 +15,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 import structlog
 from sqlalchemy import Connection
 
-from metering.db import is_transient
+from metering.db import cause_of, is_server_fault
 from metering.errors import GullakError, NotFoundError, UnreadableEventError
 from metering.ids import AccountId, BusinessId, ProviderEventNumber
 from metering.purchase.facts import PaidFor, PaymentFact, Provider, note_payment, note_reversal
@@ -25,8 +25,8 @@ from metering.purchase.provider.word import Fact, Word
 
 log = structlog.get_logger("gullak.provider")
 
-# Runs of an event that end in an error of ours; after the last it has failed. A store that is away
-# is none of them.
+# Runs of an event that end in an error of ours, or because its data are refused; after the last it
+# has failed. A fault of the server is none of them.
 ATTEMPTS_MAX: Final = 5
 # Of one call: its rows stay locked until the commit.
 REPLAY_MAX: Final = 10_000
@@ -166,7 +166,7 @@ def process(
     event go those that were parked because its payment was not known.
 
     Raises:
-        DBAPIError: Postgres is away, or chose this transaction to give way; nothing was written.
+        DBAPIError: a fault of the server (`db.is_server_fault`); nothing was written.
 
     """
     row = conn.execute(statements.TAKE, {"event_number": event_number}).one_or_none()
@@ -187,7 +187,7 @@ def _outcome(
     except UnreadableEventError as error:
         return _Outcome("failed", type=error.event_type, reason=error.message)
     except Exception as error:
-        if is_transient(error):
+        if is_server_fault(error):
             raise
         log.warning("event not applied", event_number=event_number, exc_info=error)
         is_last = event.attempts + 1 >= ATTEMPTS_MAX
@@ -260,7 +260,7 @@ def _note(conn: Connection, business_id: BusinessId, fact: Fact) -> PaidFor:
 
 def _reason(error: Exception) -> str:
     """Return what a person may read: not the text of another's error, which may hold anything."""
-    return error.message if isinstance(error, GullakError) else type(error).__name__
+    return error.message if isinstance(error, GullakError) else type(cause_of(error)).__name__
 
 
 # --- seen and sent again --------------------------------------------------------------------------

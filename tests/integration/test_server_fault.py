@@ -1,0 +1,117 @@
+"""A server that fails is not what it was asked to store: all waits, and nothing is refused."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from sqlalchemy import event as sqlalchemy_event
+from sqlalchemy.exc import DBAPIError
+
+from edge import Api
+from shop import Shop, event
+
+# A full disk, no memory, a broken disk, a wrong state, a broken page, a standby, an operator's own
+# trigger; and a table that somebody has renamed.
+STATES = ("53100", "53200", "58030", "55000", "XX001", "25006", "P0001")
+RENAMED = "42P01"
+
+
+@contextmanager
+def failing(shop: Shop, sqlstate: str, table: str = "ledger_entries") -> Iterator[None]:
+    """Let the server fail whoever writes into a table."""
+    if sqlstate == RENAMED:
+        shop.run(f"ALTER TABLE {table} RENAME TO zz_away")
+        yield
+        shop.run(f"ALTER TABLE zz_away RENAME TO {table}")
+        return
+    shop.run(
+        "CREATE OR REPLACE FUNCTION zz_fault() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        f" RAISE EXCEPTION USING ERRCODE = '{sqlstate}', MESSAGE = 'a fault'; END $$"
+    )
+    shop.run(
+        f"CREATE TRIGGER zz_fault BEFORE INSERT ON {table}"
+        " FOR EACH STATEMENT EXECUTE FUNCTION zz_fault()"
+    )
+    yield
+    shop.run(f"DROP TRIGGER zz_fault ON {table}")
+
+
+@pytest.mark.parametrize("table", ["ledger_entries", "usage_batches", "usage_event_keys"])
+@pytest.mark.parametrize("sqlstate", [*STATES, RENAMED])
+def test_good_events_wait_for_a_server_that_fails(shop: Shop, sqlstate: str, table: str) -> None:
+    shop.meter("tokens", {"USD": "1"})
+    shop.send(*(event(shop.customers[0]) for _ in range(50)))
+
+    with failing(shop, sqlstate, table):
+        for _ in range(30):  # more often than a chunk that kills its workers is tried
+            with pytest.raises((DBAPIError, psycopg.Error)):
+                shop.drain()
+    outcome = shop.drain()
+
+    assert (outcome.posted, outcome.refused, shop.wallet().balance_minor) == (50, 0, -50)
+    assert shop.faults() == []
+
+
+def test_an_attempt_that_never_reached_the_ledger_is_none(shop: Shop) -> None:
+    shop.meter("tokens", {"USD": "1"})
+    shop.send(event(shop.customers[0]))
+
+    with failing(shop, RENAMED, "businesses"):  # what a batch is prepared from
+        for _ in range(30):
+            with pytest.raises((DBAPIError, psycopg.Error)):
+                shop.drain()
+    outcome = shop.drain()
+
+    assert (outcome.posted, outcome.refused) == (1, 0)
+
+
+def test_a_batch_that_the_server_fails_is_not_split(shop: Shop) -> None:
+    shop.meter("tokens", {"USD": "1"})
+    shop.send(*(event(shop.customers[0]) for _ in range(200)))
+    savepoints: list[str] = []
+    listen = lambda _conn, name: savepoints.append(name)  # noqa: E731
+    sqlalchemy_event.listen(shop.sessions.engine, "savepoint", listen)
+
+    with failing(shop, "53100"), pytest.raises((DBAPIError, psycopg.Error)):
+        shop.drain()
+
+    assert len(savepoints) <= 3
+
+
+def test_a_write_is_told_to_come_back_and_is_then_done_once(api: Api, shop: Shop) -> None:
+    customer = shop.customers[0]
+    entry = {"amount": 5, "currency": "USD", "entry_type": "credit", "idempotency_key": "k"}
+    with api.client() as client:
+        for sqlstate in [*STATES, RENAMED]:
+            with failing(shop, sqlstate):
+                refused = client.post(f"/customers/{customer}/wallets/ledger-entries", json=entry)
+            assert (refused.status_code, refused.json()["code"]) == (503, "UNAVAILABLE"), sqlstate
+            assert int(refused.headers["Retry-After"]) >= 1
+            assert "x-should-retry" not in refused.headers
+        for _ in range(2):
+            assert client.post(
+                f"/customers/{customer}/wallets/ledger-entries", json=entry
+            ).is_success
+
+    assert shop.wallet().balance_minor == 5
+
+
+def test_what_the_database_refuses_as_data_is_no_fault_of_the_server(api: Api, shop: Shop) -> None:
+    entry = {"amount": 5, "currency": "USD", "entry_type": "credit"}
+    with api.client() as client, failing(shop, "23514"):
+        refused = client.post(f"/customers/{shop.customers[0]}/wallets/ledger-entries", json=entry)
+
+    assert (refused.status_code, refused.json()["code"]) == (422, "INVALID_REQUEST_BODY")
+    assert "CheckViolation" in refused.json()["message"]
+
+
+def test_a_key_that_is_used_for_the_first_time_may_read_where_nothing_can_be_written(
+    api: Api, shop: Shop
+) -> None:
+    shop.run("ALTER TABLE api_keys RENAME COLUMN last_used_at TO zz_last_used_at")
+
+    with api.client() as client:
+        answer = client.get("/customers")
+
+    assert answer.status_code == 200
