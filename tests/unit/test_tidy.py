@@ -246,7 +246,7 @@ def test_no_float_comes_near_money() -> None:
     places = outside(
         found(is_float, inside=("metering/ledger", "metering/purchase", "metering/money.py")),
         # A caller's JSON may hold a double; it is taken in its shortest decimal form.
-        definition("metering/money.py", "quantity_of"),
+        definition("metering/money.py", "_number_of"),
         # Metadata is the customer's own JSON and no amount.
         definition("metering/ledger/accounts.py", "_fits"),
         definition("metering/ledger/accounts.py", "MetadataValue"),
