@@ -1,4 +1,7 @@
-"""Bring the database to the newest schema: one runner at a time, one transaction, bounded waits."""
+"""Bring the database to the newest schema, and the wall of tenants to what it should be.
+
+One runner at a time, one transaction, bounded waits.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from metering.debit.partitions import maintain_partitions
 from metering.errors import ConfigurationError
 from metering.ledger.accounts import open_missing_wallets
+from metering.migrations.wall import make_role, raise_wall
 from worker.session import make_engine
 from worker.settings import Settings
 
@@ -26,7 +30,7 @@ LOCK_TIMEOUT_S: Final = 4
 
 
 def migrate(database: Engine | Connection) -> None:
-    """Upgrade to the newest revision; nothing happens when it is there already.
+    """Upgrade to the newest revision, if it is not there already, and raise the wall of tenants.
 
     With an engine the upgrade is one transaction of its own; with a connection it joins the
     transaction that is open there, and the caller ends it.
@@ -88,7 +92,9 @@ def _upgrade(conn: Connection) -> None:
     conn.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
     with _scripts() as config:
         config.attributes["connection"] = conn
+        make_role(conn)
         command.upgrade(config, "head")
+        raise_wall(conn)
 
 
 def _prepare(conn: Connection, config: Settings) -> None:
