@@ -21,6 +21,7 @@ from api.routes import (
     lots,
     meters,
     packages,
+    pages,
     prices,
     providers,
     purchases,
@@ -78,6 +79,7 @@ def create_app(config: Settings, gateways: Gateways = open_gateway) -> FastAPI:
         version="1",
         description="Prepaid credit for metered APIs: customers, wallets, ledger, usage events.",
         lifespan=_lifespan,
+        docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
@@ -88,6 +90,8 @@ def create_app(config: Settings, gateways: Gateways = open_gateway) -> FastAPI:
     routes = [route for module in (health, *ROUTERS) for route in module.router.routes]
     add_error_handlers(app, routes)
     app.include_router(health.router)
+    app.include_router(pages.router)
+    app.mount(pages.ASSETS, pages.assets)
     for module in ROUTERS:
         app.include_router(
             module.router, responses=_ERRORS, max_body_size=config.api_body_bytes_max

@@ -3,8 +3,11 @@
 from typing import Any, Final, TypeAlias
 
 from fastapi import FastAPI
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import models_json_schema
 
+from api import examples
+from api.notices import SHAPES
 from metering.accept import AcceptLimits, UsageEvent
 from metering.text import NO_NUL
 
@@ -24,6 +27,13 @@ _MADE: Final = {
     "/webhooks": ("webhook_id", "$response.body#/id"),
 }
 
+_WEBHOOK_HEADERS: Final = {
+    "webhook-id": "The same for every attempt: what came before is known by it.",
+    "webhook-timestamp": "Of the attempt, in Unix seconds.",
+    "webhook-signature": "`v1,` and base64 of HMAC-SHA256 over `id.timestamp.body`; several,"
+    " parted by spaces, while a secret is changed.",
+}
+
 
 def describe(app: FastAPI, currencies: tuple[str, ...]) -> None:
     """Make `app` describe itself, with the currencies that are configured."""
@@ -34,6 +44,8 @@ def describe(app: FastAPI, currencies: tuple[str, ...]) -> None:
             document = plain()
             _add_ingest(document)
             _add_links(document)
+            _add_examples(document, currencies[0])
+            _add_webhooks(document)
             _narrow(document, list(currencies))
             app.openapi_schema = document
         return app.openapi_schema
@@ -59,6 +71,64 @@ def _add_ingest(document: Document) -> None:
                 "items": {"$ref": _REFS.format(model="UsageEvent")},
             }
         },
+    }
+
+
+def _add_examples(document: Document, currency: str) -> None:
+    """Show a body for each operation that takes one."""
+    bodies = examples.bodies(currency)
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            if "requestBody" in operation and operation["operationId"] in bodies:
+                content = operation["requestBody"]["content"]["application/json"]
+                content["example"] = bodies[operation["operationId"]]
+
+
+def _add_webhooks(document: Document) -> None:
+    """Describe what a business is told, type by type."""
+    shapes: list[type[BaseModel]] = list(dict.fromkeys(shape for shape, _ in SHAPES.values()))
+    _, described = models_json_schema(
+        [(shape, "serialization") for shape in shapes], ref_template=_REFS
+    )
+    document["components"]["schemas"] |= described["$defs"]
+    document["webhooks"] = {
+        type_: {"post": _webhook(type_, shape.__name__, summary)}
+        for type_, (shape, summary) in SHAPES.items()
+    }
+
+
+def _webhook(type_: str, shape: str, summary: str) -> Document:
+    envelope = {
+        "type": "object",
+        "required": ["business_id", "type", "timestamp", "data"],
+        "properties": {
+            "business_id": {"type": "string"},
+            "type": {"const": type_},
+            "timestamp": {"type": "string", "format": "date-time"},
+            "data": {"$ref": _REFS.format(model=shape)},
+        },
+    }
+    return {
+        "summary": summary,
+        "description": "Sent to each enabled endpoint that wants this type, until one attempt is"
+        " answered by 2xx. Signed as Standard Webhooks has it, with the endpoint's secret.",
+        "operationId": f"told_of_{type_.replace('.', '_')}",
+        "tags": ["sent to you"],
+        "parameters": [
+            {
+                "name": name,
+                "in": "header",
+                "required": True,
+                "description": meaning,
+                "schema": {"type": "string"},
+            }
+            for name, meaning in _WEBHOOK_HEADERS.items()
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": envelope}},
+        },
+        "responses": {"2XX": {"description": "It arrived. Anything else: it is sent again."}},
     }
 
 

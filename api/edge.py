@@ -14,6 +14,7 @@ from api import ingest
 from api.auth import key_of
 from api.body import coding_of, unpack
 from api.errors import answer_to, too_large
+from api.routes import pages
 from api.scope import ApiScope
 from metering.access.keys import Principal
 from metering.errors import FieldProblem, InvalidInputError, NotFoundError
@@ -24,7 +25,8 @@ from worker.metrics import HTTP_REQUESTS, HTTP_SECONDS
 # What anybody may ask, without a key; a webhook of a provider is let in by its signature.
 PUBLIC: Final = frozenset(
     {
-        *("/livez", "/readyz", "/metrics", "/openapi.json", "/docs"),
+        *("/livez", "/readyz", "/metrics", "/openapi.json"),
+        *pages.PATHS,
         *(f"/providers/{provider}/webhooks" for provider in get_args(AccountProvider)),
     }
 )

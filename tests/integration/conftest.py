@@ -8,14 +8,17 @@ from edge import Api, running_api
 from metering.buffer.stream import UsageBuffer
 from metering.ids import new_ulid
 from shop import Shop, shared_database
+from told import undescribed
 from worker.session import Sessions
 from worker.settings import Settings, settings_from
 
 
 @pytest.fixture
-def shop(sessions: Sessions, buffer: UsageBuffer) -> Shop:
-    """A business with one customer."""
-    return Shop.open(sessions, buffer)
+def shop(sessions: Sessions, buffer: UsageBuffer) -> Iterator[Shop]:
+    """A business with one customer; what it was told is as the API describes it."""
+    opened = Shop.open(sessions, buffer)
+    yield opened
+    assert undescribed(opened) == []
 
 
 @pytest.fixture(scope="module")

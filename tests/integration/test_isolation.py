@@ -6,16 +6,11 @@ from itertools import count
 
 import httpx
 import pytest
-from pydantic import SecretStr
 
 from api.app import create_app
 from edge import Api
-from metering.ids import ProviderEventNumber
-from metering.purchase.provider.account import NewAccount, connect_account, sender_of
-from metering.purchase.provider.inbox import process, receive, verified
-from providers import Stripe
-from shop import Shop, event
-from till import Till
+from one_of_each import one_of_each
+from shop import Shop
 from worker.settings import settings_from
 
 # A webhook of a provider brings a signature instead of a key.
@@ -102,7 +97,6 @@ BODIES: dict[tuple[str, str], Callable[[dict[str, str]], object]] = {
 }
 # Making something of one's own is no way in; whose customer an event names is checked later.
 NO_WEBHOOKS = {"data": [], "done": True, "iterator": None, "prev_iterator": None}
-TOP_UP = {"threshold": -7, "payment_method": "pm_1", "day_cap": 1000, "month_cap": 1000}
 OWN = {
     ("POST", "/customers"),
     ("POST", "/packages"),
@@ -128,60 +122,8 @@ def api(module_api_url: str, shop: Shop) -> Api:
 @pytest.fixture
 def victim(api: Api, shop: Shop) -> dict[str, str]:
     """The ids of a business that has one of everything."""
-    till = Till(shop)
-    shop.meter("tokens", {"USD": "1"})
-    shop.send(event(shop.customers[0], event_id="evt-victim", name="free"))
-    shop.send(event("cus_unknown", event_id="evt-refused"))
-    shop.drain()
     with api.client() as client:
-        customer_id = shop.customers[0]
-        entry = {"amount": 500, "currency": "USD", "entry_type": "credit"}
-        for currency in ("USD", "INR"):
-            entry["currency"] = currency
-            client.post(f"/customers/{customer_id}/wallets/ledger-entries", json=entry)
-        package = client.post("/packages", json={"name": "p", "currency": "INR", "price": 9})
-        order = {"package_id": package.json()["id"]}
-        purchase = client.post(f"/customers/{customer_id}/purchases", json=order).json()
-        client.post(f"/purchases/{purchase['id']}/payments", json={})
-        client.post(f"/purchases/{purchase['id']}/refunds", json={"refund_id": "re_1", "amount": 1})
-        rule = client.post("/low-credit-rules", json={"currency": "USD", "threshold": 5}).json()
-        meter = client.get("/meters").json()["items"][0]
-        webhook = client.post("/webhooks", json={"url": "https://example.com/"}).json()
-        checkout = client.post(
-            f"/customers/{customer_id}/checkouts",
-            json={"amount": 100, "currency": "INR", "idempotency_key": "k1"},
-        ).json()
-        wallet = f"/customers/{customer_id}/wallets/INR/top-up"
-        client.put(wallet, json={**TOP_UP, "package_id": till.package(currency="INR")})
-    return {
-        "customer_id": customer_id,
-        "entry_id": shop.entries(currency="INR")[0].entry_id,
-        "package_id": order["package_id"],
-        "purchase_id": purchase["id"],
-        "meter_id": meter["id"],
-        "rule_id": rule["id"],
-        "event_id": "evt-victim",
-        "refused_event_id": "evt-refused",
-        "webhook_id": webhook["id"],
-        "provider_event_id": str(parked_event(shop)),
-        "checkout_id": checkout["id"],
-        "currency": "INR",
-        "account_id": till.account_id,
-    }
-
-
-def parked_event(shop: Shop) -> ProviderEventNumber | None:
-    """What a provider has said of a payment that nobody knows."""
-    vendor = Stripe()
-    new = NewAccount(provider="stripe", name="Main", webhook_secret=SecretStr(vendor.secret))
-    delivery = vendor.signed(vendor.refund())
-    with shop.sessions.transaction() as conn:
-        account = connect_account(conn, shop.business_id, new)
-        sender = sender_of(conn, "stripe", account.account_id)
-        number = receive(conn, verified(sender, delivery.body, delivery.headers))
-        assert number is not None
-        assert process(conn, number, lambda *_: None) == "parked"
-    return number
+        return one_of_each(shop, client)
 
 
 @pytest.fixture

@@ -1,0 +1,131 @@
+"""What a business is told by webhook: the shape of `data` for each type, for the description.
+
+A test holds every notice that any other test makes against these.
+"""
+
+from datetime import datetime
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, Field
+
+from metering.ids import (
+    Currency,
+    CustomerId,
+    EntryId,
+    LotId,
+    PackageId,
+    PurchaseId,
+)
+from metering.ledger.entry import EventType, Kind, Source
+from metering.purchase.orders import Origin
+from metering.purchase.target import PurchaseStatus
+from metering.webhook.outbox import WebhookType
+
+
+class BalanceNotice(BaseModel):
+    """A balance has crossed the threshold of a rule, or is above its recovery line again.
+
+    Amounts in minor units. `sequence` counts the alerts of a wallet from 1, without gaps.
+    """
+
+    payload_type: Literal["CreditBalanceLow", "CreditBalanceRecovered"]
+    customer_id: CustomerId
+    wallet: Annotated[Currency, Field(description="Its currency; `currency` says the same.")]
+    currency: Currency
+    available_balance: int
+    threshold_amount: int
+    recover_at_amount: int
+    crossed_at: datetime
+    sequence: int
+
+
+class EntryNotice(BaseModel):
+    """An entry of a wallet other than usage, as the list of entries shows it."""
+
+    payload_type: Literal["CreditLedgerEntry"]
+    id: EntryId
+    customer_id: CustomerId
+    currency: Currency
+    amount: int
+    is_credit: bool
+    event_type: EventType
+    kind: Kind
+    before_balance: int
+    after_balance: int
+    reason: str | None
+    reference_object_id: str | None
+    version: Annotated[int, Field(description="1, 2, 3 … per wallet: the order of its entries.")]
+    created_at: datetime
+
+
+class LotNotice(BaseModel):
+    """Credit that will soon expire: what is left of a lot."""
+
+    payload_type: Literal["CreditLot"]
+    lot_id: LotId
+    customer_id: CustomerId
+    currency: Currency
+    source: Source
+    amount: int
+    remaining: int
+    expires_at: datetime
+    days_ahead: Annotated[int, Field(description="Which of the configured notices this is.")]
+
+
+class PurchaseNotice(BaseModel):
+    """What has become of a purchase. Amounts in minor units of its currency."""
+
+    payload_type: Literal["Purchase"]
+    purchase_id: PurchaseId
+    customer_id: CustomerId
+    currency: Currency
+    order_id: str
+    origin: Origin
+    package_id: PackageId | None
+    status: PurchaseStatus
+    price: int
+    credit: int
+    paid: int
+    reversed: int
+    shortfall: Annotated[int, Field(description="Called back, but spent, and owed by nobody.")]
+    provider: str | None
+    payment_id: str | None
+    ledger_entry_id: EntryId | None
+
+
+class TopUpNotice(BaseModel):
+    """A top-up that failed. `retry_at`: when the rule tries again, if it does."""
+
+    payload_type: Literal["TopUp"]
+    customer_id: CustomerId
+    wallet: Currency
+    currency: Currency
+    threshold_amount: int
+    reason: str
+    declines: int
+    declines_max: int
+    is_disabled: bool
+    retry_at: datetime | None
+    purchase_id: PurchaseId | None
+    amount: int | None
+    failure: str | None
+
+
+class TestNotice(BaseModel):
+    """Nothing has happened: somebody tries whether an endpoint hears."""
+
+    payload_type: Literal["Test"]
+
+
+SHAPES: Final[dict[WebhookType, tuple[type[BaseModel], str]]] = {
+    "credit.balance_low": (BalanceNotice, "A balance is at or below a threshold."),
+    "credit.balance_recovered": (BalanceNotice, "A balance is above its recovery line again."),
+    "credit.added": (EntryNotice, "Credit was added to a wallet."),
+    "credit.deducted": (EntryNotice, "Credit was taken from a wallet, not for usage."),
+    "credit.expiring": (LotNotice, "Credit will expire soon."),
+    "credit.expired": (EntryNotice, "Credit has expired."),
+    "purchase.succeeded": (PurchaseNotice, "A purchase was paid and credited."),
+    "purchase.reversed": (PurchaseNotice, "A refund or dispute has called back a purchase."),
+    "topup.failed": (TopUpNotice, "A top-up could not be charged."),
+    "webhook.test": (TestNotice, "A test."),
+}
