@@ -55,4 +55,8 @@ def policy_of(config: Settings) -> DeliveryPolicy:
 def _sender_of(_pid: int) -> Sender:
     """Return this process's sender: threads do not survive a fork."""
     config = scope().settings
-    return Sender(timeout_s=config.webhook_timeout_s, allow_private=config.webhook_allow_private)
+    return Sender(
+        timeout_s=config.webhook_timeout_s,
+        allow_private=config.webhook_allow_private,
+        allow_loopback=config.webhook_allow_loopback,
+    )

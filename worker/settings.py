@@ -105,8 +105,10 @@ class Settings(BaseSettings):
     webhook_retry_s: tuple[int, ...] = (5, 300, 1800, 7200, 18_000, 36_000, 36_000)
     # How long a receiver may take, from the connection to the end of its answer: the contract's.
     webhook_timeout_s: float = Field(15.0, gt=0, le=30)
-    # Private, loopback and link-local receivers are refused, unless this allows them (tests).
+    # Private, loopback and link-local receivers are refused, unless the first of these allows them
+    # all, or the second those on this machine, as `gullak up` does. Both are for workers and API.
     webhook_allow_private: bool = False
+    webhook_allow_loopback: bool = False
     # An endpoint that failed this many times in a row, over at least a day, is disabled.
     webhook_disable_after: int = Field(50, ge=1)
 

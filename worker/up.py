@@ -36,6 +36,8 @@ CONCURRENCY: Final = 2
 WORKER_QUEUES: Final = "debit,low_credit,purchase,ledger"
 # On one machine one worker waits for others' servers; docker-compose.yml has one for each of both.
 WEBHOOK_QUEUES: Final = "webhook,charge"
+# Receivers on the developer's own machine: the port of the API is open to nobody else either.
+STACK_DEFAULTS: Final = {"GULLAK_WEBHOOK_ALLOW_LOOPBACK": "true"}
 # Celery advises against root at every start, on eight lines; who runs as root knows.
 _QUIET_AS_ROOT: Final = {"PYTHONWARNINGS": "ignore:You're running the worker with superuser"}
 
@@ -70,7 +72,8 @@ class Stack:
         self.api_key = ""
         self._port = port
         self._ready_file = ready_file
-        self._variables = {**(environment() if variables is None else variables)}
+        given = environment() if variables is None else variables
+        self._variables = {**STACK_DEFAULTS, **given}
         self._variables |= overrides or {}
         self._on_ready = on_ready
         self._log_files = log_files
@@ -274,6 +277,12 @@ def _worker(name: str, queues: str) -> Sequence[str]:
     )
 
 
+def _say_ready(state: Mapping[str, object]) -> None:
+    loopback = settings_from({**STACK_DEFAULTS, **environment()}).webhook_allow_loopback
+    may_go = "public addresses and to this machine" if loopback else "public addresses only"
+    log.info("ready", pids=state["pids"], url=state["api_url"], webhooks=f"may go to {may_go}")
+
+
 def up(
     data_dir: Annotated[
         Path, typer.Option(help="Where Postgres and Redis keep their data.", file_okay=False)
@@ -296,7 +305,7 @@ def up(
         data_dir,
         port=port,
         ready_file=ready_file.resolve() if ready_file else None,
-        on_ready=lambda state: log.info("ready", pids=state["pids"], url=state["api_url"]),
+        on_ready=_say_ready,
         log_files=False,
     )
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

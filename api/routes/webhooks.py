@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
 from api.auth import Reader, Writer
-from api.paging import PAGE_SIZE_MAX
-from api.scope import Scoped
+from api.paging import PAGE_SIZE_MAX, Page, Paged
+from api.scope import ApiScope, Scoped
 from metering.clock import Moment, to_wire
-from metering.ids import EndpointId
+from metering.errors import FieldProblem, InvalidInputError
+from metering.ids import EndpointId, WebhookEventId
 from metering.webhook.dead_letter import replay
+from metering.webhook.deliveries import Delivery, DeliveryState, page_of_deliveries, send_test
 from metering.webhook.endpoints import (
     Endpoint,
     delete_endpoint,
@@ -29,6 +31,7 @@ from metering.webhook.requests import (
     change_headers,
     make_endpoint,
 )
+from worker.receivers import reach_of
 
 router: Final = APIRouter(prefix="/webhooks", tags=["webhooks"])
 
@@ -48,6 +51,8 @@ class WebhookDetails(BaseModel):
     updated_at: str
     disabled: bool
     disabled_reason: str | None
+    failures_in_row: int
+    failing_since: datetime | None
     filter_types: list[str] | None
     rate_limit: None = None
 
@@ -83,6 +88,33 @@ class ReplayRequest(BaseModel):
     until: Moment | None = None
 
 
+class DeliveryOut(BaseModel):
+    """An event on its way to an endpoint; `id` is that of the event, and of its `webhook-id`.
+
+    `attempts` begin anew with a replay. `next_attempt_at`: null if none will be made; in the past,
+    it is due. `last_error`: why the last attempt had no answer, `last_status_code`: its answer.
+    """
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: WebhookEventId = Field(validation_alias="webhook_event_id")
+    type: str
+    occurred_at: datetime
+    status: Literal["pending", "delivered", "dead"]
+    attempts: int
+    next_attempt_at: datetime | None
+    delivered_at: datetime | None
+    last_attempt_at: datetime | None
+    last_status_code: int | None
+    last_error: str | None
+
+
+class TestSent(BaseModel):
+    """The id of the event that was sent, in the header `webhook-id`."""
+
+    id: WebhookEventId
+
+
 class Replayed(BaseModel):
     """How many deliveries are due again; call until it is 0."""
 
@@ -100,6 +132,8 @@ def _out(endpoint: Endpoint) -> WebhookDetails:
         updated_at=_text(endpoint.updated_at),
         disabled=endpoint.disabled_at is not None,
         disabled_reason=endpoint.disabled_reason,
+        failures_in_row=endpoint.failures_in_row,
+        failing_since=endpoint.failing_since,
         filter_types=None if types is None else list(types),
     )
 
@@ -116,10 +150,25 @@ def _headers(headers: Mapping[str, str]) -> Headers:
 
 @router.post("")
 def make_webhook(caller: Writer, scope: Scoped, new: NewEndpoint) -> WebhookDetails:
-    """Make an endpoint with a new secret; it is told of what happens from now on."""
+    """Make an endpoint with a new secret; it is told of what happens from now on.
+
+    An address that is not public is refused, because nothing would be sent there.
+    """
+    _check_reach(scope, new.url)
     return _out(
         scope.run(caller.business_id, lambda conn: make_endpoint(conn, caller.business_id, new))
     )
+
+
+def _check_reach(scope: ApiScope, url: str | None) -> None:
+    """Refuse a receiver to which no call would ever be made.
+
+    Raises:
+        InvalidInputError: it is one.
+
+    """
+    if url and (reason := reach_of(scope.settings).refusal_of(url)):
+        raise InvalidInputError(FieldProblem("url", reason))
 
 
 @router.get("")
@@ -158,6 +207,7 @@ def change_webhook(
     caller: Writer, scope: Scoped, webhook_id: EndpointPath, change: EndpointChange
 ) -> WebhookDetails:
     """Change parts of an endpoint; enabling it sends what waited."""
+    _check_reach(scope, change.url)
     return _out(
         scope.run(
             caller.business_id,
@@ -202,6 +252,48 @@ def set_headers(
         caller.business_id,
         lambda conn: change_headers(conn, caller.business_id, webhook_id, change),
     )
+
+
+@router.get("/{webhook_id}/deliveries")
+def list_deliveries(
+    *,
+    caller: Reader,
+    scope: Scoped,
+    webhook_id: EndpointPath,
+    paged: Paged,
+    status: Annotated[
+        DeliveryState | None,
+        Query(
+            description="`failing`: pending, and tried in vain; `undelivered`: pending or dead."
+            " Left out: all."
+        ),
+    ] = None,
+) -> Page[DeliveryOut]:
+    """List what was, is and will be sent to an endpoint, newest event first."""
+
+    def work(conn: Connection) -> list[Delivery]:
+        get_endpoint(conn, caller.business_id, webhook_id)
+        return page_of_deliveries(
+            conn,
+            caller.business_id,
+            endpoint_id=webhook_id,
+            state=status,
+            page=paged.size,
+            offset=paged.offset,
+            after=paged.after_as(WebhookEventId),
+        )
+
+    found = scope.run(caller.business_id, work)
+    return Page(items=[DeliveryOut.model_validate(delivery) for delivery in found])
+
+
+@router.post("/{webhook_id}/test")
+def send_test_webhook(caller: Writer, scope: Scoped, webhook_id: EndpointPath) -> TestSent:
+    """Send a `webhook.test` to an endpoint; its delivery tells whether it arrived."""
+    event_id = scope.run(
+        caller.business_id, lambda conn: send_test(conn, caller.business_id, webhook_id)
+    )
+    return TestSent(id=event_id)
 
 
 @router.post("/{webhook_id}/replay")

@@ -9,10 +9,12 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Final, TypeAlias
 
 import httpcore
+import httpx
 
 from metering.errors import RefusedAddressError, UnresolvedHostError
 
@@ -66,8 +68,15 @@ _SPECIAL_V6: Final = tuple(
         ),
     )
 )
+_LOOPBACK_V4: Final = IPv4Network("127.0.0.0/8")
+_LOOPBACK_V6: Final = IPv6Address("::1")
 # What a network without IPv4 shows of a public IPv4 host.
 _NAT64: Final = IPv6Network("64:ff9b::/96")
+
+_REFUSED: Final = (
+    "is not a public address: nothing is sent there, unless the operator allows it by"
+    " GULLAK_WEBHOOK_ALLOW_LOOPBACK (this machine) or GULLAK_WEBHOOK_ALLOW_PRIVATE (all)"
+)
 
 
 def is_public(address: str) -> bool:
@@ -83,6 +92,62 @@ def is_public(address: str) -> bool:
     if parsed in _NAT64:
         return _is_public_v4(IPv4Address(int(parsed) & 0xFFFF_FFFF))
     return _is_public_v6(parsed)
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether `address` is this very machine."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return False
+    return parsed in _LOOPBACK_V4 if isinstance(parsed, IPv4Address) else parsed == _LOOPBACK_V6
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Which addresses a webhook may go to beside public ones."""
+
+    loopback: bool = False
+    private: bool = False
+
+    def holds(self, address: str) -> bool:
+        """Tell whether a webhook may go to `address`."""
+        return self.private or is_public(address) or (self.loopback and is_loopback(address))
+
+    def refusal_of(self, url: str) -> str | None:
+        """Return why no call to `url` would ever be made, as far as no name has to be resolved.
+
+        None if it may be made, and for what is no URL.
+        """
+        try:
+            host = httpx.URL(url).host
+        except (httpx.InvalidURL, ValueError):
+            return None
+        named = addresses_in(host)
+        return None if all(map(self.holds, named)) else _REFUSED
+
+    def refusal_now(self, url: str) -> str | None:
+        """Return why a call to `url` would be refused now; asks the system for the name.
+
+        None also if the name cannot be resolved: it may be later.
+        """
+        try:
+            host = httpx.URL(url).host
+            named = addresses_in(host) or _addresses(host, 0)
+        except (httpx.InvalidURL, ValueError, UnresolvedHostError):
+            return None
+        return None if all(map(self.holds, named)) else _REFUSED
+
+
+def addresses_in(host: str) -> list[str]:
+    """Return the addresses that a host is in itself, in any spelling; of a name there are none."""
+    if host.rstrip(".").lower().rpartition(".")[2] == "localhost":
+        return ["127.0.0.1"]
+    try:
+        rows = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return []
+    return [str(row[4][0]) for row in rows]
 
 
 def _is_public_v4(address: IPv4Address) -> bool:
@@ -121,17 +186,17 @@ def _addresses(host: str, port: int) -> list[str]:
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """A network in which only public addresses exist (all of them if `allow_private`)."""
+    """A network in which only the addresses within reach exist."""
 
     def __init__(
         self,
         resolve: Resolve,
         *,
-        allow_private: bool,
+        reach: Reach,
         network: httpcore.AsyncNetworkBackend | None = None,
     ) -> None:
         self._resolve = resolve
-        self._allow_private = allow_private
+        self._reach = reach
         self._network = network or httpcore.AnyIOBackend()
 
     async def connect_tcp(
@@ -146,7 +211,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
         Raises:
             UnresolvedHostError: the name has no address.
-            RefusedAddressError: one of its addresses is not public.
+            RefusedAddressError: one of its addresses is out of reach.
             httpcore.ConnectError, httpcore.ConnectTimeout: none of them took the connection.
 
         """
@@ -165,7 +230,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
     async def _checked(self, host: str, port: int) -> Sequence[str]:
         """Resolve. One bad answer among good ones is enough to refuse: that is a trick."""
         addresses = await self._resolve(host, port)
-        if not self._allow_private and not all(map(is_public, addresses)):
+        if not all(map(self._reach.holds, addresses)):
             raise RefusedAddressError
         return addresses
 

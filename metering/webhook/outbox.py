@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeAlias
 import orjson
 from sqlalchemy import Connection
 
-from metering.ids import BusinessId, WalletId, WebhookEventId, new_id
+from metering.ids import BusinessId, EndpointId, WalletId, WebhookEventId, new_id
 from metering.webhook import statements
 
 # No float: amounts are integers, and exact decimals travel as text.
@@ -72,20 +72,36 @@ def publish(
     if not notices:
         return []
     event_ids = [WebhookEventId(new_id("msg")) for _ in notices]
-    columns = {
+    columns = _event_columns(event_ids, notices, occurred_at)
+    conn.execute(statements.INSERT_EVENTS, columns)
+    wanted = ("webhook_event_ids", "business_ids", "types")
+    conn.execute(statements.INSERT_DELIVERIES, {name: columns[name] for name in wanted})
+    return event_ids
+
+
+def _event_columns(
+    event_ids: Sequence[WebhookEventId], notices: Sequence[Notice], occurred_at: datetime
+) -> dict[str, object]:
+    return {
         "webhook_event_ids": event_ids,
         "business_ids": [notice.business_id for notice in notices],
         "types": [notice.type for notice in notices],
-    }
-    details = {
         "wallet_ids": [notice.wallet_id for notice in notices],
         "sequences": [notice.sequence for notice in notices],
         "data": [_data(notice) for notice in notices],
         "occurred_at": occurred_at,
     }
-    conn.execute(statements.INSERT_EVENTS, {**columns, **details})
-    conn.execute(statements.INSERT_DELIVERIES, columns)
-    return event_ids
+
+
+def publish_to(
+    conn: Connection, endpoint_id: EndpointId, notice: Notice, occurred_at: datetime
+) -> WebhookEventId:
+    """Write a notice for one endpoint alone, whatever types it wants; return its id."""
+    event_id = WebhookEventId(new_id("msg"))
+    conn.execute(statements.INSERT_EVENTS, _event_columns([event_id], [notice], occurred_at))
+    delivery = {"webhook_event_id": event_id, "endpoint_id": endpoint_id}
+    conn.execute(statements.INSERT_DELIVERY, delivery)
+    return event_id
 
 
 def _data(notice: Notice) -> str:

@@ -20,7 +20,7 @@ import httpx
 
 from metering.clock import utc_now
 from metering.errors import RefusedAddressError, UnresolvedHostError
-from metering.webhook.guard import GuardedBackend, Resolve, system_resolver
+from metering.webhook.guard import GuardedBackend, Reach, Resolve, system_resolver
 from metering.webhook.retry import parse_retry_after
 
 Ticket = TypeVar("Ticket")
@@ -67,12 +67,18 @@ class Sender:
     """Sends calls. One for a process: the TLS context and the resolver's threads are kept."""
 
     def __init__(
-        self, *, timeout_s: float, allow_private: bool = False, resolve: Resolve | None = None
+        self,
+        *,
+        timeout_s: float,
+        allow_private: bool = False,
+        allow_loopback: bool = False,
+        resolve: Resolve | None = None,
     ) -> None:
         self.timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(RESOLVER_THREADS, thread_name_prefix="resolve")
         self._backend = GuardedBackend(
-            resolve or system_resolver(self._threads), allow_private=allow_private
+            resolve or system_resolver(self._threads),
+            reach=Reach(loopback=allow_loopback, private=allow_private),
         )
         # Neither certificates nor proxies come from the environment.
         self._tls = httpx.create_ssl_context(trust_env=False)

@@ -29,6 +29,12 @@ INSERT_DELIVERIES: Final = text("""
     FOR KEY SHARE OF e SKIP LOCKED
 """)
 
+# A delivery for one endpoint alone.
+INSERT_DELIVERY: Final = text("""
+    INSERT INTO webhook_deliveries (webhook_event_id, endpoint_id, due_at)
+    VALUES (:webhook_event_id, :endpoint_id, now())
+""")
+
 # --- endpoints ------------------------------------------------------------------------------------
 
 _ENDPOINT: Final = """endpoint_id, business_id, url, description, filter_types, headers, metadata,
@@ -256,6 +262,51 @@ JUDGE_ENDPOINTS: Final = text("""
     RETURNING e.endpoint_id, e.business_id, e.disabled_reason,
         e.disabled_at IS NOT DISTINCT FROM now() AS stopped
 """)
+
+# --- where deliveries are -------------------------------------------------------------------------
+
+# Tell whether the business has such an event.
+EVENT_EXISTS: Final = text("""
+    SELECT 1 FROM webhook_events
+    WHERE business_id = :business_id AND webhook_event_id = :webhook_event_id
+""")
+_STATES: Final = {
+    "all": "true",
+    "pending": "d.status = 'pending'",
+    "failing": "d.status = 'pending' AND d.attempts % :attempts_per_round > 0",
+    "dead": "d.status = 'dead'",
+    "delivered": "d.status = 'delivered'",
+    "undelivered": "d.status IN ('pending', 'dead')",
+}
+# A page of deliveries, newest event first, with the last attempt of each. One statement per state,
+# so that a state with an index of its own is read by it; of each endpoint no more is read than the
+# page reaches.
+DELIVERIES: Final = {
+    state: text(f"""
+    SELECT d.webhook_event_id, e.endpoint_id, e.url, v.type, v.occurred_at, d.status,
+        d.attempts % :attempts_per_round AS attempts,
+        CASE WHEN d.status = 'pending' THEN d.due_at END AS next_attempt_at, d.delivered_at,
+        a.attempted_at AS last_attempt_at, a.status_code AS last_status_code,
+        a.error AS last_error
+    FROM webhook_endpoints e
+    CROSS JOIN LATERAL (
+        SELECT * FROM webhook_deliveries d
+        WHERE d.endpoint_id = e.endpoint_id AND {condition}
+            AND (CAST(:after AS text) IS NULL OR d.webhook_event_id < :after)
+        ORDER BY d.webhook_event_id DESC LIMIT :reach
+    ) AS d
+    JOIN webhook_events v ON v.webhook_event_id = d.webhook_event_id
+    LEFT JOIN LATERAL (
+        SELECT attempted_at, status_code, error FROM webhook_attempts a
+        WHERE a.webhook_event_id = d.webhook_event_id AND a.endpoint_id = d.endpoint_id
+        ORDER BY attempt DESC LIMIT 1
+    ) AS a ON true
+    WHERE e.business_id = :business_id
+        AND (CAST(:endpoint_id AS text) IS NULL OR e.endpoint_id = :endpoint_id)
+    ORDER BY d.webhook_event_id DESC, e.endpoint_id LIMIT :page OFFSET :offset
+""")
+    for state, condition in _STATES.items()
+}
 
 # --- dead letters and replay ----------------------------------------------------------------------
 

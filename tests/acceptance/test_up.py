@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -255,3 +257,36 @@ def test_a_bad_setting_is_named_without_its_value(
     assert refused.returncode == 1
     assert refused.stderr.startswith("gullak: shards: ")
     assert "s3cret" not in refused.stderr
+
+
+def test_a_receiver_on_this_machine_is_told_without_any_setting(up: Up) -> None:
+    heard: list[str] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(self.headers["webhook-id"])
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    def gullak(*arguments: str) -> str:
+        command = [str(Path(sys.executable).with_name("gullak")), *arguments]
+        ran = subprocess.run(
+            [*command, "--data-dir", str(up.data_dir)], capture_output=True, text=True, check=True
+        )
+        assert ran.stderr == ""
+        return ran.stdout
+
+    with HTTPServer(("127.0.0.1", 0), Receiver) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/hook"
+        endpoint = gullak("endpoint", "create", url).split()[0]
+        sent = gullak("endpoint", "test", endpoint).split()[0]
+        wait_for(lambda: sent in heard, 60)
+        wait_for(lambda: "delivered" in gullak("webhook", "list", "--status", "delivered"), 30)
+        server.shutdown()
+
+    assert gullak("webhook", "list") == "none\n"
+    gullak("endpoint", "delete", endpoint)

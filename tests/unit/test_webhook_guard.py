@@ -13,6 +13,7 @@ from metering.errors import RefusedAddressError, UnresolvedHostError
 from metering.webhook.guard import (
     ADDRESSES_TRIED_MAX,
     GuardedBackend,
+    Reach,
     Resolve,
     SocketOption,
     is_public,
@@ -118,7 +119,7 @@ def answers(*rounds: Sequence[str]) -> Resolve:
 
 
 def connect(resolve: Resolve, network: Recorder, *, allow_private: bool = False) -> None:
-    guard = GuardedBackend(resolve, allow_private=allow_private, network=network)
+    guard = GuardedBackend(resolve, reach=Reach(private=allow_private), network=network)
     asyncio.run(guard.connect_tcp("receiver.example", 443, timeout=1))
 
 
@@ -183,7 +184,7 @@ def test_a_name_without_addresses_is_said_to_be_so() -> None:
 
 
 def test_no_receiver_is_a_socket_file() -> None:
-    guard = GuardedBackend(answers([]), allow_private=True, network=Recorder())
+    guard = GuardedBackend(answers([]), reach=Reach(private=True), network=Recorder())
     with pytest.raises(RefusedAddressError):
         asyncio.run(guard.connect_unix_socket("/run/docker.sock"))
 
@@ -256,3 +257,56 @@ def test_a_call_that_cannot_be_prepared_is_an_answer_too() -> None:
     sender.close()
 
     assert answer.error == "the call failed (ValueError)"
+
+
+# --- what is on this machine ----------------------------------------------------------------------
+
+HERE = ["127.0.0.1", "127.255.255.255", "::1"]
+NOT_HERE = ["10.0.0.1", "169.254.169.254", "::ffff:127.0.0.1", "0.0.0.0", "fe80::1"]  # noqa: S104
+
+
+@pytest.mark.parametrize("address", HERE)
+def test_this_machine_is_in_reach_only_where_it_is_allowed(address: str) -> None:
+    assert Reach(loopback=True).holds(address)
+    assert Reach(private=True).holds(address)
+    assert not Reach().holds(address)
+
+
+@pytest.mark.parametrize("address", NOT_HERE)
+def test_what_is_private_but_not_this_machine_stays_out_of_reach(address: str) -> None:
+    assert not Reach(loopback=True).holds(address)
+
+
+@pytest.mark.parametrize("address", PUBLIC)
+def test_what_is_public_is_always_in_reach(address: str) -> None:
+    assert Reach().holds(address)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:9999/hook",
+        "http://2130706433/",
+        "http://0x7f.1/",
+        "http://017700000001/",
+        "http://[::1]/",
+        "http://[::ffff:127.0.0.1]/",
+        "https://10.1.2.3/",
+        "http://169.254.169.254/latest",
+        "http://localhost:3000/",
+        "http://LOCALHOST./",
+        "http://shop.localhost/",
+    ],
+)
+def test_a_receiver_that_will_never_be_called_is_known_without_asking_for_its_name(
+    url: str,
+) -> None:
+    assert Reach().refusal_of(url)
+    assert Reach(private=True).refusal_of(url) is None
+
+
+@pytest.mark.parametrize(
+    "url", ["https://example.com/", "http://8.8.8.8/", "", "no url", "http://[", "http://x.invalid"]
+)
+def test_what_may_be_called_or_is_no_url_is_not_refused_for_its_address(url: str) -> None:
+    assert Reach().refusal_of(url) is None

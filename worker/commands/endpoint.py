@@ -5,6 +5,7 @@ from typing import Annotated, Final
 import typer
 
 from metering.ids import EndpointId
+from metering.webhook.deliveries import send_test
 from metering.webhook.endpoints import (
     ENDPOINTS_MAX,
     ROTATION_OVERLAP_S,
@@ -20,6 +21,7 @@ from metering.webhook.endpoints import (
 from worker.commands.options import AsJson, Business, Wide
 from worker.commands.show import print_json, print_table
 from worker.commands.target import DataDir, business_of, open_target
+from worker.receivers import reach_of
 
 app = typer.Typer(help="Where webhooks go.", no_args_is_help=True)
 
@@ -56,12 +58,18 @@ def create(
     data_dir: DataDir = None,
 ) -> None:
     """Make an endpoint; print its id and the secret that signs."""
-    with open_target(data_dir) as target, target.transaction() as conn:
-        business_id = business_of(conn, business)
-        made = create_endpoint(
-            conn, business_id, url, description=description, filter_types=types or None
-        )
-        secret = endpoint_secret(conn, business_id, made.endpoint_id)
+    with open_target(data_dir) as target:
+        # Before the transaction: it may ask a name server.
+        refusal = reach_of(target.settings).refusal_now(url)
+        with target.transaction() as conn:
+            business_id = business_of(conn, business)
+            made = create_endpoint(
+                conn, business_id, url, description=description, filter_types=types or None
+            )
+            secret = endpoint_secret(conn, business_id, made.endpoint_id)
+    if refusal:
+        # No error: the workers' environment may allow what this one's does not.
+        typer.echo(f"gullak: warning: {url} {refusal}", err=True)
     if as_json:
         print_json({**_record(made), "secret": secret})
     else:
@@ -122,6 +130,16 @@ def delete(
     with open_target(data_dir) as target, target.transaction() as conn:
         delete_endpoint(conn, business_of(conn, business), EndpointId(endpoint))
     typer.echo(f"{endpoint} is gone")
+
+
+@app.command("test")
+def try_out(
+    *, endpoint: EndpointArgument, business: Business = None, data_dir: DataDir = None
+) -> None:
+    """Send a webhook.test to an endpoint; `gullak webhook list` tells whether it arrived."""
+    with open_target(data_dir) as target, target.transaction() as conn:
+        event_id = send_test(conn, business_of(conn, business), EndpointId(endpoint))
+    typer.echo(f"{event_id} is on its way")
 
 
 @app.command("rotate-secret")

@@ -31,7 +31,7 @@ from worker.embedded import Accounts
 from worker.scope import open_buffer
 from worker.session import Sessions, make_engine
 from worker.settings import Settings, environment, settings_from
-from worker.up import DEFAULT_DATA_DIR
+from worker.up import DEFAULT_DATA_DIR, STACK_DEFAULTS
 
 START_HINT: Final = "start one with `gullak up`, or set DATABASE_URL and REDIS_URL"
 
@@ -145,7 +145,8 @@ def _urls_of(data_dir: Path) -> Mapping[str, str]:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"{path} is damaged: {error}") from error
-    return {"DATABASE_URL": accounts.database_url, "REDIS_URL": accounts.redis_url}
+    urls = {"DATABASE_URL": accounts.database_url, "REDIS_URL": accounts.redis_url}
+    return STACK_DEFAULTS | urls
 
 
 def _explained(error: Exception, config: Settings) -> GullakError:
