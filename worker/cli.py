@@ -1,9 +1,12 @@
 """The command line: `gullak COMMAND`. A further command is one line here."""
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from metering.errors import GullakError
 from worker.commands import add_commands
@@ -15,11 +18,29 @@ from worker.up import up
 
 app = typer.Typer(
     name="gullak",
-    help="Prepaid credit for metered APIs.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # its tracebacks show local variables: secrets among them
 )
+
+
+def _print_version(asked: bool) -> None:  # noqa: FBT001  # the form that typer calls
+    if asked:
+        typer.echo(f"gullak {version('gullak')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Prepaid credit for metered APIs."""
 
 
 @app.command()
@@ -43,8 +64,13 @@ def main() -> None:
         _fail(error.message)
     except ValidationError as error:
         # Names and reasons only: the refused value may be a secret.
-        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        problems = (
+            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        )
         _fail("; ".join(problems))
+    except SettingsError as error:
+        _fail(f"{error}: it is not JSON")
 
 
 def _fail(message: str) -> None:

@@ -38,6 +38,8 @@ _POSTGRES_OPTIONS: Final = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",
     "shared_buffers": "256MB",
+    # The most workers that `gullak up` starts have two children each, with up to five connections.
+    "max_connections": "250",
     "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
     "timezone": "UTC",

@@ -32,6 +32,7 @@ from worker.supervisor import Role, StopRequestedError, Supervisor
 DEFAULT_DATA_DIR: Final = Path(".gullak")
 DEFAULT_PORT: Final = 8080
 CONCURRENCY: Final = 2
+WORKERS_MAX: Final = 16
 # Webhooks have workers of their own: a slow receiver must not hold up debits.
 WORKER_QUEUES: Final = "debit,low_credit,purchase,ledger"
 # On one machine one worker waits for others' servers; docker-compose.yml has one for each of both.
@@ -64,6 +65,7 @@ class Stack:
         on_ready: Callable[[Mapping[str, object]], None] = lambda _state: None,
         log_files: bool = True,
         fast_unsafe: bool = False,
+        workers: int = 1,
     ) -> None:
         self.data_dir = data_dir.resolve()
         self.database_url = ""
@@ -78,6 +80,7 @@ class Stack:
         self._on_ready = on_ready
         self._log_files = log_files
         self._fast_unsafe = fast_unsafe
+        self._workers = workers
         self._supervisor = Supervisor(self._announce)
         self._ready = False
         self._settled = Event()
@@ -221,11 +224,16 @@ class Stack:
     def _process_roles(self) -> list[Role]:
         """Return what runs beside the servers; a further process is a further line."""
         return [
-            self._role("worker", *_worker("main", WORKER_QUEUES)),
+            *self._worker_roles(),
             self._role("worker_webhook", *_worker("webhook", WEBHOOK_QUEUES)),
             self._role("beat", *_celery("beat")),
             self._api_role(),
         ]
+
+    def _worker_roles(self) -> list[Role]:
+        """Return the workers that debit: `worker`, `worker_2` and so on."""
+        ends = ("", *(f"_{number}" for number in range(2, self._workers + 1)))
+        return [self._role(f"worker{end}", *_worker(f"main{end}", WORKER_QUEUES)) for end in ends]
 
     def _api_role(self) -> Role:
         port = self.api_url.rpartition(":")[2]
@@ -291,6 +299,12 @@ def up(
         int,
         typer.Option(help="Port of the API; 0 takes a free one.", max=65535),
     ] = DEFAULT_PORT,
+    workers: Annotated[
+        int,
+        typer.Option(
+            help=f"Processes that debit, each with {CONCURRENCY} children.", min=1, max=WORKERS_MAX
+        ),
+    ] = 1,
     ready_file: Annotated[
         Path | None,
         typer.Option(help="Written when all is ready: URLs, an API key, process ids; JSON."),
@@ -307,6 +321,7 @@ def up(
         ready_file=ready_file.resolve() if ready_file else None,
         on_ready=_say_ready,
         log_files=False,
+        workers=workers,
     )
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stack.stop())

@@ -25,6 +25,7 @@ from worker.health import answers_ready
 
 READY_WITHIN_S = 120
 ROLES = ("postgres", "redis", "worker", "worker_webhook", "beat", "api")
+TWO_WORKERS = ("--workers", "2")
 
 
 @dataclass
@@ -61,12 +62,12 @@ def command(data_dir: Path, *more: str) -> list[str]:
 
 
 @contextmanager
-def run_up(data_dir: Path, variables: Mapping[str, str]) -> Iterator[Up]:
+def run_up(data_dir: Path, variables: Mapping[str, str], *options: str) -> Iterator[Up]:
     ready_file = data_dir.with_suffix(".ready")
     log = data_dir.with_suffix(".log")
     with log.open("a") as output:
         process = subprocess.Popen(
-            command(data_dir, "--ready-file", str(ready_file)),
+            command(data_dir, "--ready-file", str(ready_file), *options),
             env=variables,
             stdout=output,
             stderr=output,
@@ -86,7 +87,7 @@ def run_up(data_dir: Path, variables: Mapping[str, str]) -> Iterator[Up]:
 @pytest.fixture(scope="module")
 def up(module_data_dir: Path, variables: Mapping[str, str]) -> Iterator[Up]:
     """One stack for the tests that leave it running."""
-    with run_up(module_data_dir / "data", variables) as running:
+    with run_up(module_data_dir / "data", variables, *TWO_WORKERS) as running:
         yield running
 
 
@@ -113,7 +114,7 @@ def execute(up: Up, statement: str) -> Any:
 def test_the_ready_file_names_live_servers_and_processes(up: Up) -> None:
     state = up.state
 
-    assert set(state["pids"]) == {"supervisor", *ROLES}
+    assert set(state["pids"]) == {"supervisor", "worker_2", *ROLES}
     assert all(psutil.pid_exists(pid) for pid in state["pids"].values())
     assert state["pids"]["supervisor"] == up.process.pid
     assert execute(up, "SELECT count(*) FROM wallets") == (0,)

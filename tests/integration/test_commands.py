@@ -300,3 +300,23 @@ def test_a_name_that_looks_like_markup_is_shown_as_it_is(gullak: Gullak) -> None
 
     assert "[red]Acme[/nope]" in listed
     assert business in listed
+
+
+def test_customers_are_listed_page_by_page_and_found_by_email(gullak: Gullak) -> None:
+    gullak.made("business", "create", "Acme")
+    made = [
+        gullak.made("customer", "create", f"--email={name}@example.com", f"--name={name}")
+        for name in ("ann", "bob", "cid")
+    ]
+
+    first = gullak("customer", "list", "--limit=2")
+    rest = gullak("customer", "list", "--limit=2", "--after", made[1], "--json").json
+    bob = gullak("customer", "list", "--email=BOB@", "--json").json
+
+    assert first.out.splitlines()[-1] == f"there may be more: --after {made[1]}"
+    assert [line.split()[:3] for line in first.out.splitlines()[1:3]] == [
+        [made[2], "cid@example.com", "cid"],
+        [made[1], "bob@example.com", "bob"],
+    ]
+    assert [customer["customer_id"] for customer in rest] == [made[0]]
+    assert [customer["name"] for customer in bob] == ["bob"]

@@ -34,6 +34,7 @@ PROSE = "a sentence that a person wrote when this was done, " * 3
 # Every command that prints rows; CUS is the customer, OWN the option that names the business.
 LISTS = (
     ("business", "list"),
+    ("customer", "list", "OWN"),
     ("keys", "list", "OWN"),
     ("meter", "list", "OWN"),
     ("price", "list", "OWN"),
@@ -46,6 +47,7 @@ LISTS = (
     ("checkout", "list", "--customer", "CUS", "OWN"),
     ("top-up", "list", "OWN"),
     ("charge", "list", "OWN"),
+    ("webhook", "list", "OWN"),
     ("webhook", "dead", "OWN"),
     ("refused", "OWN"),
     ("balance", "CUS", "OWN"),

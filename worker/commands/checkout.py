@@ -9,7 +9,7 @@ from metering.purchase.charge.begin import NewCheckout, begin_checkout
 from metering.purchase.charge.charge import run_charge
 from metering.purchase.charge.checkout import Checkout, get_checkout, page_of_checkouts
 from worker.charging import charge_policy_of, open_gateway
-from worker.commands.options import AsJson, Business, CurrencyCode, Customer, Limit, Wide
+from worker.commands.options import AsJson, Business, CurrencyCode, Customer, Limit, Wide, minor
 from worker.commands.show import money, named, print_json, print_record, print_table
 from worker.commands.target import DataDir, Target, business_of, open_target
 
@@ -21,7 +21,7 @@ def create(
     *,
     customer: Customer,
     currency: CurrencyCode,
-    amount: Annotated[int, typer.Option(help="The price, minor units.")],
+    amount: Annotated[int, minor("--amount", "The price.")],
     key: Annotated[str, typer.Option(help="Idempotency key: once per business.")],
     account: Annotated[
         str | None,

@@ -9,7 +9,8 @@ from metering.errors import NotFoundError
 from metering.ids import BusinessId, CustomerId
 from metering.ledger import statements
 from metering.ledger.accounts import NewCustomer, WalletView, create_customer, wallets_of
-from worker.commands.options import AsJson, Business
+from metering.ledger.customers import CustomerFilter, list_customers
+from worker.commands.options import AsJson, Business, Limit
 from worker.commands.show import major, money, print_json, print_record, print_table
 from worker.commands.target import DataDir, Target, business_of, open_target
 
@@ -39,6 +40,35 @@ def create(
         print_json({"customer_id": customer_id, "business_id": business_id, **new.model_dump()})
     else:
         typer.echo(customer_id)
+
+
+@app.command("list")
+def list_all(
+    *,
+    email: Annotated[str | None, typer.Option(help="A part of it, in any case.")] = None,
+    name: Annotated[str | None, typer.Option(help="A part of it, in any case.")] = None,
+    limit: Limit = 20,
+    after: Annotated[
+        str | None,
+        typer.Option(help="Go on after this customer: the last of a page.", metavar="ID"),
+    ] = None,
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """List the customers of a business, newest first."""
+    wanted = CustomerFilter(email=email, name=name)
+    with open_target(data_dir) as target, target.transaction() as conn:
+        business_id = business_of(conn, business)
+        last = None if after is None else CustomerId(after)
+        found = list_customers(conn, business_id, wanted, page=limit, after=last)
+    if as_json:
+        print_json(found)
+        return
+    rows = [(c.customer_id, c.email, c.name, c.billing_currency, c.created_at) for c in found]
+    print_table(("customer_id", "email", "name~", "billing_currency", "created_at"), rows)
+    if len(found) == limit:
+        typer.echo(f"there may be more: --after {found[-1].customer_id}")
 
 
 @app.command("show")

@@ -1,5 +1,6 @@
 """`gullak credit`, `debit` and `history`: what is written to a wallet, and what was."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -10,11 +11,21 @@ from metering.ledger.accounts import wallet_of
 from metering.ledger.entry import Entry
 from metering.ledger.history import history as read_history
 from metering.ledger.manual import Entered, ManualEntry, enter
-from worker.commands.options import AsJson, Business, CurrencyCode, Customer, Limit, Priority, Wide
+from worker.commands.options import (
+    AsJson,
+    Business,
+    CurrencyCode,
+    Customer,
+    Limit,
+    Priority,
+    Wide,
+    minor,
+    moment,
+)
 from worker.commands.show import major, money, print_json, print_table
 from worker.commands.target import DataDir, Target, business_of, open_target
 
-Amount = Annotated[int, typer.Option("--amount", help="Minor units (cents, paise), above 0.")]
+Amount = Annotated[int, minor("--amount", "Above 0.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why: it stands in the history.")]
 Key = Annotated[
     str | None,
@@ -32,8 +43,8 @@ def credit(
     reason: Reason,
     key: Key = None,
     expires_at: Annotated[
-        str | None,
-        typer.Option(help="RFC 3339 time until which it may be spent. Default: for ever."),
+        datetime | None,
+        moment("--expires-at", "Until when it may be spent. Default: for ever."),
     ] = None,
     source: Annotated[
         Literal["paid", "promotional", "manual"] | None,

@@ -17,7 +17,7 @@ from metering.ledger.lots.listing import (
 )
 from metering.purchase.refund import DebitRefund, refund_debit
 from worker.commands.entry import Key, Reason
-from worker.commands.options import AsJson, Business, Limit, Wide
+from worker.commands.options import AsJson, Business, Limit, Wide, minor
 from worker.commands.show import money, print_json, print_record, print_table
 from worker.commands.target import DataDir, Target, business_of, open_target
 
@@ -124,9 +124,7 @@ def refund(
     *,
     entry: EntryArgument,
     reason: Reason,
-    amount: Annotated[
-        int | None, typer.Option(help="Minor units. Default: all that is left to refund.")
-    ] = None,
+    amount: Annotated[int | None, minor("--amount", "Default: all that is left to refund.")] = None,
     key: Key = None,
     business: Business = None,
     as_json: AsJson = False,

@@ -1,8 +1,28 @@
-"""Options that several commands share."""
+"""Options that several commands share, and how money, prices and times are read from them.
 
-from typing import Annotated
+An amount with a decimal point is refused: `5.00` would else be taken for five cents.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
+from pydantic import TypeAdapter, ValidationError
+
+from metering.clock import Moment
+from metering.errors import FieldProblem, InvalidInputError
+from metering.money import INT64_MAX, PRICE_DECIMALS_MAX, PRICE_INTEGER_DIGITS_MAX
+
+Read = TypeVar("Read")
+
+_MOMENT: Final[TypeAdapter[datetime]] = TypeAdapter(Moment)
+_WHOLE: Final = re.compile(r"[+-]?[0-9]{1,100}")
+_WITH_CENTS: Final = re.compile(r"([0-9]{1,15})[.,]([0-9]{1,2})")
+_PRICE: Final = re.compile(
+    rf"[0-9]{{1,{PRICE_INTEGER_DIGITS_MAX}}}(\.[0-9]{{1,{PRICE_DECIMALS_MAX}}})?"
+)
 
 Business = Annotated[
     str | None,
@@ -22,3 +42,66 @@ ValidDays = Annotated[
     int | None,
     typer.Option("--valid-days", help="How many days its credit counts. Default: for ever."),
 ]
+
+
+def minor(option: str, about: str) -> Any:  # what typer.Option returns
+    """Return an option that takes money: a whole number of minor units."""
+    return _option(option, f"{about} Minor units (cents, paise).", "MINOR", read_minor)
+
+
+def price(option: str, about: str) -> Any:  # what typer.Option returns
+    """Return an option that takes a price: a decimal of minor units."""
+    return _option(option, f"{about} Minor units (cents, paise).", "DECIMAL", _read_price)
+
+
+def moment(option: str, about: str) -> Any:  # what typer.Option returns
+    """Return an option that takes a time."""
+    return _option(option, f"{about} Such as 2026-01-31T09:30:00Z.", "TIME", _read_moment)
+
+
+def _option(option: str, about: str, metavar: str, read: Callable[[str], Read]) -> Any:
+    field = option.lstrip("-").replace("-", "_")
+
+    def parse(text: str) -> Read:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise InvalidInputError(FieldProblem(field, f"{text!r} {error}")) from None
+
+    return typer.Option(option, help=about, metavar=metavar, parser=parse)
+
+
+def read_minor(text: str) -> int:
+    """Return an amount.
+
+    Raises:
+        ValueError: it is not a whole number, or too large.
+
+    """
+    if not _WHOLE.fullmatch(text):
+        major, cents = found.groups() if (found := _WITH_CENTS.fullmatch(text)) else ("5", "50")
+        cents = cents.ljust(2, "0")
+        whole = int(major + cents)
+        raise ValueError(
+            "is not a whole number of minor units (cents, paise), which have no decimal point:"
+            f" {major}.{cents} USD is {whole}"
+        )
+    if abs(int(text)) > INT64_MAX:
+        raise ValueError(f"is beyond {INT64_MAX}")
+    return int(text)
+
+
+def _read_price(text: str) -> str:
+    if not _PRICE.fullmatch(text):
+        raise ValueError(
+            "is not a price in minor units (cents, paise) with a decimal point, such as 0.03:"
+            f" up to {PRICE_INTEGER_DIGITS_MAX} digits before it, {PRICE_DECIMALS_MAX} after it"
+        )
+    return text
+
+
+def _read_moment(text: str) -> datetime:
+    try:
+        return _MOMENT.validate_python(text)
+    except ValidationError:
+        raise ValueError("is not RFC 3339 with a time zone, such as 2026-01-31T09:30:00Z") from None

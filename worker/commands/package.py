@@ -21,6 +21,7 @@ from worker.commands.options import (
     Priority,
     ValidDays,
     Wide,
+    minor,
 )
 from worker.commands.show import money, print_json, print_table
 from worker.commands.target import DataDir, Target, business_of, open_target
@@ -33,9 +34,9 @@ def create(
     *,
     name: Annotated[str, typer.Option(help="Its name.")],
     currency: CurrencyCode,
-    price: Annotated[int, typer.Option(help="What it costs, minor units.")],
+    price: Annotated[int, minor("--price", "What it costs.")],
     credit: Annotated[
-        int | None, typer.Option(help="What it is worth, minor units. Default: the price.")
+        int | None, minor("--credit", "What it is worth. Default: the price.")
     ] = None,
     valid_days: ValidDays = None,
     priority: Priority = None,

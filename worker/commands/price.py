@@ -1,11 +1,12 @@
 """`gullak price`: what a unit costs, since when."""
 
+from datetime import datetime
 from typing import Annotated
 
 import typer
 
 from metering.rate_card.catalogue import NewPrice, create_price, list_prices
-from worker.commands.options import AsJson, Business, CurrencyCode
+from worker.commands.options import AsJson, Business, CurrencyCode, moment, price
 from worker.commands.show import print_json, print_table
 from worker.commands.target import DataDir, business_of, open_target
 
@@ -17,13 +18,11 @@ def create(
     *,
     meter: Annotated[str, typer.Option(help="Meter id.", metavar="ID")],
     currency: CurrencyCode,
-    per_unit: Annotated[
-        str, typer.Option(help="Minor units (cents, paise) per --units, a decimal: 0.00025.")
-    ],
+    per_unit: Annotated[str, price("--per-unit", "The price of --units, a decimal: 0.00025.")],
     units: Annotated[int, typer.Option(help="The price is for so many units.")] = 1,
     since: Annotated[
-        str | None,
-        typer.Option("--from", help="RFC 3339 time from which it is in force. Default: now."),
+        datetime | None,
+        moment("--from", "From when it is in force. Default: now."),
     ] = None,
     business: Business = None,
     as_json: AsJson = False,
@@ -39,11 +38,11 @@ def create(
     }
     new = NewPrice.model_validate(given)
     with open_target(data_dir) as target, target.transaction() as conn:
-        price = create_price(conn, business_of(conn, business), new, target.currencies)
+        made = create_price(conn, business_of(conn, business), new, target.currencies)
     if as_json:
-        print_json(price)
+        print_json(made)
     else:
-        typer.echo(price.price_id)
+        typer.echo(made.price_id)
 
 
 @app.command("list")

@@ -36,6 +36,7 @@ from worker.commands.options import (
     Priority,
     ValidDays,
     Wide,
+    minor,
 )
 from worker.commands.show import money, named, print_json, print_record, print_table
 from worker.commands.target import DataDir, Target, business_of, open_target
@@ -44,9 +45,7 @@ app = typer.Typer(help="Orders of credit, paid and taken back.", no_args_is_help
 
 Said = TypeVar("Said")
 PurchaseArgument = Annotated[str, typer.Argument(help="Purchase id.", metavar="PURCHASE")]
-OfPayment = Annotated[
-    int | None, typer.Option("--amount", help="Minor units of what was paid. Default: all of it.")
-]
+OfPayment = Annotated[int | None, minor("--amount", "Of what was paid. Default: all of it.")]
 
 
 @app.command("record")
@@ -54,10 +53,10 @@ def record(
     *,
     customer: Customer,
     currency: CurrencyCode,
-    paid: Annotated[int, typer.Option(help="What was paid, minor units.")],
+    paid: Annotated[int, minor("--paid", "What was paid.")],
     order: Annotated[str, typer.Option(help="Order number: once per business.")],
     credit: Annotated[
-        int | None, typer.Option(help="What it is worth, minor units. Default: what was paid.")
+        int | None, minor("--credit", "What it is worth. Default: what was paid.")
     ] = None,
     valid_days: ValidDays = None,
     business: Business = None,
@@ -108,9 +107,9 @@ def create(
         str | None, typer.Option(help="Package id; or an amount of one's own.", metavar="ID")
     ] = None,
     currency: Annotated[str | None, typer.Option(help="ISO 4217 code.", metavar="CODE")] = None,
-    price: Annotated[int | None, typer.Option(help="What it costs, minor units.")] = None,
+    price: Annotated[int | None, minor("--price", "What it costs.")] = None,
     credit: Annotated[
-        int | None, typer.Option(help="What it is worth, minor units. Default: the price.")
+        int | None, minor("--credit", "What it is worth. Default: the price.")
     ] = None,
     valid_days: ValidDays = None,
     priority: Priority = None,
@@ -219,7 +218,7 @@ def pay(
     payment: Annotated[
         str | None, typer.Option(help="Id of the payment. Default: the order number.", metavar="ID")
     ] = None,
-    amount: Annotated[int | None, typer.Option(help="Minor units. Default: the price.")] = None,
+    amount: Annotated[int | None, minor("--amount", "Default: the price.")] = None,
     business: Business = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,

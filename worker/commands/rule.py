@@ -6,7 +6,7 @@ import typer
 
 from metering.ids import CustomerId, RuleId
 from metering.low_credit.rules import delete_rule, list_rules, set_rule
-from worker.commands.options import AsJson, Business, CurrencyCode
+from worker.commands.options import AsJson, Business, CurrencyCode, minor
 from worker.commands.show import money, print_json, print_table
 from worker.commands.target import DataDir, business_of, open_target
 
@@ -17,10 +17,10 @@ app = typer.Typer(help="When a low balance is told.", no_args_is_help=True)
 def set_one(
     *,
     currency: CurrencyCode,
-    threshold: Annotated[int, typer.Option(help="Alert at or below this balance, minor units.")],
+    threshold: Annotated[int, minor("--threshold", "Alert at or below this balance.")],
     recover_at: Annotated[
         int | None,
-        typer.Option(help="Armed again from this balance on. Default: threshold + 1."),
+        minor("--recover-at", "Armed again from this balance on. Default: threshold + 1."),
     ] = None,
     customer: Annotated[
         str | None, typer.Option(help="For this customer only. Default: for all.", metavar="ID")

@@ -15,7 +15,7 @@ from metering.purchase.charge.top_up import (
     page_of_top_ups,
     set_top_up,
 )
-from worker.commands.options import AsJson, Business, CurrencyCode, Customer, Limit, Wide
+from worker.commands.options import AsJson, Business, CurrencyCode, Customer, Limit, Wide, minor
 from worker.commands.show import money, named, print_json, print_record, print_table
 from worker.commands.target import DataDir, Target, business_of, open_target
 
@@ -27,11 +27,11 @@ def set_one(
     *,
     customer: Customer,
     currency: CurrencyCode,
-    threshold: Annotated[int, typer.Option(help="Buy at or below this balance, minor units.")],
+    threshold: Annotated[int, minor("--threshold", "Buy at or below this balance.")],
     package: Annotated[str, typer.Option(help="What is bought.", metavar="ID")],
     payment_method: Annotated[str, typer.Option(help="The saved one that is charged.")],
-    day_cap: Annotated[int, typer.Option(help="At most so much in a day, minor units.")],
-    month_cap: Annotated[int, typer.Option(help="At most so much in a month, minor units.")],
+    day_cap: Annotated[int, minor("--day-cap", "At most so much in a day.")],
+    month_cap: Annotated[int, minor("--month-cap", "At most so much in a month.")],
     declines_max: Annotated[
         int, typer.Option(help="Off after so many declines in a row.")
     ] = DECLINES_MAX,

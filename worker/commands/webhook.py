@@ -4,15 +4,12 @@ from datetime import datetime
 from typing import Annotated, Final
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 
-from metering.clock import Moment
-from metering.errors import FieldProblem, InvalidInputError
 from metering.ids import EndpointId, WebhookEventId
 from metering.webhook.dead_letter import REPLAY_MAX, dead_letters
 from metering.webhook.dead_letter import replay as replay_deliveries
 from metering.webhook.deliveries import Delivery, DeliveryState, page_of_deliveries
-from worker.commands.options import AsJson, Business, Limit, Wide
+from worker.commands.options import AsJson, Business, Limit, Wide, moment
 from worker.commands.show import print_json, print_table
 from worker.commands.target import DataDir, business_of, open_target
 
@@ -113,10 +110,8 @@ def replay(
     *,
     event: Annotated[str | None, typer.Option(help="Only this event.", metavar="ID")] = None,
     endpoint: Annotated[str | None, typer.Option(help="Only to this one.", metavar="ID")] = None,
-    since: Annotated[str | None, typer.Option(help="What happened from this RFC 3339 time on.")] = (
-        None
-    ),
-    until: Annotated[str | None, typer.Option(help="What happened before this time.")] = None,
+    since: Annotated[datetime | None, moment("--since", "What happened from this time on.")] = None,
+    until: Annotated[datetime | None, moment("--until", "What happened before this time.")] = None,
     business: Business = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
@@ -128,21 +123,11 @@ def replay(
             business_id=business_of(conn, business),
             webhook_event_id=None if event is None else WebhookEventId(event),
             endpoint_id=None if endpoint is None else EndpointId(endpoint),
-            since=_moment("since", since),
-            until=_moment("until", until),
+            since=since,
+            until=until,
         )
     if as_json:
         print_json({"due": count})
         return
     more = "; there may be more: run it again" if count >= REPLAY_MAX else ""
     typer.echo(f"{count} deliveries are due again{more}")
-
-
-def _moment(field: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        return TypeAdapter(Moment).validate_python(text)
-    except ValidationError:
-        reason = "is not RFC 3339 with a time zone, such as 2026-01-31T09:30:00Z"
-        raise InvalidInputError(FieldProblem(field, reason)) from None

@@ -1,0 +1,155 @@
+"""What the command line says of amounts, prices and times that it cannot take, and its version."""
+
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+import typer
+
+from worker.cli import app, main
+
+# Whole numbers that are no money.
+COUNTS = {
+    "before", "declines_max", "event", "events", "limit", "max_age_days", "overlap_s", "port",
+    "priority", "seed", "units", "valid_days", "workers",
+}  # fmt: skip
+
+
+def options() -> list[tuple[tuple[str, ...], Any]]:
+    """Every option of every command, with the words of the command."""
+    found: list[tuple[tuple[str, ...], Any]] = []
+
+    def walk(command: Any, *path: str) -> None:
+        for name, child in getattr(command, "commands", {}).items():
+            walk(child, *path, name)
+        found.extend((path, option) for option in command.params)
+
+    walk(typer.main.get_command(app))
+    return found
+
+
+OPTIONS = options()
+
+
+def of_kind(metavar: str) -> list[tuple[str, ...]]:
+    return [(*path, option.opts[0]) for path, option in OPTIONS if option.metavar == metavar]
+
+
+def refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str
+) -> str:
+    """Run a command that is refused; return the line that it says."""
+    monkeypatch.setattr(sys, "argv", ["gullak", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out, said.err.count("\n")) == (1, "", 1)
+    return said.err
+
+
+def test_every_whole_number_is_money_or_known_to_be_none() -> None:
+    numbers = {
+        option.name
+        for _, option in OPTIONS
+        if "int" in str(option.type_descriptor.annotation) and option.metavar != "MINOR"
+    }
+
+    assert numbers <= COUNTS
+
+
+@pytest.mark.parametrize("option", of_kind("MINOR"), ids=" ".join)
+@pytest.mark.parametrize(
+    ("text", "example"),
+    [
+        ("5.50", "5.50 USD is 550"),
+        ("5.00", "5.00 USD is 500"),
+        ("12,5", "12.50 USD is 1250"),
+        ("$5", "5.50 USD is 550"),
+        ("1_000", "5.50 USD is 550"),
+    ],
+)
+def test_an_amount_with_a_point_is_refused_by_the_unit_that_it_should_have(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    option: tuple[str, ...],
+    text: str,
+    example: str,
+) -> None:
+    said = refused(capsys, monkeypatch, *option[:-1], f"{option[-1]}={text}")
+
+    name = option[-1].lstrip("-").replace("-", "_")
+    assert said == (
+        f"gullak: {name}: {text!r} is not a whole number of minor units (cents, paise), which have"
+        f" no decimal point: {example}\n"
+    )
+
+
+def test_an_amount_that_no_wallet_could_hold_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = refused(capsys, monkeypatch, "rule", "set", f"--threshold={2**63}")
+
+    assert said == f"gullak: threshold: '{2**63}' is beyond {2**63 - 1}\n"
+
+
+@pytest.mark.parametrize("text", ["0,03", ".5", "3 cents", "-1", "1e-3", "123456", "0." + "1" * 13])
+def test_a_price_names_its_unit_and_the_decimal_point(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    assert of_kind("DECIMAL") == [("price", "create", "--per-unit")]
+
+    said = refused(capsys, monkeypatch, "price", "create", f"--per-unit={text}")
+
+    assert said == (
+        f"gullak: per_unit: {text!r} is not a price in minor units (cents, paise) with a decimal"
+        " point, such as 0.03: up to 5 digits before it, 12 after it\n"
+    )
+
+
+@pytest.mark.parametrize("option", of_kind("TIME"), ids=" ".join)
+@pytest.mark.parametrize("text", ["2026-01-31", "2026-01-31T09:30:00", "2026-13-01T00:00:00Z", "1"])
+def test_a_time_needs_a_zone(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    option: tuple[str, ...],
+    text: str,
+) -> None:
+    said = refused(capsys, monkeypatch, *option[:-1], f"{option[-1]}={text}")
+
+    name = option[-1].lstrip("-").replace("-", "_")
+    wanted = "is not RFC 3339 with a time zone, such as 2026-01-31T09:30:00Z"
+    assert said == f"gullak: {name}: {text!r} {wanted}\n"
+
+
+def test_all_that_takes_a_time_says_so() -> None:
+    assert sorted(of_kind("TIME")) == [
+        ("credit", "--expires-at"),
+        ("price", "create", "--from"),
+        ("webhook", "replay", "--since"),
+        ("webhook", "replay", "--until"),
+    ]
+
+
+def test_the_version_is_that_of_the_package(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gullak", "--version"])
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert not ended.value.code
+    assert capsys.readouterr().out == f"gullak {version('gullak')}\n"
+
+
+def test_a_setting_that_is_no_json_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u@127.0.0.1:1/shop")
+    monkeypatch.setenv("GULLAK_CURRENCIES", "EUR:2")
+
+    said = refused(capsys, monkeypatch, "business", "list")
+
+    assert "currencies" in said
+    assert "it is not JSON" in said
