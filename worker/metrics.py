@@ -23,7 +23,12 @@ LAG_SECONDS = Histogram(
 )
 LEDGER_FAULTS = Gauge(
     "gullak_ledger_faults",
-    "Broken invariants at the last scheduled check.",
+    "Broken invariants that the last complete scheduled check found and nobody has accepted.",
+    multiprocess_mode="mostrecent",
+)
+LEDGER_VERIFIED = Gauge(
+    "gullak_ledger_verified_timestamp_seconds",
+    "When the last complete scheduled check ended, Unix time; 0: none has.",
     multiprocess_mode="mostrecent",
 )
 HTTP_REQUESTS = Counter(

@@ -12,6 +12,7 @@ _ENTRY: Final[LiteralString] = """entry_id, wallet_id, version, business_id, cus
     currency, amount_minor, is_credit, before_minor, after_minor, event_type, kind, reason,
     reference, idempotency_key, request_digest, batch_id, event_count, exact_cost,
     remainder_before, remainder_after, metadata, created_at, debited_before_minor, chain"""
+ENTRY_COLUMNS: Final = _ENTRY
 
 # --- posting ------------------------------------------------------------------------------------
 
@@ -190,89 +191,4 @@ VERSION_AT: Final = text(
     " FROM ledger_entries WHERE wallet_id = :wallet_id AND version = middle) AS is_made"
     " FROM (SELECT low, high, (low + high + 1) / 2 AS middle FROM halves WHERE low < high)"
     " halved) looked) SELECT low FROM halves WHERE low >= high"
-)
-
-# --- verify: each row is a fault --------------------------------------------------------------
-
-# Wallets whose balance, remainder, version or digest is not that of their last entry.
-WALLETS_OFF_THEIR_ENTRIES: Final = text(
-    "SELECT w.wallet_id, w.balance_minor, w.version, e.after_minor, e.version AS entry_version"
-    " FROM wallets w LEFT JOIN LATERAL (SELECT after_minor, version, remainder_after, chain"
-    " FROM ledger_entries e WHERE e.wallet_id = w.wallet_id ORDER BY version DESC LIMIT 1) e"
-    " ON true"
-    " WHERE w.balance_minor <> coalesce(e.after_minor, 0) OR w.version <> coalesce(e.version, 0)"
-    " OR w.remainder <> coalesce(e.remainder_after, 0) OR w.chain IS DISTINCT FROM e.chain"
-)
-# Wallets whose balance is not the sum of their entries, or whose version is not their number.
-WALLETS_OFF_THEIR_SUM: Final = text(
-    "SELECT w.wallet_id, w.balance_minor, coalesce(s.total, 0) AS total, w.version,"
-    " coalesce(s.entries, 0) AS entries FROM wallets w LEFT JOIN (SELECT wallet_id,"
-    " sum(CASE WHEN is_credit THEN amount_minor ELSE -amount_minor END) AS total,"
-    " count(*) AS entries FROM ledger_entries GROUP BY wallet_id) s USING (wallet_id)"
-    " WHERE w.balance_minor <> coalesce(s.total, 0) OR w.version <> coalesce(s.entries, 0)"
-)
-# Remainders out of range: the table's own check, for a database whose checks were dropped.
-REMAINDERS_OUT_OF_RANGE: Final = text(
-    "SELECT wallet_id, remainder FROM wallets WHERE remainder < 0 OR remainder >= 1"
-)
-# Every entry in the order of the chain, for a walk.
-ALL_ENTRIES: Final = text(f"SELECT {_ENTRY} FROM ledger_entries ORDER BY wallet_id, version")
-# Batches whose posted events are not those that hold a key (keys are for ever).
-BATCHES_OFF_THEIR_KEYS: Final = text(
-    "SELECT b.batch_id, b.posted_count, coalesce(k.keys, 0) AS keys FROM usage_batches b"
-    " LEFT JOIN (SELECT batch_id, count(*) AS keys FROM usage_event_keys GROUP BY batch_id) k"
-    " USING (batch_id) WHERE b.posted_count <> coalesce(k.keys, 0)"
-)
-# Usage entries whose cost is not the sum of their events, where the events are still kept.
-ENTRIES_OFF_THEIR_EVENTS: Final = text(
-    "SELECT w.wallet_id, e.entry_id, u.batch_id, e.cost AS entry_cost, u.cost AS events_cost"
-    " FROM (SELECT batch_id, customer_id, currency, sum(cost_minor) AS cost, count(*) AS events"
-    " FROM usage_events WHERE currency IS NOT NULL GROUP BY batch_id, customer_id, currency) u"
-    " JOIN wallets w ON w.customer_id = u.customer_id AND w.currency = u.currency"
-    " LEFT JOIN (SELECT batch_id, wallet_id, max(entry_id) AS entry_id, sum(exact_cost) AS cost,"
-    " sum(event_count) AS events FROM ledger_entries WHERE batch_id IS NOT NULL"
-    " GROUP BY batch_id, wallet_id) e ON e.batch_id = u.batch_id AND e.wallet_id = w.wallet_id"
-    " WHERE e.cost IS DISTINCT FROM u.cost OR e.events IS DISTINCT FROM u.events"
-)
-# Shards whose account of events does not add up, or that lost accepted events.
-SHARDS_OFF_THEIR_ACCOUNT: Final = text(
-    "SELECT c.shard, c.epoch, c.accepted_count, c.settled_count, c.lost_count,"
-    " coalesce(b.settled, 0) AS batched FROM drain_cursors c LEFT JOIN (SELECT shard, epoch,"
-    " sum(posted_count + duplicate_count + refused_count) AS settled FROM usage_batches"
-    " GROUP BY shard, epoch) b USING (shard, epoch)"
-    " WHERE c.settled_count <> coalesce(b.settled, 0) OR c.lost_count > 0"
-)
-# Alert numbers that are missing between the first and the last of a wallet.
-ALERTS_WITH_GAPS: Final = text(
-    "SELECT w.wallet_id, w.alert_sequence, coalesce(e.alerts, 0) AS alerts FROM wallets w"
-    " LEFT JOIN (SELECT wallet_id, count(*) AS alerts FROM webhook_events"
-    " WHERE wallet_id IS NOT NULL GROUP BY wallet_id) e USING (wallet_id)"
-    " WHERE w.alert_sequence <> coalesce(e.alerts, 0)"
-)
-# Settled purchases whose entry does not credit what was bought, or of which other entries called
-# back more or less than they are marked with.
-PURCHASES_OFF_THEIR_ENTRY: Final = text(
-    "SELECT p.purchase_id, p.entry_id FROM purchases p LEFT JOIN ledger_entries e"
-    " ON e.entry_id = p.entry_id LEFT JOIN LATERAL (SELECT coalesce(sum(CASE WHEN is_credit"
-    " THEN -amount_minor ELSE amount_minor END), 0) AS taken FROM ledger_entries"
-    " WHERE kind = 'reversal' AND reference = p.purchase_id) r ON true"
-    " WHERE p.entry_id IS NOT NULL AND (e.entry_id IS NULL"
-    " OR e.amount_minor <> p.credit_minor OR NOT e.is_credit OR e.customer_id <> p.customer_id"
-    " OR r.taken <> p.refunded_minor + p.lost_minor - p.shortfall_minor)"
-)
-# Checkouts whose debit does not reserve their credit part, that failed without giving all of it
-# back, or that are complete though nobody has paid the rest.
-CHECKOUTS_OFF_THEIR_ENTRIES: Final = text(
-    "SELECT k.checkout_id, k.status, k.credit_minor, e.entry_id, e.wallet_id, r.released"
-    " FROM checkouts k LEFT JOIN ledger_entries e ON e.entry_id = k.debit_entry_id"
-    " CROSS JOIN LATERAL (SELECT coalesce(sum(amount_minor), 0) AS released FROM ledger_entries"
-    " WHERE kind = 'refund' AND reference = k.debit_entry_id) r"
-    " WHERE (k.credit_minor > 0 AND (e.entry_id IS NULL OR e.is_credit OR e.kind <> 'checkout'"
-    " OR e.amount_minor <> k.credit_minor OR e.customer_id <> k.customer_id"
-    " OR e.reference IS DISTINCT FROM k.checkout_id))"
-    " OR r.released > k.credit_minor"
-    " OR (k.status = 'failed' AND r.released <> k.credit_minor)"
-    " OR (k.status = 'completed' AND k.payment_minor > 0 AND NOT EXISTS (SELECT FROM payments p"
-    " WHERE p.checkout_id = k.checkout_id AND p.status = 'succeeded'"
-    " AND p.currency = k.currency AND p.amount_minor >= k.payment_minor))"
 )

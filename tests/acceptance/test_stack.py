@@ -1,11 +1,14 @@
 """The stack beside other code, as demo and tests use it, and the worker's stand-in sweep."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from redis import Redis
@@ -65,3 +68,16 @@ def test_the_worker_sweeps_in_place_of_a_silent_beat(stack: Stack, redis_url: st
             wait_for(lambda: redis.exists(PULSE))
 
     os.kill(stack.pids["beat"], signal.SIGCONT)
+
+
+def test_the_ledger_is_verified_soon_after_each_start(start_stack: Callable[..., Stack]) -> None:
+    def is_later(stack: Stack, moment: float) -> bool:
+        text = httpx.get(f"{stack.api_url}/metrics").text
+        found = re.findall(r"^gullak_ledger_verified_timestamp_seconds (\S+)$", text, re.MULTILINE)
+        return any(float(value) > moment for value in found)
+
+    for _ in range(2):
+        started = time.time()
+        stack = start_stack()
+        wait_for(partial(is_later, stack, started))
+        stack.stop()

@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 from sqlalchemy import text
@@ -6,6 +7,7 @@ from sqlalchemy import text
 from command import Gullak
 from metering.buffer.keys import stream_key
 from metering.buffer.shard import shard_of
+from metering.ledger.verify.schedule import continue_walk
 from shop import Shop, event
 from worker.settings import Settings
 
@@ -109,6 +111,49 @@ def test_accepted_events_that_vanish_from_redis_are_a_fault(gullak: Gullak, traf
     assert result.code == 1
     assert result.json["events"]["lost"] == 2
     assert f"shard {shard}: 2 accepted events are gone" in json.dumps(result.json["faults"])
+
+
+def test_a_known_loss_is_accepted_by_name_and_is_no_fault_until_it_grows(
+    gullak: Gullak, traffic: Shop
+) -> None:
+    shard = shard_of(traffic.business_id, traffic.customers[0], len(traffic.buffer.shards))
+    traffic.buffer.redis.delete(stream_key(shard))
+    (fault,) = gullak("verify", "--json").json["faults"]
+    assert gullak("verify", "accept", "flt_0", "--reason", "why not").code == 1
+
+    accepted = gullak("verify", "accept", fault["fault_id"], "--reason", "deleted by hand")
+    before_the_drain = gullak("verify", "--json")
+    traffic.send(event(traffic.customers[0]))
+    traffic.drain()  # from here on the ledger knows of the loss, too
+    after_the_drain = gullak("verify", "--json")
+
+    assert accepted.code == 0
+    assert fault["fault_id"] in accepted.out
+    for result in (before_the_drain, after_the_drain):
+        assert (result.code, result.json["faults"], result.json["is_sound"]) == (0, [], True)
+        (known,) = result.json["accepted"]
+        assert (known["fault_id"], known["reason"]) == (fault["fault_id"], "deleted by hand")
+    assert "deleted by hand" in gullak("verify").out
+    assert scheduled_faults(traffic) == 0
+
+    traffic.send(event(traffic.customers[0]))
+    traffic.buffer.redis.delete(stream_key(shard))
+    (grown,) = gullak("verify", "--json").json["faults"]
+    assert "3 accepted events are gone" in grown["detail"]
+
+
+def test_a_fault_is_accepted_with_a_reason_only(gullak: Gullak, traffic: Shop) -> None:
+    tamper(traffic, "UPDATE wallets SET balance_minor = balance_minor + 1 WHERE currency = 'USD'")
+    fault = gullak("verify", "--json").json["faults"][0]
+
+    assert gullak("verify", "accept", fault["fault_id"], "--reason", " ").code == 1
+    assert gullak("verify", "accept", fault["fault_id"]).code == 2
+    assert gullak("verify", "--json").json["accepted"] == []
+
+
+def scheduled_faults(shop: Shop) -> int:
+    """What the scheduled walk counts."""
+    return continue_walk(shop.sessions.snapshot, int(time.time()) + 1, 10_000).fault_count
 
 
 def test_chunks_that_vanish_before_the_head_are_a_fault(gullak: Gullak, traffic: Shop) -> None:

@@ -180,7 +180,7 @@ TASKS = {
     "debit.publish_quantities": "()",
     "debit.summarize": "()",
     "debit.sweep": "()",
-    "ledger.verify": "()",
+    "ledger.verify": "(since: int=0)",
     "low_credit.check": "()",
     "purchase.charge": "(charge_id: str)",
     "purchase.credit": "(purchase_id: str)",

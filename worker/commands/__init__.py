@@ -41,6 +41,7 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(top_up.app, name="top-up")
     app.add_typer(charge.app, name="charge")
     app.add_typer(webhook.app, name="webhook")
+    app.add_typer(verify.app, name="verify")
     app.command()(entry.credit)
     app.command()(entry.debit)
     app.command()(customer.balance)
@@ -51,4 +52,3 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(refused.refused)
     app.command()(refused.replay)
     app.command("import")(import_usage.import_usage)
-    app.command()(verify.verify)

@@ -16,7 +16,7 @@ from metering.buffer.stream import Account, UsageBuffer
 from metering.db import Transactions
 from metering.debit import statements
 from metering.debit.cursor import Cursor, read_cursors
-from metering.ledger.verify import Fault
+from metering.ledger.verify import Fault, loss_of
 
 # A drain that moves between the two reads can look like a gap, and is gone at the next look.
 LOOKS_MAX: Final = 5
@@ -87,8 +87,7 @@ def account_faults(account: EventsAccount) -> Iterator[Fault]:
         yield Fault(invariant=INVARIANT, detail=f"{account.difference} events ended nowhere")
     for shard in account.shards:
         if shard.lost:
-            detail = f"shard {shard.shard}: {shard.lost} accepted events are gone from Redis"
-            yield Fault(invariant=INVARIANT, detail=detail)
+            yield loss_of(shard.shard, shard.epoch, shard.lost)
 
 
 def _look(snapshot: Transactions, buffer: UsageBuffer) -> EventsAccount:

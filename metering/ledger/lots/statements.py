@@ -73,14 +73,15 @@ BURNED: Final = text(
 
 # --- lists --------------------------------------------------------------------------------------
 
-_LOT_NOW = """SELECT l.lot_id, l.wallet_id, l.business_id, w.customer_id, w.currency, l.entry_id,
-    l.source, l.priority, l.amount_minor, CASE WHEN l.lot_id = w.lot_id THEN w.lot_left_minor
+LOT_NOW: Final = """SELECT l.lot_id, l.wallet_id, l.business_id, w.customer_id, w.currency,
+    l.entry_id, l.source, l.priority, l.amount_minor,
+    CASE WHEN l.lot_id = w.lot_id THEN w.lot_left_minor
         ELSE l.remaining_minor END AS left_minor, l.cost_basis_minor, l.expires_at, l.frozen_at,
     l.created_at FROM credit_lots l JOIN wallets w USING (wallet_id)"""
 
 # A page of the lots of a customer's wallets, newest first, before a place in that order.
 LOT_PAGE: Final = text(
-    f"{_LOT_NOW} WHERE w.business_id = :business_id AND w.customer_id = :customer_id"
+    f"{LOT_NOW} WHERE w.business_id = :business_id AND w.customer_id = :customer_id"
     " AND (CAST(:currency AS text) IS NULL OR w.currency = :currency)"
     " AND (NOT :only_left OR (l.remaining_minor > 0"
     " AND (l.lot_id IS DISTINCT FROM w.lot_id OR w.lot_left_minor > 0)))"
@@ -94,55 +95,4 @@ ALLOCATIONS: Final = text(
     " FROM credit_lots WHERE wallet_id = :wallet_id AND entry_id = :entry_id) a"
     " JOIN credit_lots l ON l.wallet_id = :wallet_id AND l.lot_id = a.lot_id"
     " ORDER BY a.at_minor NULLS FIRST, a.lot_id"
-)
-
-# --- verify: each row is a fault ----------------------------------------------------------------
-
-# Wallets whose balance is not what is left in their lots less their debt.
-WALLETS_OFF_THEIR_LOTS: Final = text(
-    "SELECT w.wallet_id, w.balance_minor, coalesce(l.held, 0) AS in_lots,"
-    " w.debited_minor - w.covered_minor AS debt, w.frozen_minor, coalesce(l.frozen, 0) AS in_frozen"
-    " FROM wallets w LEFT JOIN (SELECT wallet_id, sum(left_minor) AS held,"
-    " sum(left_minor) FILTER (WHERE frozen_at IS NOT NULL) AS frozen"
-    f" FROM ({_LOT_NOW}) now GROUP BY wallet_id) l USING (wallet_id)"
-    " WHERE w.balance_minor <> coalesce(l.held, 0) - (w.debited_minor - w.covered_minor)"
-    " OR w.frozen_minor <> coalesce(l.frozen, 0)"
-)
-# Lots whose amount is not what is left, what they paid for, and what was moved out of them.
-LOTS_OFF_THEIR_USE: Final = text(
-    "SELECT wallet_id, lot_id, now.amount_minor, now.left_minor,"
-    " coalesce(c.paid, 0) AS paid, coalesce(m.moved, 0) AS moved"
-    f" FROM ({_LOT_NOW}) now"
-    " LEFT JOIN (SELECT wallet_id, lot_id, sum(to_minor - from_minor) AS paid FROM lot_coverage"
-    " GROUP BY wallet_id, lot_id) c USING (wallet_id, lot_id)"
-    " LEFT JOIN (SELECT wallet_id, lot_id, sum(moved_minor) AS moved FROM lot_moves"
-    " GROUP BY wallet_id, lot_id) m USING (wallet_id, lot_id)"
-    " WHERE now.amount_minor <> now.left_minor + coalesce(c.paid, 0) - coalesce(m.moved, 0)"
-)
-# Wallets whose line of debits is not paid for once and without gaps, from its start to what is
-# covered.
-COVERAGE_WITH_GAPS: Final = text(
-    "SELECT w.wallet_id, w.covered_minor, c.from_minor, c.before_minor, c.last_minor FROM wallets w"
-    " LEFT JOIN (SELECT wallet_id, from_minor, to_minor,"
-    " lag(to_minor, 1, 0::bigint) OVER line AS before_minor,"
-    " max(to_minor) OVER (PARTITION BY wallet_id) AS last_minor FROM lot_coverage"
-    " WINDOW line AS (PARTITION BY wallet_id ORDER BY from_minor)) c USING (wallet_id)"
-    " WHERE c.from_minor <> c.before_minor OR w.covered_minor <> coalesce(c.last_minor, 0)"
-)
-# Debits that do not begin where the one before ended, or wallets that do not end with their last.
-DEBITS_OFF_THEIR_LINE: Final = text(
-    "SELECT wallet_id, entry_id, from_minor, to_minor, before_minor, next_version, debited_minor"
-    " FROM (SELECT wallet_id, entry_id, from_minor, to_minor, debited_minor,"
-    " lag(to_minor) OVER line AS before_minor, lead(p.version) OVER line AS next_version"
-    " FROM debit_places p JOIN wallets w USING (wallet_id)"
-    " WINDOW line AS (PARTITION BY wallet_id ORDER BY p.version)) lined"
-    " WHERE from_minor <> before_minor OR (next_version IS NULL AND to_minor <> debited_minor)"
-)
-# Debits whose lots did not pay all of them, though all of them is paid.
-ENTRIES_OFF_THEIR_ALLOCATIONS: Final = text(
-    "SELECT p.wallet_id, p.entry_id, e.amount_minor, coalesce(a.paid, 0) AS paid"
-    " FROM debit_places p JOIN ledger_entries e USING (entry_id)"
-    " JOIN wallets w ON w.wallet_id = p.wallet_id LEFT JOIN (SELECT entry_id,"
-    " sum(amount_minor) AS paid FROM lot_allocations GROUP BY entry_id) a USING (entry_id)"
-    " WHERE p.to_minor <= w.covered_minor AND e.amount_minor <> coalesce(a.paid, 0)"
 )

@@ -1,0 +1,33 @@
+"""How far the scheduled verification has come, and which faults a person has accepted."""
+
+from alembic import op
+
+revision = "0009"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+
+VERIFY = """
+CREATE TABLE verify_walk (
+    is_only_row boolean PRIMARY KEY DEFAULT true CHECK (is_only_row),
+    started_at timestamptz,
+    -- Where to go on; NULL: no walk is under way.
+    place json,
+    -- Faults found so far by the walk that began last.
+    fault_count bigint NOT NULL DEFAULT 0,
+    completed_at timestamptz,
+    completed_fault_count bigint NOT NULL DEFAULT 0
+);
+INSERT INTO verify_walk DEFAULT VALUES;
+CREATE TABLE accepted_faults (
+    fault_id text COLLATE "C" PRIMARY KEY,
+    invariant text NOT NULL,
+    detail text NOT NULL,
+    reason text NOT NULL CHECK (reason <> ''),
+    accepted_at timestamptz NOT NULL DEFAULT now()
+);
+"""
+
+
+def upgrade() -> None:
+    op.execute(VERIFY)
