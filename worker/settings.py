@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import limits
-from pydantic import Field, PlainSerializer, SecretStr, computed_field, field_validator
+from pydantic import Field, PlainSerializer, SecretStr, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import PydanticBaseSettingsSource
 
@@ -157,12 +157,6 @@ class Settings(BaseSettings):
         if limit != NO_LIMIT:
             limits.parse(limit)
         return limit
-
-    @computed_field  # type: ignore[prop-decorator]
-    @property
-    def default_currency(self) -> str:
-        """The currency a customer without a billing currency of its own pays in."""
-        return next(iter(self.currencies))
 
     def sqlalchemy_url(self) -> str:
         """Return the database URL with SQLAlchemy's name for psycopg 3."""

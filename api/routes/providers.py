@@ -47,8 +47,10 @@ class ProviderEventOut(BaseModel):
     """A verified webhook and what became of it.
 
     `received`: it waits to be processed; `applied`: the ledger follows it; `parked`: nobody knows
-    what its payment is for, or it was paid twice, too little or in another currency; `ignored`: it
-    is not about a payment; `failed`: see `reason`.
+    what its payment is for, or it was paid twice, too little or in another currency, or a person
+    has to say the sum of a lost dispute; `ignored`: nothing follows from it, because it is
+    `not_about_a_payment`, or is `told_by_the_payment` or that `nothing_paid` or `nothing_captured`;
+    `failed`: see `reason`.
     """
 
     id: str

@@ -89,7 +89,8 @@ class PaymentOut(BaseModel):
 class ReversalOut(BaseModel):
     """A refund or a dispute of one of the payments; `amount` null: of all that was paid.
 
-    In another `currency` than its payment, it takes nothing until somebody says what share it is.
+    `refund_total`: what was refunded in all, as far as the provider names no refunds. In another
+    `currency` than its payment, it takes nothing until somebody says what share it is.
     """
 
     kind: ReversalKind
@@ -248,7 +249,11 @@ def _follow(
 def pay_purchase(
     caller: Writer, scope: Scoped, purchase_id: PurchasePath, said: ShopPayment, request: Request
 ) -> KnownPurchaseOut:
-    """Say that a purchase was paid. It is credited once, if that pays for all of it."""
+    """Say that a purchase was paid. It is credited once, if that pays for all of it.
+
+    A payment that a provider tells of is accepted by the provider's own id, whatever was paid; its
+    refunds and disputes count from then on.
+    """
     request.state.repeatable = True
     return _follow(scope, caller, purchase_id, pay_by_hand, said)
 

@@ -2,11 +2,12 @@
 
 For payments that no provider tells of, and for corrections. Each is a fact like a provider's, by an
 id of the shop's choice, so saying it again changes nothing; under an id that was used for something
-else it is refused. The payment is locked first, as by whoever notes what a provider tells, and the
-purchase follows in the same transaction.
+else it is refused. A payment that a provider tells of is accepted by the provider's own id, though
+it is of less than the price: its refunds and disputes count from then on. The payment is locked
+first, as for facts of a provider, and the purchase follows in the same transaction.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 from sqlalchemy import Connection
@@ -17,10 +18,12 @@ from metering.errors import (
     InvalidInputError,
     UnpaidPurchaseError,
 )
-from metering.ids import BusinessId, PurchaseId
+from metering.ids import BusinessId, CheckoutId, PurchaseId
 from metering.purchase import statements
 from metering.purchase.facts import (
     PaymentFact,
+    PaymentStatus,
+    Provider,
     ReversalFact,
     ReversalKind,
     ReversalStatus,
@@ -30,6 +33,7 @@ from metering.purchase.facts import (
 )
 from metering.purchase.orders import Purchase, get_purchase
 from metering.purchase.packages import Minor
+from metering.purchase.provider.inbox import apply_parked
 from metering.purchase.settle import settle_purchase
 from metering.text import FILLED
 
@@ -38,7 +42,10 @@ DisputeStatus = Literal["open", "won", "lost"]
 
 
 class ShopPayment(BaseModel):
-    """That a purchase was paid. Left out: the order number, and the price."""
+    """That a purchase was paid. Left out: the order number, and the price.
+
+    `payment_id`: that of a payment which a provider tells of accepts it, whatever was paid.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -68,6 +75,18 @@ class ShopDispute(BaseModel):
     amount: Minor | None = None
 
 
+class _Told(NamedTuple):
+    """A payment as a provider tells it."""
+
+    provider: Provider
+    payment_id: str
+    status: PaymentStatus
+    amount_minor: int
+    currency: str
+    purchase_id: PurchaseId | None
+    checkout_id: CheckoutId | None
+
+
 def pay_by_hand(
     conn: Connection, business_id: BusinessId, purchase_id: PurchaseId, said: ShopPayment
 ) -> None:
@@ -75,10 +94,16 @@ def pay_by_hand(
 
     Raises:
         NotFoundError: the business has no such purchase.
+        InvalidInputError: the payment that is named cannot pay for it, or one waits to be named.
         IdempotencyConflictError: the payment's id is known with another amount or purchase.
 
     """
     purchase = get_purchase(conn, business_id, purchase_id)
+    if said.payment_id is None:
+        _check_none_waits(conn, purchase)
+    elif (told := _told(conn, purchase, said.payment_id)) is not None:
+        _accept(conn, purchase, told, said.amount)
+        return
     fact = PaymentFact(
         provider="shop",
         payment_id=said.payment_id or purchase.order_id,
@@ -142,9 +167,76 @@ def dispute_by_hand(
         amount_minor=said.amount,
     )
     known = _known(conn, business_id, fact)
-    if known is not None and said.amount is not None and known[1] != said.amount:
+    # No amount is known where the provider's could not be read: then it is said here.
+    if known is not None and None not in {said.amount, known[1]} and known[1] != said.amount:
         raise IdempotencyConflictError(fact.reversal_id)
     _reverse(conn, purchase, fact)
+
+
+def _check_none_waits(conn: Connection, purchase: Purchase) -> None:
+    """Refuse to guess whether another payment is meant than the one that waits for a person."""
+    if purchase.entry_id is not None:
+        return
+    values = {"purchase_id": purchase.purchase_id}
+    row = conn.execute(statements.WAITING, values).one_or_none()
+    if row is not None:
+        waits = f"{row.provider} tells of {row.payment_id}, {row.amount_minor} {row.currency}"
+        problem = FieldProblem("payment_id", f"is missing: {waits}; name it, or another one")
+        raise InvalidInputError(problem)
+
+
+def _told(conn: Connection, purchase: Purchase, payment_id: str) -> _Told | None:
+    """Return the payment that a provider tells of by this id, locked."""
+    values = {
+        "business_id": purchase.business_id,
+        "purchase_id": purchase.purchase_id,
+        "payment_id": payment_id,
+    }
+    row = conn.execute(statements.TOLD, values).one_or_none()
+    if row is None:
+        return None
+    lock_payment(conn, purchase.business_id, row.provider, payment_id)
+    return _Told(*conn.execute(statements.TOLD, values).one())
+
+
+def _accept(conn: Connection, purchase: Purchase, told: _Told, amount_minor: int | None) -> None:
+    """Let a payment that a provider tells of pay for a purchase; once it does, that is all."""
+    _check_told(purchase, told, amount_minor)
+    values = {
+        "business_id": purchase.business_id,
+        "purchase_id": purchase.purchase_id,
+        "checkout_id": None,
+        "provider": told.provider,
+        "payment_id": told.payment_id,
+        "status": told.status,
+    }
+    conn.execute(statements.ACCEPT, values)
+    conn.execute(statements.WAKE_CHARGE, values)
+    settle_purchase(conn, purchase.purchase_id)
+    apply_parked(conn, purchase.business_id, told.provider, told.payment_id)
+
+
+def _check_told(purchase: Purchase, told: _Told, amount_minor: int | None) -> None:
+    """Refuse a payment that cannot pay for a purchase.
+
+    Raises:
+        InvalidInputError: it is such a one, for the reason given.
+
+    """
+    settled_by = (purchase.provider, purchase.payment_id)
+    field, reason = "payment_id", ""
+    if told.checkout_id is not None or told.purchase_id not in {None, purchase.purchase_id}:
+        reason = "pays for something else"
+    elif told.status != "succeeded":
+        reason = f"has not succeeded: {told.status}"
+    elif told.currency != purchase.currency:
+        reason = f"is in {told.currency}, not {purchase.currency}"
+    elif purchase.entry_id is not None and settled_by != (told.provider, told.payment_id):
+        reason = f"is not the one that has settled the purchase: {' '.join(map(str, settled_by))}"
+    elif amount_minor not in {None, told.amount_minor}:
+        field, reason = "amount", f"is {told.amount_minor} as {told.provider} tells it"
+    if reason:
+        raise InvalidInputError(FieldProblem(field, reason))
 
 
 def _check_payment(conn: Connection, business_id: BusinessId, fact: PaymentFact) -> None:
@@ -222,3 +314,4 @@ def _reverse(conn: Connection, purchase: Purchase, fact: ReversalFact) -> None:
     if known is None or known[0] != fact.payment_id:
         raise IdempotencyConflictError(fact.reversal_id)
     settle_purchase(conn, purchase.purchase_id)
+    apply_parked(conn, purchase.business_id, fact.provider, fact.payment_id)

@@ -20,7 +20,8 @@ from metering.purchase import statements
 # Who says it: a payment provider, or the shop itself.
 Provider = Literal["dodo", "stripe", "local", "shop"]
 PaymentStatus = Literal["pending", "succeeded", "failed"]
-ReversalKind = Literal["refund", "dispute"]
+# `refund_total`: all refunds of a payment up to a moment, where a provider names none of them.
+ReversalKind = Literal["refund", "refund_total", "dispute"]
 # Of a refund: pending, succeeded, failed. Of a dispute: open, won (by the shop), lost.
 ReversalStatus = Literal["pending", "succeeded", "failed", "open", "won", "lost"]
 
@@ -47,7 +48,8 @@ class PaymentFact:
 class ReversalFact:
     """A refund or a dispute of a payment; `amount_minor` None: of all of it.
 
-    `currency`: None: that of the payment.
+    `currency`: None: that of the payment. `began_at`: when a refund was asked for; None: nobody
+    says, so it may be part of a total that is told of the payment.
     """
 
     provider: Provider
@@ -58,6 +60,7 @@ class ReversalFact:
     occurred_at: datetime
     amount_minor: int | None = None
     currency: str | None = None
+    began_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,7 @@ def note_reversal(conn: Connection, business_id: BusinessId, fact: ReversalFact)
         "amount_minor": fact.amount_minor,
         "currency": fact.currency,
         "occurred_at": fact.occurred_at,
+        "began_at": fact.began_at,
     }
     lock_payment(conn, business_id, fact.provider, fact.payment_id)
     conn.execute(statements.NOTE_REVERSAL, values)

@@ -5,7 +5,6 @@ it may be run at any time and any number of times, and it does not matter in whi
 came. Locks: the purchase first, then its wallet.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -38,6 +37,13 @@ class _Payment:
     amount_minor: int
     currency: str
     occurred_at: datetime
+    is_accepted: bool
+
+    def is_of(self, purchase: Purchase) -> bool:
+        """Tell whether it has settled the purchase, which the shop may have said before."""
+        by_shop = "shop" in {self.provider, purchase.provider}
+        is_same = by_shop or self.provider == purchase.provider
+        return is_same and self.payment_id == purchase.payment_id
 
 
 def settle_purchase(conn: Connection, purchase_id: PurchaseId) -> bool:
@@ -125,13 +131,16 @@ def _credit(conn: Connection, purchase: Purchase, wallet_id: WalletId) -> Purcha
 
 
 def _payment(conn: Connection, purchase: Purchase) -> _Payment | None:
-    """Return the first payment that pays for all of it; put aside those that do not."""
+    """Return the first payment that pays for all of it, or that a person has accepted.
+
+    Put aside those that do not.
+    """
     found = None
     for row in conn.execute(statements.SUCCEEDED, {"purchase_id": purchase.purchase_id}):
         payment = _Payment(*row)
         if payment.currency != purchase.currency:
             _park(conn, purchase, payment, "other_currency")
-        elif payment.amount_minor < purchase.price_minor:
+        elif payment.amount_minor < purchase.price_minor and not payment.is_accepted:
             _park(conn, purchase, payment, "underpaid")
         else:
             found = found or payment
@@ -167,10 +176,7 @@ def _unpaid(conn: Connection, purchase: Purchase) -> Purchase:
 
 def _reverse(conn: Connection, purchase: Purchase, wallet_id: WalletId) -> Purchase:
     """Take back or give back what refunds and disputes of its payment call for; freeze or free."""
-    for row in conn.execute(statements.SUCCEEDED, {"purchase_id": purchase.purchase_id}):
-        payment = _Payment(*row)
-        if (payment.provider, payment.payment_id) != (purchase.provider, purchase.payment_id):
-            _park(conn, purchase, payment, "paid_twice")
+    purchase = _paid_by(conn, purchase)
     rows = conn.execute(
         statements.REVERSALS,
         {
@@ -193,6 +199,22 @@ def _reverse(conn: Connection, purchase: Purchase, wallet_id: WalletId) -> Purch
         lost_minor=target.lost_minor,
         shortfall_minor=shortfall,
     )
+
+
+def _paid_by(conn: Connection, purchase: Purchase) -> Purchase:
+    """Put aside what was paid beside the payment that has settled a purchase.
+
+    Where the shop has named a payment that its provider tells of later, it is the provider's, so
+    that its refunds and disputes count.
+    """
+    for row in conn.execute(statements.SUCCEEDED, {"purchase_id": purchase.purchase_id}):
+        payment = _Payment(*row)
+        if not payment.is_of(purchase) or payment.currency != purchase.currency:
+            _park(conn, purchase, payment, "paid_twice")
+        elif purchase.provider == "shop":
+            paid_minor = payment.amount_minor
+            purchase = replace(purchase, provider=payment.provider, paid_minor=paid_minor)
+    return purchase
 
 
 def _own_lot(conn: Connection, purchase: Purchase, wallet_id: WalletId) -> LotId | None:
@@ -290,9 +312,3 @@ def _stops_at_zero(conn: Connection, purchase: Purchase) -> bool:
     values = {"business_id": purchase.business_id}
     policy = conn.execute(statements.REVERSAL_POLICY, values).scalar_one()
     return bool(policy == "stop_at_zero")
-
-
-def entries_of(conn: Connection, purchase_id: PurchaseId) -> Sequence[str]:
-    """Return the entries that took a purchase's credit back or gave it again, oldest first."""
-    rows = conn.execute(statements.REVERSING, {"purchase_id": purchase_id})
-    return [row.entry_id for row in rows]

@@ -170,13 +170,14 @@ LOCK_PAYMENT: Final = text(
     " hashtext(:business_id || ' ' || :provider || ' ' || :payment_id))"
 )
 # What is said of a payment. Pending comes before failed, failed before succeeded, and none goes
-# back. What it is for is what it says itself, or what the charge is for that made it; of other
-# businesses' purchases and charges nothing is believed.
+# back. What it is for is what it says itself, or what the charge is for that made it, or what the
+# shop has said of it before; of other businesses' purchases and charges nothing is believed.
 NOTE_PAYMENT: Final = text("""
     INSERT INTO payments AS p (business_id, provider, payment_id, status, amount_minor, currency,
         purchase_id, checkout_id, failure, occurred_at)
     SELECT :business_id, :provider, :payment_id, :status, :amount_minor, :currency,
-        coalesce(u.purchase_id, c.purchase_id),
+        coalesce(u.purchase_id, c.purchase_id,
+            CASE WHEN c.checkout_id IS NULL THEN s.purchase_id END),
         CASE WHEN u.purchase_id IS NULL THEN c.checkout_id END, :failure, :occurred_at
     FROM (SELECT) nothing
     LEFT JOIN purchases u ON u.purchase_id = CAST(:purchase_id AS text)
@@ -186,6 +187,8 @@ NOTE_PAYMENT: Final = text("""
             OR (payment_id = CAST(:payment_id AS text) AND account_id IN (SELECT account_id
                 FROM provider_accounts WHERE provider = CAST(:provider AS text))))
         ORDER BY charge_id = CAST(:charge_id AS text) DESC NULLS LAST LIMIT 1) c ON true
+    LEFT JOIN payments s ON s.business_id = :business_id AND s.provider = 'shop'
+        AND s.payment_id = :payment_id AND s.provider <> CAST(:provider AS text)
     ON CONFLICT (business_id, provider, payment_id) DO UPDATE SET
         status = CASE WHEN p.status = 'succeeded' OR excluded.status = 'pending' THEN p.status
             ELSE excluded.status END,
@@ -210,29 +213,52 @@ WAKE_CHARGE: Final = text(
     " WHERE (purchase_id = CAST(:purchase_id AS text) OR checkout_id = CAST(:checkout_id AS text))"
     " AND (status IN ('new', 'pending') OR (status = 'failed' AND :status = 'succeeded'))"
 )
-# What is said of a refund or a dispute. An end stays an end, unless a later word overrules it.
+# What is said of a refund or a dispute. An end stays an end, unless a later word overrules it. A
+# refund has failed when that was first said. Of two totals of one moment the larger is the later.
 NOTE_REVERSAL: Final = text("""
     INSERT INTO payment_reversals AS r (business_id, provider, kind, reversal_id, payment_id,
-        status, amount_minor, currency, occurred_at)
+        status, amount_minor, currency, occurred_at, began_at)
     VALUES (:business_id, :provider, :kind, :reversal_id, :payment_id, :status, :amount_minor,
-        :currency, :occurred_at)
+        :currency, :occurred_at, :began_at)
     ON CONFLICT (business_id, provider, kind, reversal_id) DO UPDATE SET
         status = excluded.status, occurred_at = excluded.occurred_at,
         amount_minor = coalesce(excluded.amount_minor, r.amount_minor),
         currency = CASE WHEN excluded.amount_minor IS NULL THEN r.currency
-            ELSE excluded.currency END
+            ELSE excluded.currency END,
+        began_at = coalesce(excluded.began_at, r.began_at)
     WHERE (r.status IN ('pending', 'open') AND excluded.status NOT IN ('pending', 'open'))
-        OR (excluded.occurred_at > r.occurred_at
-            AND (r.status IN ('pending', 'open')) = (excluded.status IN ('pending', 'open')))
+        OR ((r.status IN ('pending', 'open')) = (excluded.status IN ('pending', 'open'))
+            AND CASE WHEN r.status = 'failed' AND excluded.status = 'failed'
+                THEN excluded.occurred_at < r.occurred_at
+                ELSE excluded.occurred_at > r.occurred_at END)
+        OR (r.kind = 'refund_total' AND excluded.occurred_at = r.occurred_at
+            AND excluded.amount_minor > r.amount_minor)
 """)
 # What is known of one payment.
 PAYMENT: Final = text(
     "SELECT status, amount_minor, currency, purchase_id, checkout_id, parked_reason FROM payments"
     " WHERE business_id = :business_id AND provider = :provider AND payment_id = :payment_id"
 )
+# The payment that a provider tells of by this id: the purchase's own, where there are several.
+TOLD: Final = text(
+    "SELECT provider, payment_id, status, amount_minor, currency, purchase_id, checkout_id"
+    " FROM payments WHERE business_id = :business_id AND provider = ANY('{dodo,stripe,local}')"
+    " AND payment_id = :payment_id ORDER BY (purchase_id = :purchase_id) DESC NULLS LAST LIMIT 1"
+)
+# A person accepts a payment as paying for all of a purchase.
+ACCEPT: Final = text(
+    "UPDATE payments SET is_accepted = true, parked_reason = NULL, purchase_id = :purchase_id"
+    " WHERE business_id = :business_id AND provider = :provider AND payment_id = :payment_id"
+)
+# A payment of a purchase that waits for a person.
+WAITING: Final = text(
+    "SELECT provider, payment_id, amount_minor, currency FROM payments"
+    " WHERE purchase_id = :purchase_id AND status = 'succeeded' AND parked_reason IS NOT NULL"
+    " ORDER BY occurred_at, payment_id LIMIT 1"
+)
 # The payments of a purchase that have succeeded, the first one first.
 SUCCEEDED: Final = text(
-    "SELECT provider, payment_id, amount_minor, currency, occurred_at FROM payments"
+    "SELECT provider, payment_id, amount_minor, currency, occurred_at, is_accepted FROM payments"
     " WHERE purchase_id = :purchase_id AND status = 'succeeded' ORDER BY occurred_at, payment_id"
 )
 # Its payments that have not, the newest first.
@@ -247,14 +273,16 @@ PARK_PAYMENT: Final = text(
     " (SELECT business_id, provider, payment_id FROM payments WHERE business_id = :business_id"
     " AND provider = :provider AND payment_id = :payment_id FOR NO KEY UPDATE SKIP LOCKED)"
 )
-# The refunds and disputes of a payment, in the order in which they came. One that has ended with a
-# sum in another currency has not: until a person says what share that is, nothing is taken, and
-# what is in dispute stays frozen.
+# The refunds and disputes of a payment, each once, also where the shop has said it before the
+# provider told of the payment. One that has ended with a sum in another currency has not: until a
+# person says what share that is, nothing is taken, and what is in dispute stays frozen.
 REVERSALS: Final = text(
-    "SELECT kind, CASE WHEN status IN ('succeeded', 'lost') AND amount_minor IS NOT NULL"
-    " AND currency <> :currency THEN CASE kind WHEN 'refund' THEN 'pending' ELSE 'open' END"
-    " ELSE status END, amount_minor FROM payment_reversals WHERE business_id = :business_id"
-    " AND provider = :provider AND payment_id = :payment_id ORDER BY created_at, reversal_id"
+    "SELECT DISTINCT ON (kind, reversal_id) kind, CASE WHEN status IN ('succeeded', 'lost')"
+    " AND amount_minor IS NOT NULL AND currency <> :currency THEN CASE kind WHEN 'dispute'"
+    " THEN 'open' ELSE 'pending' END ELSE status END, amount_minor, occurred_at, began_at"
+    " FROM payment_reversals WHERE business_id = :business_id"
+    " AND provider IN (:provider, 'shop') AND payment_id = :payment_id"
+    " ORDER BY kind, reversal_id, provider = 'shop'"
 )
 # One refund or dispute, by the id of who says it.
 REVERSAL: Final = text(

@@ -3,10 +3,15 @@
 Refunds and lost disputes call back the share of the credit that they are of what was paid, rounded
 down in total, so that all parts together are exactly the whole. More than was paid is not called
 back, however often the same money is refunded and disputed.
+
+A provider may tell refunds one by one, or what was refunded in all up to a moment, or both. A total
+says how much was refunded that nobody has named. It holds what had not failed by then, what is
+still pending included: of that a later word, by name, decides.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, NamedTuple
 
 from metering.purchase.facts import ReversalKind, ReversalStatus
@@ -17,11 +22,17 @@ PurchaseStatus = Literal[
 
 
 class Reversal(NamedTuple):
-    """A refund or dispute of the payment of a purchase."""
+    """A refund or dispute of the payment of a purchase, as known since `occurred_at`."""
 
     kind: ReversalKind
     status: ReversalStatus
     amount_minor: int | None
+    occurred_at: datetime
+    began_at: datetime | None = None
+
+    def of(self, paid_minor: int) -> int:
+        """Return its amount, all that was paid if it names none."""
+        return paid_minor if self.amount_minor is None else self.amount_minor
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +51,44 @@ class Target:
 
 def target_of(credit_minor: int, paid_minor: int, reversals: Sequence[Reversal]) -> Target:
     """Return what ought to be called back of a credit for which `paid_minor` was paid."""
-    refunded = _sum(reversals, "succeeded", paid_minor)
-    lost = _sum(reversals, "lost", paid_minor)
+    is_open = any(reversal.status == "open" for reversal in reversals)
+    if not paid_minor:
+        return Target(0, 0, is_open)
+    refunded = _refunded(reversals, paid_minor)
+    lost = sum(reversal.of(paid_minor) for reversal in reversals if reversal.status == "lost")
     of_refunds = credit_minor * min(paid_minor, refunded) // paid_minor
     of_both = credit_minor * min(paid_minor, refunded + lost) // paid_minor
-    is_open = any(reversal.status == "open" for reversal in reversals)
     return Target(of_refunds, of_both - of_refunds, is_open)
 
 
-def _sum(reversals: Sequence[Reversal], status: ReversalStatus, all_minor: int) -> int:
-    return sum(
-        all_minor if reversal.amount_minor is None else reversal.amount_minor
+def _refunded(reversals: Sequence[Reversal], paid_minor: int) -> int:
+    """Return what refunds have taken: those that are named, and the rest of the newest total."""
+    named = [reversal for reversal in reversals if reversal.kind == "refund"]
+    totals = [
+        reversal
         for reversal in reversals
-        if reversal.status == status
-    )
+        if reversal.kind == "refund_total" and reversal.status == "succeeded"
+    ]
+    counted: list[Reversal] = []
+    unnamed = 0
+    if totals:
+        total = max(totals, key=lambda each: (each.occurred_at, each.of(paid_minor)))
+        counted = [refund for refund in named if _is_in(total, refund)]
+        in_total = sum(refund.of(paid_minor) for refund in counted)
+        unnamed = max(0, total.of(paid_minor) - in_total)
+    taken = [
+        refund
+        for refund in named
+        if refund.status == "succeeded" or (refund.status == "pending" and refund in counted)
+    ]
+    return unnamed + sum(refund.of(paid_minor) for refund in taken)
+
+
+def _is_in(total: Reversal, refund: Reversal) -> bool:
+    """Tell whether a total holds a refund: asked for by then, and not failed before."""
+    if refund.began_at is not None and refund.began_at > total.occurred_at:
+        return False
+    return refund.status != "failed" or refund.occurred_at >= total.occurred_at
 
 
 def status_of(credit_minor: int, target: Target) -> PurchaseStatus:

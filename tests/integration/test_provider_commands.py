@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from command import Gullak
 from crowd import wait_for
 from metering.ids import AccountId, BusinessId, ProviderEventNumber
+from metering.purchase.facts import PaidFor
 from metering.purchase.provider.account import sender_of
 from metering.purchase.provider.inbox import process, receive, verified
+from metering.purchase.settle import settle_purchase
 from providers import Dodo, Json, Stripe, Vendor
 from shop import Shop, shared_database
 from worker.settings import Settings
@@ -58,6 +61,51 @@ def connect(gullak: Gullak, own: str, *options: str) -> str:
 def secret_of(shop: Shop, vendor: Vendor, account_id: str) -> str:
     with shop.sessions.transaction() as conn:
         return sender_of(conn, vendor.name, AccountId(account_id)).secret
+
+
+def said(shop: Shop, account_id: str, *events: Json) -> None:
+    """Receive and process what Stripe says."""
+    for event in events:
+        delivery = STRIPE.signed(event)
+        with shop.sessions.transaction() as conn:
+            sender = sender_of(conn, "stripe", AccountId(account_id))
+            number = receive(conn, verified(sender, delivery.body, delivery.headers))
+            assert number is not None
+            process(conn, number, follow)
+
+
+def follow(conn: Connection, paid_for: PaidFor) -> None:
+    if paid_for.purchase_id is not None:
+        settle_purchase(conn, paid_for.purchase_id)
+
+
+def test_a_discounted_payment_is_accepted_and_its_refund_in_all_takes_its_share(
+    gullak: Gullak, own: str, shop: Shop, secret_file: str
+) -> None:
+    account_id = connect(gullak, own, secret_file)
+    purchase = gullak.made(
+        *("purchase", "create", "--currency=USD", "--price=1000"),
+        *(f"--customer={shop.customers[0]}", own),
+    )
+    mine = {"gullak_purchase_id": purchase}
+    said(shop, account_id, STRIPE.payment("succeeded", 800, payment_id="pi_less", metadata=mine))
+    (parked,) = gullak("providers", "events", "--status=parked", "--json", own).json
+    assert (parked["payment_id"], parked["reason"]) == ("pi_less", "underpaid")
+
+    paid = gullak("purchase", "pay", purchase, "--payment=pi_less", own, "--json").json["purchase"]
+    refunded = STRIPE.refunded_charge(None, "pi_less")
+    refunded["data"]["object"].update(amount=800, amount_captured=800, amount_refunded=400)
+    said(shop, account_id, refunded, STRIPE.unrelated())
+
+    assert (paid["status"], paid["provider"], paid["paid_minor"]) == ("settled", "stripe", 800)
+    shown = gullak("purchase", "show", purchase, own).out
+    assert "refund_total ch_pi_less" in shown
+    assert "paid_twice" not in shown
+    events = gullak("providers", "events", "--json", own).json
+    assert [(event["status"], event["reason"]) for event in events] == [
+        ("ignored", "not_about_a_payment"), ("applied", None), ("applied", None),
+    ]  # fmt: skip
+    assert (shop.wallet().balance_minor, shop.faults()) == (500, [])
 
 
 def test_a_secret_comes_from_a_file(gullak: Gullak, own: str, shop: Shop, secret_file: str) -> None:

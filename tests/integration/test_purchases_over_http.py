@@ -276,6 +276,40 @@ def test_a_payment_s_id_that_says_something_else_is_a_conflict(
     assert shop.wallet().balance_minor == 1000
 
 
+def told(shop: Shop, purchase_id: str, amount: int) -> None:
+    """A provider has told of a payment of so much, and it was settled."""
+    fact = PaymentFact(
+        provider="stripe",
+        payment_id="pi_1",
+        status="succeeded",
+        amount_minor=amount,
+        currency="USD",
+        occurred_at=NOW,
+        purchase_id=PurchaseId(purchase_id),
+    )
+    with shop.sessions.transaction() as conn:
+        note_payment(conn, shop.business_id, fact)
+        settle_purchase(conn, PurchaseId(purchase_id))
+
+
+def test_a_payment_of_less_is_accepted_by_the_id_that_its_provider_gave_it(
+    client: httpx.Client, shop: Shop
+) -> None:
+    purchase_id = buy(client, shop)
+    told(shop, purchase_id, 800)
+
+    unnamed = client.post(f"/purchases/{purchase_id}/payments", json={})
+    for _ in range(2):
+        known = say(client, purchase_id, "payments", payment_id="pi_1")
+
+    assert refused(unnamed) == (422, "INVALID_REQUEST_BODY", ["payment_id"])
+    assert (known["status"], known["provider"], known["paid"]) == ("settled", "stripe", 800)
+    assert [payment["parked_reason"] for payment in known["payments"]] == [None]
+    half = say(client, purchase_id, "refunds", refund_id="r-1", amount=400)
+    assert half["refunded"] == 500
+    assert (shop.wallet().balance_minor, shop.faults()) == (500, [])
+
+
 # --- taken back -----------------------------------------------------------------------------------
 
 

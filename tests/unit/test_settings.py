@@ -18,7 +18,7 @@ def test_a_given_environment_is_all_that_counts(monkeypatch: pytest.MonkeyPatch)
 def test_values_are_read_as_a_process_reads_its_environment() -> None:
     config = settings_from({"GULLAK_CURRENCIES": '{"EUR": 2}', "GULLAK_FAILPOINT_DIR": ""})
 
-    assert config.default_currency == "EUR"
+    assert config.currencies == {"EUR": 2}
     assert config.failpoint_dir is None
 
 

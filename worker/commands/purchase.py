@@ -216,7 +216,12 @@ def pay(
     *,
     purchase: PurchaseArgument,
     payment: Annotated[
-        str | None, typer.Option(help="Id of the payment. Default: the order number.", metavar="ID")
+        str | None,
+        typer.Option(
+            help="Id of the payment: the provider's, which accepts it, or one of your own."
+            " Default: the order number.",
+            metavar="ID",
+        ),
     ] = None,
     amount: Annotated[int | None, minor("--amount", "Default: the price.")] = None,
     business: Business = None,

@@ -115,20 +115,6 @@ def connect_account(conn: Connection, business_id: BusinessId, new: NewAccount) 
     return _account(conn.execute(statements.INSERT_ACCOUNT, values).one())
 
 
-def get_account(conn: Connection, business_id: BusinessId, account_id: AccountId) -> Account:
-    """Return an account, disabled or not.
-
-    Raises:
-        NotFoundError: the business has no such account.
-
-    """
-    values = {"business_id": business_id, "account_id": account_id}
-    row = conn.execute(statements.ACCOUNT, values).one_or_none()
-    if row is None:
-        raise NotFoundError("provider account", account_id)
-    return _account(row)
-
-
 def page_of_accounts(
     conn: Connection, business_id: BusinessId, *, page: int, after: AccountId | None = None
 ) -> list[Account]:

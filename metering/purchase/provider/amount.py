@@ -1,34 +1,21 @@
-"""Amounts that a provider writes as text, without saying in which unit."""
+"""Amounts that a provider writes without saying in which unit."""
 
 import re
 from typing import Final
 
 from metering.money import INT64_MAX
 
-_TEXT: Final = re.compile(r"([0-9]{1,40})(?:\.([0-9]{1,40}))?", re.ASCII)
-# ISO 4217: currencies whose minor unit is not a hundredth.
-_WHOLE: Final = (
-    "BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND",
-    "VUV", "XAF", "XOF", "XPF",
-)  # fmt: skip
-_THOUSANDTHS: Final = ("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND")
-_DECIMALS: Final = {**dict.fromkeys(_WHOLE, 0), **dict.fromkeys(_THOUSANDTHS, 3)}
-_DECIMALS_USUAL: Final = 2
+_DIGITS: Final = re.compile(r"[0-9]{1,40}", re.ASCII)
 
 
-def minor_of_text(text: str, currency: str) -> int | None:
-    """Return the minor units that `text` names, or None if it is not an amount above zero.
+def minor_of(amount: object) -> int | None:
+    """Return the minor units that an amount names, None if it is none above zero or is unclear.
 
-    An integer counts minor units, `12.30` major ones. A part of a minor unit counts as a whole one,
-    so that no less is called back than was said; more than 64 bits hold is as much as they hold.
+    A whole number counts minor units, as a number and as text. One with a point could be of either
+    unit, so nobody guesses. More than 64 bits hold is as much as they hold.
     """
-    found = _TEXT.fullmatch(text)
-    if found is None:
+    if isinstance(amount, str) and _DIGITS.fullmatch(amount):
+        amount = int(amount)
+    if not isinstance(amount, int) or isinstance(amount, bool) or amount <= 0:
         return None
-    whole, part = found.groups()
-    if part is None:
-        return min(int(whole), INT64_MAX) or None
-    decimals = _DECIMALS.get(currency.upper(), _DECIMALS_USUAL)
-    rest = part[decimals:].strip("0")
-    minor = int(whole + part[:decimals].ljust(decimals, "0")) + bool(rest)
-    return min(minor, INT64_MAX) or None
+    return min(amount, INT64_MAX)

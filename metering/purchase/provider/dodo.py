@@ -19,9 +19,13 @@ from metering.purchase.facts import (
     ReversalFact,
     ReversalStatus,
 )
-from metering.purchase.provider.amount import minor_of_text
 from metering.purchase.provider.word import (
+    NOT_A_PAYMENT,
+    NOTHING_PAID,
+    TOLD_BY_THE_PAYMENT,
+    UNKNOWN_TYPE,
     CurrencyText,
+    Disputed,
     Form,
     Head,
     Id,
@@ -32,6 +36,7 @@ from metering.purchase.provider.word import (
     failure_text,
     read,
     references,
+    word_of_dispute,
 )
 
 if TYPE_CHECKING:
@@ -57,6 +62,16 @@ _DISPUTES: Final[Mapping[str, ReversalStatus]] = {
     "dispute.accepted": "lost",
     "dispute.expired": "lost",
 }
+# Why nothing follows from the rest of what is about the money of a customer.
+_IGNORED: Final[Mapping[str, str]] = {
+    "abandoned_checkout.detected": NOTHING_PAID,
+    "abandoned_checkout.recovered": TOLD_BY_THE_PAYMENT,
+    "dunning.started": NOTHING_PAID,
+    "dunning.recovered": TOLD_BY_THE_PAYMENT,
+    "subscription.renewed": TOLD_BY_THE_PAYMENT,
+}
+# What else is said of these is about money, and a person looks at it.
+_MONEY: Final = ("payment.", "refund.", "dispute.")
 
 
 class _Payment(Form):
@@ -79,8 +94,9 @@ class _Refund(Form):
 class _Dispute(Form):
     dispute_id: Id
     payment_id: Id
-    amount: str
-    currency: CurrencyText
+    # The vendor declares a text, sends a number too, and does not say in which unit.
+    amount: object = None
+    currency: object = None
 
 
 class _PaymentEvent(Form):
@@ -135,8 +151,10 @@ def facts_of(body: bytes, provider: Provider = "dodo") -> Word:
     if (refunded := _REFUNDS.get(type_)) is not None:
         return Word(type_, (_refund(body, type_, refunded, provider),))
     if (disputed := _DISPUTES.get(type_)) is not None:
-        return Word(type_, (_dispute(body, type_, disputed, provider),))
-    return Word(type_, ())
+        return _dispute(body, type_, disputed, provider)
+    if type_.startswith(_MONEY):
+        return Word(type_, parked=UNKNOWN_TYPE)
+    return Word(type_, ignored=_IGNORED.get(type_, NOT_A_PAYMENT))
 
 
 def _payment(body: bytes, type_: str, status: PaymentStatus, provider: Provider) -> PaymentFact:
@@ -174,20 +192,18 @@ def _refund(body: bytes, type_: str, status: ReversalStatus, provider: Provider)
     )
 
 
-def _dispute(body: bytes, type_: str, status: ReversalStatus, provider: Provider) -> ReversalFact:
+def _dispute(body: bytes, type_: str, status: ReversalStatus, provider: Provider) -> Word:
     event = read(_DisputeEvent, body, type_)
     dispute = event.data
-    amount_minor = minor_of_text(dispute.amount, dispute.currency)
-    # While a dispute is open, or once it is won, credit is frozen or freed whatever its amount.
-    if amount_minor is None and status == "lost":
-        raise UnreadableEventError("data.amount: is not an amount above zero", type_)
-    return ReversalFact(
-        provider=provider,
-        kind="dispute",
-        reversal_id=dispute.dispute_id,
-        payment_id=dispute.payment_id,
-        status=status,
-        occurred_at=event.timestamp,
-        amount_minor=amount_minor,
-        currency=dispute.currency.upper(),
+    return word_of_dispute(
+        type_,
+        Disputed(
+            provider=provider,
+            dispute_id=dispute.dispute_id,
+            payment_id=dispute.payment_id,
+            status=status,
+            occurred_at=event.timestamp,
+            amount=dispute.amount,
+            currency=dispute.currency,
+        ),
     )

@@ -2,8 +2,9 @@
 
 What was received is answered for by then: a provider that gets its 200 does not come again. So an
 event stays until it is applied, or a person can see why not: parked, while nobody knows what its
-payment is for, or while money lies aside that was paid twice, too little or in another currency;
-failed, with the reason. Both can be replayed, and nothing is counted twice.
+payment is for, while money lies aside that was paid twice, too little or in another currency, or
+while a person has to say a sum; failed, with the reason; ignored, with the reason too. All can be
+replayed, and nothing is counted twice.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ from metering.ids import AccountId, BusinessId, ProviderEventNumber
 from metering.purchase.facts import PaidFor, PaymentFact, Provider, note_payment, note_reversal
 from metering.purchase.provider import dodo, statements, stripe
 from metering.purchase.provider.account import AccountProvider, Sender
-from metering.purchase.provider.word import Fact, Word
+from metering.purchase.provider.word import UNCLEAR_AMOUNT, Fact, Word
 
 log = structlog.get_logger("gullak.provider")
 
@@ -31,7 +32,7 @@ ATTEMPTS_MAX: Final = 5
 # Of one call: its rows stay locked until the commit.
 REPLAY_MAX: Final = 10_000
 
-# received: nobody has processed it yet. ignored: it is not about a payment.
+# received: nobody has processed it yet. ignored: nothing follows from it, for its reason.
 EventStatus = Literal["received", "applied", "parked", "ignored", "failed"]
 # Lets the ledger follow what is known of a purchase or checkout, in the transaction given.
 Settle: TypeAlias = Callable[[Connection, PaidFor], None]
@@ -63,7 +64,7 @@ class Verified:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderEvent:
-    """An event as listed, without its body; `reason`: why it is parked or has failed."""
+    """An event as listed, without its body; `reason`: why it was not applied."""
 
     event_number: ProviderEventNumber
     account_id: AccountId
@@ -197,19 +198,20 @@ def _outcome(
 def _follow(conn: Connection, event: _Taken, settle: Settle) -> _Outcome:
     word = _VENDORS[event.provider].facts_of(event.body)
     if not word.facts:
-        return _Outcome("ignored", type=word.type)
+        status: EventStatus = "ignored" if word.parked is None else "parked"
+        return _Outcome(status, type=word.type, reason=word.parked or word.ignored)
     for fact in word.facts:
         _check_currency(conn, event.business_id, fact, word.type)
     paid_for = [_note(conn, event.business_id, fact) for fact in word.facts][-1]
     payment = _Payment(event.business_id, event.provider, word.facts[-1].payment_id)
     if not paid_for.is_known:
         is_seen = conn.execute(statements.HAS_PAYMENT, payment._asdict()).scalar_one()
-        reason = "unknown_purchase" if is_seen else "unknown_payment"
-        return _Outcome("parked", word.type, payment.payment_id, reason)
+        unknown = "unknown_purchase" if is_seen else "unknown_payment"
+        return _Outcome("parked", word.type, payment.payment_id, word.parked or unknown)
     settle(conn, paid_for)
-    put_aside = _put_aside(conn, payment)
-    if put_aside is not None:
-        return _Outcome("parked", word.type, payment.payment_id, put_aside)
+    parked = _put_aside(conn, payment) or _unclear(conn, event.business_id, word)
+    if parked is not None:
+        return _Outcome("parked", word.type, payment.payment_id, parked)
     apply_parked(conn, *payment)
     return _Outcome("applied", word.type, payment.payment_id)
 
@@ -218,6 +220,19 @@ def _put_aside(conn: Connection, payment: _Payment) -> str | None:
     """Return why somebody has to look at money that was paid, None if nobody has to."""
     found: str | None = conn.execute(statements.PUT_ASIDE, payment._asdict()).scalar_one_or_none()
     return found
+
+
+def _unclear(conn: Connection, business_id: BusinessId, word: Word) -> str | None:
+    """Return what a person has to say of the dispute of an event, None once that was said."""
+    fact = word.facts[-1]
+    if word.parked is None or isinstance(fact, PaymentFact):
+        return None
+    values = {
+        "business_id": business_id,
+        "provider": fact.provider,
+        "dispute_id": fact.reversal_id,
+    }
+    return word.parked if conn.execute(statements.IS_OPEN, values).scalar_one() else None
 
 
 def apply_parked(
@@ -231,7 +246,8 @@ def apply_parked(
     payment = _Payment(business_id, provider, payment_id)
     if _put_aside(conn, payment) is not None:
         return 0
-    return conn.execute(statements.APPLY_PARKED, payment._asdict()).rowcount
+    values = {**payment._asdict(), "unclear": UNCLEAR_AMOUNT}
+    return conn.execute(statements.APPLY_PARKED, values).rowcount
 
 
 def _check_currency(conn: Connection, business_id: BusinessId, fact: Fact, type_: str) -> None:

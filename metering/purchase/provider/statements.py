@@ -17,11 +17,6 @@ INSERT_ACCOUNT: Final = text(
     " api_key, base_url, product_id) VALUES (:account_id, :business_id, :provider, :name,"
     f" :webhook_secret, :api_key, :base_url, :product_id) RETURNING {_ACCOUNT}"
 )
-# One account of this business.
-ACCOUNT: Final = text(
-    f"SELECT {_ACCOUNT} FROM provider_accounts"
-    " WHERE business_id = :business_id AND account_id = :account_id"
-)
 # A page of accounts, newest first, with those that are disabled.
 ACCOUNT_PAGE: Final = text(
     f"SELECT {_ACCOUNT} FROM provider_accounts WHERE business_id = :business_id"
@@ -80,10 +75,18 @@ PUT_ASIDE: Final = text(
     " AND NOT EXISTS (SELECT FROM payment_reversals r WHERE r.business_id = p.business_id"
     " AND r.provider = p.provider AND r.payment_id = p.payment_id)"
 )
+# Whether a dispute has not come to its end.
+IS_OPEN: Final = text(
+    "SELECT EXISTS (SELECT FROM payment_reversals WHERE business_id = :business_id"
+    " AND provider = :provider AND kind = 'dispute' AND reversal_id = :dispute_id"
+    " AND status = 'open')"
+)
 # What waited for a payment has been followed together with it. Not where some of it is in another
-# currency: then each event is looked at once more, and that one will say so.
+# currency, or of an unclear amount: then each event is looked at once more, and that one will say
+# so.
 APPLY_PARKED: Final = text(
-    "UPDATE provider_events SET status = CASE WHEN EXISTS (SELECT FROM payment_reversals r"
+    "UPDATE provider_events SET status = CASE WHEN reason = :unclear"
+    " OR EXISTS (SELECT FROM payment_reversals r"
     " JOIN payments p USING (business_id, provider, payment_id)"
     " WHERE r.business_id = :business_id AND r.provider = :provider"
     " AND r.payment_id = :payment_id AND r.currency <> p.currency)"

@@ -7,6 +7,7 @@ over: an amount that is a float or a text, where an integer is due, is not guess
 import hashlib
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Final, NamedTuple, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -14,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from metering.errors import UnreadableEventError
 from metering.ids import ChargeId, PurchaseId
 from metering.money import INT64_MAX
-from metering.purchase.facts import PaymentFact, ReversalFact
+from metering.purchase.facts import PaymentFact, Provider, ReversalFact, ReversalStatus
+from metering.purchase.provider.amount import minor_of
 from metering.text import FILLED
 
 # How old a webhook may be, and how far its clock ahead: what the vendors' SDKs take.
@@ -26,6 +28,7 @@ CHARGE_KEY: Final = "gullak_charge_id"
 _FAILURE_CHARS_MAX: Final = 500
 _PROBLEMS_MAX: Final = 3
 _REFERENCE_CHARS_MAX: Final = 64
+_CURRENCY: Final = re.compile(r"[A-Za-z]{3}", re.ASCII)
 _EVENT_ID: Final = re.compile(r"[!-~]{1,255}", re.ASCII)
 
 Id = Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]
@@ -50,11 +53,66 @@ class Head(Form):
     type: Id
 
 
+# Why nothing follows from an event.
+NOT_A_PAYMENT: Final = "not_about_a_payment"
+# The payment that it is about has events of its own, which are followed.
+TOLD_BY_THE_PAYMENT: Final = "told_by_the_payment"
+NOTHING_PAID: Final = "nothing_paid"
+NOTHING_CAPTURED: Final = "nothing_captured"
+# Why a person has to look at an event.
+UNKNOWN_TYPE: Final = "unknown_type"
+UNCLEAR_AMOUNT: Final = "unclear_amount"
+
+
 class Word(NamedTuple):
-    """The type of an event, and the facts about one payment that it holds; none: not of money."""
+    """The type of an event, and the facts about one payment that it holds.
+
+    `ignored`: why it holds none. `parked`: why a person has to look at it all the same.
+    """
 
     type: str
-    facts: tuple[Fact, ...]
+    facts: tuple[Fact, ...] = ()
+    ignored: str | None = None
+    parked: str | None = None
+
+
+class Disputed(NamedTuple):
+    """A dispute as its provider tells it; amount and currency as they came."""
+
+    provider: Provider
+    dispute_id: str
+    payment_id: str
+    status: ReversalStatus
+    occurred_at: datetime
+    amount: object
+    currency: object
+
+
+def word_of_dispute(type_: str, said: Disputed) -> Word:
+    """Return the fact of a dispute.
+
+    While it is open all is frozen, and once it is won all is freed, whatever the amount. One that
+    is lost for a sum that nobody can read stays open, and a person says the sum.
+    """
+    amount_minor, currency = minor_of(said.amount), currency_of(said.currency)
+    is_unclear = amount_minor is None or (said.currency is not None and currency is None)
+    is_unclear = is_unclear and said.status == "lost"
+    fact = ReversalFact(
+        provider=said.provider,
+        kind="dispute",
+        reversal_id=said.dispute_id,
+        payment_id=said.payment_id,
+        status="open" if is_unclear else said.status,
+        occurred_at=said.occurred_at,
+        amount_minor=amount_minor,
+        currency=currency,
+    )
+    return Word(type_, (fact,), parked=UNCLEAR_AMOUNT if is_unclear else None)
+
+
+def currency_of(text: object) -> str | None:
+    """Return the code of a currency, None if it is none."""
+    return text.upper() if isinstance(text, str) and _CURRENCY.fullmatch(text) else None
 
 
 class References(NamedTuple):
