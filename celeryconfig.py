@@ -14,8 +14,10 @@ imports = ("tasks.debit", "tasks.ledger", "tasks.low_credit", "tasks.purchase", 
 STAGES: Final = ("debit", "ledger", "low_credit", "purchase", "webhook")
 # A charge waits for a payment provider, for up to 40 s: a queue of its own, so that a provider
 # which hangs holds up neither debits nor alerts.
-task_queues = tuple(Queue(name) for name in (*STAGES, "charge"))
+# The sweep of the buffer has one, too: behind drains, of seconds each, it would expire.
+task_queues = tuple(Queue(name) for name in (*STAGES, "charge", "sweep"))
 task_routes = {
+    "debit.sweep": {"queue": "sweep"},
     "purchase.charge": {"queue": "charge"},
     **{f"{stage}.*": {"queue": stage} for stage in STAGES},
 }
@@ -48,6 +50,8 @@ broker_transport_options = {
 }
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
+# A broker that is full refuses: then the worker waits for room (`worker.consuming`), and goes on.
+broker_channel_error_retry = True
 broker_pool_acquire_timeout = 5
 task_publish_retry_policy = {"max_retries": 2, "interval_start": 0, "interval_step": 0.2}
 worker_cancel_long_running_tasks_on_connection_loss = True

@@ -1,11 +1,16 @@
 """Publishing to a broker that may be away: a message is only a wake-up, so it may be lost."""
 
 from traceback import walk_tb
+from typing import Final
 
 from celery import Celery
 from kombu.exceptions import OperationalError
 
 from metering.errors import GullakError
+
+# A sweep sends each wake-up again every second: of those that nobody takes, no more than these are
+# kept. Far longer than clocks of different machines may differ.
+EXPIRES_S: Final = 10.0
 
 
 class BrokerAwayError(GullakError):
@@ -23,7 +28,7 @@ def send(app: Celery, name: str, *args: int | str) -> None:
 
     """
     try:
-        app.send_task(name, args=args)
+        app.send_task(name, args=args, expires=EXPIRES_S)
     except OperationalError as error:
         raise BrokerAwayError(name, error) from error
     except AttributeError as error:

@@ -10,13 +10,15 @@ takes seconds, and loses nothing: what was under way is redone from the stores.
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import sleep
 from typing import Any, Final, NamedTuple, cast
 
 import structlog
 from celery import Celery, bootsteps
 from celery.worker import state
-from celery.worker.consumer import Consumer, Tasks
+from celery.worker.consumer import Connection, Consumer, Tasks
 
+from metering.buffer.room import is_full
 from worker.alive import touch
 from worker.settings import settings
 
@@ -27,6 +29,42 @@ DEAF_LOOKS_MAX: Final = 10
 STALLED_EXIT: Final = 70  # EX_SOFTWARE
 
 log = structlog.get_logger("gullak.consuming")
+
+
+class AwaitRoom(bootsteps.StartStopStep):
+    """Wait, before messages are taken, while the broker is too full to take any.
+
+    A Redis that is full refuses even to note that a message is being worked on. Celery would end
+    by that, or begin anew several times a second.
+    """
+
+    is_waiting = False
+
+    def start(self, consumer: Consumer) -> None:
+        """Wait: at the start, and after each reconnection."""
+        try:
+            while _is_too_full(consumer.app):
+                AwaitRoom.is_waiting = True
+                SignOfLife.turns += 1
+                sleep(PERIOD_S)
+                state.maybe_shutdown()
+        finally:
+            AwaitRoom.is_waiting = False
+
+
+# The connection already takes a lock in the broker.
+Connection.requires = (AwaitRoom,)
+
+
+def _is_too_full(app: Celery) -> bool:
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1)
+            for queue in app.amqp.queues.consume_from.values():
+                queue.bind(connection.default_channel).declare()
+    except Exception as error:  # noqa: BLE001 - whatever else it is, Celery meets it next
+        return is_full(error)
+    return False
 
 
 class SignOfLife(bootsteps.StartStopStep):
@@ -69,7 +107,7 @@ class Heard(NamedTuple):
 
 def hear() -> Heard:
     """Look at this process's consumer."""
-    return Heard(SignOfLife.turns, bool(state.reserved_requests))
+    return Heard(SignOfLife.turns, AwaitRoom.is_waiting or bool(state.reserved_requests))
 
 
 def oldest_messages(app: Celery) -> Sequence[bytes | None]:

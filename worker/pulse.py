@@ -4,22 +4,25 @@ Loaded by the worker and by beat.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from typing import Final, Protocol
 
 import structlog
-from celery.signals import after_task_publish, beat_init, worker_ready, worker_shutting_down
+from celery import bootsteps
+from celery.signals import after_task_publish, beat_init, worker_shutting_down
 from celery.worker.consumer import Consumer
 
 from metering.buffer.keys import PULSE
 from metering.buffer.stream import PULSE_TTL_S, UsageBuffer
 from worker.alive import touch
 from worker.app import app
+from worker.broker import BrokerAwayError
 from worker.consuming import (
     PERIOD_S,
+    AwaitRoom,
     DeafWatch,
     SignOfLife,
     end_process,
@@ -27,6 +30,7 @@ from worker.consuming import (
     oldest_messages,
 )
 from worker.health import HealthServer, metrics_text, postgres_answers
+from worker.relief import drain_here
 from worker.scope import open_buffer
 from worker.settings import Settings, settings
 from worker.task import wake
@@ -64,6 +68,7 @@ class Pulse:
         stalled_after_s: float,
         postgres_answers: Callable[[], bool],
         wake_drain: Callable[[int], None],
+        drain_here: Callable[[Sequence[int]], None],
         give_up: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -71,6 +76,7 @@ class Pulse:
         self._stalled_after_s = stalled_after_s
         self._postgres_answers = postgres_answers
         self._wake_drain = wake_drain
+        self._drain_here = drain_here
         self._give_up = give_up
         self._clock = clock
         self._swept_at: float | None = None
@@ -100,8 +106,12 @@ class Pulse:
     def _sweep(self) -> None:
         if self._swept_at is None:
             log.warning("beat is silent: sweeping in its place")
-        for shard in self._buffer.sweep().busy:
-            self._wake_drain(shard)
+        busy = self._buffer.sweep().busy
+        try:
+            for shard in busy:
+                self._wake_drain(shard)
+        except BrokerAwayError:
+            self._drain_here(busy)
         self._swept_at = self._clock()
 
     def _is_stalled(self) -> bool:
@@ -141,8 +151,29 @@ def run(pulse: Beats, stop: Event) -> None:
             failing = True
 
 
-@worker_ready.connect
-def _start(sender: Consumer, **_arguments: object) -> None:
+class Watches(bootsteps.StartStopStep):
+    """Start the threads of this module before the broker is reached.
+
+    That it cannot be, or is too full to take messages, is among what they help against.
+    """
+
+    are_started = False
+
+    def start(self, consumer: Consumer) -> None:
+        """Start them: once, whatever is connected anew later."""
+        if not Watches.are_started:
+            Watches.are_started = True
+            _start(consumer)
+
+    def stop(self, consumer: Consumer) -> None:
+        """Leave them: they end with the process."""
+
+
+AwaitRoom.requires = (Watches,)
+app.steps["consumer"] |= {Watches, AwaitRoom}
+
+
+def _start(sender: Consumer) -> None:
     config = settings()
     if config.metrics_port and config.metrics_dir:
         _serve_metrics(config.metrics_port, config.metrics_dir)
@@ -185,5 +216,6 @@ def _pulse(config: Settings) -> Pulse:
         stalled_after_s=config.watchdog_s,
         postgres_answers=lambda: postgres_answers(config.database_url.get_secret_value()),
         wake_drain=lambda shard: wake("debit.drain", shard),
+        drain_here=drain_here,
         give_up=end_process,
     )

@@ -34,7 +34,7 @@ DEFAULT_PORT: Final = 8080
 CONCURRENCY: Final = 2
 WORKERS_MAX: Final = 16
 # Webhooks have workers of their own: a slow receiver must not hold up debits.
-WORKER_QUEUES: Final = "debit,low_credit,purchase,ledger"
+WORKER_QUEUES: Final = "sweep,debit,low_credit,purchase,ledger"
 # On one machine one worker waits for others' servers; docker-compose.yml has one for each of both.
 WEBHOOK_QUEUES: Final = "webhook,charge"
 # Receivers on the developer's own machine: the port of the API is open to nobody else either.

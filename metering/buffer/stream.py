@@ -4,11 +4,12 @@ The head of a stream is the work: there is no consumer group and no second state
 deleted by id after the Postgres commit; whatever dies before that reads the same head again.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Final, Literal, cast
 from uuid import uuid4
 
@@ -36,6 +37,7 @@ from metering.buffer.keys import (
     attempts_key,
     stream_key,
 )
+from metering.buffer.room import Room, is_full
 from metering.buffer.shard import shard_of
 from metering.errors import (
     BufferFullError,
@@ -52,6 +54,10 @@ HEAD_CHUNKS_MAX: Final = 4096
 RETRY_AFTER_FULL_S: Final = 5
 PULSE_TTL_S: Final = 60
 AOF_WAIT_MS: Final = 1500
+
+_COUNTERS: Final = ("accepted", "settled", "accepted_bytes", "settled_bytes")
+
+log = logging.getLogger("metering.buffer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +76,15 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """All shards together, and which of them hold work."""
+    """All shards together, and which of them hold work.
+
+    `is_sound`: no shard with an empty stream counts anything as buffered.
+    """
 
     events: int
     bytes: int
     busy: tuple[Shard, ...]
+    is_sound: bool = True
 
 
 def connect(url: str, *, timeout_s: float) -> "Redis":
@@ -106,12 +116,14 @@ class UsageBuffer:
     ) -> None:
         self.redis = redis
         self.shards = tuple(Shard(number) for number in range(shards))
-        self._marks = (high_water_events, high_water_bytes)
+        self._high_water_events = high_water_events
+        self._room = Room(redis, high_water_bytes)
         self._strict = durability == "strict"
         self._fsync: Literal["unknown", "always", "waitaof"] = "unknown"
         self._chunks_per_read = dict.fromkeys(self.shards, HEAD_CHUNKS_FIRST)
         folder = files("metering.buffer")
         self._append = redis.register_script((folder / "append.lua").read_text())
+        self._begin = redis.register_script((folder / "begin.lua").read_text())
         self._trim = redis.register_script((folder / "trim.lua").read_text())
         self._reconcile = redis.register_script((folder / "reconcile.lua").read_text())
 
@@ -123,9 +135,10 @@ class UsageBuffer:
         One round trip. A repetition with the same event ids is harmless.
 
         Raises:
-            BufferFullError: above the high-water mark; nothing was taken.
-            BufferUnavailableError: Redis is away or out of memory. The events may be held all
-                the same (an answer can be lost), so try again with the same ids.
+            BufferFullError: above the high-water mark, or Redis has no room for more; nothing was
+                taken.
+            BufferUnavailableError: Redis is away. The events may be held all the same (an answer
+                can be lost), so try again with the same ids.
             DurabilityError: strict mode, and this Redis cannot keep its promise.
             ShardMismatchError: other processes spread events over another number of shards.
 
@@ -134,24 +147,25 @@ class UsageBuffer:
         if not columns.event_ids:
             return
         keys: list[str] = [BACKLOG]
-        arguments: list[str | int | bytes] = [
-            *self._marks,
-            uuid4().hex,
-            business_id,
-            len(self.shards),
-            CHUNK_VERSION,
-        ]
+        chunks: list[str | int | bytes] = []
         for shard, lines in self._by_shard(business_id, columns).items():
             keys += (stream_key(shard), account_key(shard))
-            arguments += (len(lines), chunk_of(lines))
+            chunks += (len(lines), chunk_of(lines))
         try:
-            taken = self._append_durably(keys, arguments)
+            taken = self._append_durably(keys, [*self._terms(business_id), *chunks])
         except RedisError as error:
+            if is_full(error):
+                raise BufferFullError(RETRY_AFTER_FULL_S) from error
             raise BufferUnavailableError(type(error).__name__) from error
         if taken < 0:
             raise ShardMismatchError(len(self.shards), -taken)
         if taken == 0:
             raise BufferFullError(RETRY_AFTER_FULL_S)
+
+    def _terms(self, business_id: BusinessId) -> tuple[str | int, ...]:
+        """Return what the script is told besides the chunks."""
+        marks = (self._high_water_events, self._room.mark_bytes())
+        return (*marks, uuid4().hex, business_id, len(self.shards), CHUNK_VERSION)
 
     def _by_shard(self, business_id: BusinessId, events: EventColumns) -> dict[Shard, list[str]]:
         """Return the lines of the chunks."""
@@ -204,12 +218,21 @@ class UsageBuffer:
         pipe.hmget(BACKLOG, ["events", "bytes", "shards"])
         for shard in self.shards:
             pipe.xlen(stream_key(shard))
-        held, *lengths = pipe.execute()
+        for shard in self.shards:
+            pipe.hmget(account_key(shard), _COUNTERS)
+        held, *looks = pipe.execute()
+        lengths, accounts = looks[: len(self.shards)], looks[len(self.shards) :]
+        events, size_bytes = int(held[0] or 0), int(held[1] or 0)
         shards = int(held[2] or len(self.shards))
-        if int(held[0] or 0) > 0 and shards != len(self.shards):
+        if events > 0 and shards != len(self.shards):
             raise ShardMismatchError(len(self.shards), shards)
         busy = tuple(s for s, length in zip(self.shards, lengths, strict=True) if length)
-        return Backlog(int(held[0] or 0), int(held[1] or 0), busy)
+        is_off = any(
+            _holds(account) for account, length in zip(accounts, lengths, strict=True) if not length
+        )
+        # A sum of empty streams that is not zero, also where their accounts are gone.
+        is_off |= not busy and bool(events or size_bytes)
+        return Backlog(events, size_bytes, busy, is_sound=not is_off)
 
     def sweep(self) -> Backlog:
         """Look at all shards, and leave the pulse that tells others that someone does.
@@ -218,12 +241,32 @@ class UsageBuffer:
             ShardMismatchError: see `backlog`.
 
         """
-        self.redis.set(PULSE, 1, ex=PULSE_TTL_S)
         seen = self.backlog()
-        if not seen.busy and (seen.events or seen.bytes):
-            # Streams were deleted behind our back: a mark that nothing fills must refuse nothing.
-            self._reconcile([BACKLOG, *map(stream_key, self.shards)])
+        if not seen.is_sound:
+            self._put_right()
+        try:
+            self.redis.set(PULSE, 1, ex=PULSE_TTL_S)
+        except ResponseError as error:
+            if not is_full(error):
+                raise
         return seen
+
+    def _put_right(self) -> None:
+        """Put the counters of empty streams right: a mark that nothing fills must refuse nothing.
+
+        No money is in them: what was settled is known by the keys of the events, and what is
+        missing by the cursors.
+        """
+        keys = chain.from_iterable((stream_key(s), account_key(s)) for s in self.shards)
+        off = cast("list[int]", self._reconcile([BACKLOG, *keys]))
+        for shard, events in zip(self.shards, off, strict=True):
+            if events:
+                log.warning(
+                    "the counters of shard %d were off by %d events and are put right:"
+                    " its stream is empty",
+                    shard,
+                    events,
+                )
 
     def read_head(
         self, shard: Shard, events_max: int, after: StreamId | None = None
@@ -295,10 +338,7 @@ class UsageBuffer:
 
     def begin(self, shard: Shard, head: StreamId) -> int:
         """Count an attempt at this head; return the how-manieth it is. Killed attempts count."""
-        key = attempts_key(shard)
-        if self.redis.hget(key, "head") != head.encode():
-            self.redis.hset(key, mapping={"head": head, "count": 0})
-        return int(self.redis.hincrby(key, "count", 1))
+        return int(self._begin([attempts_key(shard)], [head]))
 
     def forget_attempts(self, shard: Shard) -> None:
         """Forget the attempts at a head: the one that counted them came back."""
@@ -311,3 +351,9 @@ class UsageBuffer:
             self.redis.hmget(account_key(shard), ["epoch", "accepted", "settled"]),
         )
         return Account(Epoch((epoch or b"").decode()), int(accepted or 0), int(settled or 0))
+
+
+def _holds(counters: Sequence[bytes | None]) -> bool:
+    """Tell whether an account says that something is buffered, or less than nothing."""
+    accepted, settled, accepted_bytes, settled_bytes = (int(figure or 0) for figure in counters)
+    return accepted != settled or accepted_bytes != settled_bytes

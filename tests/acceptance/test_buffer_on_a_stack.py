@@ -1,16 +1,26 @@
 """The buffer's faults where an operator meets them: real workers, beat and API."""
 
+import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
+from redis import Redis
+from redis.exceptions import OutOfMemoryError
 
 from buffer_probe import written_by_a_newer_release
+from metering.buffer.keys import stream_key
 from metering.buffer.shard import shard_of
 from metering.buffer.stream import UsageBuffer
+from own_redis import OwnRedis, running_redis
 from shop import Shop, event
+from worker.commands.equation import account_faults, read_account
+from worker.scope import open_buffer
 from worker.session import Sessions
+from worker.settings import settings_from
 from worker.up import Stack
 
 StartStack = Callable[..., Stack]
@@ -45,3 +55,81 @@ def test_a_worker_says_that_a_newer_release_wrote_what_it_finds(
     assert log.count("upgrade this worker") in (1, 2)  # once a minute, of each process
     assert "Traceback" not in log
     assert shop.buffer.backlog().events == 1
+
+
+def fill(shop: Shop, events: int) -> None:
+    """Buffer so many events of 1 token, in chunks of a hundred."""
+    for _ in range(events // 100):
+        shop.send(*(event(shop.customers[0], {"tokens": 1, "note": "x" * 500}) for _ in range(100)))
+
+
+def use_up_memory(redis: OwnRedis) -> None:
+    """Leave Redis no byte for a write."""
+    with Redis.from_url(redis.url) as client:
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"] * 0.9))
+        with pytest.raises(OutOfMemoryError):
+            client.set("anything", 1)
+
+
+@pytest.fixture
+def own_redis(data_dir: Path) -> Iterator[OwnRedis]:
+    with running_redis(data_dir) as server:
+        yield server
+
+
+@pytest.fixture
+def own_shop(sessions: Sessions, own_redis: OwnRedis) -> Iterator[Shop]:
+    """A shop whose events go to a Redis of its own, a call costs 1 cent per token."""
+    buffer = open_buffer(settings_from({"REDIS_URL": own_redis.url}))
+    shop = Shop.open(sessions, buffer)
+    shop.meter("tokens", {"USD": "1"})
+    yield shop
+    buffer.redis.close()
+
+
+def test_a_full_redis_is_drained_whether_it_fills_before_the_start_or_later(
+    start_stack: StartStack, own_shop: Shop, own_redis: OwnRedis
+) -> None:
+    """The messages of the workers live in it too, so none gets through."""
+    fill(own_shop, 2000)
+    use_up_memory(own_redis)
+    stack = start_stack(REDIS_URL=own_redis.url)
+
+    wait_for(lambda: own_shop.wallet().balance_minor == -2000)
+    own_redis.configure(maxmemory="0")
+    os.kill(stack.pids["worker"], signal.SIGSTOP)
+    fill(own_shop, 3000)
+    use_up_memory(own_redis)
+    api = httpx.Client(base_url=stack.api_url, headers={"Authorization": f"Bearer {stack.api_key}"})
+    one = {"event_id": "e-1", "customer_id": own_shop.customers[0], "event_name": "llm.completion"}
+    refused = api.post("/events/ingest", json={"events": [one]})
+    os.kill(stack.pids["worker"], signal.SIGCONT)
+
+    assert refused.status_code == 429
+    assert "the usage buffer is full" in refused.json()["message"]
+    wait_for(lambda: own_shop.wallet().balance_minor == -5000)
+    assert own_shop.buffer.backlog().events == 0
+    api.close()
+
+
+def test_an_idle_worker_stays_though_a_stream_was_deleted_by_hand(
+    start_stack: StartStack, shop: Shop
+) -> None:
+    """Money is right and the loss is told; there is nothing that a new worker could do."""
+    stack = start_stack(GULLAK_WATCHDOG_S="5")
+    pids = stack.pids
+    os.kill(pids["worker"], signal.SIGSTOP)
+    shop.send(event(shop.customers[0]), event(shop.customers[0]))
+    shard = shard_of(shop.business_id, shop.customers[0], len(shop.buffer.shards))
+    shop.buffer.redis.delete(stream_key(shard))
+    os.kill(pids["worker"], signal.SIGCONT)
+
+    wait_for(lambda: shop.buffer.account(shard).buffered == 0)
+    time.sleep(8)
+
+    assert stack.pids == pids
+    assert "counters of shard" in (stack.data_dir / "log" / "worker.log").read_text()
+    account = read_account(shop.sessions.snapshot, shop.buffer)
+    assert [fault.detail for fault in account_faults(account)] == [
+        f"shard {shard}: 2 accepted events are gone from Redis"
+    ]

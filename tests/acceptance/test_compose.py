@@ -26,7 +26,7 @@ from worker.port import free_port
 from worker.supervisor import Role
 
 ROOT = Path(__file__).parents[2]
-SERVERS = {"postgres", "redis"}
+SERVERS = {"postgres", "redis", "broker"}
 LONG_RUNNING = SERVERS | {"worker", "worker-webhook", "worker-charge", "beat", "api"}
 HEALTHY_WITHIN_S = 120
 # ${NAME}, ${NAME:-default}, ${NAME:?message}; `$$` is a dollar sign.
@@ -115,6 +115,7 @@ class Natively:
 
     folder: Path
     accounts: Accounts
+    ports: dict[str, int]
     roles: dict[str, Role]
     services: dict[str, Service]
     base: Mapping[str, str]
@@ -127,7 +128,8 @@ class Natively:
         run.mkdir(exist_ok=True)
         here = {
             "@postgres:5432": f"@127.0.0.1:{self.accounts.postgres_port}",
-            "@redis:6379": f"@127.0.0.1:{self.accounts.redis_port}",
+            "@redis:6379": f"@127.0.0.1:{self.ports['redis']}",
+            "@broker:6379": f"@127.0.0.1:{self.ports['broker']}",
             "/run/gullak": str(run),
         }
         for there, ours in here.items():
@@ -151,9 +153,11 @@ class Natively:
             user = self.roles[name].user
             home = str(self.folder / "postgres")
             more = {"user": user, "group": user, "env": {"PGDATA": home, **self.environment(name)}}
-        if name == "redis":
-            home = str(self.folder / "redis")
-            argv += ["--port", str(self.accounts.redis_port), "--bind", "127.0.0.1", "--dir", home]
+        if name in self.ports:
+            home = self.folder / name
+            home.mkdir(exist_ok=True)
+            port = str(self.ports[name])
+            argv += ["--port", port, "--bind", "127.0.0.1", "--dir", str(home)]
         more = {"env": self.environment(name), **more}
         with log:
             self.running[name] = subprocess.Popen(argv, stdout=log, stderr=log, **more)
@@ -162,7 +166,7 @@ class Natively:
         kind, *test = self.services[name]["healthcheck"]["test"]
         argv = test if kind == "CMD" else ["/bin/sh", "-c", *test]
         argv = [a.replace("/run/gullak", str(self.folder / name)) for a in argv]
-        argv = [a.replace("redis-cli", f"redis-cli -p {self.accounts.redis_port}") for a in argv]
+        argv = [a.replace("redis-cli", f"redis-cli -p {self.ports.get(name)}") for a in argv]
         timeout_s = int(self.services[name]["healthcheck"]["timeout"].removesuffix("s"))
         environment = self.environment(name)
         done = subprocess.run(
@@ -203,6 +207,7 @@ def natively(folder: Path, base: Mapping[str, str]) -> Iterator[Natively]:
         "GULLAK_METRICS_PORT": str(free_port()),
         "API_PORT": str(free_port()),
     }
+    ports = {"redis": accounts.redis_port, "broker": free_port()}
     roles = {
         "postgres": postgres_role(folder, accounts, fast_unsafe=True),
         "redis": redis_role(folder, accounts, "everysec"),
@@ -210,7 +215,7 @@ def natively(folder: Path, base: Mapping[str, str]) -> Iterator[Natively]:
     # The image listens on a socket in a folder of its own; the wheel's default is shared.
     with (folder / "postgres" / "postgresql.conf").open("a") as conf:
         conf.write("unix_socket_directories = ''\n")
-    machine = Natively(folder, accounts, roles, load(passwords)["services"], base)
+    machine = Natively(folder, accounts, ports, roles, load(passwords)["services"], base)
     try:
         yield machine
     finally:

@@ -45,13 +45,13 @@ def test_a_broker_that_comes_back_while_a_queue_is_declared_costs_at_most_one_me
 
 def test_the_oldest_message_of_a_queue_stays_so_until_it_is_taken(data_dir: Path) -> None:
     with running_redis(data_dir) as server, app_of(server) as app:
-        app.amqp.queues.select(["debit", "webhook"])
+        app.amqp.queues.select(["sweep", "webhook"])
         send(app, "debit.sweep")
         first = oldest_messages(app)
         send(app, "debit.sweep")
         second = oldest_messages(app)
         with Redis.from_url(server.url) as broker:
-            broker.rpop("debit")
+            broker.rpop("sweep")
         third = oldest_messages(app)
 
     assert second == first

@@ -9,7 +9,7 @@ from buffer_probe import BUSINESS, SHARDS, events_of, keyspace, open_buffer, siz
 from metering.buffer.chunk import BufferedEvent, decode_chunk
 from metering.buffer.keys import BACKLOG, PULSE, Shard, account_key, attempts_key, stream_key
 from metering.buffer.shard import shard_of
-from metering.buffer.stream import UsageBuffer
+from metering.buffer.stream import Backlog, UsageBuffer
 from metering.errors import (
     BufferFullError,
     ShardMismatchError,
@@ -257,3 +257,40 @@ def test_accepted_is_settled_plus_buffered_whatever_the_order(four: UsageBuffer)
         "events": sum(map(len, everything)),
         "bytes": size_of(*everything),
     }
+
+
+def test_counters_that_are_off_are_put_right_once_the_stream_is_empty(
+    four: UsageBuffer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One stream was deleted by hand; of another append Redis kept only the first half."""
+    four.append(BUSINESS, events_of(0, "a", "b") + events_of(1, "c"))
+    four.append(BUSINESS, events_of(2, "d"))
+    four.redis.delete(stream_key(Shard(0)))
+    for shard in (1, 3):
+        four.redis.hsetnx(account_key(Shard(shard)), "epoch", "torn")
+        four.redis.hincrby(account_key(Shard(shard)), "accepted", 5)
+    four.trim(Shard(1), four.read_head(Shard(1), 10))
+
+    four.sweep()
+
+    assert four.backlog() == Backlog(1, size_of(events_of(2, "d")), (Shard(2),))
+    assert [four.account(shard).buffered for shard in four.shards] == [0, 0, 1, 0]
+    assert [four.account(shard).accepted for shard in four.shards] == [2, 6, 1, 5]
+    said = [record.args for record in caplog.records]
+    assert said == [(0, 2), (1, 5), (3, 5)]
+    before = keyspace(four)
+    four.sweep()
+    assert (keyspace(four), len(caplog.records)) == (before, 3)
+
+
+def test_counters_of_a_shard_that_holds_events_wait_until_it_is_empty(four: UsageBuffer) -> None:
+    four.append(BUSINESS, events_of(0, "a"))
+    four.redis.hincrby(account_key(Shard(0)), "accepted", 5)
+    four.sweep()
+    assert four.account(Shard(0)).buffered == 6
+
+    four.trim(Shard(0), four.read_head(Shard(0), 10))
+    four.sweep()
+
+    assert four.account(Shard(0)).buffered == 0
+    assert four.backlog() == Backlog(0, 0, ())

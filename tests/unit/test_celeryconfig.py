@@ -35,9 +35,9 @@ def test_every_sweep_is_scheduled(tasks: dict[str, Any]) -> None:
 def test_every_task_goes_to_the_queue_of_its_stage(tasks: dict[str, Any]) -> None:
     routed = {name: app.amqp.router.route({}, name)["queue"].name for name in tasks}
 
-    # What waits for a payment provider holds up neither debits nor alerts.
-    waits = {"purchase.charge": "charge"}
-    assert routed == {name: name.partition(".")[0] for name in tasks} | waits
+    # What waits for a payment provider holds up neither debits nor alerts, and drains no sweep.
+    apart = {"purchase.charge": "charge", "debit.sweep": "sweep"}
+    assert routed == {name: name.partition(".")[0] for name in tasks} | apart
 
 
 def test_every_queue_has_workers_and_no_worker_waits_at_another() -> None:

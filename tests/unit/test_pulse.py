@@ -12,6 +12,7 @@ from metering.buffer.keys import BACKLOG, PULSE, Shard, account_key, stream_key
 from metering.buffer.stream import PULSE_TTL_S, UsageBuffer
 from worker import pulse as pulse_module
 from worker.alive import is_alive, touch
+from worker.broker import BrokerAwayError
 from worker.pulse import Pulse, run
 
 STALLED_AFTER_S = 45.0
@@ -25,6 +26,8 @@ class World:
     now: float = 1000.0
     postgres_answers: bool = True
     woken: list[int] = field(default_factory=list)
+    drained_here: list[int] = field(default_factory=list)
+    broker_is_away: bool = False
     gave_up: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -33,10 +36,16 @@ class World:
             buffer,
             stalled_after_s=STALLED_AFTER_S,
             postgres_answers=lambda: self.postgres_answers,
-            wake_drain=self.woken.append,
+            wake_drain=self.wake,
+            drain_here=self.drained_here.extend,
             give_up=self.gave_up.append,
             clock=lambda: self.now,
         )
+
+    def wake(self, shard: int) -> None:
+        if self.broker_is_away:
+            raise BrokerAwayError("debit.drain", ConnectionError())
+        self.woken.append(shard)
 
     def hold(self, shard: int, events: int, version: int = CHUNK_VERSION) -> None:
         fields = {"b": "bus", "n": events, "v": version, "e": "[]"}
@@ -96,6 +105,16 @@ def test_the_stand_in_sweeps_every_second_until_beat_is_back(world: World) -> No
     world.pulse.beat()
 
     assert world.woken == [2, 2]
+
+
+def test_what_no_message_can_wake_is_drained_in_place_of_it(world: World) -> None:
+    world.hold(1, 10)
+    world.hold(3, 10)
+    world.broker_is_away = True
+
+    world.pulse.beat()
+
+    assert (world.woken, world.drained_here) == ([], [1, 3])
 
 
 def let_pass(world: World, seconds: float) -> None:

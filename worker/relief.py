@@ -1,0 +1,46 @@
+"""Drains without messages: what a worker does while the broker takes none.
+
+The broker may live in the very Redis that usage has filled, and then no wake-up gets through until
+something is drained. The drains run in a process of their own: one that dies of a batch, or hangs,
+takes nothing with it, and no thread of it stands beside a fork of the pool.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterable
+from typing import Final
+
+import structlog
+
+from worker.app import app
+from worker.log import is_news, setup_logging
+from worker.settings import settings
+
+# Each shard gets the slice of one drain: a pass over all of them ends well before this.
+PASS_S_MAX: Final = 120
+
+log = structlog.get_logger("gullak.relief")
+
+
+def drain_here(shards: Iterable[int]) -> None:
+    """Drain each of these shards once, in a process beside this one."""
+    if is_news("relief"):
+        log.warning("the broker takes no messages: draining without them")
+    argv = (sys.executable, "-m", "worker.relief", *map(str, shards))
+    try:
+        subprocess.run(argv, check=False, timeout=PASS_S_MAX)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        log.warning("a drain without messages hangs, and was killed")
+
+
+def main() -> None:
+    """Drain the shards that the command line names."""
+    setup_logging(settings())
+    app.loader.import_default_modules()
+    drain = app.tasks["debit.drain"]
+    for shard in sys.argv[1:]:
+        drain(int(shard))
+
+
+if __name__ == "__main__":
+    main()
