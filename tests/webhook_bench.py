@@ -184,11 +184,12 @@ def raw_receiver(serve: Callable[[socket.socket], None]) -> Iterator[str]:
 
 
 def statements_of(sessions: Sessions, action: Callable[[Connection], object]) -> int:
-    """Count the statements of `action` in a transaction of its own."""
+    """Count the statements of `action` in a transaction of its own, without its beginning."""
     seen: list[str] = []
 
     def note(_conn: object, _cursor: object, statement: str, *_rest: object) -> None:
-        seen.append(statement)
+        if not statement.startswith("BEGIN"):
+            seen.append(statement)
 
     event.listen(sessions.engine, "before_cursor_execute", note)
     try:
