@@ -72,15 +72,20 @@ async def ingest_events(_caller: Ingester, request: Request) -> Response:
 
 
 async def _filter(
+    *,
     customer_id: Annotated[str | None, Query(min_length=1, max_length=255)] = None,
     event_name: Annotated[str | None, Query(min_length=1, max_length=255)] = None,
     meter_id: Annotated[
         str | None, Query(max_length=64, description="Events that this meter counts.")
     ] = None,
+    ledger_entry_id: Annotated[
+        str | None, Query(max_length=64, description="Events that this debit is made of.")
+    ] = None,
     start: Annotated[Moment | None, Query(description="Events of this moment or later.")] = None,
     end: Annotated[Moment | None, Query(description="Events of this moment or earlier.")] = None,
 ) -> EventFilter:
     return EventFilter(
+        entry_id=None if ledger_entry_id is None else EntryId(ledger_entry_id),
         customer_id=None if customer_id is None else CustomerId(customer_id),
         event_name=event_name,
         meter_id=None if meter_id is None else MeterId(meter_id),

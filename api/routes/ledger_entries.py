@@ -1,6 +1,7 @@
 """Ledger entries: credit or debit by hand, the full history, what lots paid, and refunds."""
 
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Final
 
 import orjson
@@ -13,14 +14,16 @@ from api.paging import Page, Paged
 from api.routes.wallets import CustomerPath, CustomerWallet, wallet_of_view
 from api.scope import Scoped
 from metering.clock import Moment
-from metering.ids import BatchId, BusinessId, Currency, CustomerId, EntryId, LotId
+from metering.debit.entry_usage import ExplainedEvent, explain_events
+from metering.debit.events import find_event
+from metering.ids import BatchId, BusinessId, Currency, CustomerId, EntryId, LotId, MeterId
 from metering.ledger.accounts import wallets_of
 from metering.ledger.entry import Entry, EventType, Kind, Source
 from metering.ledger.history import get_entry
 from metering.ledger.listing import EntryFilter, list_entries
 from metering.ledger.lots.listing import Allocations, allocations_of
 from metering.ledger.manual import Entered, ManualEntry, enter
-from metering.money import plain
+from metering.money import ZERO, plain
 from metering.purchase.refund import DebitRefund, refund_debit
 
 router: Final = APIRouter(
@@ -75,6 +78,54 @@ class AllocationsOut(BaseModel):
 
     items: list[AllocationOut]
     unpaid: int
+
+
+class UsageLine(BaseModel):
+    """What one meter adds to an event. Minor units, exact decimals."""
+
+    meter_id: MeterId
+    meter_name: str
+    unit: str
+    quantity: str
+    unit_price: str
+    cost: str
+
+
+class EntryUsage(BaseModel):
+    """An event of a debit: its exact cost in minor units, and the lines that make it.
+
+    `adds_up` false: a meter or a price has changed since. `cost` is what was charged; the lines are
+    by the meters and prices of today.
+    """
+
+    event_id: str
+    event_name: str
+    timestamp: datetime
+    cost: str
+    lines: list[UsageLine]
+    adds_up: bool
+
+
+def _usage(explained: ExplainedEvent) -> EntryUsage:
+    event = explained.event
+    return EntryUsage(
+        event_id=event.event_id,
+        event_name=event.event_name,
+        timestamp=event.event_at,
+        cost=plain(event.cost_minor or ZERO),
+        lines=[
+            UsageLine(
+                meter_id=line.meter_id,
+                meter_name=line.meter_name,
+                unit=line.unit,
+                quantity=plain(line.quantity),
+                unit_price=plain(line.unit_price),
+                cost=plain(line.cost),
+            )
+            for line in explained.lines
+        ],
+        adds_up=explained.adds_up,
+    )
 
 
 def _out(entry: Entry) -> LedgerEntry:
@@ -185,6 +236,23 @@ def show_allocations(
         for item in found.items
     ]
     return AllocationsOut(items=items, unpaid=found.unpaid_minor)
+
+
+@router.get("/{entry_id}/usage")
+def show_usage(
+    caller: Reader, scope: Scoped, customer_id: CustomerPath, entry_id: EntryPath, paged: Paged
+) -> Page[EntryUsage]:
+    """List the events that a debit is made of, newest first, with quantities and prices."""
+    after = paged.after
+    business_id = caller.business_id
+    transaction = partial(scope.sessions.tenant, business_id)
+    last = None if after is None else find_event(transaction, scope.buffer, business_id, after)
+
+    def work(conn: Connection) -> list[ExplainedEvent]:
+        entry = get_entry(conn, business_id, entry_id, customer_id=customer_id)
+        return explain_events(conn, entry, page=paged.size, offset=paged.offset, last=last)
+
+    return Page(items=[_usage(found) for found in scope.run(business_id, work)])
 
 
 @router.post("/{entry_id}/refunds")

@@ -15,6 +15,7 @@ from metering.buffer.stream import UsageBuffer
 from metering.db import Transactions
 from metering.debit import statements
 from metering.debit.batch_walk import BatchWalk
+from metering.debit.entry_usage import events_of_entry
 from metering.debit.events import (
     FoundEvent,
     Place,
@@ -23,7 +24,8 @@ from metering.debit.events import (
     of_buffered,
     of_refusal,
 )
-from metering.ids import BusinessId, CustomerId, MeterId
+from metering.ids import BusinessId, CustomerId, EntryId, MeterId
+from metering.ledger.history import get_entry
 from metering.rate_card.catalogue import get_meter
 from metering.rate_card.filter import Matches, compile_filter
 
@@ -34,8 +36,12 @@ ROWS_PER_READ: Final = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventFilter:
-    """Which events; what is None does not matter. `start` ≤ when it happened ≤ `end`."""
+    """Which events; what is None does not matter. `start` ≤ when it happened ≤ `end`.
 
+    `entry_id`: the debit that they are part of.
+    """
+
+    entry_id: EntryId | None = None
     customer_id: CustomerId | None = None
     event_name: str | None = None
     meter_id: MeterId | None = None
@@ -68,7 +74,7 @@ def list_events(
     there, but for those whose bytes could not be read.
 
     Raises:
-        NotFoundError: the business has no such meter, or no event `after`.
+        NotFoundError: the business has no such meter or entry, or no event `after`.
         InvalidInputError: too much would have to be read; the filter must be narrower.
         BufferUnavailableError: Redis is away.
 
@@ -91,7 +97,7 @@ def _waiting(
     buffer: UsageBuffer, business_id: BusinessId, wanted: EventFilter, last: FoundEvent | None
 ) -> list[tuple[str, BufferedEvent]]:
     """Return what is buffered, with its keys, after the event `last`."""
-    if last is not None and last.place is not None:
+    if wanted.entry_id is not None or (last is not None and last.place is not None):
         return []
     waiting = newest_buffered(buffer, business_id, wanted.customer_id, BUFFERED_MAX)
     if last is None:
@@ -120,6 +126,9 @@ def _settled(
     last: FoundEvent | None,
     rows_per_read: int,
 ) -> Iterator[FoundEvent]:
+    if wanted.entry_id is not None:
+        entry = get_entry(conn, business_id, wanted.entry_id)
+        return events_of_entry(conn, entry, last, rows_per_read)
     walk = BatchWalk(
         conn=conn,
         business_id=business_id,

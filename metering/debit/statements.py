@@ -118,6 +118,22 @@ ENTRIES_OF_BATCHES: Final = text(
     " WHERE batch_id = ANY(:batch_ids) AND business_id = :business_id"
     " AND customer_id = ANY(:customer_ids) GROUP BY batch_id, customer_id, currency"
 )
+# When a batch began: its rows of usage carry the same moment.
+BATCH_TIME: Final = text("SELECT created_at FROM usage_batches WHERE batch_id = :batch_id")
+# The entries of a wallet that one batch made.
+ENTRIES_OF_BATCH: Final = text(
+    "SELECT entry_id FROM ledger_entries WHERE batch_id = :batch_id AND wallet_id = :wallet_id"
+    " ORDER BY version"
+)
+# The usage that one batch charged to one wallet, newest first, after a place in that order.
+USAGE_OF_ENTRY: Final = text(
+    f"SELECT {_USAGE} FROM usage_events u WHERE u.posted_at = :posted_at"
+    " AND u.batch_id = :batch_id AND u.business_id = :business_id"
+    " AND u.customer_id = :customer_id AND u.currency = :currency"
+    " AND (CAST(:after_at AS timestamptz) IS NULL"
+    " OR (u.event_at, u.event_id) < (CAST(:after_at AS timestamptz), :after_id))"
+    " ORDER BY u.event_at DESC, u.event_id DESC LIMIT :page"
+)
 _IN_REACH: Final = (
     " AND (CAST(:before AS timestamptz) IS NULL OR u.posted_at <= :before)"
     " AND (CAST(:start AS timestamptz) IS NULL OR u.last_event_at >= :start)"

@@ -9,6 +9,7 @@ from worker.commands import (
     customer,
     endpoint,
     entry,
+    events,
     import_usage,
     keys,
     lot,
@@ -49,6 +50,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(lot.lots)
     app.command()(lot.explain)
     app.command()(lot.refund)
+    app.command()(events.events)
     app.command()(refused.refused)
     app.command()(refused.replay)
     app.command("import")(import_usage.import_usage)

@@ -17,6 +17,7 @@ from metering.ledger.lots.listing import (
 )
 from metering.purchase.refund import DebitRefund, refund_debit
 from worker.commands.entry import Key, Reason
+from worker.commands.entry_usage import EntryUsage
 from worker.commands.options import AsJson, Business, Limit, Wide, minor
 from worker.commands.show import money, print_json, print_record, print_table
 from worker.commands.target import DataDir, Target, business_of, open_target
@@ -71,6 +72,8 @@ def _lot_row(lot: LotView, target: Target) -> tuple[object, ...]:
 def explain(
     *,
     entry: EntryArgument,
+    limit: Limit = 20,
+    wide: Wide = False,
     business: Business = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
@@ -79,13 +82,16 @@ def explain(
     with open_target(data_dir) as target, target.transaction() as conn:
         found = get_entry(conn, business_of(conn, business), EntryId(entry))
         allocations = allocations_of(conn, found)
+        usage = EntryUsage.of(conn, found, limit)
     if as_json:
         lots = [item._asdict() for item in allocations.items]
-        print_json({**found._asdict(), "lots": lots, "unpaid_minor": allocations.unpaid_minor})
+        shown = {"lots": lots, "unpaid_minor": allocations.unpaid_minor, **usage.as_json()}
+        print_json({**found._asdict(), **shown})
         return
     print_record(_entry_fields(found, target), found.entry_id)
     rows = _allocation_rows(found, allocations, target)
     print_table(("lot_id", "source", "amount#"), rows, "lots")
+    usage.print(wide=wide)
 
 
 def _entry_fields(entry: Entry, target: Target) -> dict[str, object]:
