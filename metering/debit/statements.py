@@ -264,6 +264,11 @@ CLEAR_NOTES: Final = text("DELETE FROM usage_of_businesses WHERE posted_at < CAS
 
 # --- counts -------------------------------------------------------------------------------------
 
+# The events that wait as dead letters, by reason, over all businesses.
+REFUSED_WAITING: Final = text(
+    "SELECT reason, count(*) AS events FROM refused_events WHERE replayed_at IS NULL"
+    " GROUP BY reason ORDER BY reason"
+)
 # Where all events ended, over all batches.
 TOTALS: Final = text(
     "SELECT coalesce(sum(posted_count), 0) AS posted, coalesce(sum(duplicate_count), 0) AS"

@@ -127,6 +127,11 @@ CUSTOMERS_WITHOUT_WALLET: Final = text(
     " WHERE w.customer_id = c.customer_id AND w.currency = :currency)"
     " ORDER BY c.customer_id LIMIT :page"
 )
+# What customers owe, by currency, over all businesses.
+WALLETS_BELOW_ZERO: Final = text(
+    "SELECT currency, count(*) AS wallets, sum(balance_minor) AS balance_minor FROM wallets"
+    " WHERE balance_minor < 0 GROUP BY currency ORDER BY currency"
+)
 # Say that what processes keep of all customers and prices is out of date.
 MOVE_ALL_RATE_CARDS: Final = text("UPDATE businesses SET rate_card_version = rate_card_version + 1")
 # The wallets of a customer of this business, in the order of their currencies.

@@ -304,3 +304,14 @@ REVERSALS_OF_PURCHASE: Final = text(
     " WHERE p.purchase_id = :purchase_id AND p.business_id = :business_id"
     " ORDER BY r.created_at, r.reversal_id"
 )
+
+# --- what waits for a person --------------------------------------------------------------------
+
+# Over all businesses: payments that were not credited, charges whose end nobody knows, and events
+# of providers from which nothing followed.
+PARKED: Final = text(
+    "SELECT (SELECT count(*) FROM payments WHERE parked_reason IS NOT NULL) AS payments,"
+    " (SELECT count(*) FROM charges WHERE due_at = 'infinity' AND status IN ('new', 'pending'))"
+    " AS charges, (SELECT count(*) FROM provider_events WHERE status IN ('parked', 'failed'))"
+    " AS provider_events"
+)

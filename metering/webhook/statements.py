@@ -308,6 +308,14 @@ DELIVERIES: Final = {
     for state, condition in _STATES.items()
 }
 
+# What has not arrived, over all businesses: given up, waiting, and of that tried in vain.
+UNDELIVERED: Final = text("""
+    SELECT count(*) FILTER (WHERE status = 'dead') AS dead,
+        count(*) FILTER (WHERE status = 'pending') AS pending,
+        count(*) FILTER (WHERE status = 'pending' AND attempts % :attempts_per_round > 0) AS failing
+    FROM webhook_deliveries WHERE status IN ('pending', 'dead')
+""")
+
 # --- dead letters and replay ----------------------------------------------------------------------
 
 # A page of the dead deliveries of a business in the order of their events, with the last attempt.

@@ -20,6 +20,7 @@ from worker.commands import (
     purchase,
     refused,
     rule,
+    status,
     top_up,
     verify,
     webhook,
@@ -54,3 +55,4 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(refused.refused)
     app.command()(refused.replay)
     app.command("import")(import_usage.import_usage)
+    app.command()(status.status)

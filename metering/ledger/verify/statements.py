@@ -199,6 +199,13 @@ WALK: Final = text(
     " OR started_at < greatest(to_timestamp(:since), now() - interval '1 hour') AS is_due"
     " FROM verify_walk"
 )
+# The last complete walk and the faults known, as `continue_walk` counts them. Where none was ever
+# complete, the wait counts from the first business on.
+VERIFIED: Final = text(
+    "SELECT completed_at IS NOT NULL AS is_complete, greatest(fault_count, completed_fault_count)"
+    " AS faults, extract(epoch FROM clock_timestamp() - coalesce(completed_at,"
+    " (SELECT min(created_at) FROM businesses), now())) AS age_s FROM verify_walk"
+)
 # Let a walk begin at once: what counts as a fault has changed.
 MAKE_WALK_DUE: Final = text("UPDATE verify_walk SET started_at = NULL")
 # Begin a walk.
