@@ -77,9 +77,8 @@ def expire() -> Report:
 @task("purchase.tell_expiring")
 def tell() -> Report:
     """Tell of credit that will expire soon."""
-    with scope().transaction() as conn:
-        told = tell_expiring(conn, scope().settings.expiring_notice_days)
-    return {"told": told}
+    at = scope()
+    return {"told": tell_expiring(at.transaction, at.settings.expiring_notice_days)}
 
 
 @task("purchase.top_up")

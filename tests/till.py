@@ -31,7 +31,7 @@ from worker.session import Sessions
 
 TTL_S = 3600
 # Nobody has to wait for a claim, or for the next attempt.
-AT_ONCE = ChargePolicy(lease_s=0, retry_s=0)
+AT_ONCE = ChargePolicy(lease_s=0, keyed_lease_s=0, retry_s=0)
 
 
 @dataclass

@@ -63,16 +63,31 @@ def _postings(book: LotBook) -> Iterable[Posting]:
             )
 
 
-def tell_expiring(conn: Connection, days_ahead: Sequence[int], page: int = PAGE_LOTS) -> int:
+def tell_expiring(
+    transaction: Transactions, days_ahead: Sequence[int], page: int = PAGE_LOTS
+) -> int:
+    """Tell of lots that come to their end, a page per transaction; return how many were told of."""
+    told = 0
+    for _ in range(PAGES_MAX):
+        with transaction() as conn:
+            noted, in_page = tell_page(conn, days_ahead, page)
+        told += in_page
+        if noted < page:
+            break
+    return told
+
+
+def tell_page(conn: Connection, days_ahead: Sequence[int], page: int) -> tuple[int, int]:
     """Tell of lots that come to their end within so many days, once per number of days.
 
     A lot that is due to be told of more than once at a time is told of with the nearest number.
-    Returns how many were told of.
+    Returns how many notices were due, and how many lots were told of.
     """
     values = {"days_ahead": list(days_ahead), "page": page}
     nearest: dict[LotId, int] = {}
     wallet_ids: set[WalletId] = set()
-    for wallet_id, lot_id, days in conn.execute(statements.NOTE_EXPIRING, values):
+    noted = conn.execute(statements.NOTE_EXPIRING, values).all()
+    for wallet_id, lot_id, days in noted:
         wallet_ids.add(wallet_id)
         nearest[lot_id] = min(days, nearest.get(lot_id, days))
     names = {"wallet_ids": sorted(wallet_ids), "lot_ids": sorted(nearest)}
@@ -96,4 +111,4 @@ def tell_expiring(conn: Connection, days_ahead: Sequence[int], page: int = PAGE_
         if row.left_minor > 0
     ]
     publish(conn, notices, conn.execute(statements.CLOCK).scalar_one())
-    return len(notices)
+    return len(noted), len(notices)

@@ -110,7 +110,10 @@ def note_payment(conn: Connection, business_id: BusinessId, fact: PaymentFact) -
 
 
 def note_reversal(conn: Connection, business_id: BusinessId, fact: ReversalFact) -> PaidFor:
-    """Keep what is said of a refund or dispute; the purchase, if known, is due to be settled."""
+    """Keep what is said of a refund or dispute; the purchase, if known, is due to be settled.
+
+    Locks: the payment, then its charge, then its purchase.
+    """
     values = {
         "business_id": business_id,
         "provider": fact.provider,
@@ -132,6 +135,9 @@ def note_reversal(conn: Connection, business_id: BusinessId, fact: ReversalFact)
 
 
 def _due(conn: Connection, paid_for: PaidFor) -> PaidFor:
+    """Mark the purchase; its charge is locked first, as by everybody who settles both."""
     if paid_for.purchase_id is not None:
-        conn.execute(statements.MARK_DUE, {"purchase_id": paid_for.purchase_id})
+        values = {"purchase_id": paid_for.purchase_id}
+        conn.execute(statements.LOCK_CHARGE, values)
+        conn.execute(statements.MARK_DUE, values)
     return paid_for

@@ -213,6 +213,10 @@ WAKE_CHARGE: Final = text(
     " WHERE (purchase_id = CAST(:purchase_id AS text) OR checkout_id = CAST(:checkout_id AS text))"
     " AND (status IN ('new', 'pending') OR (status = 'failed' AND :status = 'succeeded'))"
 )
+# The charge of a purchase, locked.
+LOCK_CHARGE: Final = text(
+    "SELECT 1 FROM charges WHERE purchase_id = :purchase_id FOR NO KEY UPDATE"
+)
 # What is said of a refund or a dispute. An end stays an end, unless a later word overrules it. A
 # refund has failed when that was first said. Of two totals of one moment the larger is the later.
 NOTE_REVERSAL: Final = text("""

@@ -202,6 +202,21 @@ def test_a_top_up_whose_worker_is_killed_is_charged_once_and_credited_once(
     assert town.shop.faults() == []
 
 
+def test_a_charge_whose_worker_is_killed_comes_back_by_itself_within_a_short_lease(
+    town: Town,
+) -> None:
+    buyer = town.buyer(town.quiet)
+    with town.killing("after_charge"):
+        buyer.runs_low("pm_ok")
+    assert buyer.bought() == []
+
+    wait_for(lambda: buyer.status() == "succeeded", within_s=60)
+
+    assert buyer.payments() == [(500, "succeeded")]
+    assert buyer.bought() == [500]
+    assert town.shop.faults() == []
+
+
 def test_a_decline_whose_worker_is_killed_counts_once(town: Town) -> None:
     buyer = town.buyer(town.quiet)
     with town.killing("after_charge"):

@@ -1,10 +1,13 @@
 """A charge is asked for with one key, whatever is lost, killed or late; it is credited once."""
 
 from collections.abc import Callable, Iterator
+from threading import Event
 from typing import Any
 
 import pytest
 
+from crowd import wait_for
+from metering.clock import utc_now
 from metering.errors import (
     ConfigurationError,
     GatewayUnavailableError,
@@ -14,12 +17,21 @@ from metering.errors import (
 from metering.ids import ChargeId
 from metering.purchase.by_hand import ShopRefund, refund_by_hand
 from metering.purchase.charge.by_hand import fail_charge, look_up_charge
-from metering.purchase.charge.charge import ChargePolicy, run_charge
+from metering.purchase.charge.charge import (
+    KEYED_LEASE_S,
+    LEASE_S,
+    ChargePolicy,
+    run_charge,
+    settle_due,
+    settle_paid,
+)
 from metering.purchase.charge.stored import ProviderAccount, page_of_charges
+from metering.purchase.facts import ReversalFact, note_reversal
 from metering.purchase.gateway.gateway import PaymentGateway
 from metering.purchase.orders import Purchase, page_of_purchases
 from shop import Shop, at_once, crowd, shared_database
 from till import AT_ONCE, Till, refuses, unavailable
+from worker.session import Sessions
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +178,33 @@ def test_who_dies_after_the_claim_gives_it_back_after_the_lease(till: Till) -> N
     till.age(charge_id, 0)
     assert till.run(charge_id, policy=leased)
     assert till.provider.calls == [("repeat", charge_id)]
+
+
+def due_in_s(till: Till, charge_id: ChargeId) -> int:
+    ((rest_s,),) = till.shop.rows(
+        "SELECT extract(epoch FROM due_at - now())::integer FROM charges"
+        f" WHERE charge_id = '{charge_id}'"
+    )
+    return int(str(rest_s))
+
+
+@pytest.mark.parametrize(
+    ("provider", "lease_s"),
+    [("local", KEYED_LEASE_S), ("stripe", KEYED_LEASE_S), ("dodo", LEASE_S)],
+)
+def test_a_lease_is_short_where_the_provider_makes_one_payment_of_two_calls(
+    shop: Shop, till: Till, provider: str, lease_s: int
+) -> None:
+    charge_id = top_up(till)
+    shop.run(
+        f"UPDATE provider_accounts SET provider = '{provider}'"
+        f" WHERE account_id = '{till.account_id}'"
+    )
+
+    with pytest.raises(KilledError):
+        till.run(charge_id, policy=ChargePolicy(), checkpoint=dies_at("after_claim"))
+
+    assert lease_s - 10 <= due_in_s(till, charge_id) <= lease_s
 
 
 # --- no answer ------------------------------------------------------------------------------------
@@ -449,11 +488,50 @@ def test_who_comes_back_after_its_lease_does_not_take_the_turn_of_another(till: 
 
     till.run(charge_id, policy=leased, checkpoint=another)
 
-    ((rest_s,),) = till.shop.rows(
-        "SELECT extract(epoch FROM due_at - now())::integer FROM charges"
-        f" WHERE charge_id = '{charge_id}'"
-    )
-    assert int(str(rest_s)) > leased.retry_max_s // 20 > leased.retry_s
+    assert due_in_s(till, charge_id) > leased.retry_s
+
+
+# --- locks ----------------------------------------------------------------------------------------
+
+
+def test_facts_and_settling_lock_a_charge_and_its_purchase_in_one_order(
+    shop: Shop, till: Till
+) -> None:
+    charge_id = top_up(till, "pending")
+    till.run(charge_id)
+    purchase_id = till.charge(charge_id).purchase_id
+    assert purchase_id is not None
+    payment_id = till.provider.payments[charge_id].payment_id
+    till.tell(charge_id, "pending")
+
+    refund = ReversalFact(
+        provider="local", kind="refund", reversal_id="re_1", payment_id=payment_id,
+        status="succeeded", occurred_at=utc_now(), amount_minor=1,
+    )  # fmt: skip
+    is_noted = Event()
+
+    def follow_facts(many: Sessions) -> None:
+        with many.transaction() as conn:
+            paid_for = note_reversal(conn, shop.business_id, refund)
+            is_noted.set()
+            wait_for(lambda: shop.rows(WAITS) == [(1,)])
+            settle_paid(conn, paid_for)
+
+    def settle(many: Sessions) -> None:
+        assert is_noted.wait(30)
+        with many.transaction() as conn:
+            settle_due(conn, purchase_id)
+
+    with crowd(shop.sessions, 2) as many:
+        found = at_once(lambda: follow_facts(many), lambda: settle(many))
+
+    assert found == [None, None]
+
+
+WAITS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND wait_event_type = 'Lock'"
+)
 
 
 # --- by hand --------------------------------------------------------------------------------------

@@ -28,8 +28,7 @@ def expire(shop: Shop, page: int = 500) -> None:
 
 
 def tell(shop: Shop, *days: int) -> None:
-    with shop.sessions.transaction() as conn:
-        tell_expiring(conn, days)
+    tell_expiring(shop.sessions.transaction, days)
 
 
 def told(shop: Shop, type_: str) -> list[dict[str, Any]]:
@@ -189,6 +188,17 @@ def test_credit_is_told_of_once_for_each_number_of_days_before_its_end(shop: Sho
         shop.pass_days(1)
 
     assert [notice["days_ahead"] for notice in told(shop, "credit.expiring")] == [7, 1]
+
+
+def test_more_lots_than_a_page_are_all_told_of(shop: Shop) -> None:
+    for _ in range(5):
+        shop.grant(100, days=10)
+    shop.pass_days(5)
+
+    assert tell_expiring(shop.sessions.transaction, (7,), page=2) == 5
+    assert tell_expiring(shop.sessions.transaction, (7,), page=2) == 0
+
+    assert len(told(shop, "credit.expiring")) == 5
 
 
 def test_after_a_pause_the_nearest_number_of_days_is_told_alone(shop: Shop) -> None:

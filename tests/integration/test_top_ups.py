@@ -9,12 +9,20 @@ import pytest
 from sqlalchemy import Connection, text
 
 from crowd import wait_for
-from metering.errors import InvalidInputError, NotFoundError, UnsupportedCurrencyError
+from metering.errors import (
+    ConfigurationError,
+    InvalidInputError,
+    NotFoundError,
+    UnsupportedCurrencyError,
+)
 from metering.ids import BusinessId, PackageId
 from metering.low_credit.check import check_all
 from metering.money import INT64_MAX
 from metering.purchase import statements as of_purchases
 from metering.purchase.charge import top_up
+from metering.purchase.charge.by_hand import fail_charge
+from metering.purchase.charge.charge import run_charge
+from metering.purchase.charge.stored import ProviderAccount
 from metering.purchase.charge.top_up import (
     NewTopUp,
     delete_top_up,
@@ -23,11 +31,13 @@ from metering.purchase.charge.top_up import (
     set_top_up,
     start_top_ups,
 )
+from metering.purchase.gateway.gateway import PaymentGateway
 from metering.purchase.orders import Terms, place
 from metering.purchase.packages import Package, archive_package, get_package
+from metering.purchase.provider.account import disable_account
 from metering.purchase.settle import settle_purchase
 from shop import Shop, at_once, crowd, event, shared_database
-from till import Till, connect, unavailable
+from till import AT_ONCE, Till, connect, unavailable
 
 
 @pytest.fixture(scope="module")
@@ -617,6 +627,75 @@ def test_a_charge_without_an_answer_is_no_decline(shop: Shop, till: Till) -> Non
 
     assert till.standing().declines == 0
     assert top_ups(shop) == [(500, 500, "pending")]
+
+
+@pytest.mark.parametrize("is_repeated", [False, True])
+def test_a_request_that_the_provider_refuses_is_parked_and_no_decline(
+    shop: Shop, till: Till, *, is_repeated: bool
+) -> None:
+    till.rule(method="refused")
+    if is_repeated:
+        till.provider.before = unavailable
+        till.sweep()
+        till.provider.before = lambda _call: None
+
+    till.sweep()
+    till.sweep()
+
+    charge, rule = till.charge(), till.standing()
+    assert (charge.is_parked, charge.failure) == (True, "no such payment method")
+    assert (rule.declines, rule.retry_at, till.notices()) == (0, None, [])
+    assert top_ups(shop) == [(500, 500, "pending")]
+    assert shop.faults() == []
+
+
+def test_what_a_person_lets_fail_is_no_decline_and_the_rule_begins_anew(
+    shop: Shop, till: Till
+) -> None:
+    till.rule(method="refused")
+    till.sweep()
+    charge_id = till.charge().charge_id
+    till.rule(method="ok")
+
+    with shop.sessions.transaction() as conn:
+        fail_charge(conn, shop.business_id, charge_id, "put right")
+    till.sweep()
+
+    assert (till.standing().declines, till.notices()) == (0, [])
+    assert [status for _, _, status in top_ups(shop)] == ["failed", "settled"]
+    assert till.provider.charged() == [500]
+
+
+def test_an_account_that_cannot_charge_yet_is_no_decline(shop: Shop, till: Till) -> None:
+    till.rule()
+
+    def unconfigured(_account: ProviderAccount) -> PaymentGateway:
+        raise ConfigurationError("the local account has no good api_key")
+
+    (charge_id,) = till.start()
+    run_charge(shop.sessions.transaction, unconfigured, charge_id, AT_ONCE)
+    assert (till.standing().declines, till.charge().status) == (0, "new")
+
+    till.sweep()
+    assert top_ups(shop) == [(500, 500, "settled")]
+
+
+def test_an_account_that_is_disabled_switches_its_rule_off_without_a_decline(
+    shop: Shop, till: Till
+) -> None:
+    till.rule()
+    till.start()
+    with shop.sessions.transaction() as conn:
+        disable_account(conn, shop.business_id, till.account_id)
+
+    for _ in range(3):
+        till.sweep()
+
+    rule = till.standing()
+    assert (rule.declines, rule.disabled_reason) == (0, "account_disabled")
+    assert [(n["reason"], n["is_disabled"]) for n in till.notices()] == [("account_disabled", True)]
+    assert [status for _, _, status in top_ups(shop)] == ["failed"]
+    assert till.provider.calls == []
 
 
 def test_a_package_that_is_not_sold_any_more_switches_the_rule_off(shop: Shop, till: Till) -> None:

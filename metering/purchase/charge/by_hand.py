@@ -46,7 +46,8 @@ def fail_charge(
 ) -> Charge:
     """Let a parked charge fail: somebody has looked, and the provider has charged nothing.
 
-    Should it have charged after all, its webhook still credits what was paid.
+    Should it have charged after all, its webhook still credits what was paid. It is no decline: a
+    top-up may begin anew at once.
 
     Raises:
         NotFoundError: the business has no such charge.
@@ -57,7 +58,7 @@ def fail_charge(
     if not charge.is_parked:
         raise InvalidInputError(FieldProblem("charge", "is not parked: it is asked for still"))
     answer = ChargeAnswer(status="failed", payment_id=None, failure=reason)
-    end_with(conn, asked_by_hand(conn, charge_id), answer, policy)
+    end_with(conn, asked_by_hand(conn, charge_id), answer, policy, declined_by="nobody")
     return get_charge(conn, business_id, charge_id)
 
 

@@ -7,9 +7,12 @@ webhooks are; ledger, purchase and checkout follow from facts, whichever come fi
 webhook costs only time, and a lost answer as well.
 
 Nothing is called a failure while money may have moved: after too long without an answer a charge is
-parked, and a person looks at it (`gullak charge`).
+parked, and a person looks at it (`gullak charge`). So is a top-up that a provider refuses to be
+asked for: the request is at fault, not the card. A checkout that it refuses fails, because its
+customer waits and its credit goes back.
 
 Locks, in this order: a payment, its charge, its purchase or checkout, a top-up rule, a wallet.
+Facts are noted in that order too: see `facts`.
 """
 
 from dataclasses import dataclass, field
@@ -30,7 +33,7 @@ from metering.ids import ChargeId, PurchaseId
 from metering.purchase import statements as of_purchases
 from metering.purchase.charge import statements
 from metering.purchase.charge.checkout import settle_checkout
-from metering.purchase.charge.outcome import RETRY_S, note_top_up
+from metering.purchase.charge.outcome import RETRY_S, DeclinedBy, note_paid, note_unpaid
 from metering.purchase.charge.stored import (
     Charge,
     Gateways,
@@ -42,7 +45,12 @@ from metering.purchase.charge.stored import (
     park_charge,
 )
 from metering.purchase.facts import PaidFor, PaymentFact, note_payment
-from metering.purchase.gateway.gateway import ChargeAnswer, ChargeRequest, PaymentGateway
+from metering.purchase.gateway.gateway import (
+    KEEPS_KEYS,
+    ChargeAnswer,
+    ChargeRequest,
+    PaymentGateway,
+)
 from metering.purchase.provider.inbox import apply_parked
 from metering.purchase.settle import settle_purchase
 
@@ -53,6 +61,9 @@ log = structlog.get_logger("gullak.charge")
 # Never asked again before this: longer than any call takes, the task's time limit included. Two
 # calls at once could charge twice where a provider keeps no idempotency keys.
 LEASE_S: Final = 90
+# Where it keeps them, two calls at once charge once. Longer than the one exchange of a first
+# attempt, so that few are asked for twice; short for a customer whose worker was killed.
+KEYED_LEASE_S: Final = 12
 DOUBLINGS_MAX: Final = 20
 
 Step = Literal["start", "look_up", "cancel"]
@@ -60,7 +71,7 @@ Step = Literal["start", "look_up", "cancel"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChargePolicy:
-    """How long who waits for what, in seconds; all but `lease_s` are settings of the operator."""
+    """How long who waits for what, in seconds; all but the leases are settings of the operator."""
 
     # Between attempts: doubled each time, up to the other.
     retry_s: int = 5
@@ -72,6 +83,7 @@ class ChargePolicy:
     # After a declined top-up: doubled with each decline.
     decline_retry_s: int = RETRY_S
     lease_s: int = LEASE_S
+    keyed_lease_s: int = KEYED_LEASE_S
 
     def wait_s(self, attempts: int) -> int:
         """Return how long to wait after so many attempts."""
@@ -127,7 +139,12 @@ def run_charge(
     return True
 
 
-def settle_paid(conn: Connection, paid_for: PaidFor, policy: ChargePolicy = POLICY) -> bool:
+def settle_paid(
+    conn: Connection,
+    paid_for: PaidFor,
+    policy: ChargePolicy = POLICY,
+    declined_by: DeclinedBy = "provider",
+) -> bool:
     """Let a purchase or checkout follow what is known of its payments; tell if it did.
 
     Its charge and its top-up rule follow with it.
@@ -139,7 +156,7 @@ def settle_paid(conn: Connection, paid_for: PaidFor, policy: ChargePolicy = POLI
     if paid_for.checkout_id is not None:
         return settle_checkout(conn, paid_for.checkout_id)
     if paid_for.purchase_id is not None:
-        return _settle_purchase(conn, paid_for.purchase_id, policy)
+        return _settle_purchase(conn, paid_for.purchase_id, policy, declined_by)
     return False
 
 
@@ -175,7 +192,12 @@ def _reason(error: Exception) -> str:
 
 def _claim(conn: Connection, charge_id: ChargeId, policy: ChargePolicy) -> Asked | None:
     """Take a charge; None: it is not due, or what is known already ends it, or it is parked."""
-    values = {"charge_id": charge_id, "lease_s": policy.lease_s}
+    values = {
+        "charge_id": charge_id,
+        "lease_s": policy.lease_s,
+        "keyed_lease_s": policy.keyed_lease_s,
+        "keyed": list(KEEPS_KEYS),
+    }
     row = conn.execute(statements.CLAIM, values).one_or_none()
     if row is None:
         return None
@@ -186,7 +208,9 @@ def _claim(conn: Connection, charge_id: ChargeId, policy: ChargePolicy) -> Asked
         return None
     asked = _asked(charge, found)
     if found.refusal is not None and not asked.is_repeated:
-        end_with(conn, asked, _failed(found.refusal), policy)
+        is_off = found.refusal == "account_disabled"
+        by: DeclinedBy = "account_disabled" if is_off else "nobody"
+        end_with(conn, asked, _failed(found.refusal), policy, declined_by=by)
         return None
     patience_s = policy.ask_for_s if charge.status == "new" else policy.look_up_for_s
     if found.age_s > patience_s:
@@ -241,10 +265,20 @@ def _ask(gateways: Gateways, asked: Asked) -> ChargeAnswer | _Unknown:
     except GatewayUnavailableError as error:
         return _Unknown(error.reason, is_final=False)
     except GatewayRefusedError as error:
-        return _failed(error.reason) if is_first else _Unknown(error.reason, is_final=True)
+        if is_first:
+            return _refused(asked, error.reason)
+        return _Unknown(error.reason, is_final=True)
     except ConfigurationError as error:
         # Nobody was asked, and an account that is not set up is put right one day.
-        return _failed(error.message) if is_first else _Unknown(error.message, is_final=False)
+        fails = is_first and asked.charge.checkout_id is not None
+        return _failed(error.message) if fails else _Unknown(error.message, is_final=False)
+
+
+def _refused(asked: Asked, reason: str) -> ChargeAnswer | _Unknown:
+    """Return what becomes of a request that the provider refuses, and of which it knows nothing."""
+    if asked.charge.checkout_id is not None:
+        return _failed(reason)
+    return _Unknown(reason, is_final=True)
 
 
 def _failed(reason: str) -> ChargeAnswer:
@@ -261,13 +295,13 @@ def _call(gateway: PaymentGateway, asked: Asked) -> ChargeAnswer | _Unknown:
     return answer or _Unknown("the provider knows of no such charge", is_final=False)
 
 
-def _start(gateway: PaymentGateway, asked: Asked) -> ChargeAnswer:
+def _start(gateway: PaymentGateway, asked: Asked) -> ChargeAnswer | _Unknown:
     """Start a charge. Where a repetition is refused, the attempt before it may have charged."""
     try:
         return gateway.start(asked.request, is_repeated=asked.is_repeated)
     except GatewayRefusedError as error:
         known = gateway.look_up(asked.request, None) if asked.is_repeated else None
-        return known or _failed(error.reason)
+        return known or _refused(asked, error.reason)
 
 
 # --- record ---------------------------------------------------------------------------------------
@@ -300,8 +334,15 @@ def _turn(charge: Charge, policy: ChargePolicy) -> dict[str, object]:
     }
 
 
-def end_with(conn: Connection, asked: Asked, answer: ChargeAnswer, policy: ChargePolicy) -> None:
-    """Keep a provider's last word as a fact, and let everything follow."""
+def end_with(
+    conn: Connection,
+    asked: Asked,
+    answer: ChargeAnswer,
+    policy: ChargePolicy,
+    *,
+    declined_by: DeclinedBy = "provider",
+) -> None:
+    """Keep a provider's last word as a fact, and let everything follow; or ours, if it has none."""
     charge = asked.charge
     fact = PaymentFact(
         provider=asked.account.provider,
@@ -315,7 +356,7 @@ def end_with(conn: Connection, asked: Asked, answer: ChargeAnswer, policy: Charg
         failure=answer.failure,
     )
     paid_for = note_payment(conn, charge.business_id, fact)
-    settle_paid(conn, paid_for, policy)
+    settle_paid(conn, paid_for, policy, declined_by)
     apply_parked(conn, charge.business_id, fact.provider, fact.payment_id)
     if (
         answer.status == "failed"
@@ -327,10 +368,13 @@ def end_with(conn: Connection, asked: Asked, answer: ChargeAnswer, policy: Charg
     conn.execute(statements.POSTPONE_CHARGE, {**_turn(charge, policy), "is_followed": True})
 
 
-def _settle_purchase(conn: Connection, purchase_id: PurchaseId, policy: ChargePolicy) -> bool:
+def _settle_purchase(
+    conn: Connection, purchase_id: PurchaseId, policy: ChargePolicy, declined_by: DeclinedBy
+) -> bool:
     charge = lock_charge_of(conn, purchase_id=purchase_id)
     if charge is None or not charge.is_open:
         return settle_purchase(conn, purchase_id)
+    conn.execute(of_purchases.LOCK, {"purchase_id": purchase_id})
     conn.execute(statements.LOCK_RULE_OF, {"purchase_id": purchase_id})
     has_moved = settle_purchase(conn, purchase_id)
     outcome = conn.execute(statements.PURCHASE_OUTCOME, {"purchase_id": purchase_id}).one()
@@ -344,5 +388,8 @@ def _settle_purchase(conn: Connection, purchase_id: PurchaseId, policy: ChargePo
         payment_id=outcome.payment_id,
         failure=outcome.failure,
     )
-    note_top_up(conn, purchase_id, is_paid=is_paid, retry_s=policy.decline_retry_s)
+    if is_paid:
+        note_paid(conn, purchase_id)
+    else:
+        note_unpaid(conn, purchase_id, declined_by, policy.decline_retry_s)
     return True

@@ -31,11 +31,14 @@ DUE_CHARGES: Final = text(
     "SELECT charge_id FROM charges WHERE status IN ('new', 'pending')"
     " AND due_at <= (SELECT clock_timestamp()) ORDER BY due_at LIMIT :page"
 )
-# Take a charge that is due, for so long that whoever dies meanwhile gives it back.
+# Take a charge that is due, for so long that a process which dies meanwhile gives it back: a short
+# time where the provider keeps idempotency keys.
 CLAIM: Final = text(
     "UPDATE charges c SET attempts = attempts + 1, updated_at = clock_timestamp(),"
-    " due_at = clock_timestamp() + make_interval(secs => :lease_s)"
-    " WHERE charge_id = :charge_id AND status IN ('new', 'pending')"
+    " due_at = clock_timestamp() + make_interval(secs => CASE WHEN a.provider = ANY(:keyed)"
+    " THEN CAST(:keyed_lease_s AS integer) ELSE CAST(:lease_s AS integer) END)"
+    " FROM provider_accounts a WHERE a.account_id = c.account_id"
+    " AND charge_id = :charge_id AND status IN ('new', 'pending')"
     f" AND due_at <= clock_timestamp() RETURNING {_CHARGE}"
 )
 # What a charge is asked for with: whom it is for, through which account, and of which age it is.
@@ -263,8 +266,10 @@ WAIT_UNTIL: Final = text(
 )
 # Charge no more.
 DISABLE_RULE: Final = text(
-    "UPDATE top_up_rules SET disabled_at = clock_timestamp(), disabled_reason = :reason,"
-    " updated_at = clock_timestamp() WHERE wallet_id = :wallet_id"
+    "UPDATE top_up_rules SET disabled_at = coalesce(disabled_at, clock_timestamp()),"
+    " disabled_reason = coalesce(disabled_reason, :reason), updated_at = clock_timestamp()"
+    " WHERE wallet_id = :wallet_id RETURNING business_id, threshold_minor, declines,"
+    " declines_max, retry_at, true AS is_disabled"
 )
 # The rule of a purchase's wallet, locked.
 LOCK_RULE_OF: Final = text(

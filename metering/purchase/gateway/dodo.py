@@ -220,7 +220,7 @@ class DodoGateway:
         return None
 
     def _payments(self, charge: ChargeRequest) -> Iterator[list[Payment]]:
-        """Go through the payments that can be the charge's, to the first empty page.
+        """Go through the payments that can be the charge's, to the first page that is not full.
 
         Not by the SDK's own iterator, which goes from page 0 to page 2.
         """
@@ -234,9 +234,9 @@ class DodoGateway:
                 page_size=PAGE_ROWS,
             )
             page = _read(PaymentList, said).items
-            if not page:
-                return
             yield page
+            if len(page) < PAGE_ROWS:
+                return
         raise too_many(NAME)
 
 

@@ -20,6 +20,8 @@ from metering.text import FILLED
 
 # The metadata of a payment that names the charge that it was made for.
 CHARGE_KEY: Final = "gullak_charge_id"
+# Providers that make one payment of all requests with one idempotency key, also of two at once.
+KEEPS_KEYS: Final = ("local", "stripe")
 # Why a charge failed, in words that all providers share; others are the provider's own codes.
 AUTHENTICATION_REQUIRED: Final = "authentication_required"
 CANCELED: Final = "canceled"
