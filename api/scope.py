@@ -17,6 +17,7 @@ from api.rate_limit import RateLimit
 from metering.accept import AcceptLimits, Quantities
 from metering.buffer.stream import UsageBuffer, connect
 from metering.db import has_given_way
+from metering.errors import ShardMismatchError
 from metering.ids import BusinessId
 from metering.purchase.charge.stored import Gateways
 from worker.migrate import newest_revision
@@ -87,6 +88,14 @@ class ApiScope:
             return ["schema"]  # not even the role of the edge is there, or it cannot be asked
         lacks = {"schema": state.revision != newest_revision(), "wall": not state.is_walled}
         return [name for name, is_lacking in lacks.items() if is_lacking]
+
+    def refused_by_buffer(self) -> list[str]:
+        """Return why no usage can be taken though Redis answers: its `shards` are not ours."""
+        try:
+            self.buffer.check_shards()
+        except ShardMismatchError:
+            return ["shards"]
+        return []
 
     def close(self) -> None:
         """Close all connections."""

@@ -5,16 +5,22 @@ import signal
 import sys
 from typing import Final
 
+import structlog
 import uvicorn
 
 from api.app import create_app
+from metering.errors import ConfigurationError
 from worker.log import setup_logging
+from worker.scope import check_buffer
 from worker.settings import settings
 from worker.tuning import tune_process
 
 # A client that says nothing for this long is closed.
 KEEP_ALIVE_S: Final = 75
 GRACE_S: Final = 10
+CONFIGURATION_EXIT: Final = 78  # EX_CONFIG
+
+log = structlog.get_logger("gullak.api")
 
 
 def main() -> None:
@@ -24,6 +30,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8080)
     given = parser.parse_args()
     setup_logging(settings())
+    try:
+        check_buffer(settings())
+    except ConfigurationError as error:
+        log.critical("cannot start", cause=error.message)
+        sys.exit(CONFIGURATION_EXIT)
     # The server raises the signal once more when it has stopped: that was no failure.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     app = create_app(settings())

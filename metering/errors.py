@@ -256,6 +256,8 @@ class ConfigurationError(GullakError):
 class ShardMismatchError(ConfigurationError):
     """This process counts other shards than the buffer holds; nothing was taken."""
 
+    code = "UNAVAILABLE"
+
     def __init__(self, ours: int, theirs: int) -> None:
         self.ours = ours
         self.theirs = theirs

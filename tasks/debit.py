@@ -1,5 +1,6 @@
 """Stage 3: the sweep looks at all shards and wakes the drains; a drain debits a shard's usage."""
 
+from contextlib import suppress
 from functools import cache
 from os import getpid
 from time import time
@@ -11,7 +12,7 @@ from metering.accept.quantities import publish_quantities
 from metering.buffer.keys import Shard
 from metering.debit.drain import Drain, drain_shard
 from metering.debit.partitions import maintain_partitions, summarize_usage
-from metering.errors import NewerChunkError
+from metering.errors import NewerChunkError, ShardMismatchError
 from metering.rate_card.cards import RateCards, summed_properties
 from worker.failpoint import checkpoint_of
 from worker.log import is_news
@@ -33,10 +34,12 @@ log = structlog.get_logger("gullak.debit")
 @task("debit.sweep")
 def sweep() -> Report:
     """Wake a drain for every shard that holds work."""
-    backlog = scope().buffer.sweep()
-    BACKLOG_EVENTS.set(backlog.events)
-    for shard in backlog.busy:
-        wake("debit.drain", shard)
+    buffer = scope().buffer
+    # Told also where the shards are others than ours, and the sweep fails.
+    BACKLOG_EVENTS.set(buffer.held_events())
+    with suppress(ShardMismatchError):  # the worker's pulse tells of it
+        for shard in buffer.sweep().busy:
+            wake("debit.drain", shard)
     return {}
 
 

@@ -3,6 +3,7 @@
 Loaded by the worker and by beat.
 """
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,11 +13,12 @@ from typing import Final, Protocol
 
 import structlog
 from celery import bootsteps
-from celery.signals import after_task_publish, beat_init, worker_shutting_down
+from celery.signals import after_task_publish, beat_init, worker_init, worker_shutting_down
 from celery.worker.consumer import Consumer
 
 from metering.buffer.keys import PULSE
 from metering.buffer.stream import PULSE_TTL_S, UsageBuffer
+from metering.errors import ConfigurationError, ShardMismatchError
 from worker.alive import touch
 from worker.app import app
 from worker.broker import BrokerAwayError
@@ -30,14 +32,27 @@ from worker.consuming import (
     oldest_messages,
 )
 from worker.health import HealthServer, metrics_text, postgres_answers
+from worker.log import is_news
 from worker.relief import drain_here
-from worker.scope import open_buffer
+from worker.scope import check_buffer, open_buffer
 from worker.settings import Settings, settings
 from worker.task import wake
 
+CONFIGURATION_EXIT: Final = 78  # EX_CONFIG
 SILENT_AFTER_S: Final = 3.0  # beat sweeps every second: three missed are no accident
 
 log = structlog.get_logger("gullak.pulse")
+
+
+@worker_init.connect
+@beat_init.connect
+def _refuse_to_start(**_arguments: object) -> None:
+    """End a process that cannot work as it is configured, before it takes or sends a message."""
+    try:
+        check_buffer(settings())
+    except ConfigurationError as error:
+        log.critical("cannot start", cause=error.message)
+        sys.exit(CONFIGURATION_EXIT)
 
 
 # --- sign of life ---------------------------------------------------------------------------------
@@ -85,10 +100,14 @@ class Pulse:
 
     def beat(self) -> None:
         """Sweep if nobody else did; give up if the backlog stands still."""
-        if self._beat_is_silent():
-            self._sweep()
-        if self._is_stalled():
-            self._give_up("backlog, but nothing was drained")
+        try:
+            if self._beat_is_silent():
+                self._sweep()
+            if self._is_stalled():
+                self._give_up("backlog, but nothing was drained")
+        except ShardMismatchError as error:
+            if is_news("other shards"):
+                log.warning("nothing is debited", cause=error.message)
 
     def _beat_is_silent(self) -> bool:
         left_ms = int(self._buffer.redis.pttl(PULSE))

@@ -1,8 +1,12 @@
 """What a task works with: the settings, transactions, the buffer; opened once per process."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+
+from redis import Redis
+from redis.exceptions import RedisError
 
 from metering.buffer.stream import UsageBuffer, connect
 from metering.db import Transactions
@@ -32,12 +36,32 @@ def _scope_of(_pid: int) -> Scope:
     return Scope(config, here.transaction, here.snapshot, open_buffer(config))
 
 
+def check_buffer(config: Settings) -> None:
+    """Check, before a process begins, that it fits to what is buffered.
+
+    Nobody knows while Redis is away; then the process begins, and is refused later.
+
+    Raises:
+        ShardMismatchError: events lie in shards that this process does not know.
+
+    """
+    buffer = open_buffer(config)
+    with suppress(RedisError):
+        buffer.check_shards()
+    buffer.redis.close()
+
+
 def open_buffer(config: Settings) -> UsageBuffer:
     """Return the usage buffer that the settings describe."""
     return UsageBuffer(
-        connect(config.redis_url.get_secret_value(), timeout_s=config.redis_timeout_s),
+        connect_buffer(config),
         shards=config.shards,
         high_water_events=config.high_water_events,
         high_water_bytes=config.high_water_bytes,
         durability=config.durability,
     )
+
+
+def connect_buffer(config: Settings) -> Redis:
+    """Return a client of the buffer's Redis."""
+    return connect(config.redis_url.get_secret_value(), timeout_s=config.redis_timeout_s)

@@ -26,6 +26,7 @@ from worker.health import answers_ready, postgres_answers, redis_answers
 from worker.log import setup_logging
 from worker.migrate import migrate_database
 from worker.port import HOST, free_port
+from worker.scope import check_buffer
 from worker.settings import Settings, environment, settings_from
 from worker.supervisor import Role, StopRequestedError, Supervisor
 
@@ -164,6 +165,7 @@ class Stack:
         config = settings_from(self._variables)
         migrate_database(config)
         self.api_key = first_key(self.data_dir, config)
+        check_buffer(config)
         self._supervisor.start(self._process_roles())
         self._ready = True
         self._announce()

@@ -29,6 +29,7 @@ def livez() -> Health:
 def readyz(scope: Scoped, response: Response) -> Health:
     """Tell whether Postgres, with this version's schema, and Redis answer; or what is missing.
 
+    `shards`: usage is buffered in another number of shards than this process is set to.
     `wall`: row-level security does not bind this process, so tenants are not kept apart twice.
     """
     config = scope.settings
@@ -39,6 +40,8 @@ def readyz(scope: Scoped, response: Response) -> Health:
         missing += scope.unprepared()
     if not redis_answers(config.redis_url.get_secret_value()):
         missing.append("redis")
+    else:
+        missing += scope.refused_by_buffer()
     if missing:
         response.status_code = 503
     return Health(status="unready" if missing else "ok", missing=missing)

@@ -223,9 +223,7 @@ class UsageBuffer:
         held, *looks = pipe.execute()
         lengths, accounts = looks[: len(self.shards)], looks[len(self.shards) :]
         events, size_bytes = int(held[0] or 0), int(held[1] or 0)
-        shards = int(held[2] or len(self.shards))
-        if events > 0 and shards != len(self.shards):
-            raise ShardMismatchError(len(self.shards), shards)
+        self._check_shards(*held)
         busy = tuple(s for s, length in zip(self.shards, lengths, strict=True) if length)
         is_off = any(
             _holds(account) for account, length in zip(accounts, lengths, strict=True) if not length
@@ -233,6 +231,25 @@ class UsageBuffer:
         # A sum of empty streams that is not zero, also where their accounts are gone.
         is_off |= not busy and bool(events or size_bytes)
         return Backlog(events, size_bytes, busy, is_sound=not is_off)
+
+    def held_events(self) -> int:
+        """Return how many events are buffered, in whatever shards."""
+        return int(self.redis.hget(BACKLOG, "events") or 0)
+
+    def check_shards(self) -> None:
+        """Check that this process knows all shards that hold events.
+
+        Raises:
+            ShardMismatchError: it does not.
+
+        """
+        fields = ["events", "bytes", "shards"]
+        self._check_shards(*cast("list[bytes | None]", self.redis.hmget(BACKLOG, fields)))
+
+    def _check_shards(self, events: bytes | None, _: bytes | None, shards: bytes | None) -> None:
+        ours = len(self.shards)
+        if int(events or 0) > 0 and int(shards or ours) != ours:
+            raise ShardMismatchError(ours, int(shards or ours))
 
     def sweep(self) -> Backlog:
         """Look at all shards, and leave the pulse that tells others that someone does.
@@ -357,3 +374,9 @@ def _holds(counters: Sequence[bytes | None]) -> bool:
     """Tell whether an account says that something is buffered, or less than nothing."""
     accepted, settled, accepted_bytes, settled_bytes = (int(figure or 0) for figure in counters)
     return accepted != settled or accepted_bytes != settled_bytes
+
+
+def agreed_shards(redis: "Redis") -> int | None:
+    """Return over how many shards the last append spread its events; None: there was none."""
+    agreed = cast("bytes | None", redis.hget(BACKLOG, "shards"))
+    return None if agreed is None else int(agreed)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Final
@@ -14,7 +14,7 @@ from psycopg import errors as sqlstate
 from redis.exceptions import RedisError
 from sqlalchemy import Connection
 
-from metering.buffer.stream import UsageBuffer
+from metering.buffer.stream import UsageBuffer, agreed_shards
 from metering.db import DATABASE_ERRORS, cause_of, is_server_fault
 from metering.errors import (
     BufferUnavailableError,
@@ -28,7 +28,7 @@ from metering.errors import (
 from metering.ids import BusinessId, Currency
 from metering.ledger import statements
 from worker.embedded import Accounts
-from worker.scope import open_buffer
+from worker.scope import connect_buffer, open_buffer
 from worker.session import Sessions, make_engine
 from worker.settings import Settings, environment, settings_from
 from worker.up import DEFAULT_DATA_DIR, STACK_DEFAULTS
@@ -67,7 +67,10 @@ class Target:
         """
         if not self.settings.redis_url.get_secret_value():
             raise ConfigurationError(f"REDIS_URL is not set: {START_HINT}")
-        return open_buffer(self.settings)
+        # This shell need not know how the workers are set: Redis remembers what they agreed on.
+        with closing(connect_buffer(self.settings)) as redis:
+            agreed = agreed_shards(redis) or self.settings.shards
+        return open_buffer(self.settings.model_copy(update={"shards": agreed}))
 
     @property
     def currencies(self) -> tuple[str, ...]:
