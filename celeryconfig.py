@@ -80,6 +80,7 @@ beat_schedule = {
         "debit.publish_quantities": 5.0,  # which properties are summed -> the edge
         "debit.partition": 3600.0,  # partitions made ahead, old ones dropped
         "debit.summarize": 60.0,  # the index of kept usage brought up to its last rows
+        "ledger.measure": 60.0,  # what waits for a person -> gauges
         "ledger.verify": 10.0,  # a slice of the hourly walk over every invariant
         "low_credit.check": 60.0,  # what posting did not see: a rule changed, a default added
         "purchase.expire": 5.0,  # credit whose time is over is taken out

@@ -1,4 +1,4 @@
-"""Stage 4: every invariant of the ledger, on schedule."""
+"""Stage 4: every invariant of the ledger, and what waits for a person, on schedule."""
 
 from dataclasses import asdict
 from typing import Final
@@ -6,8 +6,10 @@ from typing import Final
 import structlog
 
 from metering.ledger.verify.schedule import continue_walk
+from worker.measure import publish
 from worker.metrics import LEDGER_FAULTS, LEDGER_VERIFIED
 from worker.scope import scope
+from worker.status import read_buffered, read_waiting
 from worker.task import Report, task
 
 # Beat asks every 10 s: a fifth of one worker's time at most, and only while a walk is under way.
@@ -26,3 +28,17 @@ def verify(since: int = 0) -> Report:
     if done.completed_at is not None:
         LEDGER_VERIFIED.set(done.completed_at.timestamp())
     return {"faults": len(done.faults)}
+
+
+@task("ledger.measure")
+def measure() -> Report:
+    """Set the gauges of what waits; without Redis or Postgres they stay as they are."""
+    at = scope()
+    buffered = read_buffered(at.buffer)
+    if isinstance(buffered, str):
+        log.warning("not measured", cause=buffered)
+        return {}
+    with at.snapshot() as conn:
+        waiting = read_waiting(conn)
+    publish(buffered, waiting, at.settings.currencies)
+    return {}

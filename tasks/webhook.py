@@ -7,6 +7,7 @@ from typing import Final
 from metering.webhook.deliver import DeliveryPolicy, count_due, deliver_due
 from metering.webhook.send import Sender
 from worker.failpoint import checkpoint_of
+from worker.metrics import WEBHOOK_ATTEMPTS
 from worker.scope import scope
 from worker.settings import Settings
 from worker.task import Report, task, wake
@@ -37,7 +38,10 @@ def deliver() -> Report:
     report = deliver_due(
         at.transaction, _sender_of(os.getpid()), policy_of(config), checkpoint_of(config)
     )
-    return {"delivered": report.delivered, "failed": report.failed, "dead": report.dead}
+    counts = {"delivered": report.delivered, "failed": report.failed, "dead": report.dead}
+    for outcome, attempts in counts.items():
+        WEBHOOK_ATTEMPTS.labels(outcome).inc(attempts)
+    return counts
 
 
 def policy_of(config: Settings) -> DeliveryPolicy:

@@ -16,6 +16,11 @@ SHARD_WAITS_FOR_UPGRADE = Gauge(
     ["shard"],
     multiprocess_mode="mostrecent",
 )
+OLDEST_EVENT_SECONDS = Gauge(
+    "gullak_oldest_buffered_event_age_seconds",
+    "How long the oldest buffered event had waited at the last measurement; 0: none waited.",
+    multiprocess_mode="mostrecent",
+)
 LAG_SECONDS = Histogram(
     "gullak_drain_lag_seconds",
     "From the buffering of the last chunk of a drain to its debit.",
@@ -40,4 +45,39 @@ PROVIDER_WEBHOOKS = Counter(
     "gullak_provider_webhooks_total",
     "Webhooks of payment providers: stored, repeated, or refused for their signature.",
     ["provider", "outcome"],
+)
+WEBHOOK_ATTEMPTS = Counter(
+    "gullak_webhook_attempts_total",
+    "Attempts to deliver a webhook: delivered, failed and tried again, or dead.",
+    ["outcome"],
+)
+# What `worker.measure` finds, once a minute: it looks at every wallet.
+MEASURED = Gauge(
+    "gullak_measured_timestamp_seconds",
+    "When the last measurement ended, Unix time: what it finds is as old as this.",
+    multiprocess_mode="mostrecent",
+)
+REFUSED_EVENTS = Gauge(
+    "gullak_refused_events",
+    "Events that wait as dead letters, by reason.",
+    ["reason"],
+    multiprocess_mode="mostrecent",
+)
+WEBHOOK_DELIVERIES = Gauge(
+    "gullak_webhook_deliveries",
+    "Webhooks that have not arrived: pending, failing (pending, and tried in vain), dead.",
+    ["state"],
+    multiprocess_mode="mostrecent",
+)
+PARKED = Gauge(
+    "gullak_parked",
+    "What waits for a person: payments, charges, provider_events.",
+    ["what"],
+    multiprocess_mode="mostrecent",
+)
+WALLETS_BELOW_ZERO = Gauge(
+    "gullak_wallets_below_zero",
+    "Wallets with a balance below zero.",
+    ["currency"],
+    multiprocess_mode="mostrecent",
 )

@@ -291,3 +291,23 @@ def test_a_receiver_on_this_machine_is_told_without_any_setting(up: Up) -> None:
 
     assert gullak("webhook", "list") == "none\n"
     gullak("endpoint", "delete", endpoint)
+
+
+def test_what_waits_for_a_person_is_measured_by_a_worker(up: Up) -> None:
+    lost = {"event_id": "measured-1", "customer_id": "cus_unknown", "event_name": "e"}
+    refused = 'gullak_refused_events{reason="unknown_customer"} 1.0'
+    asks = "from worker.app import app; from worker.broker import send; send(app, 'ledger.measure')"
+    urls = {"DATABASE_URL": up.state["database_url"], "REDIS_URL": up.state["redis_url"]}
+
+    def measured() -> bool:
+        # Instead of waiting for beat.
+        subprocess.run([sys.executable, "-c", asks], env={**os.environ, **urls}, check=True)
+        return refused in httpx.get(up.state["metrics_url"]).text
+
+    httpx.post(
+        f"{up.state['api_url']}/events/ingest",
+        headers={"Authorization": f"Bearer {up.state['api_key']}"},
+        json={"events": [lost]},
+    )
+
+    wait_for(measured, 60)

@@ -180,6 +180,7 @@ TASKS = {
     "debit.publish_quantities": "()",
     "debit.summarize": "()",
     "debit.sweep": "()",
+    "ledger.measure": "()",
     "ledger.verify": "(since: int=0)",
     "low_credit.check": "()",
     "purchase.charge": "(charge_id: str)",
@@ -240,6 +241,23 @@ def test_keys_of_redis_are_named_in_keys_only() -> None:
     places = outside(found(is_redis_key), r"metering/buffer/keys\.py")
 
     assert not places, "add it to metering/buffer/keys.py, whose glossary is the schema of Redis"
+
+
+def test_metrics_are_made_where_the_table_of_them_looks() -> None:
+    makers = {"Counter", "Gauge", "Histogram", "Summary", "Info", "Enum"}
+    imports = lambda node: (  # noqa: E731
+        isinstance(node, ast.ImportFrom)
+        and node.module == "prometheus_client"
+        and any(alias.name in makers for alias in node.names)
+    )
+    places = outside(
+        found(imports),
+        r"worker/metrics\.py",
+        # A producer has metrics of its own: it imports `metering` alone.
+        r"metering/accept/(pending|request)\.py",
+    )
+
+    assert not places, "add it to worker/metrics.py: docs/metrics.md lists what is there"
 
 
 def test_no_float_comes_near_money() -> None:

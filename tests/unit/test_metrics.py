@@ -1,0 +1,92 @@
+"""The pages about metrics name those that there are; the alerts ask for nothing else."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.metrics import MetricWrapperBase
+
+import worker.metrics
+from metering.accept import pending, request
+
+DOCS = Path(__file__).parents[2] / "docs"
+RULES = DOCS / "alerts.yml"
+
+
+def table(*modules: object) -> list[str]:
+    """The rows that the page must have: what is in the code, in its order."""
+    found = [
+        metric
+        for module in modules
+        for metric in vars(module).values()
+        if isinstance(metric, MetricWrapperBase)
+    ]
+    return [f"| `{name_of(m)}` | {m._type} | {labels_of(m)} | {m._documentation} |" for m in found]
+
+
+def name_of(metric: MetricWrapperBase) -> str:
+    return f"{metric._name}_total" if metric._type == "counter" else metric._name
+
+
+def labels_of(metric: MetricWrapperBase) -> str:
+    return ", ".join(f"`{label}`" for label in metric._labelnames)
+
+
+def samples() -> dict[str, set[str]]:
+    """The names of the series of this installation, with their labels."""
+    found: dict[str, set[str]] = {}
+    for metric in vars(worker.metrics).values():
+        if isinstance(metric, MetricWrapperBase):
+            labels, name = set(metric._labelnames), name_of(metric)
+            found[name] = labels
+            if metric._type == "histogram":
+                found |= {f"{name}_sum": labels, f"{name}_count": labels}
+                found[f"{name}_bucket"] = labels | {"le"}
+    return found
+
+
+def alerts() -> list[dict[str, Any]]:
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def test_the_page_lists_every_metric_with_its_labels_and_meaning() -> None:
+    rows = [line for line in (DOCS / "metrics.md").read_text().splitlines() if "| `" in line[:4]]
+
+    assert rows == table(worker.metrics, pending, request), "docs/metrics.md: paste these rows"
+
+
+def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
+    assert len({alert["alert"] for alert in alerts()}) == len(alerts()) > 0
+    for alert in alerts():
+        assert alert["labels"]["severity"] in {"page", "ticket"}
+        assert set(alert["annotations"]) == {"summary", "description"}
+        assert alert["for"]
+
+
+@pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert["alert"])
+def test_an_alert_asks_for_metrics_and_labels_that_there_are(alert: dict[str, Any]) -> None:
+    known = samples()
+    asked = re.findall(r"(gullak_\w+)(?:\{([^}]*)\})?", alert["expr"])
+
+    assert asked
+    for name, selectors in asked:
+        assert name in known
+        assert set(re.findall(r"(\w+)\s*[=!]~?", selectors)) <= known[name]
+    by = re.findall(r"by \(([^)]*)\)", alert["expr"])
+    assert {label.strip() for labels in by for label in labels.split(",")} <= set().union(
+        *(known[name] for name, _ in asked)
+    )
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="Prometheus is not installed")
+def test_prometheus_takes_the_rules() -> None:
+    ran = subprocess.run(
+        ["promtool", "check", "rules", str(RULES)], capture_output=True, text=True, check=False
+    )
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
