@@ -11,17 +11,24 @@ from threading import Lock
 from time import monotonic
 from typing import Annotated, Final, NamedTuple
 
+from anyio import CapacityLimiter, move_on_after, to_thread
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from sqlalchemy import Connection
 from starlette.types import Scope
 
-from metering.access.keys import Principal, authenticate, note_use
+from api.failed_keys import FailedKeys
+from metering.access.keys import Principal, authenticate, note_use, prefix_of
 from metering.db import DATABASE_ERRORS, is_server_fault
-from metering.errors import ForbiddenError, UnauthorizedError
+from metering.errors import ForbiddenError, LedgerUnavailableError, UnauthorizedError
 from metering.ids import BusinessId
 
 KEYS_MAX: Final = 10_000
+# Keys that are looked up at the same time, in threads and over connections of their own.
+LOOK_UPS: Final = 4
+# How long a look-up may take: of a key that is known nobody waits for Postgres to come round.
+KEY_WAIT_S: Final = 5.0
+KNOWN_WAIT_S: Final = 1.0
 NOBODY: Final = BusinessId("")
 
 Tenant = Callable[[BusinessId], AbstractContextManager[Connection]]
@@ -30,8 +37,11 @@ bearer = HTTPBearer(auto_error=False, description="An API key of a business: `gk
 
 
 class _Known(NamedTuple):
+    """Whose key it is; when it was looked up, and when Postgres was last asked for it."""
+
     principal: Principal
     seen_at_s: float
+    asked_at_s: float
 
 
 class KeyRing:
@@ -43,57 +53,96 @@ class KeyRing:
         self._stale_s = stale_s
         self._lock = Lock()
         self._known: dict[bytes, _Known] = {}
+        self._nobodys: dict[bytes, float] = {}
+        self._failed = FailedKeys()
+        self._threads = CapacityLimiter(LOOK_UPS)
 
     def fresh(self, key: str) -> Principal | None:
         """Return whose key it is if that was looked up a moment ago; never waits."""
         known = self._known.get(_digest(key))
-        if known is None or monotonic() - known.seen_at_s >= self._fresh_s:
+        if known is None or monotonic() - known.asked_at_s >= self._fresh_s:
             return None
         return known.principal
 
-    def principal(self, key: str) -> Principal:
+    async def find(self, key: str, address: str) -> Principal:
+        """Return whose key it is, which a client at `address` gave.
+
+        Raises:
+            UnauthorizedError: nobody's.
+            TooManyFailedKeysError: the client gave too many such keys.
+            LedgerUnavailableError, DBAPIError: see `principal`.
+
+        """
+        prefix_of(key)
+        digest = _digest(key)
+        if monotonic() - self._nobodys.get(digest, -self._fresh_s) < self._fresh_s:
+            raise UnauthorizedError
+        wait_s = KNOWN_WAIT_S if digest in self._known else KEY_WAIT_S
+        with move_on_after(wait_s):
+            return await to_thread.run_sync(
+                self.principal, key, address, limiter=self._threads, abandon_on_cancel=True
+            )
+        return self._stale(digest, LedgerUnavailableError())
+
+    def principal(self, key: str, address: str = "") -> Principal:
         """Return whose key it is.
 
         Raises:
             UnauthorizedError: nobody's.
+            TooManyFailedKeysError: too many such keys came from `address`.
             DBAPIError: the database fails, and the key was not seen for too long.
 
         """
         if (fresh := self.fresh(key)) is not None:
             return fresh
         digest = _digest(key)
+        if digest not in self._known:
+            self._failed.check(address)
         try:
-            principal = self._look_up(key)
+            with self._tenant(NOBODY) as conn:
+                principal = authenticate(conn, key)
         except UnauthorizedError:
-            with self._lock:
-                self._known.pop(digest, None)
+            self._failed.count(address)
+            self._forget(digest)
             raise
         except DATABASE_ERRORS as error:
+            if not is_server_fault(error):
+                raise
             return self._stale(digest, error)
         self._keep(digest, principal)
-        return principal
-
-    def _look_up(self, key: str) -> Principal:
-        with self._tenant(NOBODY) as conn:
-            principal = authenticate(conn, key)
         # For people to look at: a server that cannot write refuses nobody who only reads.
         with suppress(*DATABASE_ERRORS), self._tenant(principal.business_id) as conn:
             note_use(conn, principal)
         return principal
 
     def _stale(self, digest: bytes, error: Exception) -> Principal:
-        known = self._known.get(digest)
-        if known is None or not is_server_fault(error):
-            raise error
-        if monotonic() - known.seen_at_s >= self._stale_s:
-            raise error
+        """Trust a key that was seen not too long ago; the others need not ask in the next moment.
+
+        Raises:
+            Exception: `error`, because it was not.
+
+        """
+        now = monotonic()
+        with self._lock:
+            known = self._known.get(digest)
+            if known is None or now - known.seen_at_s >= self._stale_s:
+                raise error
+            self._known[digest] = known._replace(asked_at_s=now)
         return known.principal
 
     def _keep(self, digest: bytes, principal: Principal) -> None:
+        now = monotonic()
         with self._lock:
             if len(self._known) >= KEYS_MAX:
                 self._known.clear()
-            self._known[digest] = _Known(principal, monotonic())
+            self._known[digest] = _Known(principal, now, now)
+
+    def _forget(self, digest: bytes) -> None:
+        with self._lock:
+            self._known.pop(digest, None)
+            if len(self._nobodys) >= KEYS_MAX:
+                self._nobodys.clear()
+            self._nobodys[digest] = monotonic()
 
 
 def _digest(key: str) -> bytes:

@@ -15,6 +15,7 @@ from api.auth import key_of
 from api.body import coding_of, unpack
 from api.errors import answer_to, too_large
 from api.routes import pages
+from api.routes.providers import PROVIDER_BODY_BYTES_MAX
 from api.scope import ApiScope
 from metering.access.keys import Principal
 from metering.errors import FieldProblem, InvalidInputError, NotFoundError
@@ -66,11 +67,17 @@ class Edge:
         try:
             _check_target(scope)
             scope["path"] = _plain(scope["method"], scope["path"])
-            if scope["path"] not in PUBLIC:
-                scope["principal"] = await _caller(scope["app"].state.scope, headers)
-            _check_length(headers, self._body_bytes_max)
+            is_public = scope["path"] in PUBLIC
+            bytes_max = self._body_bytes_max
+            if is_public:
+                bytes_max = min(bytes_max, PROVIDER_BODY_BYTES_MAX)
+            if not is_public:
+                # As the server says: behind a proxy that it trusts, the client's.
+                address = (scope.get("client") or ("",))[0]
+                scope["principal"] = await _caller(scope["app"].state.scope, headers, address)
+            _check_length(headers, bytes_max)
             if coding := coding_of(headers.get("content-encoding", "")):
-                receive = await unpack(scope, receive, coding, self._body_bytes_max)
+                receive = await unpack(scope, receive, coding, bytes_max)
             if ingest.is_meant(scope):
                 await ingest.serve(scope, receive, answer)
                 return
@@ -124,12 +131,12 @@ def _plain(method: str, path: str) -> str:
     return path if names_event else path[:-1]
 
 
-async def _caller(scope: ApiScope, headers: Headers) -> Principal:
+async def _caller(scope: ApiScope, headers: Headers, address: str) -> Principal:
     key = key_of(headers.get("authorization", ""))
     # A key that is known needs no thread, and nearly every key is.
     principal = scope.keys.fresh(key)
     if principal is None:
-        principal = await run_in_threadpool(scope.keys.principal, key)
+        principal = await scope.keys.find(key, address)
     if not scope.rate.passes(principal.key_id):
         await run_in_threadpool(scope.rate.take, principal.key_id)
     return principal

@@ -27,8 +27,11 @@ from metering.errors import (
     FieldProblem,
     GullakError,
     InvalidInputError,
+    LedgerUnavailableError,
+    TooManyFailedKeysError,
     TooManyRequestsError,
 )
+from worker.faults import Faults
 
 STATUS: Final = {
     "UNAUTHORIZED": 401,
@@ -54,6 +57,13 @@ _OF_HTTP: Final = {
     415: "UNSUPPORTED_MEDIA_TYPE",
 }
 _OF_PLACE: Final = {"query": "INVALID_QUERY_PARAMS", "path": "INVALID_REQUEST_PARAMETERS"}
+_COME_BACK: Final = (
+    BufferFullError,
+    BufferUnavailableError,
+    LedgerUnavailableError,
+    TooManyFailedKeysError,
+    TooManyRequestsError,
+)
 RETRY_AFTER_S: Final = 1
 DETAILS_MAX: Final = 101
 
@@ -112,6 +122,7 @@ def answer_to(error: Exception, scope: Scope) -> Response:
     if isinstance(error, HTTPException):
         return _of_http(error, request_id)
     if is_server_fault(error):
+        _note(scope, error)
         return _of_database(error, request_id, repeatable=repeatable)
     log.error("request failed", exc_info=error, request_id=request_id)
     if is_data_fault(error) and scope["method"] != "GET":
@@ -124,18 +135,25 @@ def answer_to(error: Exception, scope: Scope) -> Response:
     )
 
 
+def _note(scope: Scope, error: Exception) -> None:
+    """Count a fault of the server, and have the readiness of this process tell of it."""
+    faults = scope["app"].state.scope.faults
+    if isinstance(faults, Faults):
+        faults.note("api", error)
+
+
 def _is_repeatable(scope: Scope) -> bool:
     """Tell whether the same request once more can do no harm.
 
     Then the client is told to try again even when nobody knows whether this one was carried out.
     """
     said_so: bool = scope.get("state", {}).get("repeatable", False)
-    return said_so or scope["method"] not in {"POST", "PATCH"}
+    return said_so or scope["method"] != "POST"
 
 
 def _of_ours(error: GullakError, request_id: str) -> Response:
     headers: dict[str, str] = {}
-    if isinstance(error, BufferFullError | BufferUnavailableError | TooManyRequestsError):
+    if isinstance(error, _COME_BACK):
         headers["Retry-After"] = str(error.retry_after_s)
     if error.code == "IDEMPOTENCY_CONFLICT":
         headers["x-should-retry"] = "false"
@@ -184,7 +202,6 @@ def _of_database(error: Exception, request_id: str, *, repeatable: bool) -> Resp
     if not (is_rolled_back(error) or repeatable):
         # It may have been written, and without a key of its own it would be written twice.
         headers["x-should-retry"] = "false"
-    log.warning("database away", error=type(error).__name__, request_id=request_id)
     return error_response(
         request_id, "UNAVAILABLE", "The ledger does not answer; try again.", headers=headers
     )

@@ -7,20 +7,21 @@ from dataclasses import dataclass
 from threading import BoundedSemaphore
 from typing import Annotated, Final, TypeVar
 
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from redis import Redis
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from api.auth import NOBODY, KeyRing
+from api.auth import LOOK_UPS, KeyRing
 from api.rate_limit import RateLimit
+from api.readiness import Readiness
 from metering.accept import AcceptLimits, Quantities
 from metering.buffer.stream import UsageBuffer, connect
 from metering.db import has_given_way
-from metering.errors import ShardMismatchError
 from metering.ids import BusinessId
 from metering.purchase.charge.stored import Gateways
-from worker.migrate import newest_revision
+from worker.faults import Faults
 from worker.scope import open_buffer
 from worker.session import Sessions, make_engine
 from worker.settings import Settings
@@ -30,12 +31,12 @@ BACK_OFF_S: Final = 0.02
 # A request waits for its rate limit and for what is summed before it waits for the append, and all
 # must end within 2 s.
 QUICK_TIMEOUT_S: Final = 0.2
+# A request waits no longer for a lock than a batch holds one: its client is told to come back, and
+# its thread serves others.
+LOCK_TIMEOUT_MAX_MS: Final = 3000
 
-# What a tenant's transaction sees of the schema, and whether the policies bind it.
-_STATE: Final = (
-    "SELECT (SELECT version_num FROM alembic_version) AS revision,"
-    " row_security_active('customers') AND row_security_active('ledger_entries') AS is_walled"
-)
+# How long the readiness tells of a fault that a request met.
+OWN_FAULT_S: Final = 5.0
 
 T = TypeVar("T")
 
@@ -56,6 +57,11 @@ class ApiScope:
     # Requests that may wait for a payment provider at the same time: half of all, so that one
     # which hangs takes nothing else along.
     charging: BoundedSemaphore
+    # Threads that take events: apart from those that may all wait for a lock in Postgres.
+    ingesting: CapacityLimiter
+    # Faults of the servers that this process's requests met.
+    faults: Faults
+    readiness: Readiness
 
     @property
     def currencies(self) -> tuple[str, ...]:
@@ -79,39 +85,26 @@ class ApiScope:
                 time.sleep(random.uniform(0, attempt * BACK_OFF_S))  # noqa: S311 - spreads, hides nothing
         raise AssertionError("the last attempt returns or raises")
 
-    def unprepared(self) -> list[str]:
-        """Return what the database lacks: the `schema` of this version, the `wall` of tenants."""
-        try:
-            with self.sessions.tenant(NOBODY) as conn:
-                state = conn.exec_driver_sql(_STATE).one()
-        except DBAPIError:
-            return ["schema"]  # not even the role of the edge is there, or it cannot be asked
-        lacks = {"schema": state.revision != newest_revision(), "wall": not state.is_walled}
-        return [name for name, is_lacking in lacks.items() if is_lacking]
-
-    def refused_by_buffer(self) -> list[str]:
-        """Return why no usage can be taken though Redis answers: its `shards` are not ours."""
-        try:
-            self.buffer.check_shards()
-        except ShardMismatchError:
-            return ["shards"]
-        return []
-
     def close(self) -> None:
         """Close all connections."""
         self.sessions.engine.dispose()
+        self.readiness.close()
         self.buffer.redis.close()
         self.redis.close()
 
 
 def open_scope(config: Settings, gateways: Gateways) -> ApiScope:
     """Return the scope of a process with these settings, that charges through these gateways."""
-    sessions = Sessions(make_engine(config, kept=config.api_threads, extra=0))
+    patience_ms = min(config.lock_timeout_ms, LOCK_TIMEOUT_MAX_MS)
+    hasty = config.model_copy(update={"lock_timeout_ms": patience_ms})
+    sessions = Sessions(make_engine(hasty, kept=config.api_threads, extra=LOOK_UPS))
     redis = connect(config.redis_url.get_secret_value(), timeout_s=QUICK_TIMEOUT_S)
+    buffer = open_buffer(config)
+    faults = Faults(shown_for_s=OWN_FAULT_S)
     return ApiScope(
         settings=config,
         sessions=sessions,
-        buffer=open_buffer(config),
+        buffer=buffer,
         redis=redis,
         quantities=Quantities(redis),
         keys=KeyRing(sessions.tenant, fresh_s=config.api_key_ttl_s, stale_s=config.api_key_stale_s),
@@ -119,6 +112,9 @@ def open_scope(config: Settings, gateways: Gateways) -> ApiScope:
         limits=AcceptLimits(config.event_age_max_s, config.event_ahead_max_s),
         gateways=gateways,
         charging=BoundedSemaphore(max(1, config.api_threads // 2)),
+        ingesting=CapacityLimiter(config.api_threads),
+        faults=faults,
+        readiness=Readiness(config, buffer, faults),
     )
 
 
@@ -131,3 +127,11 @@ async def _scope_of(request: Request) -> ApiScope:
 
 
 Scoped = Annotated[ApiScope, Depends(_scope_of)]
+
+
+async def _note_repeatable(request: Request) -> None:
+    request.state.repeatable = True
+
+
+# For a POST that changes nothing when it comes once more, though it has no key of its own.
+REPEATABLE: Final = (Depends(_note_repeatable),)

@@ -187,6 +187,28 @@ class TooManyRequestsError(GullakError):
         super().__init__(f"this API key is over its rate limit; try again in {retry_after_s} s")
 
 
+class TooManyFailedKeysError(GullakError):
+    """The address tried too many API keys that are nobody's; this one was not looked at."""
+
+    code = "TOO_MANY_REQUESTS"
+
+    def __init__(self, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(
+            f"too many API keys that are nobody's came from here; try again in {retry_after_s} s"
+        )
+
+
+class LedgerUnavailableError(GullakError):
+    """Postgres does not answer; nothing was done."""
+
+    code = "UNAVAILABLE"
+
+    def __init__(self, retry_after_s: int = 1) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__("the ledger does not answer; try again")
+
+
 class BufferFullError(GullakError):
     """The buffer is above its high-water mark; nothing was taken."""
 

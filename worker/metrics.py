@@ -26,6 +26,11 @@ LAG_SECONDS = Histogram(
     "From the buffering of the last chunk of a drain to its debit.",
     buckets=(0.1, 0.25, 0.5, 1, 2, 5, 15, 60, 300, 1800),
 )
+SERVER_FAULTS = Counter(
+    "gullak_server_faults_total",
+    "Errors that are the server's fault; what it was asked for waits.",
+    ["sqlstate_class", "stage"],
+)
 LEDGER_FAULTS = Gauge(
     "gullak_ledger_faults",
     "Broken invariants that the last complete scheduled check found and nobody has accepted.",

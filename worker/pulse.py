@@ -31,6 +31,7 @@ from worker.consuming import (
     hear,
     oldest_messages,
 )
+from worker.faults import faults, read_board
 from worker.health import HealthServer, metrics_text, postgres_answers
 from worker.log import is_news
 from worker.relief import drain_here
@@ -39,6 +40,7 @@ from worker.settings import Settings, settings
 from worker.task import wake
 
 CONFIGURATION_EXIT: Final = 78  # EX_CONFIG
+DRAIN: Final = "debit.drain"
 SILENT_AFTER_S: Final = 3.0  # beat sweeps every second: three missed are no accident
 
 log = structlog.get_logger("gullak.pulse")
@@ -229,12 +231,22 @@ def _serve_metrics(port: int, folder: Path) -> None:
     HealthServer("0.0.0.0", port, metrics=lambda: metrics_text(folder), missing=list)  # noqa: S104
 
 
+def _postgres_works(config: Settings) -> bool:
+    """Tell whether Postgres answers, and no drain has just met a fault of it: then all wait."""
+    return not _is_drain_at_fault() and postgres_answers(config.database_url.get_secret_value())
+
+
+def _is_drain_at_fault() -> bool:
+    redis = faults().redis
+    return redis is not None and DRAIN in read_board(redis)
+
+
 def _pulse(config: Settings) -> Pulse:
     return Pulse(
         open_buffer(config),
         stalled_after_s=config.watchdog_s,
-        postgres_answers=lambda: postgres_answers(config.database_url.get_secret_value()),
-        wake_drain=lambda shard: wake("debit.drain", shard),
+        postgres_answers=lambda: _postgres_works(config),
+        wake_drain=lambda shard: wake(DRAIN, shard),
         drain_here=drain_here,
         give_up=end_process,
     )

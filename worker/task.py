@@ -6,12 +6,10 @@ from typing import Any, Final, ParamSpec, cast
 
 import structlog
 from celery import Task
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from metering.db import is_server_fault
 from worker.app import app
 from worker.broker import BrokerAwayError, send
+from worker.faults import faults, is_fault
 from worker.metrics import TASK_RUNS, TASK_SECONDS
 
 P = ParamSpec("P")
@@ -28,7 +26,8 @@ def task(name: str) -> Callable[[Callable[P, Report]], Task[P, None]]:
 
     The body returns counts, which are logged when any is not zero. What fails by a fault of the
     database's server, or of an absent Redis, is tried again a few times; then it is left to the
-    next sweep, which finds the same work again. A message is only ever a wake-up.
+    next sweep, which finds the same work again: no traceback of a task says more than the one line
+    about the server. A message is only ever a wake-up.
     """
 
     def register(body: Callable[P, Report]) -> Task[P, None]:
@@ -39,11 +38,11 @@ def task(name: str) -> Callable[[Callable[P, Report]], Task[P, None]]:
             except BrokerAwayError as error:
                 log.warning("the next sweep does it", cause=str(error))
             except Exception as error:
-                if not is_retryable(error):
+                if not is_fault(error):
                     raise
-                raise self.retry(
-                    exc=error, countdown=RETRY_DELAY_S, max_retries=RETRY_MAX
-                ) from error
+                faults().note(name, error)
+                if self.request.retries < RETRY_MAX and not self.request.called_directly:
+                    raise self.retry(countdown=RETRY_DELAY_S, max_retries=RETRY_MAX) from error
             finally:
                 structlog.contextvars.clear_contextvars()
 
@@ -63,12 +62,8 @@ def _observe(name: str, body: Callable[P, Report], *args: P.args, **kwargs: P.kw
             raise
     TASK_RUNS.labels(name, "done").inc()
     if any(report.values()):
+        faults().clear(name)
         log.info("done", **report)
-
-
-def is_retryable(error: BaseException) -> bool:
-    """Tell whether the same may work later: the cause is a server, not what the task works on."""
-    return isinstance(error, RedisConnectionError | RedisTimeoutError) or is_server_fault(error)
 
 
 _last_woken: dict[str, float] = {}

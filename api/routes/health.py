@@ -7,16 +7,20 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
 from api.scope import Scoped
-from worker.health import metrics_text, postgres_answers, redis_answers
+from worker.health import metrics_text
 
 router: Final = APIRouter(tags=["health"])
 
 
 class Health(BaseModel):
-    """Whether this process can serve; `missing` names what it lacks."""
+    """Whether all can be served; `missing` names what is not there or fails, `causes` why.
+
+    `causes`: by the part that a server fails: `api`, or a task of the workers.
+    """
 
     status: Literal["ok", "unready"]
     missing: list[str] = []
+    causes: dict[str, str] = {}
 
 
 @router.get("/livez", operation_id="livez")
@@ -26,25 +30,18 @@ def livez() -> Health:
 
 
 @router.get("/readyz", operation_id="readyz", responses={503: {"model": Health}})
-def readyz(scope: Scoped, response: Response) -> Health:
-    """Tell whether Postgres, with this version's schema, and Redis answer; or what is missing.
+async def readyz(scope: Scoped, response: Response) -> Health:
+    """Tell whether Postgres, with this version's schema, and Redis work; or what is wrong.
 
     `shards`: usage is buffered in another number of shards than this process is set to.
     `wall`: row-level security does not bind this process, so tenants are not kept apart twice.
+    While a cause is told nothing is lost: events are still taken, and what cannot be written waits.
     """
-    config = scope.settings
-    missing = []
-    if not postgres_answers(config.database_url.get_secret_value()):
-        missing.append("postgres")
-    else:
-        missing += scope.unprepared()
-    if not redis_answers(config.redis_url.get_secret_value()):
-        missing.append("redis")
-    else:
-        missing += scope.refused_by_buffer()
-    if missing:
+    seen = await scope.readiness.look()
+    if seen.missing:
         response.status_code = 503
-    return Health(status="unready" if missing else "ok", missing=missing)
+    status: Literal["ok", "unready"] = "unready" if seen.missing else "ok"
+    return Health(status=status, missing=list(seen.missing), causes=dict(seen.causes))
 
 
 @router.get("/metrics", operation_id="metrics", response_class=Response)

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from api.auth import Reader, Writer
 from api.paging import Page, Paged
-from api.scope import Scoped
+from api.scope import REPEATABLE, Scoped
 from metering.ids import BusinessId, MeterId
 from metering.rate_card.catalogue import (
     Aggregation,
@@ -99,7 +99,9 @@ def delete_meter(caller: Writer, scope: Scoped, meter_id: MeterPath) -> None:
     scope.run(caller.business_id, lambda conn: archive_meter(conn, caller.business_id, meter_id))
 
 
-@router.post("/{meter_id}/unarchive", status_code=200, response_class=Response)
+@router.post(
+    "/{meter_id}/unarchive", status_code=200, response_class=Response, dependencies=REPEATABLE
+)
 def unarchive_meter(caller: Writer, scope: Scoped, meter_id: MeterPath) -> Response:
     """Measure by a meter again."""
     scope.run(

@@ -8,13 +8,14 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from sqlalchemy import Connection
 
 from api.auth import NOBODY, Reader, Writer
+from api.body import read_body
 from api.errors import ErrorBody
 from api.paging import Page, Paged
-from api.scope import ApiScope, Scoped
+from api.scope import REPEATABLE, Scoped
 from metering.clock import Moment
 from metering.errors import BadSignatureError, NotFoundError
 from metering.ids import AccountId, ProviderEventNumber
-from metering.purchase.provider.account import AccountProvider, sender_of
+from metering.purchase.provider.account import AccountProvider, Sender, sender_of
 from metering.purchase.provider.inbox import (
     REPLAY_MAX,
     EventFilter,
@@ -33,6 +34,8 @@ from worker.metrics import PROVIDER_WEBHOOKS
 router: Final = APIRouter(tags=["providers"])
 
 ID_DIGITS_MAX: Final = 18
+# A webhook of a provider has some KiB; anybody may send one.
+PROVIDER_BODY_BYTES_MAX: Final = 1 << 20
 
 PaymentId = Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]
 
@@ -105,8 +108,39 @@ def _out(event: ProviderEvent) -> ProviderEventOut:
     )
 
 
-async def _raw(request: Request) -> bytes:
-    return await request.body()
+def _sender(
+    request: Request,
+    scope: Scoped,
+    provider: Annotated[AccountProvider, Path()],
+    account: Annotated[
+        AccountId | None,
+        Query(min_length=1, max_length=64, description="Needed where several are connected."),
+    ] = None,
+) -> Sender:
+    """Look up whose webhook this would be, before a byte of its body is read."""
+    request.state.repeatable = True
+    try:
+        with scope.sessions.tenant(NOBODY) as conn:
+            return sender_of(conn, provider, account)
+    except BadSignatureError:
+        PROVIDER_WEBHOOKS.labels(provider, "refused").inc()
+        raise
+
+
+async def _raw(request: Request, _sender: Annotated[Sender, Depends(_sender)]) -> bytes:
+    return await read_body(request, PROVIDER_BODY_BYTES_MAX)
+
+
+def _verified(
+    request: Request,
+    sender: Annotated[Sender, Depends(_sender)],
+    raw: Annotated[bytes, Depends(_raw)],
+) -> Verified:
+    try:
+        return verified(sender, raw, request.headers)
+    except BadSignatureError:
+        PROVIDER_WEBHOOKS.labels(sender.provider, "refused").inc()
+        raise
 
 
 _BODY: Final = {
@@ -122,38 +156,12 @@ _UNSIGNED: Final[dict[int | str, dict[str, Any]]] = {
 
 
 @router.post("/providers/{provider}/webhooks", openapi_extra=_BODY, responses=_UNSIGNED)
-def take_webhook(
-    scope: Scoped,
-    request: Request,
-    raw: Annotated[bytes, Depends(_raw)],
-    provider: Annotated[AccountProvider, Path()],
-    account: Annotated[
-        AccountId | None,
-        Query(min_length=1, max_length=64, description="Needed where several are connected."),
-    ] = None,
-) -> Taken:
+def take_webhook(scope: Scoped, webhook: Annotated[Verified, Depends(_verified)]) -> Taken:
     """Keep a webhook that its signature proves; once, however often it comes. Needs no key."""
-    request.state.repeatable = True
-    try:
-        webhook = _verified(scope, request, raw, provider, account)
-    except BadSignatureError:
-        PROVIDER_WEBHOOKS.labels(provider, "refused").inc()
-        raise
     number = scope.run(webhook.sender.business_id, lambda conn: receive(conn, webhook))
-    PROVIDER_WEBHOOKS.labels(provider, "repeated" if number is None else "stored").inc()
+    outcome = "repeated" if number is None else "stored"
+    PROVIDER_WEBHOOKS.labels(webhook.sender.provider, outcome).inc()
     return Taken()
-
-
-def _verified(
-    scope: ApiScope,
-    request: Request,
-    raw: bytes,
-    provider: AccountProvider,
-    account_id: AccountId | None,
-) -> Verified:
-    with scope.sessions.tenant(NOBODY) as conn:
-        sender = sender_of(conn, provider, account_id)
-    return verified(sender, raw, request.headers)
 
 
 @router.get("/provider-events")
@@ -186,7 +194,7 @@ def _number(text: str) -> ProviderEventNumber:
     return ProviderEventNumber(int(text))
 
 
-@router.post("/provider-events/replay")
+@router.post("/provider-events/replay", dependencies=REPEATABLE)
 def replay_provider_events(
     caller: Writer, scope: Scoped, wanted: EventReplayRequest
 ) -> EventsReplayed:

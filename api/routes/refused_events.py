@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 
 from api.auth import Reader, Writer
 from api.paging import Page, Paged
-from api.scope import Scoped
+from api.scope import REPEATABLE, Scoped
 from metering.debit.refused import RefusedEvent, Selection, newest_refused, replay
 from metering.errors import NotFoundError
 from metering.ids import BusinessId, RefusalId
@@ -119,7 +119,7 @@ def _refusal_id(text: str | None) -> RefusalId | None:
     return RefusalId(int(text))
 
 
-@router.post("/replay")
+@router.post("/replay", dependencies=REPEATABLE)
 def replay_refused_events(caller: Writer, scope: Scoped, wanted: ReplayRequest) -> Replayed:
     """Send refused events through the buffer again; none is charged twice."""
     selection = Selection(

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from api.auth import Reader, Writer
 from api.paging import Page, Paged
-from api.scope import Scoped
+from api.scope import REPEATABLE, Scoped
 from metering.errors import UnsupportedCurrencyError
 from metering.ids import Currency, CustomerId, RuleId, WalletId
 from metering.low_credit.rules import Rule, delete_rule, get_rule, page_of_rules, set_rule
@@ -56,7 +56,7 @@ def _out(rule: Rule) -> RuleOut:
     )
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, dependencies=REPEATABLE)
 def make_rule(caller: Writer, scope: Scoped, new: NewRule) -> RuleOut:
     """Set a rule; the same threshold again changes its band."""
     if new.currency not in scope.currencies:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from api.auth import Reader, Writer
 from api.paging import Page, Paged
 from api.routes.wallets import CustomerPath
-from api.scope import Scoped
+from api.scope import REPEATABLE, Scoped
 from metering.ids import AccountId, Currency, CustomerId, PackageId, PurchaseId, WalletId
 from metering.purchase.charge.top_up import (
     NewTopUp,
@@ -119,7 +119,7 @@ def delete_rule_of_wallet(
     )
 
 
-@router.post(f"{WALLET}/enable")
+@router.post(f"{WALLET}/enable", dependencies=REPEATABLE)
 def enable_rule_of_wallet(
     caller: Writer, scope: Scoped, customer_id: CustomerPath, currency: CurrencyPath
 ) -> TopUpOut:

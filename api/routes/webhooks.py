@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
@@ -149,11 +149,14 @@ def _headers(headers: Mapping[str, str]) -> Headers:
 
 
 @router.post("")
-def make_webhook(caller: Writer, scope: Scoped, new: NewEndpoint) -> WebhookDetails:
+def make_webhook(
+    caller: Writer, scope: Scoped, request: Request, new: NewEndpoint
+) -> WebhookDetails:
     """Make an endpoint with a new secret; it is told of what happens from now on.
 
     An address that is not public is refused, because nothing would be sent there.
     """
+    request.state.repeatable = new.idempotency_key is not None
     _check_reach(scope, new.url)
     return _out(
         scope.run(caller.business_id, lambda conn: make_endpoint(conn, caller.business_id, new))

@@ -137,6 +137,19 @@ def revoke_key(conn: Connection, business_id: BusinessId, key_id: KeyId) -> None
         raise NotFoundError("API key", key_id)
 
 
+def prefix_of(key: str) -> str:
+    """Return by what a key is found; touches no database.
+
+    Raises:
+        UnauthorizedError: it has not the form of a key.
+
+    """
+    form = _FORM.fullmatch(key)
+    if form is None:
+        raise UnauthorizedError
+    return form[1]
+
+
 def authenticate(conn: Connection, key: str) -> Principal:
     """Return whom a key stands for; `key` is whatever a request brought.
 
@@ -144,10 +157,7 @@ def authenticate(conn: Connection, key: str) -> Principal:
         UnauthorizedError: it is not a key, or one that is unknown or revoked.
 
     """
-    form = _FORM.fullmatch(key)
-    if form is None:
-        raise UnauthorizedError
-    row = conn.execute(statements.KEY_OF_PREFIX, {"prefix": form[1]}).one_or_none()
+    row = conn.execute(statements.KEY_OF_PREFIX, {"prefix": prefix_of(key)}).one_or_none()
     is_same = hmac.compare_digest(_hash(key), _NO_HASH if row is None else row.secret_hash)
     if row is None or not is_same:
         raise UnauthorizedError

@@ -13,6 +13,9 @@ gullak:usage:{NN}:attempts  HASH    `head` stream id, `count` how often a drain 
 gullak:debit:pulse          STRING  when shards were last swept; expires
 gullak:quantities           HASH    business id -> JSON: event name -> summed properties, for the
                                     edge to refuse what the drain could only dead-letter
+gullak:faults               HASH    part of a worker -> until when (Unix seconds) it is shown, and
+                                    the cause for which a server fails it; expires
+gullak:faults:told:CAUSE    STRING  a log line told of this cause in this minute; expires
 gullak:rate:LIMITER/…       STRING  requests of an API key in this window, over all API processes;
                                     the rest of the name is of the library that counts; expires
 
@@ -33,6 +36,7 @@ BACKLOG: Final = "gullak:usage:backlog"
 PULSE: Final = "gullak:debit:pulse"
 QUANTITIES: Final = "gullak:quantities"
 RATE_LIMITS: Final = "gullak:rate"
+FAULTS: Final = "gullak:faults"
 
 
 def stream_key(shard: Shard) -> str:

@@ -14,7 +14,10 @@ def ready(api: Api) -> httpx.Response:
 def test_with_everything_there_it_is_ready(api: Api) -> None:
     answer = ready(api)
 
-    assert (answer.status_code, answer.json()) == (200, {"status": "ok", "missing": []})
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"status": "ok", "missing": [], "causes": {}},
+    )
 
 
 LACKS = {

@@ -7,14 +7,24 @@ import psycopg
 import pytest
 from sqlalchemy import event as sqlalchemy_event
 from sqlalchemy.exc import DBAPIError
+from structlog.testing import capture_logs
 
-from edge import Api
+from api.app import create_app
+from crowd import wait_for
+from edge import Api, running_api
+from metering.buffer.stream import connect
 from shop import Shop, event
+from worker.faults import Faults
+from worker.settings import Settings
 
 # A full disk, no memory, a broken disk, a wrong state, a broken page, a standby, an operator's own
 # trigger; and a table that somebody has renamed.
 STATES = ("53100", "53200", "58030", "55000", "XX001", "25006", "P0001")
 RENAMED = "42P01"
+
+
+READ_ONLY = " SET default_transaction_read_only = on"
+ENTRY = {"amount": 5, "currency": "USD", "entry_type": "credit"}
 
 
 @contextmanager
@@ -104,6 +114,72 @@ def test_what_the_database_refuses_as_data_is_no_fault_of_the_server(api: Api, s
 
     assert (refused.status_code, refused.json()["code"]) == (422, "INVALID_REQUEST_BODY")
     assert "CheckViolation" in refused.json()["message"]
+
+
+def test_readiness_and_a_metric_name_the_cause(api: Api, shop: Shop) -> None:
+    with api.client() as client, failing(shop, "53100"):
+        client.post(f"/customers/{shop.customers[0]}/wallets/ledger-entries", json=ENTRY)
+        ready = client.get("/readyz")
+        metrics = client.get("/metrics").text
+
+    assert (ready.status_code, ready.json()["missing"]) == (503, ["postgres"])
+    assert ready.json()["causes"] == {"api": "disk_full"}
+    assert 'gullak_server_faults_total{sqlstate_class="53",stage="api"}' in metrics
+
+
+def test_readiness_tells_of_what_workers_met_until_they_work_again(
+    api: Api, config: Settings
+) -> None:
+    with (
+        connect(config.redis_url.get_secret_value(), timeout_s=1) as redis,
+        api.client() as client,
+    ):
+        faults = Faults(redis)
+        faults.note("debit.drain", psycopg.errors.DiskFull())
+        broken = client.get("/readyz")
+        faults.clear("debit.drain")
+        wait_for(lambda: client.get("/readyz").is_success)
+
+    assert broken.json()["causes"] == {"debit.drain": "disk_full"}
+
+
+def test_a_cause_is_logged_once_a_minute_over_all_processes(config: Settings) -> None:
+    url = config.redis_url.get_secret_value()
+    with capture_logs() as logged, connect(url, timeout_s=1) as redis:
+        for process in (Faults(redis), Faults(redis)):
+            for part in ("debit.drain", "purchase.inbox"):
+                for _ in range(50):
+                    process.note(part, psycopg.errors.DiskFull())
+                    process.note(part, psycopg.errors.UndefinedTable())
+
+    assert [line["cause"] for line in logged] == ["disk_full", "table_missing"]
+
+
+def filled(path: str, shop: Shop) -> str:
+    return path.replace("{customer_id}", shop.customers[0]).replace("{currency}", "USD")
+
+
+def test_where_nothing_can_be_written_all_is_read_and_readiness_says_so(
+    config: Settings, shop: Shop
+) -> None:
+    """A standby, or a server whose operator has stopped all writes: every GET that takes no id."""
+    key = Api("", shop.sessions, shop.business_id, "").key_for()
+    shop.enter(5)
+    shop.run("ALTER DATABASE " + shop.sessions.engine.url.database + READ_ONLY)  # type: ignore[operator]
+    app = create_app(config)
+    paths = [path for path, ways in app.openapi()["paths"].items() if "get" in ways]
+    paths.remove("/readyz")
+    with (
+        running_api(config) as url,
+        Api(url, shop.sessions, shop.business_id, key).client() as client,
+    ):
+        ready = client.get("/readyz")
+        read = {path: client.get(filled(path, shop)).status_code for path in paths}
+        refused = client.post("/customers", json={"email": "a@example.com", "name": "A"})
+
+    assert {path: status for path, status in read.items() if status not in {200, 404}} == {}
+    assert ready.json()["causes"] == {"api": "read_only"}
+    assert refused.status_code == 503
 
 
 def test_a_key_that_is_used_for_the_first_time_may_read_where_nothing_can_be_written(

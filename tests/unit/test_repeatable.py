@@ -1,0 +1,59 @@
+"""A request that is safe to send again is called so when nobody knows what became of it."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.routing import APIRoute
+
+from api.app import ROUTERS
+from api.scope import REPEATABLE
+
+# Each of these does its work once more, and takes no key by which it would be known again.
+ONCE = {
+    "/customers",
+    "/meters",
+    "/packages",
+    "/prices",
+    "/webhooks/{webhook_id}/replay",
+}
+
+
+def posts() -> Iterator[APIRoute]:
+    for module in ROUTERS:
+        for route in module.router.routes:
+            if isinstance(route, APIRoute) and "POST" in route.methods:
+                yield route
+
+
+def says_so(route: APIRoute) -> bool:
+    asked = [route.endpoint, *(each.call for each in _dependencies(route))]
+    sources = [inspect.getsource(call) for call in asked if inspect.isfunction(call)]
+    return any(".repeatable =" in source for source in sources)
+
+
+def _dependencies(route: APIRoute) -> list[Any]:
+    found: list[Any] = []
+    left = list(route.dependant.dependencies)
+    while left:
+        found.append(left.pop())
+        left += found[-1].dependencies
+    return found
+
+
+@pytest.mark.parametrize("route", list(posts()), ids=lambda route: route.path)
+def test_a_post_says_that_it_is_repeatable_or_is_known_not_to_be(route: APIRoute) -> None:
+    takes_key = route.body_field is not None and "idempotency_key" in getattr(
+        route.body_field.field_info.annotation, "model_fields", {}
+    )
+
+    assert says_so(route) or route.path == "/events/ingest" or route.path in ONCE
+    assert not (takes_key and route.path in ONCE)
+
+
+def test_what_is_listed_exists() -> None:
+    paths = {route.path for route in posts()}
+
+    assert paths >= ONCE
+    assert REPEATABLE
