@@ -17,6 +17,7 @@ ONCE = {
     "/packages",
     "/prices",
     "/webhooks/{webhook_id}/replay",
+    "/webhooks/{webhook_id}/test",
 }
 
 
