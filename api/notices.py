@@ -111,6 +111,23 @@ class TopUpNotice(BaseModel):
     failure: str | None
 
 
+class UnpricedUsageNotice(BaseModel):
+    """The first usage of a kind that nothing prices, and an event of it.
+
+    It waits as a refused event, or was kept without a charge: the business's `on_unmetered`.
+    """
+
+    payload_type: Literal["UnpricedUsage"]
+    reason: Literal["unmetered", "no_price"]
+    detail: str
+    outcome: Literal["refused", "kept_free"]
+    event_name: str
+    meter_id: Annotated[str | None, Field(description="The meter without a price.")]
+    event_id: str
+    customer_id: str
+    timestamp: datetime
+
+
 class TestNotice(BaseModel):
     """Nothing has happened: somebody tries whether an endpoint hears."""
 
@@ -127,5 +144,6 @@ SHAPES: Final[dict[WebhookType, tuple[type[BaseModel], str]]] = {
     "purchase.succeeded": (PurchaseNotice, "A purchase was paid and credited."),
     "purchase.reversed": (PurchaseNotice, "A refund or dispute has called back a purchase."),
     "topup.failed": (TopUpNotice, "A top-up could not be charged."),
+    "usage.unpriced": (UnpricedUsageNotice, "Usage that no meter or price covers has come."),
     "webhook.test": (TestNotice, "A test."),
 }

@@ -335,8 +335,22 @@ class NoWalletError(RefusedEventError):
     reason = "no_wallet"
 
 
-class NoPriceError(RefusedEventError):
-    """The meter has prices, but none in the customer's billing currency."""
+class UnpricedEventError(RefusedEventError):
+    """Nothing says what the event costs; `meter_id` is of the meter that lacks a price."""
+
+    def __init__(self, message: str, meter_id: str | None = None) -> None:
+        self.meter_id = meter_id
+        super().__init__(message)
+
+
+class UnmeteredError(UnpricedEventError):
+    """No meter measures the event."""
+
+    reason = "unmetered"
+
+
+class NoPriceError(UnpricedEventError):
+    """A meter that the event adds to has no price at its time in a currency that applies."""
 
     reason = "no_price"
 

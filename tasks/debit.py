@@ -19,6 +19,7 @@ from worker.log import is_news
 from worker.metrics import (
     BACKLOG_EVENTS,
     EVENTS,
+    EVENTS_REFUSED,
     LAG_SECONDS,
     SHARD_WAITS_FOR_UPGRADE,
 )
@@ -51,6 +52,8 @@ def drain(shard: int) -> Report:
     counts = {name: getattr(report.outcome, name) for name in report.outcome.__slots__}
     for outcome, count in counts.items():
         EVENTS.labels(outcome).inc(count)
+    for reason, count in report.reasons.items():
+        EVENTS_REFUSED.labels(reason).inc(count)
     if report.head_ms:
         LAG_SECONDS.observe(max(0.0, time() - report.head_ms / 1000))
         wake_at_most("webhook.sweep", ALERT_WAIT_S)

@@ -25,6 +25,7 @@ from metering.ledger.history import history
 from metering.ledger.manual import Entered, ManualEntry, enter
 from metering.ledger.post import post
 from metering.ledger.verify import Fault, find_faults
+from metering.purchase.policy import BusinessChange, change_business
 from metering.rate_card.cards import RateCards
 from metering.rate_card.catalogue import (
     Aggregation,
@@ -74,6 +75,12 @@ class Shop:
             for _ in range(customers):
                 shop.add_customer(conn)
         return shop
+
+    def keep_free(self) -> None:
+        """Choose that usage which nothing prices is kept without a charge."""
+        change = BusinessChange(on_unmetered="keep_free")
+        with self.sessions.transaction() as conn:
+            change_business(conn, self.business_id, change)
 
     def add_customer(self, conn: Connection, billing: str | None = None) -> CustomerId:
         new = NewCustomer(email="a@example.com", name="A", billing_currency=billing)

@@ -5,6 +5,9 @@ from prometheus_client import Counter, Gauge, Histogram
 TASK_RUNS = Counter("gullak_task_runs_total", "Runs of a task by outcome.", ["task", "outcome"])
 TASK_SECONDS = Histogram("gullak_task_seconds", "How long a run of a task took.", ["task"])
 EVENTS = Counter("gullak_events_total", "Events by where they ended.", ["outcome"])
+EVENTS_REFUSED = Counter(
+    "gullak_events_refused_total", "Events that became dead letters, by reason.", ["reason"]
+)
 BACKLOG_EVENTS = Gauge(
     "gullak_backlog_events",
     "Events in the buffer at the last sweep.",

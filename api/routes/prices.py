@@ -11,13 +11,22 @@ from api.paging import Page, Paged
 from api.scope import Scoped
 from metering.ids import BusinessId, Currency, MeterId, PriceId
 from metering.money import plain
-from metering.rate_card.catalogue import NewPrice, Price, create_price, page_of_prices
+from metering.rate_card.catalogue import (
+    BEGINNING,
+    NewPrice,
+    Price,
+    create_price,
+    page_of_prices,
+)
 
 router: Final = APIRouter(prefix="/prices", tags=["prices"])
 
 
 class PriceOut(BaseModel):
-    """A price; `price_per_unit` is an exact decimal text, in minor units per `units`."""
+    """A price; `price_per_unit` is an exact decimal text, in minor units per `units`.
+
+    `effective_from` is null if the price is in force from the beginning.
+    """
 
     id: PriceId
     business_id: BusinessId
@@ -25,7 +34,7 @@ class PriceOut(BaseModel):
     currency: Currency
     price_per_unit: str
     units: int
-    effective_from: datetime
+    effective_from: datetime | None
 
 
 def _out(price: Price) -> PriceOut:
@@ -36,7 +45,7 @@ def _out(price: Price) -> PriceOut:
         currency=price.currency,
         price_per_unit=plain(price.price_per_unit),
         units=price.units,
-        effective_from=price.effective_from,
+        effective_from=None if price.effective_from == BEGINNING else price.effective_from,
     )
 
 

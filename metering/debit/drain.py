@@ -7,6 +7,7 @@ One batch ahead is prepared by a thread while Postgres works: for a single shard
 makes it, that is worth half the time, because pricing in Python and posting take about as long.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from metering.debit.prepare import (
     prepare_again,
 )
 from metering.debit.settle import Outcome, Settlement
+from metering.debit.unpriced import tell_unpriced
 from metering.errors import NewerChunkError
 
 __all__ = ["Drain", "DrainReport", "drain_shard"]
@@ -36,10 +38,12 @@ class DrainReport:
     """What one run did.
 
     `head_ms`: when the last chunk read had been buffered, Unix time in ms. `newer`: why it ended
-    before the shard was empty, if a newer release wrote what comes next.
+    before the shard was empty, if a newer release wrote what comes next. `reasons`: how many events
+    were refused for each.
     """
 
     outcome: Outcome = field(default_factory=Outcome)
+    reasons: Counter[str] = field(default_factory=Counter)
     batches: int = 0
     head_ms: int = 0
     newer: NewerChunkError | None = None
@@ -69,10 +73,11 @@ def drain_shard(drain: Drain, shard: Shard, slice_s: float) -> DrainReport:
 
 def _work_off(drain: Drain, shard: Shard, slice_s: float, report: DrainReport) -> None:
     for batch in _batches(drain, shard, monotonic() + slice_s):
-        outcome = _settle(drain, shard, batch)
-        if outcome is None:
+        settled = _settle(drain, shard, batch)
+        if settled is None:
             break
-        report.outcome.add(outcome)
+        report.outcome.add(settled.outcome)
+        report.reasons += settled.reasons
         report.batches += 1
         report.head_ms = batch.head[-1].position[0]
 
@@ -96,14 +101,14 @@ def _batches(drain: Drain, shard: Shard, ends_at: float) -> Iterator[PreparedBat
                 batch = prepare(drain, shard) if monotonic() < ends_at else None
 
 
-def _settle(drain: Drain, shard: Shard, batch: PreparedBatch) -> Outcome | None:
+def _settle(drain: Drain, shard: Shard, batch: PreparedBatch) -> Settlement | None:
     """Settle one batch and trim it; None if another drain has the shard."""
     try:
         with drain.transaction() as conn:
             if not conn.execute(statements.TRY_SHARD, {"shard": shard}).scalar_one():
                 drain.buffer.forget_attempts(shard)  # nothing was tried
                 return None
-            outcome = _write(conn, drain, shard, batch)
+            settlement = _write(conn, drain, shard, batch)
             drain.checkpoint("before_commit")
     except DATABASE_ERRORS as error:
         # An error that comes back ended no worker; and an event's fault does not come as far.
@@ -116,10 +121,10 @@ def _settle(drain: Drain, shard: Shard, batch: PreparedBatch) -> Outcome | None:
     drain.checkpoint("before_trim")
     drain.buffer.trim(shard, batch.head)
     drain.checkpoint("after_trim")
-    return outcome
+    return settlement
 
 
-def _write(conn: Connection, drain: Drain, shard: Shard, batch: PreparedBatch) -> Outcome:
+def _write(conn: Connection, drain: Drain, shard: Shard, batch: PreparedBatch) -> Settlement:
     if drain.cards.versions(conn, set(batch.versions)) != batch.versions:
         batch = prepare_again(drain, batch)
     cursor = read_cursor(conn, shard, batch.epoch)
@@ -135,9 +140,11 @@ def _write(conn: Connection, drain: Drain, shard: Shard, batch: PreparedBatch) -
     refused = settlement.post(list(batch.events.values()))
     settlement.skip(batch.repeated)
     settlement.refuse([*batch.refusals, *refused])
+    if settlement.outcome.unmetered or settlement.reasons:
+        tell_unpriced(conn, batch)
     _finish_batch(conn, settlement)
     advance(conn, cursor, batch.head)
-    return settlement.outcome
+    return settlement
 
 
 def _begin_batch(conn: Connection, shard: Shard, batch: PreparedBatch) -> None:

@@ -39,7 +39,7 @@ def maintain_partitions(
     old = [day for day in days if day < first_kept]
     for day in old:
         driver(conn).execute(f"DROP TABLE {PREFIX}{day:%Y%m%d}")
-    for statement in (statements.CLEAR_DEFAULT, statements.CLEAR_NOTES):
+    for statement in (statements.CLEAR_DEFAULT, statements.CLEAR_NOTES, statements.FORGET_TOLD):
         conn.execute(statement, {"first": first_kept})
     return PartitionReport(made, len(old))
 

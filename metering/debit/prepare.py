@@ -169,5 +169,5 @@ def _lines(events: Sequence[PricedEvent], batch_id: BatchId) -> list[str]:
     """Write events for COPY: their rows are ready; whose they are and what they cost is not."""
     return [
         f"{keyed[2]}\t{keyed[7]}\t{currency or _NULL}\t{mantissa}e-{scale}\t{batch_id}"
-        for keyed, _wallet, currency, mantissa, scale, _metered in events
+        for keyed, _wallet, currency, mantissa, scale, _gap in events
     ]

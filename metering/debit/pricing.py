@@ -11,6 +11,7 @@ from metering.errors import (
     RefusedEventError,
     UnknownCustomerError,
     UnpostableEventError,
+    UnpricedEventError,
 )
 from metering.ids import BusinessId, Currency, CustomerId, WalletId
 from metering.ledger.accounts import Payer
@@ -20,7 +21,8 @@ from metering.rate_card.card import RateCard
 class PricedEvent(NamedTuple):
     """An event that can be posted; `wallet_id` None: it is kept and costs nothing.
 
-    Its cost is `mantissa` times 10^-`scale` minor units.
+    Its cost is `mantissa` times 10^-`scale` minor units. `gap`: why it is not charged, or not for
+    all, though its business keeps it.
     """
 
     keyed: KeyedEvent
@@ -28,7 +30,7 @@ class PricedEvent(NamedTuple):
     currency: Currency | None
     mantissa: int
     scale: int
-    metered: bool
+    gap: UnpricedEventError | None
 
 
 def price_events(
@@ -61,13 +63,11 @@ def _price(
         raise UnknownCustomerError(f"no customer {keyed.customer_id!r}")
     _business, billing, wallets = payer
     charge = cards[business_id].charge(keyed[4], keyed[5], orjson.loads(keyed[6]), billing)
-    if charge is None:
-        return PricedEvent(keyed, None, None, 0, 0, metered=False)
-    currency, mantissa, scale = charge
+    currency, mantissa, scale, gap = charge
     if currency is None:
-        return PricedEvent(keyed, None, None, 0, 0, metered=True)
+        return PricedEvent(keyed, None, None, 0, 0, gap)
     wallet_id = wallets.get(currency)
     if wallet_id is None:
         raise NoWalletError(f"no {currency} wallet")
     # Made for every event: straight from a tuple is half the price of the generated constructor.
-    return tuple.__new__(PricedEvent, (keyed, wallet_id, currency, mantissa, scale, True))
+    return tuple.__new__(PricedEvent, (keyed, wallet_id, currency, mantissa, scale, gap))

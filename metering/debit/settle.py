@@ -6,7 +6,7 @@ at all, and its chunks are trimmed together. A fault of the server ends the tran
 refused for it, and none is looked for.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -33,6 +33,7 @@ from metering.ledger.entry import Posting
 from metering.ledger.post import post
 from metering.money import EXACT, ZERO
 from metering.rate_card.card import exact_cost
+from metering.text import storable
 
 
 @dataclass(slots=True)
@@ -67,6 +68,8 @@ class Settlement:
     # Lines for COPY, by event key: written ahead of the transaction.
     lines: Mapping[str, str]
     outcome: Outcome = field(default_factory=Outcome)
+    # Refused events by reason.
+    reasons: Counter[str] = field(default_factory=Counter)
 
     def post(self, events: Sequence[PricedEvent]) -> list[Refusal]:
         """Post what can be posted; return what the database refused or what conflicts."""
@@ -101,7 +104,7 @@ class Settlement:
             self.checkpoint("after_copy")
             post(self.conn, _postings(fresh, self.batch_id))
         self.outcome.posted += len(fresh)
-        self.outcome.unmetered += sum(not event.metered for event in fresh)
+        self.outcome.unmetered += sum(event[5] is not None for event in fresh)
         return conflicts
 
     def _claim(self, events: Sequence[PricedEvent]) -> tuple[list[PricedEvent], list[Refusal]]:
@@ -158,9 +161,9 @@ class Settlement:
         self.conn.execute(statements.REFUSE, values)
         for refusal in refusals:
             known = refusal.keyed.identity
-            self._count(
-                "duplicate" if known in waiting else "refused", refusal.keyed, refusal.events
-            )
+            is_new = known not in waiting
+            self._count("refused" if is_new else "duplicate", refusal.keyed, refusal.events)
+            self.reasons[refusal.error.reason] += refusal.events if is_new else 0
             waiting.add(known)
 
     def _uncharged(self, refusals: Sequence[Refusal]) -> Sequence[Refusal]:
@@ -178,7 +181,7 @@ def _postings(events: Sequence[PricedEvent], batch_id: BatchId) -> list[Posting]
     """One posting per wallet: its exact cost and how many events make it."""
     counts: dict[WalletId, int] = defaultdict(int)
     mantissas: dict[tuple[WalletId, int], int] = defaultdict(int)
-    for _keyed, wallet_id, _currency, mantissa, scale, _metered in events:
+    for _keyed, wallet_id, _currency, mantissa, scale, _gap in events:
         if wallet_id is not None:
             counts[wallet_id] += 1
             mantissas[wallet_id, scale] += mantissa
@@ -219,13 +222,13 @@ def _usage_of_businesses(
 
 def _refusal_columns(refusals: Sequence[Refusal], batch_id: BatchId) -> dict[str, list[object]]:
     return {
-        "business_ids": [_storable(r.keyed.business_id) for r in refusals],
+        "business_ids": [storable(r.keyed.business_id) for r in refusals],
         "event_keys": [r.keyed.key for r in refusals],
         "digests": [r.keyed.digest for r in refusals],
-        "event_ids": [_storable(r.keyed.event_id) for r in refusals],
-        "customer_ids": [_storable(r.keyed.customer_id) for r in refusals],
+        "event_ids": [storable(r.keyed.event_id) for r in refusals],
+        "customer_ids": [storable(r.keyed.customer_id) for r in refusals],
         "reasons": [r.error.reason for r in refusals],
-        "details": [_storable(r.error.message)[:1000] for r in refusals],
+        "details": [storable(r.error.message)[:1000] for r in refusals],
         "payloads": [_payload(r) for r in refusals],
         "batch_ids": [batch_id] * len(refusals),
     }
@@ -239,11 +242,6 @@ def _payload(refusal: Refusal) -> str:
         return orjson.dumps(tuple(refusal.keyed.event)).decode()
     except (MalformedChunkError, TypeError):
         return orjson.dumps({"line": refusal.keyed.line}).decode()
-
-
-def _storable(text: str) -> str:
-    """Postgres holds no NUL in a text; JSON does, escaped, so the payload keeps it."""
-    return text.replace("\0", "\N{SYMBOL FOR NULL}")
 
 
 def _plain_cause(error: BaseException) -> str:

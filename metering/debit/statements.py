@@ -229,6 +229,38 @@ MARK_REPLAYED: Final = text(
     " WHERE r.refusal_id = sent.refusal_id AND r.batch_id = sent.batch_id"
 )
 
+# --- usage that nothing prices -------------------------------------------------------------------
+
+_KINDS: Final = (
+    "unnest(CAST(:business_ids AS text[]), CAST(:reasons AS text[]),"
+    " CAST(:event_names AS text[]), CAST(:meter_ids AS text[]), CAST(:versions AS bigint[]))"
+    " AS n (business_id, reason, event_name, meter_id, version)"
+)
+# Kinds that were never told, or were told a day ago of another rate card. Without a lock: in
+# nearly every batch all are known.
+UNTOLD: Final = text(
+    f"SELECT n.business_id, n.reason, n.event_name, n.meter_id FROM {_KINDS}"
+    " LEFT JOIN unpriced_usage u USING (business_id, reason, event_name, meter_id)"
+    " WHERE u.told_at IS NULL"
+    " OR u.rate_card_version <> n.version AND u.told_at < now() - interval '1 day'"
+    " ORDER BY n.business_id, n.reason, n.event_name, n.meter_id LIMIT :page"
+)
+# Note that kinds are told now, unless another shard has just done so, or there are too many of the
+# business. In order, so that two shards never wait for each other in a circle.
+NOTE_TOLD: Final = text(
+    "INSERT INTO unpriced_usage AS u (business_id, reason, event_name, meter_id,"
+    " rate_card_version) SELECT n.business_id, n.reason, n.event_name, n.meter_id, n.version"
+    f" FROM {_KINDS} WHERE (SELECT count(*) FROM unpriced_usage k"
+    " WHERE k.business_id = n.business_id) < :kinds_max"
+    " ORDER BY n.business_id, n.reason, n.event_name, n.meter_id"
+    " ON CONFLICT (business_id, reason, event_name, meter_id) DO UPDATE SET"
+    " rate_card_version = excluded.rate_card_version, told_at = now()"
+    " WHERE u.told_at < now() - interval '1 day'"
+    " RETURNING business_id, reason, event_name, meter_id, told_at"
+)
+# Forget kinds that were told long ago: what goes on is told once more.
+FORGET_TOLD: Final = text("DELETE FROM unpriced_usage WHERE told_at < CAST(:first AS date)")
+
 # --- retention ----------------------------------------------------------------------------------
 
 # One maintenance run at a time.

@@ -30,7 +30,7 @@ END $$;
 RIGHTS: Final = {
     "alembic_version": "SELECT",
     "api_keys": "SELECT, UPDATE (last_used_at)",
-    "businesses": "SELECT, UPDATE (rate_card_version, reversal_policy)",
+    "businesses": "SELECT, UPDATE (rate_card_version, reversal_policy, on_unmetered)",
     "charges": "SELECT, INSERT, UPDATE",
     "checkouts": "SELECT, INSERT, UPDATE",
     "credit_lots": "SELECT, INSERT, UPDATE",
@@ -53,6 +53,7 @@ RIGHTS: Final = {
     "purchases": "SELECT, INSERT, UPDATE",
     "refused_events": "SELECT, UPDATE (replayed_at)",
     "top_up_rules": "SELECT, INSERT, UPDATE, DELETE",
+    "unpriced_usage": "SELECT",
     # A batch is of all businesses; its number and time say nothing of anybody.
     "usage_batches": "SELECT (batch_id, created_at)",
     # The key of an event is a hash that names no tenant.

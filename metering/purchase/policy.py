@@ -1,4 +1,4 @@
-"""What a business has decided: what becomes of credit that is called back and was spent already."""
+"""What a business has decided: on credit that is called back, on usage that nothing prices."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from metering.errors import NotFoundError
 from metering.ids import BusinessId
 from metering.purchase import statements
+from metering.rate_card.card import OnUnmetered
 
 # `debt`: the balance goes below zero. `stop_at_zero`: the shortfall is told, and nobody owes it.
 ReversalPolicy = Literal["debt", "stop_at_zero"]
@@ -22,6 +23,7 @@ class Business:
     business_id: BusinessId
     name: str
     reversal_policy: ReversalPolicy
+    on_unmetered: OnUnmetered
     created_at: datetime
 
 
@@ -31,6 +33,7 @@ class BusinessChange(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     reversal_policy: ReversalPolicy | None = None
+    on_unmetered: OnUnmetered | None = None
 
 
 def get_business(conn: Connection, business_id: BusinessId) -> Business:
@@ -47,13 +50,17 @@ def get_business(conn: Connection, business_id: BusinessId) -> Business:
 
 
 def change_business(conn: Connection, business_id: BusinessId, change: BusinessChange) -> Business:
-    """Change what a business has decided, for what is called back from now on; return it.
+    """Change what a business has decided, for what comes from now on; return it.
 
     Raises:
         NotFoundError: there is no such business.
 
     """
-    if change.reversal_policy is not None:
-        values = {"business_id": business_id, "policy": change.reversal_policy}
-        conn.execute(statements.SET_REVERSAL_POLICY, values)
+    policies = (
+        (statements.SET_REVERSAL_POLICY, change.reversal_policy),
+        (statements.SET_ON_UNMETERED, change.on_unmetered),
+    )
+    for statement, policy in policies:
+        if policy is not None:
+            conn.execute(statement, {"business_id": business_id, "policy": policy})
     return get_business(conn, business_id)

@@ -4,18 +4,22 @@ Compiled once per change and called once per event, so it holds plain tuples and
 in force are found by comparing the fixed-width text of times, which needs no parsing.
 
 Which currency an event is charged in: the customer's billing currency, if it has one; else the
-first configured one in which all priced meters of the event have a price.
+first configured one in which all priced meters of the event have a price at its time.
+
+Nothing is free by an omission: an event that no meter measures, or that adds to a meter without a
+price at its time, is refused, unless the business has chosen to keep it. A price of 0 is a price.
+A meter without any price beside one that has some only measures.
 """
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from metering.buffer.chunk import Metadata
 from metering.clock import to_wire
-from metering.errors import BadQuantityError, NoPriceError
+from metering.errors import BadQuantityError, NoPriceError, UnmeteredError, UnpricedEventError
 from metering.ids import Currency, MeterId
 from metering.money import EXACT, QUANTITY_MAX_INT, ZERO, quantity_of, quantity_problem
 from metering.rate_card.catalogue import Meter, Price
@@ -28,11 +32,13 @@ class Charge(NamedTuple):
     """The exact cost of an event: `mantissa` times 10^-`scale` minor units; None: no charge.
 
     Integers, because they are added and multiplied once per event, ten times as fast as decimals.
+    `gap`: why it is not charged, or not for all; the business has chosen to keep it nevertheless.
     """
 
     currency: Currency | None
     mantissa: int
     scale: int
+    gap: UnpricedEventError | None = None
 
     @property
     def cost(self) -> Decimal:
@@ -40,7 +46,7 @@ class Charge(NamedTuple):
         return exact_cost(self.mantissa, self.scale)
 
 
-FREE: Final = Charge(None, 0, 0)
+OnUnmetered = Literal["refuse", "keep_free"]
 
 
 def exact_cost(mantissa: int, scale: int) -> Decimal:
@@ -55,12 +61,12 @@ class Timeline:
     starts: tuple[str, ...]
     unit_prices: tuple[Decimal, ...]
 
-    def at(self, event_at: str) -> Decimal:
-        """Return the unit price in force: zero before the first, because nothing was asked then."""
+    def at(self, event_at: str) -> Decimal | None:
+        """Return the unit price in force; None before the first."""
         if event_at >= self.starts[-1]:  # the newest: almost always
             return self.unit_prices[-1]
         index = bisect_right(self.starts, event_at)
-        return self.unit_prices[index - 1] if index else ZERO
+        return self.unit_prices[index - 1] if index else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +98,6 @@ class CompiledMeter:
         return self.summed is None or self.summed in metadata
 
 
-Lines = tuple[tuple[CompiledMeter, Timeline], ...]
-
-
 class PlainLine(NamedTuple):
     """What one meter adds to an event: its summed property, times a price of the common scale."""
 
@@ -121,9 +124,14 @@ class RateCard:
     """The meters and prices of one business at one version."""
 
     def __init__(
-        self, meters: Iterable[Meter], prices: Iterable[Price], currencies: Sequence[Currency]
+        self,
+        meters: Iterable[Meter],
+        prices: Iterable[Price],
+        currencies: Sequence[Currency],
+        on_unmetered: OnUnmetered = "refuse",
     ) -> None:
         self._currencies = tuple(currencies)
+        self._keeps_free = on_unmetered == "keep_free"
         self._by_event_name = _compile(meters, prices)
         # Event names whose meters have no filters and share a currency: most traffic, and what
         # they cost is the same few lines for every event.
@@ -136,13 +144,15 @@ class RateCard:
 
     def charge(
         self, name: str, event_at: str, metadata: Metadata, billing: Currency | None
-    ) -> Charge | None:
-        """Return what an event costs; None if no meter measures it.
+    ) -> Charge:
+        """Return what an event costs.
 
         Raises:
             BadQuantityError: a property that a meter sums is not a quantity, or none of them is
                 there.
-            NoPriceError: its meters have prices, but not in a currency that applies.
+            UnmeteredError: no meter measures it, and the business refuses such events.
+            NoPriceError: a meter that it adds to has no price at its time, and the business
+                refuses such events; or its meters have no price in a currency that applies.
 
         """
         currency = billing or self._currencies[0]
@@ -157,36 +167,91 @@ class RateCard:
             else:
                 if mantissa or plain.is_added_to_by(metadata):
                     # Made for every event: a tuple costs half of what the constructor does.
-                    return tuple.__new__(Charge, (currency, mantissa, plain.scale))
+                    return tuple.__new__(Charge, (currency, mantissa, plain.scale, None))
         return self._charge_measured(name, event_at, metadata, billing)
 
     def _charge_measured(
         self, name: str, event_at: str, metadata: Metadata, billing: Currency | None
-    ) -> Charge | None:
+    ) -> Charge:
         measured = [
             meter
             for meter in self._by_event_name.get(name, ())
             if meter.matches is None or meter.matches(metadata)
         ]
-        if not measured:
-            return None
-        _check_added_to(measured, metadata)
         priced = [meter for meter in measured if meter.prices]
-        if not priced:
-            return _measured_only(measured, metadata)
-        currency = self._currency(priced, billing)
-        lines = tuple((meter, meter.prices[currency]) for meter in priced)
-        return _as_charge(currency, _cost(lines, event_at, metadata))
+        if priced:
+            currency = self._currencies_of(priced, billing)[0]
+            cost, unpriced = _cost(priced, currency, event_at, metadata)
+            if cost and unpriced is None:
+                return _as_charge(currency, cost)
+        return self._charge_odd(_Measured(name, event_at, metadata, measured, priced), billing)
 
-    def _currency(self, priced: list[CompiledMeter], billing: Currency | None) -> Currency:
-        """Return the currency in which all priced meters of an event have a price."""
+    def _charge_odd(self, event: "_Measured", billing: Currency | None) -> Charge:
+        """Charge what costs nothing at first sight: an omission, or a price or quantity of 0."""
+        if not event.meters:
+            known = event.name in self._by_event_name
+            return self._gap(UnmeteredError(_unmetered(event.name, is_known=known)))
+        event.check_added_to()
+        if not event.adds_to_a_priced_meter():
+            unpriced = next(m.meter_id for m in event.meters if m.is_added_to_by(event.metadata))
+            return self._gap(NoPriceError(f"the meter {unpriced} has no price", unpriced))
+        currencies = self._currencies_of(event.priced, billing)
+        costs = [(c, *_cost(event.priced, c, event.event_at, event.metadata)) for c in currencies]
+        for currency, cost, lacking in costs:
+            if lacking is None:
+                return _as_charge(currency, cost)
+        currency, cost, lacking = costs[0]
+        at_fault = lacking.meter_id if lacking else None
+        reason = f"the meter {at_fault} has no {currency} price at {event.event_at}"
+        return self._gap(NoPriceError(reason, at_fault), _as_charge(currency, cost))
+
+    def _gap(self, error: UnpricedEventError, kept: Charge | None = None) -> Charge:
+        """Keep an event that is not charged as it should be, if that is wanted; else refuse it."""
+        if not self._keeps_free:
+            raise error
+        if kept is None or not kept.mantissa:
+            return Charge(None, 0, 0, error)
+        return kept._replace(gap=error)
+
+    def _currencies_of(
+        self, priced: Sequence[CompiledMeter], billing: Currency | None
+    ) -> Sequence[Currency]:
+        """Return the currencies that apply and in which all priced meters have a price."""
         candidates = self._currencies if billing is None else (billing,)
-        for currency in candidates:
-            if all(currency in meter.prices for meter in priced):
-                return currency
+        found = [code for code in candidates if all(code in meter.prices for meter in priced)]
+        if found:
+            return found
         if billing is not None:
-            raise NoPriceError(f"a meter of this event has no price in {billing}")
+            without = next(meter.meter_id for meter in priced if billing not in meter.prices)
+            raise NoPriceError(f"the meter {without} has no price in {billing}", without)
         raise NoPriceError("the meters of this event have no currency in common")
+
+
+class _Measured(NamedTuple):
+    """An event, the meters that measure it, and those of them that have prices."""
+
+    name: str
+    event_at: str
+    metadata: Metadata
+    meters: Sequence[CompiledMeter]
+    priced: Sequence[CompiledMeter]
+
+    def check_added_to(self) -> None:
+        """Refuse an event that says nothing of what its meters sum: a misspelt property, mostly."""
+        if not any(meter.is_added_to_by(self.metadata) for meter in self.meters):
+            wanted = ", ".join(sorted({repr(meter.summed) for meter in self.meters}))
+            raise BadQuantityError(f"it has none of the properties that its meters sum: {wanted}")
+        for meter in self.meters:
+            meter.quantity(self.metadata)
+
+    def adds_to_a_priced_meter(self) -> bool:
+        return any(meter.is_added_to_by(self.metadata) for meter in self.priced)
+
+
+def _unmetered(name: str, *, is_known: bool) -> str:
+    if is_known:
+        return f"no meter of {name!r} has a filter that the event matches"
+    return f"no meter measures {name!r}"
 
 
 def _plain(meters: Sequence[CompiledMeter], currency: Currency) -> Plain | None:
@@ -211,25 +276,18 @@ def _as_charge(currency: Currency, cost: Decimal) -> Charge:
     return Charge(currency, int(EXACT.scaleb(cost, scale)), scale)
 
 
-def _cost(lines: Lines, event_at: str, metadata: Metadata) -> Decimal:
-    cost = ZERO
-    for meter, prices in lines:
-        cost = EXACT.add(cost, EXACT.multiply(meter.quantity(metadata), prices.at(event_at)))
-    return cost
-
-
-def _check_added_to(measured: Sequence[CompiledMeter], metadata: Metadata) -> None:
-    """Refuse an event that says nothing of what its meters sum: most likely a misspelt property."""
-    if not any(meter.is_added_to_by(metadata) for meter in measured):
-        wanted = ", ".join(sorted({repr(meter.summed) for meter in measured}))
-        raise BadQuantityError(f"it has none of the properties that its meters sum: {wanted}")
-
-
-def _measured_only(measured: list[CompiledMeter], metadata: Metadata) -> Charge:
-    """Meters without any price: usage is kept, checked, and costs nothing."""
-    for meter in measured:
-        meter.quantity(metadata)
-    return FREE
+def _cost(
+    meters: Sequence[CompiledMeter], currency: Currency, event_at: str, metadata: Metadata
+) -> tuple[Decimal, CompiledMeter | None]:
+    """Return what an event costs, and a meter that it adds to without a price at its time."""
+    cost, unpriced = ZERO, None
+    for meter in meters:
+        quantity, price = meter.quantity(metadata), meter.prices[currency].at(event_at)
+        if price is not None:
+            cost = EXACT.add(cost, EXACT.multiply(quantity, price))
+        elif quantity:
+            unpriced = meter
+    return cost, unpriced
 
 
 def _compile(

@@ -36,7 +36,10 @@ class RateCards:
         if known is not None and known[0] == version:
             return known[1]
         card = RateCard(
-            list_meters(conn, business_id), list_prices(conn, business_id), self._currencies
+            list_meters(conn, business_id),
+            list_prices(conn, business_id),
+            self._currencies,
+            conn.execute(statements.ON_UNMETERED, {"business_id": business_id}).scalar_one(),
         )
         self._cards[business_id] = (version, card)
         return card

@@ -1,7 +1,7 @@
 """Making and reading meters and prices."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -26,6 +26,9 @@ Name = Annotated[
     str,
     StringConstraints(strict=True, max_length=255, pattern=FILLED),
 ]
+
+# From when on a price is in force that always was: no event is older.
+BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)
 
 _PRICE_TEXT: Final = rf"^[0-9]{{1,{PRICE_INTEGER_DIGITS_MAX}}}(\.[0-9]{{1,{PRICE_DECIMALS_MAX}}})?$"
 # Every unit price with so many decimals is a whole number of these.
@@ -82,7 +85,11 @@ class NewMeter(BaseModel):
 
 
 class NewPrice(BaseModel):
-    """A price in minor units per `units`, from a moment on (default: now)."""
+    """A price in minor units per `units`, from a moment on.
+
+    Default: the first price of a meter in a currency is in force from the beginning, so that usage
+    from before it is charged; a later one from now on.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -90,7 +97,7 @@ class NewPrice(BaseModel):
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
     price_per_unit: Annotated[str, StringConstraints(strict=True, pattern=_PRICE_TEXT)]
     units: Annotated[int, Field(strict=True, ge=1, le=UNITS_MAX)] = 1
-    effective_from: Moment | None = None
+    effective_from: Moment | Literal["beginning", "now"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +119,7 @@ class Meter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """A price as stored."""
+    """A price as stored; `effective_from` may be `BEGINNING`."""
 
     price_id: PriceId
     business_id: BusinessId
@@ -173,13 +180,24 @@ def create_price(
             "currency": new.currency,
             "price_per_unit": Decimal(new.price_per_unit),
             "units": new.units,
-            "effective_from": new.effective_from,
+            **_start(new),
         },
     ).one_or_none()
     if row is None:
         raise InvalidInputError(FieldProblem("effective_from", "there is a price from then on"))
     conn.execute(statements.TOUCH, {"business_id": business_id})
     return Price(**row._mapping)  # noqa: SLF001
+
+
+def _start(new: NewPrice) -> dict[str, object]:
+    """Return the parameters that say when a price begins."""
+    start = new.effective_from
+    given = BEGINNING if start == "beginning" else start
+    return {
+        "effective_from": given if isinstance(given, datetime) else None,
+        "is_now": start == "now",
+        "beginning": BEGINNING,
+    }
 
 
 def _check_exact(new: NewPrice) -> None:

@@ -35,10 +35,13 @@ SET_ARCHIVED: Final = text(
     "UPDATE meters SET archived_at = CASE WHEN :archived THEN now() END, updated_at = now()"
     " WHERE business_id = :business_id AND meter_id = :meter_id"
 )
-# A price. It says nothing about what was charged before it was known.
+# A price; without a time, the first of the meter in its currency begins with all time. It says
+# nothing about what was charged before it was known.
 INSERT_PRICE: Final = text(
     f"INSERT INTO prices ({_PRICE}) VALUES (:price_id, :business_id, :meter_id, :currency,"
-    " :price_per_unit, :units, coalesce(:effective_from, now()))"
+    " :price_per_unit, :units, coalesce(CAST(:effective_from AS timestamptz), CASE WHEN :is_now"
+    " OR EXISTS (SELECT FROM prices WHERE meter_id = :meter_id AND currency = :currency)"
+    " THEN now() ELSE CAST(:beginning AS timestamptz) END))"
     " ON CONFLICT (meter_id, currency, effective_from) DO NOTHING"
     f" RETURNING {_PRICE}"
 )
@@ -63,6 +66,8 @@ TOUCH: Final = text(
 VERSIONS: Final = text(
     "SELECT business_id, rate_card_version FROM businesses WHERE business_id = ANY(:business_ids)"
 )
+# What a business does with usage that nothing prices.
+ON_UNMETERED: Final = text("SELECT on_unmetered FROM businesses WHERE business_id = :business_id")
 # Which properties which meters sum, for the edge.
 SUMMED_PROPERTIES: Final = text(
     "SELECT business_id, event_name, array_agg(DISTINCT aggregation_key ORDER BY aggregation_key)"

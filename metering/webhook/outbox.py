@@ -28,6 +28,7 @@ WebhookType = Literal[
     "purchase.succeeded",
     "purchase.reversed",
     "topup.failed",
+    "usage.unpriced",
     "webhook.test",
 ]
 
@@ -42,6 +43,7 @@ PAYLOAD_TYPES: Final[dict[WebhookType, str]] = {
     "purchase.succeeded": "Purchase",
     "purchase.reversed": "Purchase",
     "topup.failed": "TopUp",
+    "usage.unpriced": "UnpricedUsage",
     "webhook.test": "Test",
 }
 

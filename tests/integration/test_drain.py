@@ -206,15 +206,6 @@ def test_a_repetition_of_a_charged_event_that_could_no_longer_be_charged_is_a_du
     assert (outcome.duplicate, outcome.refused) == (1, 0)
 
 
-def test_an_event_without_a_meter_is_kept_at_no_cost_and_counted(shop: Shop) -> None:
-    shop.send(event(shop.customers[0], name="something.else"))
-
-    outcome = shop.drain()
-
-    assert (outcome.posted, outcome.unmetered) == (1, 1)
-    assert shop.rows("SELECT currency, cost_minor FROM usage_events") == [(None, Decimal(0))]
-
-
 def test_an_event_is_priced_as_of_its_timestamp(shop: Shop) -> None:
     meter = shop.meter("tokens", {"USD": "1"})
     change = datetime(2026, 6, 1, tzinfo=UTC)
@@ -406,6 +397,7 @@ def test_a_database_error_that_passes_leaves_the_head_where_it_was(shop: Shop) -
 
 def test_texts_with_backslashes_and_escapes_are_kept_as_they_were(shop: Shop) -> None:
     odd = {"path": "C:\\new\\table", "quote": '"', "tab": "a\tb", "line": "a\nb", "N": "\\N"}
+    shop.meter(None)
     shop.send(event(shop.customers[0], odd, event_id="back\\slash"))
 
     shop.drain()

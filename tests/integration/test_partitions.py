@@ -47,6 +47,7 @@ def kept_in(shop: Shop) -> list[str]:
 
 
 def post_event(shop: Shop) -> None:
+    shop.keep_free()
     shop.send(event(shop.customers[0], {"tokens": 5}, event_id="evt"))
     shop.drain()
 

@@ -71,6 +71,7 @@ def test_a_posted_event_has_its_exact_cost_and_the_entry_that_it_is_part_of(
 def test_an_event_that_no_meter_counts_is_posted_without_an_entry(
     client: httpx.Client, shop: Shop
 ) -> None:
+    shop.keep_free()
     shop.send(of(shop, "e-1"))
     shop.drain()
 
@@ -203,6 +204,7 @@ def many(shop: Shop) -> list[str]:
     """Events of two customers, two currencies, some unmetered, some refused; newest first."""
     with shop.sessions.transaction() as conn:
         shop.add_customer(conn, "INR")
+    shop.keep_free()
     shop.meter("tokens", {"USD": "1", "INR": "70"})
     for batch in range(8):
         numbers = range(5 * batch, 5 * batch + 5)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_UP, Context, Decimal, localcontext
 from itertools import count
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,9 +15,14 @@ from metering.accept.check import check_events
 from metering.accept.event import AcceptLimits
 from metering.buffer.chunk import Metadata, MetadataValue
 from metering.clock import to_wire
-from metering.errors import BadQuantityError, InvalidInputError, NoPriceError
+from metering.errors import (
+    BadQuantityError,
+    InvalidInputError,
+    NoPriceError,
+    UnpricedEventError,
+)
 from metering.ids import BusinessId, Currency, MeterId, PriceId
-from metering.rate_card.card import RateCard
+from metering.rate_card.card import Charge, OnUnmetered, RateCard
 from metering.rate_card.catalogue import Aggregation, Meter, NewPrice, Price, _check_exact
 from metering.rate_card.filter import Filter
 
@@ -80,10 +86,35 @@ def charge(
     name: str = "call",
     at: datetime = CHANGE,
     billing: Currency | None = None,
-) -> tuple[Currency | None, Decimal] | None:
+) -> tuple[Currency | None, Decimal]:
+    found = charged(meters, prices, metadata, name=name, at=at, billing=billing)
+    assert found.gap is None
+    return found.currency, found.cost
+
+
+def charged(
+    meters: Sequence[Meter],
+    prices: Sequence[Price],
+    metadata: Metadata | None = None,
+    *,
+    name: str = "call",
+    at: datetime = CHANGE,
+    billing: Currency | None = None,
+    on_unmetered: OnUnmetered = "refuse",
+) -> Charge:
     given_metadata: Metadata = {"tokens": 10} if metadata is None else metadata
-    found = RateCard(meters, prices, (USD, INR)).charge(name, to_wire(at), given_metadata, billing)
-    return None if found is None else (found.currency, found.cost)
+    card = RateCard(meters, prices, (USD, INR), on_unmetered)
+    return card.charge(name, to_wire(at), given_metadata, billing)
+
+
+def gap(*args: Any, **options: Any) -> tuple[str, str | None, Currency | None, Decimal]:
+    """Why an event is refused, and at which meter; then what is charged where it is kept."""
+    with pytest.raises(UnpricedEventError) as refused:
+        charged(*args, **options)
+    kept = charged(*args, **options, on_unmetered="keep_free")
+    assert kept.gap is not None
+    assert (kept.gap.reason, kept.gap.message) == (refused.value.reason, refused.value.message)
+    return refused.value.reason, refused.value.meter_id, kept.currency, kept.cost
 
 
 def test_a_sum_costs_its_property_times_the_price_of_a_unit() -> None:
@@ -109,7 +140,6 @@ def test_a_price_per_many_units_is_the_exact_part_of_it() -> None:
 @pytest.mark.parametrize(
     ("at", "cost"),
     [
-        (LONG_AGO - MICROSECOND, "0"),
         (LONG_AGO, "10"),
         (LONG_AGO + MICROSECOND, "10"),
         (CHANGE - MICROSECOND, "10"),
@@ -138,10 +168,13 @@ def test_the_price_in_force_is_the_last_that_began(starts: list[int], at: int) -
         price(tokens, str(start + 1), since=LONG_AGO + start * MICROSECOND) for start in starts
     ]
 
-    found = charge([tokens], prices, {"tokens": 1}, at=LONG_AGO + at * MICROSECOND)
-
     begun = [start + 1 for start in starts if start <= at]
-    assert found == (USD, max(begun, default=0))
+    if begun:
+        found = charge([tokens], prices, {"tokens": 1}, at=LONG_AGO + at * MICROSECOND)
+        assert found == (USD, max(begun))
+    else:
+        found = gap([tokens], prices, {"tokens": 1}, at=LONG_AGO + at * MICROSECOND)
+        assert found == ("no_price", tokens.meter_id, None, 0)
 
 
 def test_a_moment_is_compared_in_utc_wherever_the_price_was_written() -> None:
@@ -170,20 +203,72 @@ def test_a_meter_whose_filter_does_not_match_adds_nothing() -> None:
 
 
 @pytest.mark.parametrize("filtered", [False, True], ids=["plain", "filtered"])
-def test_an_event_that_no_meter_measures_is_no_charge(*, filtered: bool) -> None:
+def test_an_event_that_no_meter_measures_is_not_free_by_omission(*, filtered: bool) -> None:
     calls = meter(None, wanted="premium" if filtered else None)
 
-    assert charge([calls], [price(calls, "1")], {}, name="call" if filtered else "other") is None
+    found = gap([calls], [price(calls, "1")], {}, name="call" if filtered else "other")
+
+    assert found == ("unmetered", None, None, 0)
 
 
 def test_an_archived_meter_measures_nothing() -> None:
     calls = meter(None, archived=True)
 
-    assert charge([calls], [price(calls, "1")], {}) is None
+    assert gap([calls], [price(calls, "1")], {}) == ("unmetered", None, None, 0)
 
 
-def test_meters_without_any_price_cost_nothing() -> None:
-    assert charge([meter()], []) == (None, 0)
+def test_meters_without_any_price_are_not_free_by_omission() -> None:
+    tokens = meter()
+
+    assert gap([tokens], []) == ("no_price", tokens.meter_id, None, 0)
+
+
+@pytest.mark.parametrize("wanted", [None, "a"], ids=["plain", "filtered"])
+def test_an_event_from_before_its_meter_s_first_price_is_not_free_by_omission(
+    wanted: str | None,
+) -> None:
+    tokens = meter(wanted=wanted)
+    event: Metadata = {"tokens": 10, "tier": "a"}
+
+    found = gap([tokens], [price(tokens, "1")], event, at=LONG_AGO - MICROSECOND)
+
+    assert found == ("no_price", tokens.meter_id, None, 0)
+
+
+def test_a_part_of_an_event_is_not_free_by_omission() -> None:
+    tokens, images = meter(), meter("images")
+    prices = [price(tokens, "1"), price(images, "5", since=CHANGE)]
+    before = {"at": CHANGE - MICROSECOND}
+
+    found = gap([tokens, images], prices, {"tokens": 10, "images": 1}, **before)
+
+    assert found == ("no_price", images.meter_id, USD, 10)
+    assert charge([tokens, images], prices, {"tokens": 10}, **before) == (USD, 10)
+    assert charge([tokens, images], prices, {"tokens": 10, "images": 0}, **before) == (USD, 10)
+
+
+def test_an_event_that_adds_only_to_a_meter_without_a_price_is_not_free_by_omission() -> None:
+    tokens, images = meter(), meter("images")
+
+    found = gap([tokens, images], [price(tokens, "1")], {"images": 1})
+
+    assert found == ("no_price", images.meter_id, None, 0)
+
+
+@pytest.mark.parametrize("wanted", [None, "a"], ids=["plain", "filtered"])
+def test_a_price_of_zero_is_free_on_purpose(wanted: str | None) -> None:
+    tokens = meter(wanted=wanted)
+
+    assert charge([tokens], [price(tokens, "0")], {"tokens": 10, "tier": "a"}) == (USD, 0)
+
+
+def test_the_currency_is_one_in_which_the_event_is_priced_at_its_time() -> None:
+    tokens = meter()
+    prices = [price(tokens, "80", INR), price(tokens, "1", USD, since=CHANGE)]
+
+    found = [charge([tokens], prices, at=at) for at in (CHANGE - MICROSECOND, CHANGE)]
+
+    assert found == [(INR, 800), (USD, 10)]
 
 
 def test_a_meter_without_a_price_adds_nothing_to_one_that_has() -> None:
@@ -315,7 +400,6 @@ def test_the_edge_takes_a_summed_property_just_when_it_can_be_priced(
 
     found = charge([tokens], [price(tokens, "1")], taken.metadata)
 
-    assert found is not None
     assert abs(found[1] - Decimal(str(value))) <= Decimal("5e-13")
 
 

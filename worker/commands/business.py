@@ -7,6 +7,7 @@ import typer
 from metering.ledger import statements
 from metering.ledger.accounts import create_business
 from metering.purchase.policy import BusinessChange, ReversalPolicy, change_business
+from metering.rate_card.card import OnUnmetered
 from worker.commands.options import AsJson, Business
 from worker.commands.show import print_json, print_table
 from worker.commands.target import DataDir, business_of, open_target
@@ -52,15 +53,23 @@ def policy(
             " stop_at_zero: the shortfall is told, and nobody owes it. Default: show it.",
         ),
     ] = None,
+    on_unmetered: Annotated[
+        OnUnmetered | None,
+        typer.Option(
+            help="What becomes of usage that no meter or price covers. refuse: it waits as refused"
+            " events; keep_free: it is kept, and charged to nobody."
+        ),
+    ] = None,
     business: Business = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
-    """Show, or set, what becomes of credit that a refund or dispute calls back."""
+    """Show, or set, what the business has decided."""
     with open_target(data_dir) as target, target.transaction() as conn:
-        change = BusinessChange(reversal_policy=reversal)
+        change = BusinessChange(reversal_policy=reversal, on_unmetered=on_unmetered)
         found = change_business(conn, business_of(conn, business), change)
     if as_json:
         print_json(found)
     else:
         typer.echo(f"reversal policy: {found.reversal_policy}")
+        typer.echo(f"usage that nothing prices: {found.on_unmetered}")

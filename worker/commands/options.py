@@ -59,6 +59,11 @@ def moment(option: str, about: str) -> Any:  # what typer.Option returns
     return _option(option, f"{about} Such as 2026-01-31T09:30:00Z.", "TIME", _read_moment)
 
 
+def start(option: str, about: str) -> Any:  # what typer.Option returns
+    """Return an option that takes a time, or the word `beginning` or `now`."""
+    return _option(option, f"{about} Such as 2026-01-31T09:30:00Z.", "TIME", _read_start)
+
+
 def _option(option: str, about: str, metavar: str, read: Callable[[str], Read]) -> Any:
     field = option.lstrip("-").replace("-", "_")
 
@@ -97,6 +102,12 @@ def _read_price(text: str) -> str:
             "is not a price in minor units (cents, paise) with a decimal point, such as 0.03:"
             f" up to {PRICE_INTEGER_DIGITS_MAX} digits before it, {PRICE_DECIMALS_MAX} after it"
         )
+    return text
+
+
+def _read_start(text: str) -> str:
+    if text not in {"beginning", "now"}:
+        _read_moment(text)
     return text
 
 

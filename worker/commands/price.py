@@ -1,12 +1,17 @@
 """`gullak price`: what a unit costs, since when."""
 
-from datetime import datetime
 from typing import Annotated
 
 import typer
 
-from metering.rate_card.catalogue import NewPrice, create_price, list_prices
-from worker.commands.options import AsJson, Business, CurrencyCode, moment, price
+from metering.rate_card.catalogue import (
+    BEGINNING,
+    NewPrice,
+    Price,
+    create_price,
+    list_prices,
+)
+from worker.commands.options import AsJson, Business, CurrencyCode, price, start
 from worker.commands.show import print_json, print_table
 from worker.commands.target import DataDir, business_of, open_target
 
@@ -21,8 +26,12 @@ def create(
     per_unit: Annotated[str, price("--per-unit", "The price of --units, a decimal: 0.00025.")],
     units: Annotated[int, typer.Option(help="The price is for so many units.")] = 1,
     since: Annotated[
-        datetime | None,
-        moment("--from", "From when it is in force. Default: now."),
+        str | None,
+        start(
+            "--from",
+            "From when it is in force, or: beginning, now. Default: beginning for the first price"
+            " of a meter in a currency, now for a later one.",
+        ),
     ] = None,
     business: Business = None,
     as_json: AsJson = False,
@@ -59,7 +68,11 @@ def list_all(
     print_table(
         columns,
         [
-            (p.price_id, p.meter_id, p.currency, p.price_per_unit, p.units, p.effective_from)
+            (p.price_id, p.meter_id, p.currency, p.price_per_unit, p.units, _since(p))
             for p in prices
         ],
     )
+
+
+def _since(price: Price) -> object:
+    return "the beginning" if price.effective_from == BEGINNING else price.effective_from

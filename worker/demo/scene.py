@@ -16,6 +16,7 @@ from metering.ledger.accounts import NewCustomer, create_business, create_custom
 from metering.ledger.manual import ManualEntry, enter
 from metering.low_credit.rules import set_rule
 from metering.purchase.orders import PaidOrder, record_paid_order
+from metering.purchase.policy import BusinessChange, change_business
 from metering.purchase.provider.account import NewAccount, connect_account
 from metering.rate_card.catalogue import (
     Aggregation,
@@ -102,6 +103,7 @@ def make_scene(
     """
     with transaction() as conn:
         business_id = create_business(conn, "Gullak demo")
+        change_business(conn, business_id, BusinessChange(on_unmetered="keep_free"))
         scene = Scene(business_id, connect_account(conn, business_id, gateway).account_id)
         for item in PRICE_LIST:
             _price(conn, scene.business_id, item)
