@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
+from api.reasons import reason_of
 from metering.accept.event import shown
 from metering.db import (
     DATABASE_ERRORS,
@@ -169,14 +170,9 @@ def _of_validation(error: RequestValidationError | ValidationError, request_id: 
         place, *path = detail["loc"] or ("body",)
         code = _OF_PLACE.get(str(place), code)
         field = ".".join(shown(str(part)) for part in path) or str(place)
-        problems.append(FieldProblem(field, shown_reason(detail["msg"])))
+        problems.append(FieldProblem(field, reason_of(detail)))
     message = "; ".join(f"{p.field}: {p.reason}" for p in problems[:3])
     return error_response(request_id, code, message, problems=problems)
-
-
-def shown_reason(message: str) -> str:
-    """Return pydantic's reason without characters that an answer cannot carry."""
-    return message.encode(errors="backslashreplace").decode()
 
 
 def _of_http(error: HTTPException, request_id: str) -> Response:

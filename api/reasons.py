@@ -1,0 +1,54 @@
+"""Why a field is refused, in words that help where those of pydantic say too little.
+
+An amount is an integer of minor units, and a price is a text: both are what people get wrong first.
+"""
+
+import re
+from typing import Final
+
+from pydantic_core import ErrorDetails
+
+from metering.money import PRICE_DECIMALS_MAX, PRICE_INTEGER_DIGITS_MAX
+
+# The fields of requests that hold money, by their names.
+AMOUNTS: Final = frozenset(
+    {
+        "amount",
+        "cost_basis",
+        "credit",
+        "day_cap",
+        "month_cap",
+        "price",
+        "recover_at",
+        "threshold",
+    }
+)
+PRICES: Final = frozenset({"price_per_unit"})
+_NO_INTEGER: Final = frozenset({"int_type", "int_from_float", "int_parsing", "int_parsing_size"})
+_NO_PRICE: Final = frozenset({"string_type", "string_pattern_mismatch"})
+_MAJOR: Final = re.compile(r"([0-9]{1,15})[.,]([0-9]{1,2})")
+
+
+def reason_of(detail: ErrorDetails) -> str:
+    """Return why a field is refused, without characters that an answer cannot carry."""
+    field = str(detail["loc"][-1]) if detail["loc"] else ""
+    if field in AMOUNTS and detail["type"] in _NO_INTEGER:
+        return _not_minor(detail["input"])
+    if field in PRICES and detail["type"] in _NO_PRICE:
+        return (
+            "is a price in minor units (cents, paise), as text with a decimal point, such as"
+            f' "0.03": up to {PRICE_INTEGER_DIGITS_MAX} digits before the point,'
+            f" {PRICE_DECIMALS_MAX} after it"
+        )
+    return detail["msg"].encode(errors="backslashreplace").decode()
+
+
+def _not_minor(given: object) -> str:
+    """Say what an amount is, by the very one that was given if it can be read as one."""
+    found = _MAJOR.fullmatch(str(given))
+    major, cents = found.groups() if found else ("5", "50")
+    cents = cents.ljust(2, "0")
+    return (
+        "is in minor units (cents, paise): an integer, and no text;"
+        f" {major}.{cents} USD is {int(major + cents)}"
+    )
