@@ -1,8 +1,9 @@
 """Delivery: claim what is due, send it outside any transaction, write down how it went.
 
-A claim counts the attempt and moves `due_at` past a lease; whoever dies between the call and the
+A claim numbers the attempt and moves `due_at` past a lease; whoever dies between the call and the
 record leaves the delivery to be found again, with the same id and the same body. So each webhook
-arrives at least once, and a receiver knows a repetition by its `webhook-id`.
+arrives at least once, and a receiver knows a repetition by its `webhook-id`. Of the attempts that
+the schedule allows, only those count that were recorded.
 
 A receiver that hangs delays its own webhooks, not those of others. An endpoint has a limited number
 of calls in flight, over all workers, and one that keeps failing has one. A call that takes longer
@@ -24,7 +25,7 @@ import structlog
 from sqlalchemy import Connection
 
 from metering.checkpoint import Checkpoint, no_checkpoint
-from metering.db import Transactions
+from metering.db import DATABASE_ERRORS, Transactions, is_server_fault
 from metering.errors import ConfigurationError
 from metering.ids import BusinessId, EndpointId, WebhookEventId
 from metering.webhook import statements
@@ -116,6 +117,11 @@ class Claimed:
     secret: str = field(repr=False)
     previous_secret: str | None = field(repr=False)
 
+    @property
+    def key(self) -> tuple[WebhookEventId, EndpointId]:
+        """Return which delivery it is."""
+        return self.webhook_event_id, self.endpoint_id
+
 
 @dataclass(frozen=True, slots=True)
 class _Result:
@@ -140,24 +146,28 @@ def deliver_due(
     """Deliver what is due, and what becomes due meanwhile; return when nothing is left in hand.
 
     It takes on work for `claim_for_s` at most, so it ends after that and one timeout. Results are
-    recorded as they come. Safe twice and at once: each delivery is claimed by one run.
+    recorded as they come; while a server's fault forbids that, nothing new is taken on, and in the
+    end the fault is raised. Safe twice and at once: each delivery is claimed by one run.
     """
     tally: Counter[Status] = Counter()
+    ended: list[tuple[Claimed, Answer]] = []
     started = time.monotonic()
     with Flight[Claimed](sender) as flight:
         while True:
             age_s = time.monotonic() - started
-            if age_s < policy.claim_for_s:
+            # What is not written down yet comes first: each claim would only add to it.
+            if age_s < policy.claim_for_s and not ended:
                 _take_on(transactions, flight, policy, failing=age_s < policy.claim_failing_for_s)
                 checkpoint("after_claim")
-            if not len(flight):
+            if not (len(flight) or ended):
                 return DeliveryReport(tally["delivered"], tally["pending"], tally["dead"])
-            results = [_result(*ended, policy) for ended in flight.wait(WAVE_S)]
-            if results:
+            ended += flight.wait(WAVE_S)
+            if ended:
                 checkpoint("after_http")
-                with transactions() as conn:
-                    _record(conn, results, policy)
+                is_last = age_s >= policy.claim_for_s and not len(flight)
+                results = _recorded(transactions, ended, policy, is_last=is_last)
                 tally.update(result.status for result in results)
+                ended = [] if results else ended
 
 
 def _take_on(
@@ -174,8 +184,13 @@ def _take_on(
         "claim_limit": places,
         "failing_limit": _failing_places(flight, policy) if failing else 0,
     }
-    with transactions() as conn:
-        rows = conn.execute(statements.CLAIM, limits).mappings().all()
+    try:
+        with transactions() as conn:
+            rows = conn.execute(statements.CLAIM, limits).mappings().all()
+    except DATABASE_ERRORS:
+        if not len(flight):
+            raise
+        return  # what is under way is waited for, and written down
     for row in rows:
         claimed = Claimed(**row)
         flight.start(claimed, partial(call_of, claimed))
@@ -196,11 +211,52 @@ def call_of(claimed: Claimed, attempted_at: datetime) -> Call:
     return Call(claimed.url, headers, body)
 
 
-def _result(claimed: Claimed, answer: Answer, policy: DeliveryPolicy) -> _Result:
+def _recorded(
+    transactions: Transactions,
+    ended: Sequence[tuple[Claimed, Answer]],
+    policy: DeliveryPolicy,
+    *,
+    is_last: bool,
+) -> Sequence[_Result]:
+    """Write down how calls ended; nothing, after a moment, if a server's fault forbids it now."""
+    try:
+        with transactions() as conn:
+            tried = _tried_before(conn, ended)
+            results = [_result(*each, tried.get(each[0].key, 0), policy) for each in ended]
+            _record(conn, results, policy)
+    except DATABASE_ERRORS as error:
+        if is_last or not is_server_fault(error):
+            raise
+        time.sleep(WAVE_S)
+        return ()
+    return results
+
+
+def _tried_before(
+    conn: Connection, ended: Sequence[tuple[Claimed, Answer]]
+) -> Mapping[tuple[WebhookEventId, EndpointId], int]:
+    """Return how often deliveries that failed were tried before, in this round.
+
+    What counts is written down: an attempt whose end could not be, by a fault of ours, is none.
+    """
+    failed = [claimed for claimed, answer in ended if not answer.is_success]
+    if not failed:
+        return {}
+    values = {
+        "webhook_event_ids": [claimed.webhook_event_id for claimed in failed],
+        "endpoint_ids": [claimed.endpoint_id for claimed in failed],
+        "attempts": [claimed.attempt for claimed in failed],
+        "attempts_per_round": ATTEMPTS_PER_ROUND,
+    }
+    rows = conn.execute(statements.TRIED_BEFORE, values)
+    return {(row.webhook_event_id, row.endpoint_id): row.tried for row in rows}
+
+
+def _result(claimed: Claimed, answer: Answer, tried_before: int, policy: DeliveryPolicy) -> _Result:
     if answer.is_success:
         return _Result(claimed, answer, "delivered", 0.0)
     jitter = random.uniform(-1, 1)  # noqa: S311 - spreads load, guards nothing
-    delay_s = retry_delay_s(claimed.attempt, policy.retry_s, jitter, answer.retry_after_s)
+    delay_s = retry_delay_s(tried_before + 1, policy.retry_s, jitter, answer.retry_after_s)
     if delay_s is None:
         return _Result(claimed, answer, "dead", 0.0)
     return _Result(claimed, answer, "pending", delay_s)

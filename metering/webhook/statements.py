@@ -205,6 +205,16 @@ LOCK_ENDPOINTS: Final = text("""
     SELECT endpoint_id FROM webhook_endpoints WHERE endpoint_id = ANY(:endpoint_ids)
     ORDER BY endpoint_id FOR NO KEY UPDATE
 """)
+# How many attempts before each of these were written down, in the same round.
+TRIED_BEFORE: Final = text("""
+    SELECT r.webhook_event_id, r.endpoint_id, count(*) AS tried
+    FROM unnest(CAST(:webhook_event_ids AS text[]), CAST(:endpoint_ids AS text[]),
+        CAST(:attempts AS integer[])) AS r (webhook_event_id, endpoint_id, attempt)
+    JOIN webhook_attempts a ON a.webhook_event_id = r.webhook_event_id
+        AND a.endpoint_id = r.endpoint_id AND a.attempt < r.attempt
+        AND (a.attempt - 1) / :attempts_per_round = (r.attempt - 1) / :attempts_per_round
+    GROUP BY r.webhook_event_id, r.endpoint_id
+""")
 # Write attempts down; those of an endpoint deleted meanwhile have no place any more.
 INSERT_ATTEMPTS: Final = text("""
     INSERT INTO webhook_attempts (webhook_event_id, endpoint_id, attempt, attempted_at,

@@ -3,8 +3,14 @@
 import json
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 
+import psycopg
 import pytest
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from metering.webhook import endpoints
 from metering.webhook.dead_letter import dead_letters
@@ -227,3 +233,53 @@ def test_an_endpoint_deleted_while_its_call_is_under_way_is_no_error(bench: Benc
     deliver_due(bench.sessions.transaction, bench.sender, bench.policy, delete)
     assert len(inbox.ids) == 1
     assert bench.attempts() == []
+
+
+# --- while the server fails -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["webhook_attempts", "webhook_endpoints", "webhook_deliveries"])
+def test_a_server_that_cannot_write_the_record_uses_up_no_attempt(bench: Bench, table: str) -> None:
+    _, inbox = bench.receiver()
+    inbox.answers(*([500] * 12))
+    bench.publish()
+    runs = 2 * (len(bench.policy.retry_s) + 1)
+    bench.run(
+        "CREATE FUNCTION zz_fault() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE EXCEPTION USING ERRCODE = '53100'; END $$"
+    )
+    # A claim moves `due_at` only; of a delivery the record says whether it is over.
+    when = {
+        "webhook_attempts": "INSERT ON webhook_attempts",
+        "webhook_endpoints": "UPDATE ON webhook_endpoints",
+        "webhook_deliveries": "UPDATE OF status ON webhook_deliveries",
+    }
+    bench.run(f"CREATE TRIGGER zz_fault BEFORE {when[table]} EXECUTE FUNCTION zz_fault()")
+    for _ in range(runs):
+        with pytest.raises(DBAPIError):
+            bench.deliver(claim_for_s=0.1)
+        bench.make_due()
+    bench.run(f"DROP TRIGGER zz_fault ON {table}")
+
+    report = bench.deliver()
+
+    assert report == DeliveryReport(0, 1, 0)
+    assert [status for status, _ in bench.deliveries()] == ["pending"]
+
+
+def test_a_fault_that_passes_during_a_run_costs_no_second_call(bench: Bench) -> None:
+    _, inbox = bench.receiver()
+    [event_id] = bench.publish()
+    failures = iter([psycopg.errors.DiskFull()] * 3)
+    calls = count()
+
+    @contextmanager
+    def transaction() -> Iterator[Connection]:
+        with bench.sessions.transaction() as conn:
+            yield conn
+            if next(calls) >= 1 and (fault := next(failures, None)):  # the claim gets through
+                raise fault
+
+    report = deliver_due(transaction, bench.sender, bench.policy)
+
+    assert (report, inbox.ids) == (DeliveryReport(1, 0, 0), [event_id])
