@@ -12,13 +12,12 @@ from api.app import create_app
 from metering.errors import ConfigurationError
 from worker.log import setup_logging
 from worker.scope import check_buffer
-from worker.settings import settings
+from worker.settings import CONFIGURATION_EXIT, settings, settings_or_exit
 from worker.tuning import tune_process
 
 # A client that says nothing for this long is closed.
 KEEP_ALIVE_S: Final = 75
 GRACE_S: Final = 10
-CONFIGURATION_EXIT: Final = 78  # EX_CONFIG
 
 log = structlog.get_logger("gullak.api")
 
@@ -29,7 +28,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
     given = parser.parse_args()
-    setup_logging(settings())
+    setup_logging(settings_or_exit())
     try:
         check_buffer(settings())
     except ConfigurationError as error:

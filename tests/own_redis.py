@@ -17,12 +17,19 @@ START_TIMEOUT_S = 20
 
 
 class OwnRedis:
-    """Runs in `folder`, with an append-only file; `url` stays the same over a restart."""
+    """Runs in `folder`, with an append-only file; `url` stays the same over a restart.
 
-    def __init__(self, folder: Path, fsync: Literal["everysec", "always"] = "everysec") -> None:
+    `config` are further lines of its configuration.
+    """
+
+    def __init__(
+        self, folder: Path, fsync: Literal["everysec", "always"] = "everysec", *config: str
+    ) -> None:
         accounts = Accounts(0, "", free_port(), "secret")
         self.url = accounts.redis_url
         self._argv = redis_role(folder, accounts, fsync).argv
+        with Path(self._argv[-1]).open("a") as file:
+            file.writelines(f"{line}\n" for line in config)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -50,10 +57,10 @@ class OwnRedis:
 
 @contextmanager
 def running_redis(
-    folder: Path, fsync: Literal["everysec", "always"] = "everysec"
+    folder: Path, fsync: Literal["everysec", "always"] = "everysec", *config: str
 ) -> Iterator[OwnRedis]:
     """Start a server in `folder`, and kill it at the end."""
-    server = OwnRedis(folder, fsync)
+    server = OwnRedis(folder, fsync, *config)
     server.start()
     try:
         yield server

@@ -5,12 +5,12 @@ from celery.signals import setup_logging as celery_setup_logging
 from celery.signals import worker_process_init
 
 from worker.log import setup_logging
-from worker.settings import settings
+from worker.settings import settings, settings_or_exit
 from worker.tuning import tune_process
 
 app = Celery("gullak", include=["worker.pulse"])
 app.config_from_object("celeryconfig")
-app.conf.update({"broker_url": settings().celery_broker_url()})
+app.conf.update({"broker_url": settings_or_exit().celery_broker_url()})
 
 
 @celery_setup_logging.connect

@@ -13,7 +13,7 @@ from worker.commands import add_commands
 from worker.demo.command import demo
 from worker.log import log_to_stderr, setup_logging
 from worker.migrate import migrate_database
-from worker.settings import settings
+from worker.settings import problems_of, settings
 from worker.up import up
 
 app = typer.Typer(
@@ -63,12 +63,7 @@ def main() -> None:
     except GullakError as error:
         _fail(error.message)
     except ValidationError as error:
-        # Names and reasons only: the refused value may be a secret.
-        problems = (
-            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors()
-        )
-        _fail("; ".join(problems))
+        _fail(problems_of(error))
     except SettingsError as error:
         _fail(f"{error}: it is not JSON")
 

@@ -36,10 +36,9 @@ from worker.health import HealthServer, metrics_text, postgres_answers
 from worker.log import is_news
 from worker.relief import drain_here
 from worker.scope import check_buffer, open_buffer
-from worker.settings import Settings, settings
+from worker.settings import CONFIGURATION_EXIT, Settings, settings
 from worker.task import wake
 
-CONFIGURATION_EXIT: Final = 78  # EX_CONFIG
 DRAIN: Final = "debit.drain"
 SILENT_AFTER_S: Final = 3.0  # beat sweeps every second: three missed are no accident
 

@@ -10,6 +10,7 @@ from redis.exceptions import RedisError
 
 from metering.buffer.stream import UsageBuffer, connect
 from metering.db import Transactions
+from metering.errors import ConfigurationError
 from worker.session import sessions
 from worker.settings import Settings, settings
 
@@ -42,9 +43,13 @@ def check_buffer(config: Settings) -> None:
     Nobody knows while Redis is away; then the process begins, and is refused later.
 
     Raises:
+        ConfigurationError: nobody said where the servers are.
         ShardMismatchError: events lie in shards that this process does not know.
 
     """
+    for name in ("database_url", "redis_url"):
+        if not getattr(config, name).get_secret_value():
+            raise ConfigurationError(f"{name.upper()} is not set")
     buffer = open_buffer(config)
     with suppress(RedisError):
         buffer.check_shards()

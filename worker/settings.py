@@ -1,6 +1,7 @@
 """Every setting, read once, here only. Units end the names; the reason stands with each default."""
 
 import os
+import sys
 from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
@@ -9,12 +10,33 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import limits
-from pydantic import Field, PlainSerializer, SecretStr, field_validator
+from pydantic import (
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 from pydantic_settings.sources import PydanticBaseSettingsSource
+from sqlalchemy import URL
 
-BROKER_DATABASE_OFFSET: Final = 1
+from worker.urls import (
+    broker_url,
+    check_broker_url,
+    check_database_url,
+    check_redis_url,
+    sqlalchemy_url,
+)
+
 NO_LIMIT: Final = "none"
+CONFIGURATION_EXIT: Final = 78  # EX_CONFIG
+_CHECKS: Final = {
+    "database_url": check_database_url,
+    "redis_url": check_redis_url,
+    "broker_url": check_broker_url,
+}
 
 Url = Annotated[SecretStr, PlainSerializer(lambda url: url.get_secret_value(), when_used="json")]
 
@@ -27,7 +49,7 @@ class Settings(BaseSettings):
     # --- where things are -------------------------------------------------------------------
     # Postgres >= 15, as libpq writes it: postgresql://user:password@host:port/database.
     database_url: Url = Field(SecretStr(""), validation_alias="DATABASE_URL")
-    # Redis >= 6.2 with noeviction: the usage buffer.
+    # Redis >= 6.2 with noeviction: the usage buffer. redis://, rediss:// (TLS) or unix://.
     redis_url: Url = Field(SecretStr(""), validation_alias="REDIS_URL")
     # Celery's broker. Empty: the next database of the same Redis, because the shortest visibility
     # timeout of all applications on one broker database wins.
@@ -158,25 +180,43 @@ class Settings(BaseSettings):
             limits.parse(limit)
         return limit
 
-    def sqlalchemy_url(self) -> str:
+    @field_validator("database_url", "redis_url", "broker_url")
+    @classmethod
+    def _check_url(cls, url: SecretStr, info: ValidationInfo) -> SecretStr:
+        if url.get_secret_value():
+            _CHECKS[str(info.field_name)](url.get_secret_value())
+        return url
+
+    def sqlalchemy_url(self) -> URL:
         """Return the database URL with SQLAlchemy's name for psycopg 3."""
-        _, _, rest = self.database_url.get_secret_value().partition("://")
-        return f"postgresql+psycopg://{rest}"
+        return sqlalchemy_url(self.database_url.get_secret_value())
 
     def celery_broker_url(self) -> str:
         """Return the broker's URL: given, or the database after the buffer's."""
-        if given := self.broker_url.get_secret_value():
-            return given
-        base, _, database = self.redis_url.get_secret_value().rpartition("/")
-        if not database.isdigit():
-            base, database = self.redis_url.get_secret_value().rstrip("/"), "0"
-        return f"{base}/{int(database) + BROKER_DATABASE_OFFSET}"
+        return broker_url(self.broker_url.get_secret_value(), self.redis_url.get_secret_value())
 
 
 @cache
 def settings() -> Settings:
     """Return the settings of this process."""
     return Settings()
+
+
+def settings_or_exit() -> Settings:
+    """Return the settings of this process; end it with one line if they cannot be."""
+    try:
+        return settings()
+    except ValidationError as error:
+        sys.stderr.write(f"gullak: {problems_of(error)}\n")
+        sys.exit(CONFIGURATION_EXIT)
+
+
+def problems_of(error: ValidationError) -> str:
+    """Return names and reasons only: the refused value may be a secret."""
+    return "; ".join(
+        f"{'.'.join(map(str, problem['loc']))}: {problem['msg'].removeprefix('Value error, ')}"
+        for problem in error.errors()
+    )
 
 
 class _GivenSettings(Settings):

@@ -92,14 +92,25 @@ def connect(url: str, *, timeout_s: float) -> "Redis":
 
     One retry on a dropped connection, because a pool keeps sockets that a restart of Redis has
     closed; none on a timeout, so that a black-holed Redis costs one timeout and not two.
+
+    Raises:
+        ValueError: the address cannot be read.
+
     """
-    return Redis.from_url(
+    client = Redis.from_url(
         url,
         socket_timeout=timeout_s,
         socket_connect_timeout=timeout_s,
         retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         health_check_interval=15,
     )
+    pool = client.connection_pool
+    try:
+        pool.connection_class(**pool.connection_kwargs)  # nothing is connected
+    except (TypeError, RedisError) as error:
+        # It names parameters, which the query gave; never a value that could be secret.
+        raise ValueError(f"a parameter of the address cannot be used: {error}") from error
+    return client
 
 
 class UsageBuffer:

@@ -317,8 +317,9 @@ def test_bounds_that_cannot_work_are_refused() -> None:
     for bounds in ({"pending_events_max": 10, "flush_events": 11}, {"pending_bytes_max": 1000}):
         with pytest.raises(ConfigurationError):
             Meter("redis://localhost", "bus_1", **bounds)  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match="address"):
-        Meter("http://localhost", "bus_1")
+    for address in ("http://localhost", "redis://localhost?nonsense=1", "sentinel://h/m"):
+        with pytest.raises(ConfigurationError, match="address"):
+            Meter(address, "bus_1")
 
 
 def test_many_threads_record_everything_once(buffer: FakeBuffer) -> None:

@@ -22,24 +22,6 @@ def test_values_are_read_as_a_process_reads_its_environment() -> None:
     assert config.failpoint_dir is None
 
 
-@pytest.mark.parametrize(
-    ("redis", "broker"),
-    [
-        ("redis://:pw@h:1/0", "redis://:pw@h:1/1"),
-        ("redis://h:1/4", "redis://h:1/5"),
-        ("redis://h:1", "redis://h:1/1"),
-    ],
-)
-def test_the_broker_takes_the_next_database(redis: str, broker: str) -> None:
-    assert settings_from({"REDIS_URL": redis}).celery_broker_url() == broker
-
-
-def test_a_broker_of_its_own_is_taken_as_given() -> None:
-    variables = {"REDIS_URL": "redis://h/0", "BROKER_URL": "redis://b/7"}
-
-    assert settings_from(variables).celery_broker_url() == "redis://b/7"
-
-
 @pytest.mark.parametrize("currencies", ["{}", '{"usd": 2}', '{"USD": 5}', '{"USDT": 2}'])
 def test_a_currency_must_be_iso_4217(currencies: str) -> None:
     with pytest.raises(ValidationError, match="currencies"):
