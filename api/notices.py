@@ -25,7 +25,9 @@ from metering.webhook.outbox import WebhookType
 class BalanceNotice(BaseModel):
     """A balance has crossed the threshold of a rule, or is above its recovery line again.
 
-    Amounts in minor units. `sequence` counts the alerts of a wallet from 1, without gaps.
+    Amounts in minor units. `available_balance`: the credit that can be spent, without what is
+    frozen or has expired, and without how far the wallet may be overdrawn. `sequence` counts the
+    alerts of a wallet from 1, without gaps.
     """
 
     payload_type: Literal["CreditBalanceLow", "CreditBalanceRecovered"]

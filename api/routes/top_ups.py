@@ -1,14 +1,14 @@
 """Automatic top-ups: the rule of a wallet, how it stands, and what is under way."""
 
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Final
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from api.auth import Reader, Writer
 from api.paging import Page, Paged
-from api.routes.wallets import CustomerPath
+from api.routes.wallets import CurrencyPath, CustomerPath
 from api.scope import REPEATABLE, Scoped
 from metering.ids import AccountId, Currency, CustomerId, PackageId, PurchaseId, WalletId
 from metering.purchase.charge.top_up import (
@@ -24,7 +24,6 @@ from metering.purchase.charge.top_up import (
 router: Final = APIRouter(tags=["top-ups"])
 
 WALLET: Final = "/customers/{customer_id}/wallets/{currency}/top-up"
-CurrencyPath = Annotated[Currency, Path(min_length=1, max_length=10)]
 
 
 class TopUpOut(BaseModel):

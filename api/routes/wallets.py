@@ -7,16 +7,19 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Path
 from pydantic import BaseModel
+from sqlalchemy import Connection
 
-from api.auth import Reader
+from api.auth import Reader, Writer
 from api.scope import ApiScope, Scoped
 from metering.ids import Currency, CustomerId
 from metering.ledger.accounts import WalletView, wallets_of
+from metering.ledger.overdraft import Overdraft, set_overdraft
 from metering.money import plain
 
 router: Final = APIRouter(prefix="/customers/{customer_id}/wallets", tags=["wallets"])
 
 CustomerPath = Annotated[CustomerId, Path(min_length=1, max_length=64)]
+CurrencyPath = Annotated[Currency, Path(min_length=1, max_length=10)]
 
 
 class CustomerWallet(BaseModel):
@@ -26,8 +29,10 @@ class CustomerWallet(BaseModel):
     currency: Currency
     balance: int
     # What may be spent now: the balance without what is frozen or has just expired, and how far
-    # below zero a debit may go.
+    # below zero a debit may go. Alerts and top-ups look at the same without the last.
     available_balance: int
+    # How far below zero a debit that is not usage may go. Usage is always debited.
+    overdraft_limit: int
     # In lots whose payment is in dispute.
     frozen: int
     remainder: str
@@ -57,6 +62,23 @@ def list_wallets(caller: Reader, scope: Scoped, customer_id: CustomerPath) -> Cu
     )
 
 
+@router.put("/{currency}/overdraft")
+def put_overdraft(
+    caller: Writer,
+    scope: Scoped,
+    customer_id: CustomerPath,
+    currency: CurrencyPath,
+    new: Overdraft,
+) -> CustomerWallet:
+    """Say how far below zero a debit that is not usage may go; what is owed already stays owed."""
+
+    def work(conn: Connection) -> WalletView:
+        set_overdraft(conn, caller.business_id, customer_id, currency, new)
+        return wallets_of(conn, caller.business_id, customer_id)[currency]
+
+    return wallet_of_view(scope.run(caller.business_id, work))
+
+
 def configured(scope: ApiScope, found: Mapping[Currency, WalletView]) -> list[Currency]:
     """Return the currencies of wallets, the configured ones first and in their order."""
     order = {code: number for number, code in enumerate(scope.currencies)}
@@ -70,7 +92,8 @@ def wallet_of_view(view: WalletView) -> CustomerWallet:
         customer_id=wallet.customer_id,
         currency=wallet.currency,
         balance=wallet.balance_minor,
-        available_balance=view.spendable_minor + wallet.overdraft_limit_minor,
+        available_balance=view.available_minor,
+        overdraft_limit=wallet.overdraft_limit_minor,
         frozen=wallet.frozen_minor,
         remainder=plain(wallet.remainder),
         created_at=view.created_at,

@@ -78,18 +78,19 @@ class NewCustomer(BaseModel):
 class WalletView:
     """A wallet as it was when it was read.
 
-    `expired_minor`: part of the balance whose time is over, and which is about to be taken out.
+    `spendable_minor`: what credit covers now: the balance without what is frozen or has expired;
+    below zero it is debt.
     """
 
     wallet: Wallet
     created_at: datetime
     updated_at: datetime
-    expired_minor: int
+    spendable_minor: int
 
     @property
-    def spendable_minor(self) -> int:
-        """Return what credit covers now; below zero: the debt."""
-        return self.wallet.balance_minor - self.wallet.frozen_minor - self.expired_minor
+    def available_minor(self) -> int:
+        """Return what a debit may take: what credit covers, and how far it may be overdrawn."""
+        return self.spendable_minor + self.wallet.overdraft_limit_minor
 
 
 class Payer(NamedTuple):
@@ -193,7 +194,7 @@ def wallets_of(
     found = {}
     for row in rows:
         values = dict(row._mapping)  # noqa: SLF001
-        about = {name: values.pop(name) for name in ("created_at", "updated_at", "expired_minor")}
+        about = {name: values.pop(name) for name in ("created_at", "updated_at", "spendable_minor")}
         found[Currency(row.currency)] = WalletView(wallet=Wallet(**values), **about)
     return found
 

@@ -4,6 +4,8 @@ from typing import Final, LiteralString
 
 from sqlalchemy import text
 
+from metering.low_credit.statements import SPENDABLE
+
 _WALLET: Final = """wallet_id, business_id, customer_id, currency, balance_minor, remainder,
     version, coalesce(chain, ''::bytea) AS chain, overdraft_limit_minor, debited_minor,
     covered_minor, lot_id, lot_left_minor, lot_from_minor, lot_until, frozen_minor"""
@@ -134,18 +136,15 @@ WALLETS_BELOW_ZERO: Final = text(
 )
 # Say that what processes keep of all customers and prices is out of date.
 MOVE_ALL_RATE_CARDS: Final = text("UPDATE businesses SET rate_card_version = rate_card_version + 1")
-# The wallets of a customer of this business, in the order of their currencies.
-# The last column: what has expired and is not taken out yet.
+# The wallets of a customer of this business, in the order of their currencies. The last column: the
+# credit that can be spent.
 WALLETS_OF_CUSTOMER: Final = text(
-    f"SELECT {_WALLET}, created_at, updated_at, coalesce((SELECT sum(CASE WHEN l.lot_id ="
-    " w.lot_id THEN w.lot_left_minor ELSE l.remaining_minor END) FROM credit_lots l"
-    " WHERE l.wallet_id = w.wallet_id AND l.remaining_minor > 0 AND l.frozen_at IS NULL"
-    " AND l.expires_at <= clock_timestamp()), 0)::bigint AS expired_minor FROM wallets w"
+    f"SELECT {_WALLET}, created_at, updated_at, {SPENDABLE} AS spendable_minor FROM wallets w"
     " WHERE business_id = :business_id AND customer_id = :customer_id ORDER BY currency"
 )
 # How far a manual debit may go below zero.
 SET_OVERDRAFT: Final = text(
-    "UPDATE wallets SET overdraft_limit_minor = :limit_minor, updated_at = now()"
+    "UPDATE wallets SET overdraft_limit_minor = :limit_minor, updated_at = clock_timestamp()"
     " WHERE wallet_id = :wallet_id"
 )
 # Customers with their billing currency and wallets, for charging a batch.

@@ -1,8 +1,9 @@
 """Crossings: found under the wallet lock, told through the outbox, in the posting transaction.
 
-A wallet is low by a rule when its balance is at or below the threshold; it has recovered when the
-balance reaches `recover_at`, which lies above. Between the two nothing is told, so a balance that
-swings around the threshold makes one alert, not many.
+A wallet is low by a rule when the credit that can be spent is at or below the threshold: its
+balance without what is frozen or has expired; how far it may be overdrawn is no credit. It has
+recovered when that reaches `recover_at`, which lies above. Between the two nothing is told, so an
+amount that swings around the threshold makes one alert, not many.
 """
 
 from collections import Counter
@@ -94,7 +95,7 @@ def _notice(row: Row[Any], sequence: int, now: datetime) -> Notice:
             "customer_id": row.customer_id,
             "wallet": row.currency,
             "currency": row.currency,
-            "available_balance": row.balance_minor,
+            "available_balance": row.spendable_minor,
             "threshold_amount": row.threshold_minor,
             "recover_at_amount": row.recover_at_minor,
             "crossed_at": to_wire(now),

@@ -4,13 +4,34 @@ from typing import Final
 
 from sqlalchemy import text
 
+from metering.money import INT64_MAX
+
+# What has expired of the credit of a wallet `w` and is not taken out yet. The lot whose turn it is
+# has what is left of it in the wallet.
+_IS_OVER: Final = """remaining_minor > 0 AND frozen_at IS NULL
+    AND expires_at <= (SELECT clock_timestamp())"""
+EXPIRED: Final = f"""coalesce((SELECT sum(CASE WHEN o.lot_id = w.lot_id THEN w.lot_left_minor
+    ELSE o.remaining_minor END) FROM credit_lots o WHERE o.wallet_id = w.wallet_id
+    AND {_IS_OVER}), 0)"""
+# The same for many wallets, where nearly none has any: credit that is over is taken out every few
+# seconds. The first of it is looked up once, and only its wallets are looked at closely. The limit
+# bounds this where very much has just come to its end.
+_EXPIRED_OF_MANY: Final = f"""CASE WHEN w.wallet_id IN (SELECT wallet_id FROM credit_lots
+    WHERE {_IS_OVER} ORDER BY expires_at LIMIT 1000) THEN {EXPIRED} ELSE 0 END"""
+# What credit covers of what a wallet `w` may spend: its balance without what is frozen or has
+# expired; below zero it is debt. Alerts, top-ups, the API and the commands all go by this number.
+# It fits 64 bits, whatever its parts sum up to.
+_SPENDABLE: Final = f"""greatest(CAST(w.balance_minor AS numeric) - w.frozen_minor - {{expired}},
+    -{INT64_MAX})::bigint"""
+SPENDABLE: Final = _SPENDABLE.format(expired=EXPIRED)
+
 # Wallets whose state by a rule has to change: low and not marked, or marked and recovered. A rule
 # of the wallet's own replaces the business's defaults. A wallet without entries never had credit,
-# so it is not low. Besides, without a rule id: wallets whose rule for a top-up has a mark that does
-# not say what is, low at or below the threshold by what may be spent. `{wallets}` narrows which
-# wallets are looked at. What is told of a wallet is carried along: joined on again, it would be a
-# product of all with all wherever the planner thinks that the wallets are few (20,000 that never
-# moved before took longer than a statement may).
+# so it is not low. Low is at or below the threshold by what credit covers. Besides, without a rule
+# id: wallets whose rule for a top-up has a mark that does not say what is. `{wallets}` narrows
+# which wallets are looked at. What is told of a wallet is carried along: joined on again, it would
+# be a product of all with all wherever the planner thinks that the wallets are few (20,000 that
+# never moved before took longer than a statement may).
 _CROSSINGS = """
     WITH looked_at AS ({wallets}),
     ruled AS (
@@ -21,34 +42,36 @@ _CROSSINGS = """
         SELECT w.*, r.rule_id, r.threshold_minor, r.recover_at_minor
         FROM looked_at w JOIN low_credit_rules r
             ON r.wallet_id IS NULL AND r.business_id = w.business_id AND r.currency = w.currency
-            AND (w.balance_minor <= r.threshold_minor OR w.alert_sequence > 0)
+            AND (w.spendable_minor <= r.threshold_minor OR w.alert_sequence > 0)
         WHERE w.version > 0
             AND NOT EXISTS (SELECT 1 FROM low_credit_rules own WHERE own.wallet_id = w.wallet_id)
     )
-    SELECT r.wallet_id, r.business_id, r.customer_id, r.currency, r.balance_minor,
+    SELECT r.wallet_id, r.business_id, r.customer_id, r.currency, r.spendable_minor,
         r.rule_id, r.threshold_minor, r.recover_at_minor, s.wallet_id IS NOT NULL AS was_low
     FROM ruled r LEFT JOIN low_credit_states s USING (wallet_id, rule_id)
-    WHERE (s.wallet_id IS NULL AND r.balance_minor <= r.threshold_minor)
-       OR (s.wallet_id IS NOT NULL AND r.balance_minor >= r.recover_at_minor)
+    WHERE (s.wallet_id IS NULL AND r.spendable_minor <= r.threshold_minor)
+       OR (s.wallet_id IS NOT NULL AND r.spendable_minor >= r.recover_at_minor)
     UNION ALL
-    SELECT w.wallet_id, w.business_id, w.customer_id, w.currency, w.balance_minor,
+    SELECT w.wallet_id, w.business_id, w.customer_id, w.currency, w.spendable_minor,
         NULL, t.threshold_minor, NULL, t.low_since IS NOT NULL
     FROM looked_at w JOIN top_up_rules t USING (wallet_id)
-    WHERE (t.low_since IS NOT NULL) <> (w.balance_minor - w.frozen_minor <= t.threshold_minor)
+    WHERE (t.low_since IS NOT NULL) <> (w.spendable_minor <= t.threshold_minor)
     ORDER BY wallet_id, threshold_minor DESC
 """
-_COLUMNS = """wallet_id, business_id, customer_id, currency, balance_minor, frozen_minor, version,
-    alert_sequence"""
+_COLUMNS = f"""wallet_id, business_id, customer_id, currency, version, alert_sequence,
+    {_SPENDABLE.format(expired=_EXPIRED_OF_MANY)} AS spendable_minor"""
 
 # Crossings of the given wallets, which the caller has locked.
 CROSSINGS: Final = text(
-    _CROSSINGS.format(wallets=f"SELECT {_COLUMNS} FROM wallets WHERE wallet_id = ANY(:wallet_ids)")
+    _CROSSINGS.format(
+        wallets=f"SELECT {_COLUMNS} FROM wallets w WHERE wallet_id = ANY(:wallet_ids)"
+    )
 )
 # Put the marks of rules for a top-up right. One that somebody has in hand is passed over.
 MARK_TOP_UPS: Final = text(
     "UPDATE top_up_rules r SET low_since = CASE WHEN o.is_low THEN CAST(:now AS timestamptz) END"
     " FROM (SELECT t.wallet_id, w.is_low FROM top_up_rules t CROSS JOIN LATERAL"
-    " (SELECT balance_minor - frozen_minor <= t.threshold_minor AS is_low FROM wallets"
+    f" (SELECT {SPENDABLE} <= t.threshold_minor AS is_low FROM wallets w"
     " WHERE wallet_id = t.wallet_id) w"
     " WHERE t.wallet_id = ANY(:wallet_ids) AND (t.low_since IS NOT NULL) <> w.is_low"
     " FOR NO KEY UPDATE OF t SKIP LOCKED) o WHERE r.wallet_id = o.wallet_id"

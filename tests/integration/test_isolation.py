@@ -37,6 +37,7 @@ BODIES: dict[tuple[str, str], Callable[[dict[str, str]], object]] = {
         "currency": "USD",
         "entry_type": "credit",
     },
+    ("PUT", "/customers/{customer_id}/wallets/{currency}/overdraft"): lambda _: {"limit": 7},
     ("POST", "/customers/{customer_id}/wallets/ledger-entries/{entry_id}/refunds"): lambda _: {
         "amount": 1
     },

@@ -54,6 +54,41 @@ def answers(results: list[httpx.Response | Exception]) -> list[httpx.Response]:
     return [result for result in results if isinstance(result, httpx.Response)]
 
 
+# --- overdraft ------------------------------------------------------------------------------------
+
+
+def test_a_wallet_may_be_overdrawn_as_far_as_was_said(client: httpx.Client, shop: Shop) -> None:
+    debit = {"amount": 50, "currency": "USD", "entry_type": "debit"}
+    refused = client.post(f"{wallets(shop)}/ledger-entries", json=debit)
+
+    changed = client.put(f"{wallets(shop)}/USD/overdraft", json={"limit": 50})
+    taken = client.post(f"{wallets(shop)}/ledger-entries", json=debit)
+
+    assert (refused.status_code, changed.status_code, taken.status_code) == (400, 200, 200)
+    assert (changed.json()["overdraft_limit"], changed.json()["available_balance"]) == (50, 50)
+    (usd, _) = client.get(wallets(shop)).json()["items"]
+    assert (usd["balance"], usd["available_balance"], usd["overdraft_limit"]) == (-50, 0, 50)
+    assert shop.faults() == []
+
+
+@pytest.mark.parametrize("limit", [-1, 10**15 + 1, 1.5, "50", None])
+def test_a_limit_that_is_none_changes_nothing(
+    client: httpx.Client, shop: Shop, limit: object
+) -> None:
+    answer = client.put(f"{wallets(shop)}/USD/overdraft", json={"limit": limit})
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "INVALID_REQUEST_BODY")
+    assert shop.wallet().overdraft_limit_minor == 0
+
+
+def test_a_wallet_that_is_not_there_has_no_limit(client: httpx.Client, shop: Shop) -> None:
+    limit = {"limit": 50}
+
+    assert client.put(f"{wallets(shop)}/EUR/overdraft", json=limit).status_code == 422
+    path = "/customers/cus_none/wallets/USD/overdraft"
+    assert client.put(path, json=limit).status_code == 404
+
+
 # --- lots -----------------------------------------------------------------------------------------
 
 

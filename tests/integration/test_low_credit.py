@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 
 from metering.errors import InvalidInputError, NotFoundError
-from metering.ids import Currency, CustomerId, RuleId
+from metering.ids import Currency, CustomerId, LotId, RuleId
 from metering.ledger.entry import Posting
+from metering.ledger.lots.freeze import freeze_lot
+from metering.ledger.overdraft import Overdraft, set_overdraft
 from metering.ledger.post import post
 from metering.low_credit.check import check_all
 from metering.low_credit.rules import delete_rule, list_rules, set_rule
 from metering.money import INT64_MAX
+from metering.purchase.expire import expire_credit
 from shop import Shop, at_once, crowd, event, shared_database
 from worker.session import Sessions
 
@@ -75,6 +78,83 @@ def test_a_fall_to_the_threshold_is_told_once(shop: Shop) -> None:
     move(shop, 100, -49, -1, -1, -10)
 
     assert alerts(shop) == [(LOW, 50, 50)]
+
+
+def frozen(shop: Shop, lot_id: str, *, is_frozen: bool) -> None:
+    with shop.sessions.transaction() as conn:
+        freeze_lot(conn, shop.wallet().wallet_id, LotId(lot_id), is_frozen=is_frozen)
+
+
+def test_credit_that_is_frozen_by_a_dispute_is_told_as_low_once_until_it_is_freed(
+    shop: Shop,
+) -> None:
+    rule(shop, 50, 80)
+    lot_id = shop.grant(100)
+
+    for is_frozen in (True, True, False, False, True):
+        frozen(shop, lot_id, is_frozen=is_frozen)
+        check_all(shop.sessions.transaction)
+
+    assert alerts(shop) == [(LOW, 50, 0), (RECOVERED, 50, 100), (LOW, 50, 0)]
+    assert shop.faults() == []
+
+
+def test_a_debit_beside_frozen_credit_crosses_by_what_can_be_spent(shop: Shop) -> None:
+    rule(shop, 50)
+    frozen(shop, shop.grant(100), is_frozen=True)
+    shop.grant(60)
+
+    assert alerts(shop) == [(LOW, 50, 0), (RECOVERED, 50, 60)]
+    shop.enter(10, debit=True)
+    assert alerts(shop)[2:] == [(LOW, 50, 50)]
+
+
+def test_credit_that_has_expired_is_told_as_low_before_it_is_taken_out(shop: Shop) -> None:
+    rule(shop, 50)
+    shop.meter("tokens", {"USD": "1"})
+    shop.grant(100, days=1)
+    shop.grant(60)
+    shop.pass_days(1)
+
+    shop.charge(5)
+    assert alerts(shop) == []
+    shop.charge(5)
+
+    assert alerts(shop) == [(LOW, 50, 50)]
+    expire_credit(shop.sessions.transaction)
+    check_all(shop.sessions.transaction)
+    assert alerts(shop) == [(LOW, 50, 50)]
+
+
+@pytest.mark.parametrize("expired", [[10], [10, 20, 30]])
+def test_the_check_finds_credit_that_has_come_to_its_end(shop: Shop, expired: list[int]) -> None:
+    rule(shop, 50)
+    shop.grant(51)
+    for amount in expired:
+        shop.grant(amount, days=1)
+    shop.pass_days(1)
+    shop.run(
+        "UPDATE credit_lots SET expires_at = NULL WHERE amount_minor = 51"
+        f" AND business_id = '{shop.business_id}'"
+    )
+
+    check_all(shop.sessions.transaction)
+    assert alerts(shop) == []
+    shop.enter(1, debit=True)
+
+    assert alerts(shop) == [(LOW, 50, 50)]
+
+
+def test_how_far_a_wallet_may_be_overdrawn_is_no_credit(shop: Shop) -> None:
+    rule(shop, 0)
+    move(shop, 10)
+
+    with shop.sessions.transaction() as conn:
+        new = Overdraft(limit=1000)
+        set_overdraft(conn, shop.business_id, shop.customers[0], "USD", new)
+    shop.enter(10, debit=True)
+
+    assert alerts(shop) == [(LOW, 0, 0)]
 
 
 def test_an_alert_says_whose_balance_is_low_and_when(shop: Shop) -> None:

@@ -19,6 +19,7 @@ from metering.errors import (
 from metering.ids import CustomerId
 from metering.ledger.entry import Posting
 from metering.ledger.manual import Entered, ManualEntry, enter
+from metering.ledger.overdraft import Overdraft, set_overdraft
 from metering.ledger.post import post
 from metering.money import INT64_MAX
 from shop import Shop, at_once, crowd, shared_database
@@ -208,10 +209,9 @@ def test_of_two_debits_at_once_for_the_last_cent_one_wins(shop: Shop) -> None:
 
 
 def test_a_debit_may_go_as_far_below_zero_as_the_wallet_allows(shop: Shop) -> None:
-    wallet_id = shop.wallet().wallet_id
-    shop.rows(
-        f"UPDATE wallets SET overdraft_limit_minor = 50 WHERE wallet_id = '{wallet_id}' RETURNING 1"
-    )
+    with shop.sessions.transaction() as conn:
+        new = Overdraft(limit=50)
+        set_overdraft(conn, shop.business_id, shop.customers[0], "USD", new)
     shop.enter(50, debit=True)
 
     with pytest.raises(InsufficientFundsError):

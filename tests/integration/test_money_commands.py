@@ -56,6 +56,39 @@ def test_a_package_is_sold_until_it_is_archived(gullak: Gullak, of: str) -> None
     assert gullak("package", "archive", "pkg_none", of).code == 1
 
 
+def test_a_wallet_is_overdrawn_as_far_as_was_said(
+    gullak: Gullak, account: tuple[str, str, str], shop: Shop
+) -> None:
+    assert gullak("debit", *account, "--amount=50", "--reason=r").code == 1
+
+    said = gullak("wallet", "overdraft", *account, "--limit=50")
+    done(gullak("debit", *account, "--amount=50", "--reason=r"))
+
+    assert "50 (0.50 USD)" in done(said).out
+    shown = gullak("balance", shop.customers[0], account[-1], "--json").json
+    (usd,) = [wallet for wallet in shown if wallet["currency"] == "USD"]
+    assert (usd["balance_minor"], usd["available_minor"], usd["overdraft_limit_minor"]) == (
+        -50, 0, 50,
+    )  # fmt: skip
+    assert shop.faults() == []
+
+
+def test_a_balance_shows_what_is_frozen_and_what_can_be_spent(
+    gullak: Gullak, account: tuple[str, str, str], shop: Shop, of: str
+) -> None:
+    purchase = gullak.made("purchase", "create", *account, "--price=1000")
+    for said in (("pay", purchase), ("dispute", purchase, "--dispute=d-1", "--status=open")):
+        done(gullak("purchase", *said, of))
+
+    (usd, *_) = [
+        wallet
+        for wallet in gullak("balance", shop.customers[0], of, "--json").json
+        if wallet["currency"] == "USD"
+    ]
+
+    assert (usd["balance_minor"], usd["frozen_minor"], usd["available_minor"]) == (1000, 1000, 0)
+
+
 def test_a_purchase_lives_its_life(
     gullak: Gullak, account: tuple[str, str, str], shop: Shop, of: str
 ) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import TextClause, text
 from metering.copy_format import array
 from metering.ledger import statements as of_ledger
 from metering.ledger.lots import statements as of_lots
+from metering.low_credit import statements as of_alerts
 from metering.purchase import statements as of_purchases
 from metering.purchase.charge import statements as of_charges
 from metering.purchase.provider import statements as of_events
@@ -33,6 +34,7 @@ PAYMENT = {
     "occurred_at": datetime(2026, 1, 1, tzinfo=UTC),
 }
 EVENTS = {"status": None, "payment_id": None, **PAGE}
+APPLIED = {"provider": "local", "unclear": "unclear_amount"}
 REPLAY = {"payment_id": None, "before": None, "replay_max": 100}
 
 
@@ -131,6 +133,14 @@ def test_a_batch_ends_its_lots_without_reading_the_others(
     assert rows_read(sessions, of_lots.LEAVE_IN_LOTS, values) < 2 * MOVED
 
 
+def test_alerts_of_a_batch_are_looked_for_without_reading_the_others(
+    many_wallets: list[str], sessions: Sessions
+) -> None:
+    values: dict[str, object] = {"wallet_ids": array(many_wallets)}
+
+    assert rows_read(sessions, of_alerts.CROSSINGS, values) < 3 * MOVED
+
+
 def rows_read(sessions: Sessions, statement: TextClause, values: dict[str, object]) -> float:
     """Run a statement, undo it, and return how many rows of tables it has looked at."""
     with sessions.engine.connect() as conn:
@@ -165,7 +175,7 @@ def name_of(given: object) -> str:
         (of_events.EVENT_PAGE, {**EVENTS, "payment_id": "pay_x7"}),
         (of_events.REPLAY_OPEN, REPLAY),
         (of_events.REPLAY_OPEN, {**REPLAY, "payment_id": "pay_x7"}),
-        (of_events.APPLY_PARKED, {"payment_id": "pay_x7", "provider": "local"}),
+        (of_events.APPLY_PARKED, {**APPLIED, "payment_id": "pay_x7"}),
     ],
     ids=name_of,
 )

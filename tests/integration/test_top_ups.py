@@ -666,6 +666,21 @@ def test_what_a_person_lets_fail_is_no_decline_and_the_rule_begins_anew(
     assert till.provider.charged() == [500]
 
 
+def test_a_wallet_whose_credit_has_expired_is_topped_up_before_it_is_taken_out(
+    shop: Shop, till: Till
+) -> None:
+    till.rule(100)
+    shop.grant(150, days=1)
+    till.sweep()
+    assert top_ups(shop) == []
+    shop.pass_days(1)
+
+    check_all(shop.sessions.transaction)
+    till.sweep()
+
+    assert top_ups(shop) == [(500, 500, "settled")]
+
+
 def test_an_account_that_cannot_charge_yet_is_no_decline(shop: Shop, till: Till) -> None:
     till.rule()
 

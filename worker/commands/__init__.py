@@ -23,6 +23,7 @@ from worker.commands import (
     status,
     top_up,
     verify,
+    wallet,
     webhook,
 )
 
@@ -34,6 +35,7 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(customer.app, name="customer")
     app.add_typer(meter.app, name="meter")
     app.add_typer(price.app, name="price")
+    app.add_typer(wallet.app, name="wallet")
     app.add_typer(rule.app, name="rule")
     app.add_typer(endpoint.app, name="endpoint")
     app.add_typer(package.app, name="package")

@@ -85,10 +85,10 @@ def show(
         found = _customer(conn, business_id, customer)
         wallets = [*wallets_of(conn, business_id, CustomerId(customer)).values()]
     if as_json:
-        print_json({**found, "wallets": [_as_record(view, target) for view in wallets]})
+        print_json({**found, "wallets": [shown_wallet(view, target) for view in wallets]})
         return
     print_record(found)
-    _print_wallets(wallets, target)
+    print_wallets(wallets, target)
 
 
 def balance(
@@ -103,9 +103,9 @@ def balance(
         business_id = business_of(conn, business)
         wallets = [*wallets_of(conn, business_id, CustomerId(customer)).values()]
     if as_json:
-        print_json([_as_record(view, target) for view in wallets])
+        print_json([shown_wallet(view, target) for view in wallets])
     else:
-        _print_wallets(wallets, target)
+        print_wallets(wallets, target)
 
 
 def _customer(conn: Connection, business_id: BusinessId, customer_id: str) -> dict[str, Any]:
@@ -117,13 +117,16 @@ def _customer(conn: Connection, business_id: BusinessId, customer_id: str) -> di
     return dict(row._mapping)  # noqa: SLF001  # the public name of a row's mapping
 
 
-def _as_record(view: WalletView, target: Target) -> dict[str, object]:
+def shown_wallet(view: WalletView, target: Target) -> dict[str, object]:
+    """Return a wallet as JSON shows it."""
     wallet = view.wallet
     return {
         "wallet_id": wallet.wallet_id,
         "currency": wallet.currency,
         "balance_minor": wallet.balance_minor,
         "balance": major(wallet.balance_minor, wallet.currency, target.settings.currencies),
+        "available_minor": view.available_minor,
+        "frozen_minor": wallet.frozen_minor,
         "remainder": wallet.remainder,
         "version": wallet.version,
         "overdraft_limit_minor": wallet.overdraft_limit_minor,
@@ -131,18 +134,20 @@ def _as_record(view: WalletView, target: Target) -> dict[str, object]:
     }
 
 
-def _print_wallets(wallets: list[WalletView], target: Target) -> None:
+def print_wallets(wallets: list[WalletView], target: Target) -> None:
+    """Print wallets as a table."""
+    decimals = target.settings.currencies
     rows = [
         (
             view.wallet.wallet_id,
-            money(view.wallet.balance_minor, view.wallet.currency, target.settings.currencies),
+            money(view.wallet.balance_minor, view.wallet.currency, decimals),
+            money(view.available_minor, view.wallet.currency, decimals),
+            money(view.wallet.frozen_minor, view.wallet.currency, decimals),
             view.wallet.remainder,
             view.wallet.version,
-            view.updated_at,
         )
         for view in wallets
     ]
     # What was charged below one minor unit is taken with the next debit.
-    print_table(
-        ("wallet_id", "balance#", "remainder (minor)#", "entries#", "updated_at"), rows, "wallets"
-    )
+    columns = ("wallet_id", "balance#", "available#", "frozen#", "remainder (minor)#", "entries#")
+    print_table(columns, rows, "wallets")

@@ -4,6 +4,7 @@ from typing import Final
 
 from sqlalchemy import text
 
+from metering.low_credit.statements import SPENDABLE
 from metering.money import INT64_MAX
 
 # The clock that decides.
@@ -245,7 +246,7 @@ LOCK_RULE: Final = text(
 STANDING: Final = text(f"""
     SELECT r.business_id, w.customer_id, w.currency, r.threshold_minor, r.package_id, r.account_id,
         r.payment_method, r.day_cap_minor, r.month_cap_minor, r.declines, r.declines_max,
-        w.balance_minor - w.frozen_minor AS spendable_minor, w.balance_minor, w.debited_minor,
+        {SPENDABLE} AS spendable_minor, w.balance_minor, w.debited_minor,
         EXISTS ({_UNDER_WAY}) AS is_under_way,
         charged.day_minor, charged.month_minor
     FROM top_up_rules r JOIN wallets w USING (wallet_id) CROSS JOIN LATERAL (SELECT
