@@ -87,7 +87,7 @@ def create_app(config: Settings, gateways: Gateways = open_gateway) -> FastAPI:
     app.state.settings = config
     app.state.gateways = gateways
     app.add_middleware(Edge, body_bytes_max=config.api_body_bytes_max)
-    routes = [route for module in (health, *ROUTERS) for route in module.router.routes]
+    routes = [route for module in (health, pages, *ROUTERS) for route in module.router.routes]
     add_error_handlers(app, routes)
     app.include_router(health.router)
     app.include_router(pages.router)

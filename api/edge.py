@@ -56,8 +56,11 @@ class Edge:
         answer = _Answer(send, request_id)
         started_at = time.perf_counter()
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            await self._serve(scope, headers, receive, answer)
-        route = getattr(scope.get("route"), "path", "none")
+            # What asks for the head alone, a balancer's probe mostly, is answered as to GET: the
+            # server leaves out the body.
+            asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+            await self._serve(asked, headers, receive, answer)
+        route = getattr(asked.get("route"), "path", "none")
         HTTP_REQUESTS.labels(scope["method"], route, answer.status).inc()
         HTTP_SECONDS.labels(route).observe(time.perf_counter() - started_at)
 

@@ -13,8 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
-from api.reasons import reason_of
-from metering.accept.event import shown
+from api.reasons import problem_of
 from metering.db import (
     DATABASE_ERRORS,
     cause_of,
@@ -167,10 +166,9 @@ def _of_ours(error: GullakError, request_id: str) -> Response:
 def _of_validation(error: RequestValidationError | ValidationError, request_id: str) -> Response:
     problems, code = [], "INVALID_REQUEST_BODY"
     for detail in error.errors()[:DETAILS_MAX]:
-        place, *path = detail["loc"] or ("body",)
-        code = _OF_PLACE.get(str(place), code)
-        field = ".".join(shown(str(part)) for part in path) or str(place)
-        problems.append(FieldProblem(field, reason_of(detail)))
+        place = str(detail["loc"][0]) if detail["loc"] else "body"
+        code = _OF_PLACE.get(place, code)
+        problems.append(problem_of(detail))
     message = "; ".join(f"{p.field}: {p.reason}" for p in problems[:3])
     return error_response(request_id, code, message, problems=problems)
 

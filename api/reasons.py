@@ -8,6 +8,8 @@ from typing import Final
 
 from pydantic_core import ErrorDetails
 
+from metering.accept.event import shown
+from metering.errors import FieldProblem
 from metering.money import PRICE_DECIMALS_MAX, PRICE_INTEGER_DIGITS_MAX
 
 # The fields of requests that hold money, by their names.
@@ -24,23 +26,39 @@ AMOUNTS: Final = frozenset(
     }
 )
 PRICES: Final = frozenset({"price_per_unit"})
+CURRENCIES: Final = frozenset({"currency", "billing_currency"})
 _NO_INTEGER: Final = frozenset({"int_type", "int_from_float", "int_parsing", "int_parsing_size"})
-_NO_PRICE: Final = frozenset({"string_type", "string_pattern_mismatch"})
+_NO_TEXT: Final = frozenset({"string_type", "string_pattern_mismatch"})
 _MAJOR: Final = re.compile(r"([0-9]{1,15})[.,]([0-9]{1,2})")
 
 
-def reason_of(detail: ErrorDetails) -> str:
-    """Return why a field is refused, without characters that an answer cannot carry."""
-    field = str(detail["loc"][-1]) if detail["loc"] else ""
-    if field in AMOUNTS and detail["type"] in _NO_INTEGER:
+def problem_of(detail: ErrorDetails) -> FieldProblem:
+    """Return which field is refused and why, without characters that an answer cannot carry.
+
+    The first part of `loc` is the place: body, query or path.
+    """
+    place, *path = detail["loc"] or ("body",)
+    if detail["type"] == "json_invalid":
+        return FieldProblem("body", f"is not JSON: {detail['ctx']['error']}, character {path[0]}")
+    if not path and isinstance(detail["input"], bytes):
+        return FieldProblem("body", "was not sent as JSON: add `Content-Type: application/json`")
+    field = ".".join(shown(str(part)) for part in path) or str(place)
+    return FieldProblem(field, _reason(str(path[-1]) if path else "", detail))
+
+
+def _reason(name: str, detail: ErrorDetails) -> str:
+    kind = detail["type"]
+    if name in AMOUNTS and kind in _NO_INTEGER:
         return _not_minor(detail["input"])
-    if field in PRICES and detail["type"] in _NO_PRICE:
+    if name in PRICES and kind in _NO_TEXT:
         return (
             "is a price in minor units (cents, paise), as text with a decimal point, such as"
             f' "0.03": up to {PRICE_INTEGER_DIGITS_MAX} digits before the point,'
             f" {PRICE_DECIMALS_MAX} after it"
         )
-    return detail["msg"].encode(errors="backslashreplace").decode()
+    if name in CURRENCIES and kind in _NO_TEXT:
+        return "is the code of a currency in capital letters, such as USD"
+    return detail["msg"].removeprefix("Value error, ").encode(errors="backslashreplace").decode()
 
 
 def _not_minor(given: object) -> str:

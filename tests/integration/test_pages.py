@@ -90,3 +90,18 @@ def test_scripts_and_styles_are_served_as_what_they_are(anybody: httpx.Client) -
 )
 def test_nothing_else_is_open(path: str, anybody: httpx.Client) -> None:
     assert anybody.get(path).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/docs/start.js", "/livez", "/readyz", "/metrics"])
+def test_a_probe_may_ask_for_the_head_alone(path: str, anybody: httpx.Client) -> None:
+    head, whole = anybody.head(path), anybody.get(path)
+
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == whole.headers["content-type"]
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/docs/start.js", "/livez"])
+def test_another_method_is_told_the_one_there_is(path: str, anybody: httpx.Client) -> None:
+    answer = anybody.post(path)
+
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")

@@ -119,3 +119,43 @@ def test_a_price_that_is_none_is_told_what_one_looks_like(
         'in minor units (cents, paise), as text with a decimal point, such as "0.03"'
         in (reasons["price_per_unit"])
     )
+
+
+@pytest.mark.parametrize("given", ["usd", "US$", "dollars", 840, ""])
+def test_a_currency_that_is_none_is_told_what_one_looks_like(
+    given: object, client: httpx.Client
+) -> None:
+    reasons = refused(client, "post", "/low-credit-rules", {"currency": given, "threshold": 5})
+
+    assert reasons == {"currency": "is the code of a currency in capital letters, such as USD"}
+
+
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain"])
+def test_a_body_that_is_not_sent_as_json_is_told_to_be(
+    kind: str | None, client: httpx.Client
+) -> None:
+    headers = {} if kind is None else {"Content-Type": kind}
+
+    answer = client.post("/customers", content=b'{"email": "a@b.c", "name": "x"}', headers=headers)
+
+    assert (answer.status_code, answer.json()["message"]) == (
+        422,
+        "body: was not sent as JSON: add `Content-Type: application/json`",
+    )
+
+
+def test_a_body_that_is_no_json_is_told_where(client: httpx.Client) -> None:
+    answer = client.post(
+        "/customers", content=b'{"email": "a@b.c",}', headers={"Content-Type": "application/json"}
+    )
+
+    (detail,) = answer.json()["details"]
+    assert detail["field"] == "body"
+    assert detail["reason"].startswith("is not JSON: ")
+    assert detail["reason"].endswith(", character 18")
+
+
+def test_a_reason_of_ours_has_no_preface(client: httpx.Client) -> None:
+    answer = client.get("/customers", params={"created_at_gte": "2026-01-01"})
+
+    assert answer.json()["message"].startswith("created_at_gte: is not RFC 3339")
