@@ -30,6 +30,7 @@ Url = Annotated[str, StringConstraints(strict=True, pattern=NO_NUL, max_length=U
 Description = Annotated[
     str, StringConstraints(strict=True, pattern=NO_NUL, max_length=DESCRIPTION_CHARS_MAX)
 ]
+Switch = Annotated[bool, Field(strict=True)]
 Pairs = Annotated[dict[Text, Text], Field(max_length=ENTRIES_MAX)]
 Types = Annotated[list[Text], Field(max_length=100)]
 # Deliveries are not throttled: what nobody would keep to is refused, not ignored.
@@ -43,7 +44,7 @@ class NewEndpoint(BaseModel):
 
     url: Url
     description: Description | None = None
-    disabled: bool | None = None
+    disabled: Switch | None = None
     filter_types: Types | None = None
     headers: Pairs | None = None
     metadata: Pairs | None = None
@@ -60,7 +61,7 @@ class EndpointChange(BaseModel):
 
     url: Url | None = None
     description: Description | None = None
-    disabled: bool | None = None
+    disabled: Switch | None = None
     filter_types: Types | None = None
     metadata: Pairs | None = None
     rate_limit: NoLimit = None

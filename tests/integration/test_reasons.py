@@ -159,3 +159,15 @@ def test_a_reason_of_ours_has_no_preface(client: httpx.Client) -> None:
     answer = client.get("/customers", params={"created_at_gte": "2026-01-01"})
 
     assert answer.json()["message"].startswith("created_at_gte: is not RFC 3339")
+
+
+@pytest.mark.parametrize("given", [0, 1, "yes", "false", []])
+def test_a_switch_is_true_or_false_and_nothing_that_looks_like_it(
+    given: object, client: httpx.Client
+) -> None:
+    made = client.post("/webhooks", json={"url": "https://example.com/"}).json()
+
+    for method, path in (("post", "/webhooks"), ("patch", f"/webhooks/{made['id']}")):
+        body = {"url": "https://example.com/", "disabled": given}
+        assert list(refused(client, method, path, body)) == ["disabled"]
+    assert len(client.get("/webhooks").json()["data"]) == 1
