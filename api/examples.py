@@ -34,6 +34,7 @@ BODIES: Final[dict[str, Json]] = {
         "reason": "first top-up",
         "idempotency_key": "order-1",
     },
+    "put_overdraft": {"limit": 2500},
     "refund_entry": {"reason": "the call failed", "idempotency_key": "refund-of-order-1"},
     # --- usage --------------------------------------------------------------------------------
     "ingest_events": {

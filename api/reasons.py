@@ -19,6 +19,7 @@ AMOUNTS: Final = frozenset(
         "cost_basis",
         "credit",
         "day_cap",
+        "limit",
         "month_cap",
         "price",
         "recover_at",
@@ -43,7 +44,9 @@ def problem_of(detail: ErrorDetails) -> FieldProblem:
     if not path and isinstance(detail["input"], bytes):
         return FieldProblem("body", "was not sent as JSON: add `Content-Type: application/json`")
     field = ".".join(shown(str(part)) for part in path) or str(place)
-    return FieldProblem(field, _reason(str(path[-1]) if path else "", detail))
+    # A parameter of the same name is no money.
+    name = str(path[-1]) if path and place == "body" else ""
+    return FieldProblem(field, _reason(name, detail))
 
 
 def _reason(name: str, detail: ErrorDetails) -> str:

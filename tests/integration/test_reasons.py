@@ -106,6 +106,13 @@ def test_every_amount_of_a_request_is_told_to_be_in_minor_units(
     assert "12.34 USD is 1234" in reasons[field]
 
 
+def test_a_parameter_that_shares_its_name_with_an_amount_is_no_money(client: httpx.Client) -> None:
+    answer = client.get("/webhooks", params={"limit": "5.5"})
+
+    assert answer.status_code == 422
+    assert "minor units" not in answer.json()["message"]
+
+
 @pytest.mark.parametrize("given", ["0,03", "1e-2", "-0.03", ".03", "0.03 ", 0.03, 3, True, "३"])
 def test_a_price_that_is_none_is_told_what_one_looks_like(
     given: object, client: httpx.Client
