@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, Field
 
 from metering.ids import (
+    CheckoutId,
     Currency,
     CustomerId,
     EntryId,
@@ -17,6 +18,7 @@ from metering.ids import (
     PurchaseId,
 )
 from metering.ledger.entry import EventType, Kind, Source
+from metering.purchase.charge.checkout import CheckoutStatus
 from metering.purchase.orders import Origin
 from metering.purchase.target import PurchaseStatus
 from metering.webhook.outbox import WebhookType
@@ -87,12 +89,30 @@ class PurchaseNotice(BaseModel):
     status: PurchaseStatus
     price: int
     credit: int
-    paid: int
+    paid: int | None
     reversed: int
     shortfall: Annotated[int, Field(description="Called back, but spent, and owed by nobody.")]
     provider: str | None
     payment_id: str | None
     ledger_entry_id: EntryId | None
+    failure: Annotated[str | None, Field(description="Why it failed.")]
+
+
+class CheckoutNotice(BaseModel):
+    """A checkout has come to its end. `credit_part` + `payment_part` = `amount`, in minor units."""
+
+    payload_type: Literal["Checkout"]
+    checkout_id: CheckoutId
+    customer_id: CustomerId
+    currency: Currency
+    status: CheckoutStatus
+    amount: int
+    credit_part: int
+    payment_part: int
+    payment_id: str | None
+    ledger_entry_id: Annotated[EntryId | None, Field(description="What reserved the credit part.")]
+    release_entry_id: Annotated[EntryId | None, Field(description="What gave it back.")]
+    failure: str | None
 
 
 class TopUpNotice(BaseModel):
@@ -144,7 +164,11 @@ SHAPES: Final[dict[WebhookType, tuple[type[BaseModel], str]]] = {
     "credit.expiring": (LotNotice, "Credit will expire soon."),
     "credit.expired": (EntryNotice, "Credit has expired."),
     "purchase.succeeded": (PurchaseNotice, "A purchase was paid and credited."),
+    "purchase.failed": (PurchaseNotice, "A purchase was not paid: declined, or its page is over."),
     "purchase.reversed": (PurchaseNotice, "A refund or dispute has called back a purchase."),
+    "checkout.completed": (CheckoutNotice, "A checkout is paid, by credit and payment."),
+    "checkout.failed": (CheckoutNotice, "A checkout has failed; its credit part is given back."),
+    "checkout.expired": (CheckoutNotice, "Nobody paid in time; the credit part is given back."),
     "topup.failed": (TopUpNotice, "A top-up could not be charged."),
     "usage.unpriced": (UnpricedUsageNotice, "Usage that no meter or price covers has come."),
     "webhook.test": (TestNotice, "A test."),

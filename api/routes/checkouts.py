@@ -113,11 +113,11 @@ def make_checkout(
     checkout = begun.checkout
     if checkout.charge_id is None or checkout.status != "pending":
         return _out(checkout)
-    _charge(scope, caller.business_id, checkout.charge_id)
+    ask_for(scope, caller.business_id, checkout.charge_id)
     return _show(scope, caller.business_id, checkout.checkout_id)
 
 
-def _charge(scope: ApiScope, business_id: BusinessId, charge_id: ChargeId) -> None:
+def ask_for(scope: ApiScope, business_id: BusinessId, charge_id: ChargeId) -> None:
     """Ask for the payment, unless many requests wait for providers: the sweep does it too."""
     if not scope.charging.acquire(blocking=False):
         return

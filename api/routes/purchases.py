@@ -10,8 +10,9 @@ from sqlalchemy import Connection
 
 from api.auth import Reader, Writer
 from api.paging import Page, Paged
+from api.routes.checkouts import ask_for
 from api.routes.wallets import CustomerPath
-from api.scope import ApiScope, Scoped
+from api.scope import REPEATABLE, ApiScope, Scoped
 from metering.access.keys import Principal
 from metering.ids import BusinessId, Currency, CustomerId, EntryId, PackageId, PurchaseId
 from metering.purchase.by_hand import (
@@ -22,6 +23,7 @@ from metering.purchase.by_hand import (
     pay_by_hand,
     refund_by_hand,
 )
+from metering.purchase.charge.page import NewPage, open_page
 from metering.purchase.facts import PaymentStatus, Provider, ReversalKind, ReversalStatus
 from metering.purchase.known import KnownPurchase, know_purchase
 from metering.purchase.orders import (
@@ -44,7 +46,8 @@ class PurchaseOut(BaseModel):
 
     `refunded` and `lost`: how much of the credit refunds and lost disputes have called back;
     `shortfall`: what of that was spent already and nobody owes. `metadata`: for the shop to hand to
-    its payment provider with the payment, by which it is found again.
+    its payment provider with the payment, by which it is found again. `payment_url`: where its
+    customer pays, if a page was opened for it and as long as that is open.
     """
 
     id: PurchaseId
@@ -70,6 +73,7 @@ class PurchaseOut(BaseModel):
     created_at: datetime
     paid_at: datetime | None
     settled_at: datetime | None
+    payment_url: str | None
     metadata: dict[str, str]
 
 
@@ -135,6 +139,7 @@ def _out(purchase: Purchase) -> PurchaseOut:
         created_at=purchase.created_at,
         paid_at=purchase.paid_at,
         settled_at=purchase.settled_at,
+        payment_url=purchase.payment_url,
         metadata={"gullak_purchase_id": purchase.purchase_id},
     )
 
@@ -226,6 +231,21 @@ def show_purchase(caller: Reader, scope: Scoped, purchase_id: PurchasePath) -> K
             caller.business_id, lambda conn: know_purchase(conn, caller.business_id, purchase_id)
         )
     )
+
+
+@router.post("/purchases/{purchase_id}/page", dependencies=REPEATABLE)
+def open_purchase_page(
+    caller: Writer, scope: Scoped, purchase_id: PurchasePath, new: NewPage
+) -> KnownPurchaseOut:
+    """Open a page of a provider where the customer pays for a purchase: `payment_url`.
+
+    Asked for again, it is the same page. A provider that does not answer is asked again; then the
+    address is in the purchase a little later.
+    """
+    business_id = caller.business_id
+    charge_id = scope.run(business_id, lambda conn: open_page(conn, business_id, purchase_id, new))
+    ask_for(scope, business_id, charge_id)
+    return show_purchase(caller, scope, purchase_id)
 
 
 def _follow(

@@ -1,4 +1,4 @@
-"""What businesses are told of purchases: that one succeeded, that one was reversed."""
+"""What businesses are told of purchases: that one succeeded, failed, or was reversed."""
 
 from sqlalchemy import Connection
 
@@ -12,6 +12,8 @@ def tell_of_purchase(conn: Connection, before: Purchase, after: Purchase) -> Non
     types: list[WebhookType] = []
     if before.entry_id is None and after.entry_id is not None:
         types.append("purchase.succeeded")
+    if after.status == "failed" and before.status != "failed":
+        types.append("purchase.failed")
     if after.reversed_minor != before.reversed_minor:
         types.append("purchase.reversed")
     if not types:
@@ -39,4 +41,5 @@ def shown(purchase: Purchase) -> dict[str, Json]:
         "provider": purchase.provider,
         "payment_id": purchase.payment_id,
         "ledger_entry_id": purchase.entry_id,
+        "failure": purchase.failure,
     }

@@ -106,6 +106,8 @@ class Purchase:
     created_at: datetime
     paid_at: datetime | None
     settled_at: datetime | None
+    # Where its customer pays, while that is open.
+    payment_url: str | None
 
     @property
     def reversed_minor(self) -> int:

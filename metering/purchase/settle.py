@@ -160,13 +160,16 @@ def _park(conn: Connection, purchase: Purchase, payment: _Payment, reason: str) 
 def _unpaid(conn: Connection, purchase: Purchase) -> Purchase:
     """Return the purchase as failed if every payment of it has failed, else as pending.
 
+    While a page of the provider is open, the customer may take another card there.
     A top-up that has failed stays so until it is paid: its charge has ended, so nobody would look
     what becomes of it, and the next one may be under way.
     """
     if purchase.origin == "top_up" and purchase.status == "failed":
         return purchase
     rows = conn.execute(statements.UNSUCCESSFUL, {"purchase_id": purchase.purchase_id}).all()
-    if rows and all(row.status == "failed" for row in rows):
+    has_failed = bool(rows) and all(row.status == "failed" for row in rows)
+    values = {"purchase_id": purchase.purchase_id}
+    if has_failed and not conn.execute(statements.HAS_PAGE, values).scalar_one():
         return replace(purchase, status="failed", failure=rows[0].failure or "payment failed")
     return replace(purchase, status="pending", failure=None)
 

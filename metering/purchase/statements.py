@@ -41,7 +41,8 @@ PACKAGE_PAGE: Final = text(
 _PURCHASE: Final = """purchase_id, business_id, customer_id, currency, order_id, origin, package_id,
     price_minor, credit_minor, valid_days, priority, status, provider, payment_id, paid_minor,
     entry_id, refunded_minor, lost_minor, shortfall_minor, failure, is_due, created_at, paid_at,
-    settled_at"""
+    settled_at, (SELECT url FROM charges c WHERE c.purchase_id = purchases.purchase_id
+    AND c.status IN ('new', 'pending')) AS payment_url"""
 
 # A pending purchase, once per order number.
 INSERT: Final = text(
@@ -274,6 +275,11 @@ SUCCEEDED: Final = text(
 UNSUCCESSFUL: Final = text(
     "SELECT status, failure FROM payments WHERE purchase_id = :purchase_id"
     " AND status <> 'succeeded' ORDER BY occurred_at DESC, payment_id"
+)
+# Whether a purchase can still be paid on a page of the provider.
+HAS_PAGE: Final = text(
+    "SELECT EXISTS (SELECT FROM charges WHERE purchase_id = :purchase_id"
+    " AND payment_method IS NULL AND status IN ('new', 'pending'))"
 )
 # A payment that nothing follows from waits to be looked at. One of which somebody is noting
 # something is passed over: whoever that is waits for what we hold, and comes here afterwards.

@@ -84,6 +84,129 @@ def test_a_customer_pays_on_a_page(client: httpx.Client, till: Till) -> None:
     assert answer.json()["payment_url"].startswith("https://pay.example/pay_")
 
 
+# --- purchases that are paid on a page ------------------------------------------------------------
+
+
+def order(client: httpx.Client, till: Till) -> str:
+    asked = {"currency": "USD", "price": 1000, "credit": 1200}
+    path = f"/customers/{till.shop.customers[0]}/purchases"
+    return str(client.post(path, json=asked).json()["id"])
+
+
+def open_page(client: httpx.Client, purchase_id: str, **asked: object) -> dict[str, Any]:
+    answer = client.post(f"/purchases/{purchase_id}/page", json=asked)
+    assert answer.status_code == 200, answer.text
+    return answer.json()  # type: ignore[no-any-return]
+
+
+def test_a_purchase_is_paid_on_a_page_and_credited(
+    client: httpx.Client, shop: Shop, till: Till
+) -> None:
+    purchase_id = order(client, till)
+    assert client.get(f"/purchases/{purchase_id}").json()["payment_url"] is None
+
+    opened = open_page(client, purchase_id, return_url="https://shop.example/r")
+    again = open_page(client, purchase_id)
+
+    assert opened["payment_url"].startswith("https://pay.example/pay_")
+    assert (opened["status"], again["payment_url"]) == ("pending", opened["payment_url"])
+    assert len(till.charge_ids()) == 1
+    till.provider.end(till.charge().charge_id, "succeeded")
+    till.age(till.charge().charge_id, 0)
+    till.sweep()
+    paid = client.get(f"/purchases/{purchase_id}").json()
+    assert (paid["status"], paid["provider"], paid["payment_url"]) == ("settled", "local", None)
+    assert (shop.wallet().balance_minor, shop.faults()) == (1200, [])
+
+
+def test_a_card_that_is_declined_on_a_page_is_not_the_end_of_it(
+    client: httpx.Client, shop: Shop, till: Till
+) -> None:
+    purchase_id = order(client, till)
+    url = open_page(client, purchase_id)["payment_url"]
+
+    till.tell(till.charge().charge_id, "failed", payment_id="pay_declined")
+
+    pending = client.get(f"/purchases/{purchase_id}").json()
+    assert (pending["status"], pending["payment_url"]) == ("pending", url)
+    till.tell(till.charge().charge_id)
+    assert client.get(f"/purchases/{purchase_id}").json()["status"] == "settled"
+    assert till.charge().status == "succeeded"
+    assert till.notices("purchase.failed") == []
+    assert shop.faults() == []
+
+
+def test_a_page_that_is_over_lets_its_purchase_fail_and_says_so(
+    client: httpx.Client, shop: Shop, till: Till
+) -> None:
+    purchase_id = order(client, till)
+    open_page(client, purchase_id)
+
+    till.provider.end(till.charge().charge_id, "failed")
+    till.age(till.charge().charge_id, 0)
+    till.sweep()
+
+    failed = client.get(f"/purchases/{purchase_id}").json()
+    assert (failed["status"], failed["failure"], failed["payment_url"]) == (
+        "failed", "card_declined", None,
+    )  # fmt: skip
+    (notice,) = till.notices("purchase.failed")
+    assert (notice["purchase_id"], notice["failure"]) == (purchase_id, "card_declined")
+    refused = client.post(f"/purchases/{purchase_id}/page", json={})
+    assert (refused.status_code, details(refused)) == (
+        422, {"purchase": "is failed and has no page: order anew"},
+    )  # fmt: skip
+    assert shop.faults() == []
+
+
+def test_pages_that_are_opened_at_once_are_one(client: httpx.Client, till: Till) -> None:
+    purchase_id = order(client, till)
+
+    at_once(*[lambda: client.post(f"/purchases/{purchase_id}/page", json={})] * 8)
+
+    assert len(till.charge_ids()) == 1
+    assert len([1 for paid in till.provider.payments if paid in till.charge_ids()]) == 1
+
+
+def test_what_is_paid_has_no_page(client: httpx.Client, till: Till) -> None:
+    purchase_id = order(client, till)
+    client.post(f"/purchases/{purchase_id}/payments", json={})
+
+    assert client.post(f"/purchases/{purchase_id}/page", json={}).status_code == 422
+    assert till.charge_ids() == []
+
+
+# --- what is told ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "credit", "end"),
+    [
+        ("ok", 300, ("checkout.completed", None)),
+        ("ok", 1000, ("checkout.completed", None)),
+        ("declined", 300, ("checkout.failed", "card_declined")),
+        ("pending", 300, ("checkout.expired", "cancelled")),
+    ],
+)
+def test_the_end_of_a_checkout_is_told_once(
+    client: httpx.Client, till: Till, method: str, credit: int, end: tuple[str, str | None]
+) -> None:
+    shop, (type_, failure) = till.shop, end
+    shop.enter(credit)
+    made = check_out(client, till, payment_method=method).json()
+    if method == "pending":
+        till.is_over(made["id"])
+    for _ in range(2):
+        till.sweep()
+
+    (notice,) = till.notices(type_)
+    assert (notice["checkout_id"], notice["failure"]) == (made["id"], failure)
+    assert (notice["amount"], notice["credit_part"]) == (1000, credit)
+    ends = ("checkout.completed", "checkout.failed", "checkout.expired")
+    assert sum(len(till.notices(each)) for each in ends) == 1
+    assert shop.faults() == []
+
+
 def test_a_decline_is_an_answer_with_its_reason(
     client: httpx.Client, shop: Shop, till: Till
 ) -> None:

@@ -44,6 +44,7 @@ BODIES: dict[tuple[str, str], Callable[[dict[str, str]], object]] = {
     ("POST", "/packages"): lambda _: {"name": "p", "currency": "USD", "price": 1},
     ("POST", "/customers/{customer_id}/purchases"): lambda ids: {"package_id": ids["package_id"]},
     ("POST", "/purchases/{purchase_id}/payments"): lambda _: {"payment_id": "pay_stolen"},
+    ("POST", "/purchases/{purchase_id}/page"): lambda ids: {"account_id": ids["account_id"]},
     ("POST", "/purchases/{purchase_id}/refunds"): lambda _: {"refund_id": "re_stolen"},
     ("POST", "/purchases/{purchase_id}/disputes"): lambda _: {
         "dispute_id": "dp_stolen",

@@ -17,6 +17,8 @@ from metering.purchase.by_hand import (
     pay_by_hand,
     refund_by_hand,
 )
+from metering.purchase.charge.charge import run_charge
+from metering.purchase.charge.page import NewPage, open_page
 from metering.purchase.known import KnownPurchase, know_purchase
 from metering.purchase.orders import (
     NewPurchase,
@@ -27,6 +29,7 @@ from metering.purchase.orders import (
     record_paid_order,
 )
 from metering.purchase.target import PurchaseStatus
+from worker.charging import charge_policy_of, open_gateway
 from worker.commands.options import (
     AsJson,
     Business,
@@ -178,6 +181,7 @@ _COLUMNS: Final = (
     "order",
     "payment",
     "created_at",
+    "pay at",
 )
 
 
@@ -194,6 +198,7 @@ def _row(purchase: Purchase, target: Target) -> tuple[object, ...]:
         purchase.order_id,
         None if purchase.provider is None else f"{purchase.provider} {purchase.payment_id}",
         purchase.created_at,
+        purchase.payment_url,
     )
 
 
@@ -208,6 +213,32 @@ def show(
     """Show a purchase with its payments, refunds and disputes."""
     with open_target(data_dir) as target, target.transaction() as conn:
         known = know_purchase(conn, business_of(conn, business), PurchaseId(purchase))
+    _print(known, target, as_json=as_json)
+
+
+@app.command("page")
+def page(
+    *,
+    purchase: PurchaseArgument,
+    account: Annotated[
+        str | None, typer.Option(help="Provider account. Default: the only one.", metavar="ID")
+    ] = None,
+    return_url: Annotated[
+        str | None, typer.Option(help="Where the customer comes back to from that page.")
+    ] = None,
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Open a page of a provider where the customer pays; the same one if asked for again."""
+    new, purchase_id = NewPage(account_id=account, return_url=return_url), PurchaseId(purchase)
+    with open_target(data_dir) as target:
+        with target.transaction() as conn:
+            business_id = business_of(conn, business)
+            charge_id = open_page(conn, business_id, purchase_id, new)
+        run_charge(target.transaction, open_gateway, charge_id, charge_policy_of(target.settings))
+        with target.transaction() as conn:
+            known = know_purchase(conn, business_id, purchase_id)
     _print(known, target, as_json=as_json)
 
 

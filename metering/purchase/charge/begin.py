@@ -14,7 +14,7 @@ from metering.ledger.accounts import wallet_of
 from metering.ledger.entry import Posting, Wallet
 from metering.ledger.post import open_book, post
 from metering.purchase.charge import statements
-from metering.purchase.charge.checkout import Checkout, get_checkout
+from metering.purchase.charge.checkout import Checkout, get_checkout, tell_of_checkout
 from metering.purchase.charge.stored import NewCharge, account_to_charge, store_charge
 from metering.purchase.packages import Minor
 from metering.text import FILLED
@@ -99,7 +99,10 @@ def begin_checkout(
     )
     if payment_minor:
         _store_charge(conn, wallet, checkout_id, payment_minor, new)
-    return Begun(get_checkout(conn, business_id, checkout_id), replayed=False)
+    checkout = get_checkout(conn, business_id, checkout_id)
+    if not payment_minor:
+        tell_of_checkout(conn, checkout)
+    return Begun(checkout, replayed=False)
 
 
 def _digest(customer_id: CustomerId, new: NewCheckout) -> bytes:

@@ -8,8 +8,8 @@ webhook costs only time, and a lost answer as well.
 
 Nothing is called a failure while money may have moved: after too long without an answer a charge is
 parked, and a person looks at it (`gullak charge`). So is a top-up that a provider refuses to be
-asked for: the request is at fault, not the card. A checkout that it refuses fails, because its
-customer waits and its credit goes back.
+asked for: the request is at fault, not the card. A checkout or a page that it refuses fails,
+because a customer waits.
 
 Locks, in this order: a payment, its charge, its purchase or checkout, a top-up rule, a wallet.
 Facts are noted in that order too: see `facts`.
@@ -270,13 +270,13 @@ def _ask(gateways: Gateways, asked: Asked) -> ChargeAnswer | _Unknown:
         return _Unknown(error.reason, is_final=True)
     except ConfigurationError as error:
         # Nobody was asked, and an account that is not set up is put right one day.
-        fails = is_first and asked.charge.checkout_id is not None
+        fails = is_first and not asked.charge.is_top_up
         return _failed(error.message) if fails else _Unknown(error.message, is_final=False)
 
 
 def _refused(asked: Asked, reason: str) -> ChargeAnswer | _Unknown:
     """Return what becomes of a request that the provider refuses, and of which it knows nothing."""
-    if asked.charge.checkout_id is not None:
+    if not asked.charge.is_top_up:
         return _failed(reason)
     return _Unknown(reason, is_final=True)
 
@@ -360,11 +360,11 @@ def end_with(
     apply_parked(conn, charge.business_id, fact.provider, fact.payment_id)
     if (
         answer.status == "failed"
-        and charge.checkout_id is not None
+        and not charge.is_top_up
         and end_charge(conn, charge.charge_id, "failed", failure=answer.failure)
     ):
         # The provider's word on the whole charge, where a failed payment alone is not the end.
-        settle_checkout(conn, charge.checkout_id)
+        settle_paid(conn, _paid_for(charge), policy)
     conn.execute(statements.POSTPONE_CHARGE, {**_turn(charge, policy), "is_followed": True})
 
 

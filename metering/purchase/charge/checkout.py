@@ -32,6 +32,7 @@ from metering.purchase.facts import PaymentStatus, Provider
 from metering.purchase.orders import Terms, place
 from metering.purchase.settle import RESTORED_VALID_DAYS, settle_purchase
 from metering.purchase.statements import PARK_PAYMENT
+from metering.webhook.outbox import Json, Notice, WebhookType, publish
 
 CheckoutStatus = Literal["pending", "completed", "failed"]
 FAILED: Final = "the payment failed"
@@ -176,7 +177,30 @@ def _decided(
         "failure": after.failure,
     }
     conn.execute(statements.END_CHECKOUT, values)
+    tell_of_checkout(conn, after)
     return after
+
+
+def tell_of_checkout(conn: Connection, checkout: Checkout) -> None:
+    """Write a notice of a checkout that has come to its end to the outbox."""
+    now = conn.execute(statements.CLOCK).scalar_one()
+    type_: WebhookType = "checkout.completed"
+    if checkout.status == "failed":
+        type_ = "checkout.expired" if checkout.expires_at <= now else "checkout.failed"
+    data: dict[str, Json] = {
+        "checkout_id": checkout.checkout_id,
+        "customer_id": checkout.customer_id,
+        "currency": checkout.currency,
+        "status": checkout.status,
+        "amount": checkout.amount_minor,
+        "credit_part": checkout.credit_minor,
+        "payment_part": checkout.payment_minor,
+        "payment_id": checkout.payment_id,
+        "ledger_entry_id": checkout.debit_entry_id,
+        "release_entry_id": checkout.release_entry_id,
+        "failure": checkout.failure,
+    }
+    publish(conn, [Notice(checkout.business_id, type_, data)], now)
 
 
 def _enough(conn: Connection, checkout: Checkout, payments: Sequence[_Payment]) -> _Payment | None:

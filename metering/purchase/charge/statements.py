@@ -93,6 +93,8 @@ LOCK_CHARGE_OF: Final = text(
     f"SELECT {_CHARGE} FROM charges c WHERE purchase_id = CAST(:purchase_id AS text)"
     " OR checkout_id = CAST(:checkout_id AS text) FOR NO KEY UPDATE"
 )
+# The charge of a purchase.
+CHARGE_OF: Final = text(f"SELECT {_CHARGE} FROM charges c WHERE purchase_id = :purchase_id")
 # One charge of this business.
 CHARGE: Final = text(
     f"SELECT {_CHARGE} FROM charges c WHERE business_id = :business_id AND charge_id = :charge_id"

@@ -79,6 +79,11 @@ class Charge(NewCharge):
     is_parked: bool
 
     @property
+    def is_top_up(self) -> bool:
+        """Tell whether it buys credit with a saved payment method, while no customer waits."""
+        return self.checkout_id is None and self.payment_method is not None
+
+    @property
     def is_open(self) -> bool:
         """Tell whether it has not come to its end."""
         return self.status in OPEN
