@@ -45,6 +45,7 @@ def one_of_each(shop: Shop, client: httpx.Client) -> dict[str, str]:
         "package_id": order["package_id"],
         "purchase_id": purchase["id"],
         "meter_id": meter["id"],
+        "price_id": client.get("/prices").json()["items"][0]["id"],
         "rule_id": rule["id"],
         "event_id": "evt-victim",
         "refused_event_id": "evt-refused",

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel
 
 from api.auth import Reader, Writer
@@ -16,16 +16,21 @@ from metering.rate_card.catalogue import (
     NewPrice,
     Price,
     create_price,
+    end_price,
     page_of_prices,
 )
 
 router: Final = APIRouter(prefix="/prices", tags=["prices"])
 
+PricePath = Annotated[PriceId, Path(min_length=1, max_length=64)]
+
 
 class PriceOut(BaseModel):
     """A price; `price_per_unit` is an exact decimal text, in minor units per `units`.
 
-    `effective_from` is null if the price is in force from the beginning.
+    `effective_from` is null if the price is in force from the beginning. From `ended_at` on it is
+    not in force; `is_taken_back`: it never was. From `superseded_from` on the price
+    `superseded_by` takes its place.
     """
 
     id: PriceId
@@ -35,6 +40,10 @@ class PriceOut(BaseModel):
     price_per_unit: str
     units: int
     effective_from: datetime | None
+    ended_at: datetime | None
+    is_taken_back: bool
+    superseded_by: PriceId | None
+    superseded_from: datetime | None
 
 
 def _out(price: Price) -> PriceOut:
@@ -46,17 +55,32 @@ def _out(price: Price) -> PriceOut:
         price_per_unit=plain(price.price_per_unit),
         units=price.units,
         effective_from=None if price.effective_from == BEGINNING else price.effective_from,
+        ended_at=None if price.ended_at == BEGINNING else price.ended_at,
+        is_taken_back=price.is_taken_back,
+        superseded_by=price.superseded_by,
+        superseded_from=price.superseded_from,
     )
 
 
 @router.post("", status_code=201)
 def make_price(caller: Writer, scope: Scoped, new: NewPrice) -> PriceOut:
-    """Make a price. It never changes what was charged already."""
+    """Make a price. It never changes what was charged already.
+
+    One that is made before another that began later is superseded by that one: it says so.
+    """
     return _out(
         scope.run(
             caller.business_id,
             lambda conn: create_price(conn, caller.business_id, new, scope.currencies),
         )
+    )
+
+
+@router.delete("/{price_id}")
+def end_price_now(caller: Writer, scope: Scoped, price_id: PricePath) -> PriceOut:
+    """End a price from now on, or take it back if nothing was charged since it was made."""
+    return _out(
+        scope.run(caller.business_id, lambda conn: end_price(conn, caller.business_id, price_id))
     )
 
 

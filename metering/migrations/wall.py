@@ -47,7 +47,7 @@ RIGHTS: Final = {
     "meters": "SELECT, INSERT, UPDATE",
     "payment_reversals": "SELECT, INSERT, UPDATE",
     "payments": "SELECT, INSERT, UPDATE",
-    "prices": "SELECT, INSERT",
+    "prices": "SELECT, INSERT, UPDATE (ended_at)",
     "provider_accounts": "SELECT",
     "provider_events": "SELECT, INSERT, UPDATE",
     "purchases": "SELECT, INSERT, UPDATE",

@@ -11,16 +11,17 @@ price at its time, is refused, unless the business has chosen to keep it. A pric
 A meter without any price beside one that has some only measures.
 """
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
 from metering.buffer.chunk import Metadata
 from metering.clock import to_wire
 from metering.errors import BadQuantityError, NoPriceError, UnmeteredError, UnpricedEventError
-from metering.ids import Currency, MeterId
+from metering.ids import Currency, MeterId, PriceId
 from metering.money import EXACT, QUANTITY_MAX_INT, ZERO, quantity_of, quantity_problem
 from metering.rate_card.catalogue import Meter, Price
 from metering.rate_card.filter import compile_filter
@@ -56,13 +57,16 @@ def exact_cost(mantissa: int, scale: int) -> Decimal:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The prices of a meter in one currency: moments (wire form, ascending) and unit prices."""
+    """The prices of a meter in one currency: moments (wire form, ascending) and unit prices.
+
+    None: from that moment on none is in force.
+    """
 
     starts: tuple[str, ...]
-    unit_prices: tuple[Decimal, ...]
+    unit_prices: tuple[Decimal | None, ...]
 
     def at(self, event_at: str) -> Decimal | None:
-        """Return the unit price in force; None before the first."""
+        """Return the unit price in force; None before the first, and where all have ended."""
         if event_at >= self.starts[-1]:  # the newest: almost always
             return self.unit_prices[-1]
         index = bisect_right(self.starts, event_at)
@@ -258,10 +262,13 @@ def _plain(meters: Sequence[CompiledMeter], currency: Currency) -> Plain | None:
     if any(meter.matches or currency not in meter.prices for meter in meters):
         return None
     timelines = [meter.prices[currency] for meter in meters]
-    scale = max(_scale(timeline.unit_prices[-1]) for timeline in timelines)
+    newest = [price for line in timelines if (price := line.unit_prices[-1]) is not None]
+    if len(newest) < len(timelines):
+        return None
+    scale = max(_scale(price) for price in newest)
     lines = tuple(
-        PlainLine(meter.summed, int(EXACT.scaleb(timeline.unit_prices[-1], scale)))
-        for meter, timeline in zip(meters, timelines, strict=True)
+        PlainLine(meter.summed, int(EXACT.scaleb(price, scale)))
+        for meter, price in zip(meters, newest, strict=True)
     )
     return Plain(lines, scale, max(timeline.starts[-1] for timeline in timelines))
 
@@ -311,7 +318,8 @@ def _compile(
 def _timelines(prices: Iterable[Price]) -> dict[MeterId, dict[Currency, Timeline]]:
     found: dict[MeterId, dict[Currency, list[Price]]] = {}
     for price in prices:
-        found.setdefault(price.meter_id, {}).setdefault(price.currency, []).append(price)
+        if not price.is_taken_back:
+            found.setdefault(price.meter_id, {}).setdefault(price.currency, []).append(price)
     return {
         meter_id: {currency: _timeline(rows) for currency, rows in by_currency.items()}
         for meter_id, by_currency in found.items()
@@ -319,8 +327,24 @@ def _timelines(prices: Iterable[Price]) -> dict[MeterId, dict[Currency, Timeline
 
 
 def _timeline(prices: list[Price]) -> Timeline:
-    ordered = sorted(prices, key=lambda price: price.effective_from)
-    return Timeline(
-        tuple(to_wire(price.effective_from) for price in ordered),
-        tuple(price.unit_price for price in ordered),
-    )
+    """Of the prices that have begun and not ended, the one that began last is in force.
+
+    Of two from the same moment it is the one that was made last.
+    """
+    changes: dict[datetime, list[Price]] = {}
+    for price in prices:
+        for moment in (price.effective_from, price.ended_at):
+            if moment is not None:
+                changes.setdefault(moment, []).append(price)
+    begun: list[tuple[datetime, PriceId]] = []
+    unit_prices = {price.price_id: price.unit_price for price in prices}
+    in_force: list[tuple[str, Decimal | None]] = []
+    for moment in sorted(changes):
+        for price in changes[moment]:
+            place = (price.effective_from, price.price_id)
+            if moment == price.effective_from:
+                insort(begun, place)
+            else:
+                begun.remove(place)
+        in_force.append((to_wire(moment), unit_prices[begun[-1][1]] if begun else None))
+    return Timeline(tuple(at for at, _ in in_force), tuple(price for _, price in in_force))

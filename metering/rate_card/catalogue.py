@@ -119,7 +119,11 @@ class Meter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """A price as stored; `effective_from` may be `BEGINNING`."""
+    """A price as stored; `effective_from` may be `BEGINNING`.
+
+    ended_at         from then on it is not in force; at `effective_from`: it was taken back
+    superseded_by    the price that takes its place, at `superseded_from`
+    """
 
     price_id: PriceId
     business_id: BusinessId
@@ -128,6 +132,14 @@ class Price:
     price_per_unit: Decimal
     units: int
     effective_from: datetime
+    ended_at: datetime | None = None
+    superseded_by: PriceId | None = None
+    superseded_from: datetime | None = None
+
+    @property
+    def is_taken_back(self) -> bool:
+        """Tell whether it was ended before anything was charged by it: it never was in force."""
+        return self.ended_at is not None and self.ended_at <= self.effective_from
 
     @property
     def unit_price(self) -> Decimal:
@@ -160,6 +172,8 @@ def create_price(
 ) -> Price:
     """Make a price; it never changes what was already charged.
 
+    A price that is made before one that began later is superseded by that one, and says so.
+
     Raises:
         UnsupportedCurrencyError: the currency is not configured.
         NotFoundError: the business has no such meter.
@@ -186,7 +200,36 @@ def create_price(
     if row is None:
         raise InvalidInputError(FieldProblem("effective_from", "there is a price from then on"))
     conn.execute(statements.TOUCH, {"business_id": business_id})
+    return get_price(conn, business_id, PriceId(row.price_id))
+
+
+def get_price(conn: Connection, business_id: BusinessId, price_id: PriceId) -> Price:
+    """Return a price of this business.
+
+    Raises:
+        NotFoundError: there is none of that id.
+
+    """
+    key = {"business_id": business_id, "price_id": price_id}
+    row = conn.execute(statements.PRICE, key).one_or_none()
+    if row is None:
+        raise NotFoundError("price", price_id)
     return Price(**row._mapping)  # noqa: SLF001
+
+
+def end_price(conn: Connection, business_id: BusinessId, price_id: PriceId) -> Price:
+    """End a price from now on, or take it back if nothing was charged since it was made.
+
+    What was charged stays. Once it has ended, nothing more happens to it.
+
+    Raises:
+        NotFoundError: the business has no such price.
+
+    """
+    key = {"business_id": business_id, "price_id": price_id}
+    if conn.execute(statements.END_PRICE, key).rowcount:
+        conn.execute(statements.TOUCH, {"business_id": business_id})
+    return get_price(conn, business_id, price_id)
 
 
 def _start(new: NewPrice) -> dict[str, object]:

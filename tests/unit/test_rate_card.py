@@ -1,6 +1,7 @@
 """What an event costs: the price in force, the meters that match, the currency that applies."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_UP, Context, Decimal, localcontext
 from itertools import count
@@ -455,3 +456,31 @@ def test_a_price_that_is_taken_has_an_exact_price_per_unit(amount: Decimal, unit
     found = price(meter(), f"{amount:f}", units=units).unit_price
 
     assert found * units == amount
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.none() | st.integers(0, 20)), min_size=1, max_size=6),
+    st.integers(-1, 55),
+)
+def test_of_prices_that_have_begun_and_not_ended_the_last_begun_is_in_force(
+    spans: list[tuple[int, int | None]], at: int
+) -> None:
+    """Some end at once: they were taken back. Of two from one moment the later made one holds."""
+    tokens = meter()
+    prices = []
+    for number, (start, length) in enumerate(spans):
+        since = LONG_AGO + start * MICROSECOND
+        until = None if length is None else since + length * MICROSECOND
+        made = price(tokens, str(number + 1), since=since)
+        prices.append(replace(made, price_id=PriceId(f"prc_{number:03}"), ended_at=until))
+    in_force = [
+        (start, number + 1)
+        for number, (start, length) in enumerate(spans)
+        if start <= at and (length is None or at < start + length)
+    ]
+    moment = LONG_AGO + at * MICROSECOND
+
+    if in_force:
+        assert charge([tokens], prices, {"tokens": 1}, at=moment) == (USD, max(in_force)[1])
+    else:
+        assert gap([tokens], prices, {"tokens": 1}, at=moment)[0] == "no_price"

@@ -4,11 +4,13 @@ from typing import Annotated
 
 import typer
 
+from metering.ids import PriceId
 from metering.rate_card.catalogue import (
     BEGINNING,
     NewPrice,
     Price,
     create_price,
+    end_price,
     list_prices,
 )
 from worker.commands.options import AsJson, Business, CurrencyCode, price, start
@@ -52,6 +54,30 @@ def create(
         print_json(made)
     else:
         typer.echo(made.price_id)
+    if made.superseded_by:
+        typer.echo(
+            f"{made.price_id} is in force only until {made.superseded_from:%Y-%m-%dT%H:%M:%SZ},"
+            f" when {made.superseded_by} begins; if that one is wrong:"
+            f" gullak price end {made.superseded_by}",
+            err=True,
+        )
+
+
+@app.command("end")
+def end(
+    *,
+    price: Annotated[str, typer.Argument(help="Price id.", metavar="PRICE")],
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """End a price from now on, or take it back if nothing was charged since it was made."""
+    with open_target(data_dir) as target, target.transaction() as conn:
+        ended = end_price(conn, business_of(conn, business), PriceId(price))
+    if as_json:
+        print_json(ended)
+    else:
+        typer.echo(f"{price} {'was never in force' if ended.is_taken_back else 'has ended'}")
 
 
 @app.command("list")
@@ -64,11 +90,20 @@ def list_all(
     if as_json:
         print_json(prices)
         return
-    columns = ("price_id", "meter_id", "currency", "per unit (minor)#", "units#", "from")
+    columns = (
+        "price_id",
+        "meter_id",
+        "currency",
+        "per unit (minor)#",
+        "units#",
+        "from",
+        "until",
+        "then",
+    )
     print_table(
         columns,
         [
-            (p.price_id, p.meter_id, p.currency, p.price_per_unit, p.units, _since(p))
+            (p.price_id, p.meter_id, p.currency, p.price_per_unit, p.units, _since(p), *_until(p))
             for p in prices
         ],
     )
@@ -76,3 +111,10 @@ def list_all(
 
 def _since(price: Price) -> object:
     return "the beginning" if price.effective_from == BEGINNING else price.effective_from
+
+
+def _until(price: Price) -> tuple[object, object]:
+    """Return when a price ends and what comes then."""
+    if price.is_taken_back:
+        return "taken back", None
+    return price.ended_at or price.superseded_from, price.superseded_by

@@ -1,0 +1,21 @@
+"""A price can be ended, or taken back before anything was charged by it."""
+
+from alembic import op
+
+revision = "0012"
+down_revision = "0011"
+branch_labels = None
+depends_on = None
+
+PRICES = """
+-- From then on it is not in force; at `effective_from`: it never was.
+ALTER TABLE prices ADD ended_at timestamptz CHECK (ended_at >= effective_from);
+-- After a price has ended, another may begin where that one began.
+ALTER TABLE prices DROP CONSTRAINT prices_meter_id_currency_effective_from_key;
+CREATE UNIQUE INDEX prices_not_ended ON prices (meter_id, currency, effective_from)
+    WHERE ended_at IS NULL;
+"""
+
+
+def upgrade() -> None:
+    op.execute(PRICES)
