@@ -3,6 +3,7 @@
 import ast
 import inspect
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -139,6 +140,42 @@ def test_nothing_is_left_for_later_in_the_code() -> None:
     left = [path for path in sources() if mark.search((ROOT / path).read_text())]
 
     assert not left, "do it, or open an issue: a note in the code is found by nobody"
+
+
+# What only tests use, each with its reason.
+FOR_TESTS = {
+    "metering/buffer/chunk.py decode_chunk": "the inverse of `encode_chunk`, which they prove",
+}
+
+
+def test_nothing_is_kept_that_nothing_uses() -> None:
+    words = re.compile(r"\w+")
+    counts = Counter(
+        word for path in sources() for word in words.findall((ROOT / path).read_text())
+    )
+
+    unused = {
+        f"{path} {name}"
+        for path, module in sources().items()
+        if not path.startswith(("metering/migrations/", "celeryconfig"))
+        for name in _made_by(module)
+        if counts[name] == 1
+    }
+
+    assert unused == set(FOR_TESTS), "delete it, or finish it: the next reader takes it for used"
+
+
+def _made_by(module: ast.Module) -> Iterator[str]:
+    """The functions, classes and constants of a module, but for what a decorator registers."""
+    for node in module.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from () if node.decorator_list else (node.name,)
+        elif isinstance(node, ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id
+        elif isinstance(node, ast.Assign):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
 
 
 # --- transactions and tasks -----------------------------------------------------------------------
