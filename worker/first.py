@@ -16,6 +16,8 @@ from worker.settings import Settings
 
 BUSINESS_NAME: Final = "First business"
 KEY_NAME: Final = "gullak up"
+# In the data directory.
+API_KEY_FILE: Final = "api_key"
 
 
 def first_key(data_dir: Path, config: Settings) -> str:
@@ -23,7 +25,7 @@ def first_key(data_dir: Path, config: Settings) -> str:
 
     It may do everything for the oldest business of the database, which is made if there is none.
     """
-    path = data_dir / "api_key"
+    path = data_dir / API_KEY_FILE
     sessions = Sessions(make_engine(config))
     try:
         with sessions.transaction() as conn:

@@ -32,6 +32,8 @@ from worker.supervisor import Role, StopRequestedError, Supervisor
 
 DEFAULT_DATA_DIR: Final = Path(".gullak")
 DEFAULT_PORT: Final = 8080
+# In the data directory: where the API listens.
+API_URL_FILE: Final = "api_url"
 CONCURRENCY: Final = 2
 WORKERS_MAX: Final = 16
 # Webhooks have workers of their own: a slow receiver must not hold up debits.
@@ -166,6 +168,7 @@ class Stack:
         migrate_database(config)
         self.api_key = first_key(self.data_dir, config)
         check_buffer(config)
+        write_private(self.data_dir / API_URL_FILE, self.api_url)
         self._supervisor.start(self._process_roles())
         self._ready = True
         self._announce()

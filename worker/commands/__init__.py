@@ -9,6 +9,7 @@ from worker.commands import (
     customer,
     endpoint,
     entry,
+    env,
     events,
     import_usage,
     keys,
@@ -57,4 +58,5 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(refused.refused)
     app.command()(refused.replay)
     app.command("import")(import_usage.import_usage)
+    app.command()(env.env)
     app.command()(status.status)
