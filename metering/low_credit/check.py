@@ -25,7 +25,8 @@ def check_page(transaction: Transactions, after: str) -> tuple[list[WalletId], i
     """Check the page of wallets after the id `after`; return its ids and the crossings told.
 
     Looks without locks first: in most pages nothing has crossed. What seems to have is locked and
-    looked at again, because a posting may have told of it meanwhile.
+    looked at again, because a posting may have told of it meanwhile. A wallet that somebody holds
+    is passed over, so that a frozen process holds up no other wallet's alert.
     """
     with transaction() as conn:
         rows = conn.execute(statements.WALLET_PAGE, {"after": after, "page": PAGE_WALLETS})
@@ -34,6 +35,6 @@ def check_page(transaction: Transactions, after: str) -> tuple[list[WalletId], i
         crossed = sorted({WalletId(row.wallet_id) for row in seeming})
         if not crossed:
             return page, 0
-        conn.execute(statements.LOCK, {"wallet_ids": crossed})
+        locked = list(conn.execute(statements.LOCK, {"wallet_ids": crossed}).scalars())
         now = conn.execute(statements.CLOCK).scalar_one()
-        return page, evaluate(conn, crossed, now)
+        return page, evaluate(conn, locked, now)

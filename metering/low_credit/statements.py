@@ -80,10 +80,11 @@ MARK_TOP_UPS: Final = text(
 WALLET_PAGE: Final = text(
     "SELECT wallet_id FROM wallets WHERE wallet_id > :after ORDER BY wallet_id LIMIT :page"
 )
-# Lock wallets that seemed to cross, in the order in which everyone locks.
+# Lock wallets that seemed to cross. One that another process has locked is passed over (SKIP
+# LOCKED): whoever posts to it tells of the crossing itself.
 LOCK: Final = text(
     "SELECT wallet_id FROM wallets WHERE wallet_id = ANY(:wallet_ids)"
-    " ORDER BY wallet_id FOR NO KEY UPDATE"
+    " ORDER BY wallet_id FOR NO KEY UPDATE SKIP LOCKED"
 )
 # The clock that decides, read after the locks are held.
 CLOCK: Final = text("SELECT clock_timestamp()")

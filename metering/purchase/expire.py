@@ -7,10 +7,11 @@ over. Here only the entry is written that says so.
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import structlog
 from sqlalchemy import Connection
 
 from metering.clock import to_wire
-from metering.db import Transactions
+from metering.db import DATABASE_ERRORS, Transactions, cause_name
 from metering.ids import LotId, WalletId
 from metering.ledger.entry import LotMove, Posting
 from metering.ledger.lots.book import LotBook
@@ -18,12 +19,20 @@ from metering.ledger.post import look_into, post, settle_lots
 from metering.purchase import statements
 from metering.webhook.outbox import Notice, publish
 
+log = structlog.get_logger("gullak.expire")
+
 PAGE_LOTS: Final = 500
 PAGES_MAX: Final = 40
+# Wallets that others hold and that are waited for in one run: each takes a second at most.
+HELD_MAX: Final = 3
 
 
 def expire_credit(transaction: Transactions, page: int = PAGE_LOTS) -> int:
-    """Take expired credit out, a page per transaction; return the number of entries."""
+    """Take expired credit out, a page per transaction; return the number of entries.
+
+    Wallets that others are at work with are passed over, and waited for at the end, a few of them
+    and each by itself: a process that is frozen with one of them holds up no other.
+    """
     entries = 0
     for _ in range(PAGES_MAX):
         with transaction() as conn:
@@ -31,20 +40,40 @@ def expire_credit(transaction: Transactions, page: int = PAGE_LOTS) -> int:
         entries += written
         if lots < page:
             break
-    return entries
+    with transaction() as conn:
+        busy = list(conn.execute(statements.EXPIRED_BUT_HELD, {"page": HELD_MAX}).scalars())
+    return entries + sum(_expire_held(transaction, wallet_id) for wallet_id in busy)
 
 
 def expire_page(conn: Connection, page: int) -> tuple[int, int]:
     """Take out a page of expired lots; return how many were looked at, and how many entries."""
     rows = conn.execute(statements.EXPIRED, {"page": page}).all()
-    if not rows:
-        return 0, 0
-    books = look_into(conn, {row.wallet_id for row in rows})
+    return len(rows), _expire(conn, {row.wallet_id for row in rows})
+
+
+def _expire_held(transaction: Transactions, wallet_id: WalletId) -> int:
+    """Take out what has expired of a wallet that another process has just held."""
+    try:
+        with transaction() as conn:
+            conn.execute(statements.WAIT_SHORTLY)
+            return _expire(conn, {wallet_id})
+    except DATABASE_ERRORS as error:
+        if cause_name(error) != "locked":
+            raise
+        log.info("expiry.waits", wallet_id=wallet_id)
+        return 0
+
+
+def _expire(conn: Connection, wallet_ids: set[WalletId]) -> int:
+    """Take out what has expired of some wallets; return the number of entries."""
+    if not wallet_ids:
+        return 0
+    books = look_into(conn, wallet_ids)
     postings = [posting for book in books.values() for posting in _postings(book)]
     post(conn, postings)
     # A lot that was used up to the last unit is over without an entry.
     settle_lots(conn, books.keys() - {posting.wallet_id for posting in postings})
-    return len(rows), len(postings)
+    return len(postings)
 
 
 def _postings(book: LotBook) -> Iterable[Posting]:

@@ -139,11 +139,21 @@ BUSINESS: Final = text(
 # Read once: the clock as it goes on is no bound for an index, and every lot would be looked at.
 _MOMENT: Final = "(SELECT clock_timestamp())"
 
-# Lots whose time is over and that anything may be left of, the longest over first.
+_EXPIRED: Final = f"""remaining_minor > 0 AND frozen_at IS NULL AND expires_at <= {_MOMENT}
+    ORDER BY expires_at LIMIT"""
+# Lots whose time is over and that anything may be left of, the longest over first, with their
+# wallets locked. Wallets that others have locked are passed over (SKIP LOCKED).
 EXPIRED: Final = text(
-    "SELECT lot_id, wallet_id FROM credit_lots WHERE remaining_minor > 0 AND frozen_at IS NULL"
-    f" AND expires_at <= {_MOMENT} ORDER BY expires_at LIMIT :page"
+    "SELECT l.lot_id, w.wallet_id FROM credit_lots l JOIN wallets w USING (wallet_id)"
+    f" WHERE {_EXPIRED} :page FOR NO KEY UPDATE OF w SKIP LOCKED"
 )
+# Wallets of such lots that were passed over.
+EXPIRED_BUT_HELD: Final = text(
+    "SELECT DISTINCT wallet_id FROM (SELECT wallet_id FROM credit_lots"
+    f" WHERE {_EXPIRED} 100) l LIMIT :page"
+)
+# Wait for a lock no longer than this, in this transaction.
+WAIT_SHORTLY: Final = text("SET LOCAL lock_timeout = '1s'")
 # Note that lots are told of, so many days before their end, once each; not where that moment lay
 # before the lot was made. Lots beyond the furthest of those days are not looked at.
 NOTE_EXPIRING: Final = text(

@@ -2,18 +2,22 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from threading import Event
 from typing import Any
 
 import pytest
 
+from crowd import wait_for
 from metering.errors import InsufficientFundsError
 from metering.ids import Currency, LotId
 from metering.ledger.accounts import wallets_of
 from metering.ledger.lots.freeze import freeze_lot
+from metering.ledger.post import lock_wallets
 from metering.purchase.expire import expire_credit, tell_expiring
 from metering.purchase.orders import PaidOrder, record_paid_order
 from metering.purchase.settle import settle_purchase
 from shop import Shop, at_once, crowd, event, shared_database
+from worker.session import Sessions
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +172,52 @@ def test_more_lots_than_a_page_all_expire(shop: Shop) -> None:
 
     assert shop.wallet().balance_minor == 0
     assert shop.faults() == []
+
+
+def test_a_wallet_that_a_frozen_process_holds_holds_up_no_other(shop: Shop) -> None:
+    with shop.sessions.transaction() as conn:
+        shop.add_customer(conn)
+    for customer in (0, 1):
+        shop.grant(100, days=1, customer=customer)
+    shop.pass_days(1)
+
+    with crowd(shop.sessions, 2) as many:
+        with many.transaction() as frozen:
+            lock_wallets(frozen, {shop.wallet(0).wallet_id})
+            expire_credit(many.transaction)
+            assert [shop.wallet(n).balance_minor for n in (0, 1)] == [100, 0]
+        expire_credit(many.transaction)
+
+    assert shop.wallet(0).balance_minor == 0
+    assert shop.faults() == []
+
+
+def test_a_wallet_that_is_held_for_a_moment_is_waited_for(shop: Shop) -> None:
+    shop.grant(100, days=1)
+    shop.pass_days(1)
+    is_held = Event()
+
+    def hold(many: Sessions) -> None:
+        with many.transaction() as conn:
+            lock_wallets(conn, {shop.wallet().wallet_id})
+            is_held.set()
+            wait_for(lambda: shop.rows(WAITS) != [])
+
+    def run(many: Sessions) -> int:
+        assert is_held.wait(30)
+        return expire_credit(many.transaction)
+
+    with crowd(shop.sessions, 2) as many:
+        found = at_once(lambda: hold(many), lambda: run(many))
+
+    assert not [each for each in found if isinstance(each, Exception)]
+    assert shop.wallet().balance_minor == 0
+
+
+WAITS = (
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+    " AND wait_event_type = 'Lock'"
+)
 
 
 def test_expired_credit_is_told_of(shop: Shop) -> None:

@@ -11,7 +11,7 @@ from metering.ids import Currency, CustomerId, LotId, RuleId
 from metering.ledger.entry import Posting
 from metering.ledger.lots.freeze import freeze_lot
 from metering.ledger.overdraft import Overdraft, set_overdraft
-from metering.ledger.post import post
+from metering.ledger.post import lock_wallets, post
 from metering.low_credit.check import check_all
 from metering.low_credit.rules import delete_rule, list_rules, set_rule
 from metering.money import INT64_MAX
@@ -143,6 +143,23 @@ def test_the_check_finds_credit_that_has_come_to_its_end(shop: Shop, expired: li
     shop.enter(1, debit=True)
 
     assert alerts(shop) == [(LOW, 50, 50)]
+
+
+def test_a_wallet_that_a_frozen_process_holds_holds_up_no_other_s_alert(shop: Shop) -> None:
+    with shop.sessions.transaction() as conn:
+        shop.add_customer(conn)
+    for customer in (0, 1):
+        shop.enter(10, customer=customer)
+    rule(shop, 50)
+
+    with crowd(shop.sessions, 2) as many:
+        with many.transaction() as frozen:
+            lock_wallets(frozen, {shop.wallet(0).wallet_id})
+            check_all(many.transaction)
+            assert alerts(shop) == [(LOW, 50, 10)]
+        check_all(many.transaction)
+
+    assert alerts(shop) == [(LOW, 50, 10)] * 2
 
 
 def test_how_far_a_wallet_may_be_overdrawn_is_no_credit(shop: Shop) -> None:
