@@ -64,6 +64,12 @@ class NotFoundError(GullakError):
         super().__init__(f"no {kind} {object_id!r}")
 
 
+class UnreadableSecretError(GullakError):
+    """A stored secret cannot be opened: GULLAK_SECRET_KEYS holds no key that it was sealed with."""
+
+    code = "UNAVAILABLE"
+
+
 class UnauthorizedError(GullakError):
     """The API key is missing, unknown or revoked."""
 

@@ -4,6 +4,7 @@ D/lock          held while a stack runs here; holds its process id
 D/stack.json    ports and passwords, made once (0600)
 D/postgres/     the database cluster; D/postgres.new while it is being made
 D/redis/        append-only file and redis.conf (0600: the password is not on a command line)
+D/secret_key    see in_use.py
 D/log/          what the servers say
 """
 

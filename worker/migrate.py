@@ -9,6 +9,7 @@ from functools import cache
 from importlib.resources import as_file, files
 from typing import Final
 
+import structlog
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
@@ -19,8 +20,11 @@ from metering.debit.partitions import maintain_partitions
 from metering.errors import ConfigurationError
 from metering.ledger.accounts import open_missing_wallets
 from metering.migrations.wall import make_role, raise_wall
+from metering.vault.rotate import check_secrets
 from worker.session import make_engine
 from worker.settings import Settings
+
+log = structlog.get_logger("gullak.migrate")
 
 # Any constant does: it names the lock that runners of migrations share.
 MIGRATION_LOCK: Final = 0x67756C6C616B
@@ -51,7 +55,8 @@ def migrate_database(config: Settings) -> None:
     """Upgrade the database of these settings, over a connection of its own.
 
     Raises:
-        ConfigurationError: there is none, it does not answer, or it refused; nothing was changed.
+        ConfigurationError: there is none, it does not answer, it refused, or its secrets cannot be
+            opened; nothing was changed.
 
     """
     if not config.database_url.get_secret_value():
@@ -61,10 +66,13 @@ def migrate_database(config: Settings) -> None:
         with engine.begin() as conn:
             migrate(conn)
             _prepare(conn, config)
+            check_secrets(conn)
     except DBAPIError as error:
         raise ConfigurationError(f"the database was not migrated: {error.orig}") from error
     finally:
         engine.dispose()
+    if not config.secret_key_list():
+        log.warning("secrets are stored in clear", instead="set GULLAK_SECRET_KEYS")
 
 
 @cache

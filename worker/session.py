@@ -10,6 +10,7 @@ from psycopg.sql import SQL, Literal
 from sqlalchemy import Connection, Engine, create_engine, event
 
 from metering.ids import BusinessId
+from metering.vault import VAULT, Vault
 from worker.settings import Settings, settings
 
 # The tables that batches look rows up in stay in memory. At the default of 4, made for discs that
@@ -35,6 +36,7 @@ def make_engine(config: Settings, *, kept: int = 3, extra: int = 2) -> Engine:
     """
     engine = create_engine(
         config.sqlalchemy_url(),
+        execution_options={VAULT: Vault(config.secret_key_list())},
         pool_size=kept,
         max_overflow=extra,
         pool_pre_ping=True,

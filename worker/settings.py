@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from pydantic_settings.sources import PydanticBaseSettingsSource
 from sqlalchemy import URL
 
+from metering.vault import Vault
 from worker.urls import (
     broker_url,
     check_broker_url,
@@ -159,6 +160,22 @@ class Settings(BaseSettings):
     lock_timeout_ms: int = Field(10_000, ge=100)
     idle_in_transaction_timeout_ms: int = Field(30_000, ge=100)
 
+    # --- retention --------------------------------------------------------------------------
+    # Days that webhooks are kept with their deliveries and attempts: time to look things up, and
+    # far longer than any of them is tried.
+    webhook_retention_days: int = Field(90, ge=7)
+    # Days after its processing that the body of a provider's event is kept: names and addresses of
+    # payers stand in it, and disputes come up to 120 days after a payment. The row stays.
+    provider_body_retention_days: int = Field(180, ge=1)
+    # Days that dead letters are kept after they were sent again; those that wait are kept for ever.
+    refused_retention_days: int = Field(90, ge=1)
+
+    # --- secrets ----------------------------------------------------------------------------
+    # Keys that seal the secrets in the database, comma separated: the first seals, all of them
+    # open. `gullak secrets new-key` makes one. Empty: secrets are stored as they are, because a key
+    # that is lost with the machine makes them useless; `gullak up` keeps one beside its database.
+    secret_keys: SecretStr = SecretStr("")
+
     # --- tests ------------------------------------------------------------------------------
     # A folder of points at which a process kills itself: fault tests only. See failpoint.py.
     failpoint_dir: Path | None = None
@@ -187,6 +204,19 @@ class Settings(BaseSettings):
             _CHECKS[str(info.field_name)](url.get_secret_value())
         return url
 
+    @field_validator("secret_keys")
+    @classmethod
+    def _check_secret_keys(cls, keys: SecretStr) -> SecretStr:
+        try:
+            Vault(_listed(keys))
+        except ValueError:
+            raise ValueError("a key is none; `gullak secrets new-key` makes one") from None
+        return keys
+
+    def secret_key_list(self) -> list[str]:
+        """Return the keys that seal secrets, the one in use first."""
+        return _listed(self.secret_keys)
+
     def sqlalchemy_url(self) -> URL:
         """Return the database URL with SQLAlchemy's name for psycopg 3."""
         return sqlalchemy_url(self.database_url.get_secret_value())
@@ -194,6 +224,10 @@ class Settings(BaseSettings):
     def celery_broker_url(self) -> str:
         """Return the broker's URL: given, or the database after the buffer's."""
         return broker_url(self.broker_url.get_secret_value(), self.redis_url.get_secret_value())
+
+
+def _listed(keys: SecretStr) -> list[str]:
+    return [key.strip() for key in keys.get_secret_value().split(",") if key.strip()]
 
 
 @cache

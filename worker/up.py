@@ -23,6 +23,7 @@ from worker.alive import is_alive
 from worker.files import lock_data_dir, write_private
 from worker.first import first_key
 from worker.health import answers_ready, postgres_answers, redis_answers
+from worker.in_use import kept_key, write_in_use
 from worker.log import setup_logging
 from worker.migrate import migrate_database
 from worker.port import HOST, free_port
@@ -203,6 +204,7 @@ class Stack:
         if not (self.database_url and self.redis_url):
             self._start_embedded(config)
         self._variables |= {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}
+        write_in_use(self.data_dir, self._variables)
 
     def _start_embedded(self, config: Settings) -> None:
         # Imported late: with both URLs given, the wheels of the servers need not be installed.
@@ -215,6 +217,9 @@ class Stack:
         roles = []
         if not self.database_url:
             self.database_url = accounts.database_url
+            # The key lies beside the database that it is for, and in none of its dumps.
+            if not config.secret_key_list():
+                self._variables["GULLAK_SECRET_KEYS"] = kept_key(self.data_dir)
             roles.append(
                 embedded.postgres_role(self.data_dir, accounts, fast_unsafe=self._fast_unsafe)
             )

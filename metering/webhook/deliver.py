@@ -16,7 +16,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Final, Literal
@@ -28,6 +28,7 @@ from metering.checkpoint import Checkpoint, no_checkpoint
 from metering.db import DATABASE_ERRORS, Transactions, is_server_fault
 from metering.errors import ConfigurationError
 from metering.ids import BusinessId, EndpointId, WebhookEventId
+from metering.vault import Vault, vault_of
 from metering.webhook import statements
 from metering.webhook.retry import ATTEMPTS_PER_ROUND, retry_delay_s
 from metering.webhook.send import Answer, Call, Flight, Sender
@@ -187,18 +188,31 @@ def _take_on(
     try:
         with transactions() as conn:
             rows = conn.execute(statements.CLAIM, limits).mappings().all()
+            vault = vault_of(conn)
     except DATABASE_ERRORS:
         if not len(flight):
             raise
         return  # what is under way is waited for, and written down
     for row in rows:
         claimed = Claimed(**row)
-        flight.start(claimed, partial(call_of, claimed))
+        flight.start(claimed, partial(_opened_call_of, vault, claimed))
 
 
 def _failing_places(flight: Flight[Claimed], policy: DeliveryPolicy) -> int:
     """Return how many more calls to failing endpoints fit: they have half of all places."""
     return max(0, policy.in_flight_max // 2 - sum(claimed.failing for claimed in flight.tickets()))
+
+
+def _opened_call_of(vault: Vault, claimed: Claimed, attempted_at: datetime) -> Call:
+    """Return the signed request; a secret that cannot be opened fails this attempt alone."""
+    previous = claimed.previous_secret
+    opened = replace(
+        claimed,
+        headers=vault.open_json(claimed.headers),
+        secret=vault.open(claimed.secret),
+        previous_secret=None if previous is None else vault.open(previous),
+    )
+    return call_of(opened, attempted_at)
 
 
 def call_of(claimed: Claimed, attempted_at: datetime) -> Call:

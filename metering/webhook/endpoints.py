@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row
 
 from metering.errors import FieldProblem, InvalidInputError, NotFoundError, TooManyEndpointsError
 from metering.ids import BusinessId, EndpointId, new_id
+from metering.vault import Vault, vault_of
 from metering.webhook import statements
 from metering.webhook.outbox import PAYLOAD_TYPES
 
@@ -92,20 +93,22 @@ def create_endpoint(
         TooManyEndpointsError: there are `ENDPOINTS_MAX` already.
 
     """
+    vault = vault_of(conn)
     values = _checked(url, description, filter_types, headers or {}, metadata or {})
     row = conn.execute(
         statements.INSERT_ENDPOINT,
         {
             **values,
+            "headers": vault.seal_json(headers or {}),
             "endpoint_id": new_id("whk"),
             "business_id": business_id,
-            "secret": new_secret(),
+            "secret": vault.seal(new_secret()),
             "endpoints_max": ENDPOINTS_MAX,
         },
     ).one_or_none()
     if row is None:
         raise TooManyEndpointsError(ENDPOINTS_MAX)
-    return _endpoint(row)
+    return _endpoint(vault, row)
 
 
 def get_endpoint(conn: Connection, business_id: BusinessId, endpoint_id: EndpointId) -> Endpoint:
@@ -116,7 +119,7 @@ def get_endpoint(conn: Connection, business_id: BusinessId, endpoint_id: Endpoin
 
     """
     key = {"business_id": business_id, "endpoint_id": endpoint_id}
-    return _found(conn.execute(statements.ENDPOINT, key).one_or_none(), endpoint_id)
+    return _found(conn, conn.execute(statements.ENDPOINT, key).one_or_none(), endpoint_id)
 
 
 def list_endpoints(
@@ -124,7 +127,8 @@ def list_endpoints(
 ) -> list[Endpoint]:
     """Return up to `limit` endpoints of this business that come after `after`, oldest first."""
     page = {"business_id": business_id, "after": after or "", "page": limit}
-    return [_endpoint(row) for row in conn.execute(statements.ENDPOINTS, page)]
+    vault = vault_of(conn)
+    return [_endpoint(vault, row) for row in conn.execute(statements.ENDPOINTS, page)]
 
 
 def update_endpoint(
@@ -146,9 +150,10 @@ def update_endpoint(
 
     """
     values = _checked(url, description, filter_types, headers, metadata)
+    values["headers"] = vault_of(conn).seal_json(headers)
     key = {"business_id": business_id, "endpoint_id": endpoint_id}
     row = conn.execute(statements.UPDATE_ENDPOINT, {**values, **key}).one_or_none()
-    return _found(row, endpoint_id)
+    return _found(conn, row, endpoint_id)
 
 
 def disable_endpoint(
@@ -163,7 +168,9 @@ def disable_endpoint(
 
     """
     values = {"business_id": business_id, "endpoint_id": endpoint_id, "reason": reason}
-    return _found(conn.execute(statements.DISABLE_ENDPOINT, values).one_or_none(), endpoint_id)
+    return _found(
+        conn, conn.execute(statements.DISABLE_ENDPOINT, values).one_or_none(), endpoint_id
+    )
 
 
 def enable_endpoint(conn: Connection, business_id: BusinessId, endpoint_id: EndpointId) -> Endpoint:
@@ -174,7 +181,7 @@ def enable_endpoint(conn: Connection, business_id: BusinessId, endpoint_id: Endp
 
     """
     key = {"business_id": business_id, "endpoint_id": endpoint_id}
-    return _found(conn.execute(statements.ENABLE_ENDPOINT, key).one_or_none(), endpoint_id)
+    return _found(conn, conn.execute(statements.ENABLE_ENDPOINT, key).one_or_none(), endpoint_id)
 
 
 def delete_endpoint(conn: Connection, business_id: BusinessId, endpoint_id: EndpointId) -> None:
@@ -200,7 +207,7 @@ def endpoint_secret(conn: Connection, business_id: BusinessId, endpoint_id: Endp
     secret = conn.execute(statements.ENDPOINT_SECRET, key).scalar_one_or_none()
     if secret is None:
         raise NotFoundError("webhook endpoint", endpoint_id)
-    return str(secret)
+    return vault_of(conn).open(secret)
 
 
 def rotate_secret(
@@ -228,7 +235,7 @@ def rotate_secret(
         )
     secret = new_secret() if secret is None else _checked_secret(secret)
     key = {"business_id": business_id, "endpoint_id": endpoint_id}
-    values = {**key, "secret": secret, "overlap_s": overlap_s}
+    values = {**key, "secret": vault_of(conn).seal(secret), "overlap_s": overlap_s}
     if not conn.execute(statements.ROTATE_SECRET, values).rowcount:
         raise NotFoundError("webhook endpoint", endpoint_id)
     return secret
@@ -294,7 +301,6 @@ def _checked(
         "url": url,
         "description": description,
         "filter_types": sorted(set(filter_types)) if filter_types else None,
-        "headers": orjson.dumps(dict(headers)).decode(),
         "metadata": orjson.dumps(dict(metadata)).decode(),
     }
 
@@ -331,14 +337,15 @@ def _entry_problems(name: str, entries: Mapping[str, str]) -> list[FieldProblem]
     return [FieldProblem(name, reason)] if long else []
 
 
-def _endpoint(row: Row[Any]) -> Endpoint:
+def _endpoint(vault: Vault, row: Row[Any]) -> Endpoint:
     columns = dict(row._mapping)  # noqa: SLF001 - the public name of a row's mapping
+    columns["headers"] = vault.open_json(columns["headers"])
     if columns["filter_types"] is not None:
         columns["filter_types"] = tuple(columns["filter_types"])
     return Endpoint(**columns)
 
 
-def _found(row: Row[Any] | None, endpoint_id: EndpointId) -> Endpoint:
+def _found(conn: Connection, row: Row[Any] | None, endpoint_id: EndpointId) -> Endpoint:
     if row is None:
         raise NotFoundError("webhook endpoint", endpoint_id)
-    return _endpoint(row)
+    return _endpoint(vault_of(conn), row)

@@ -19,7 +19,7 @@ import httpcore
 import httpx
 
 from metering.clock import utc_now
-from metering.errors import RefusedAddressError, UnresolvedHostError
+from metering.errors import RefusedAddressError, UnreadableSecretError, UnresolvedHostError
 from metering.webhook.guard import GuardedBackend, Reach, Resolve, system_resolver
 from metering.webhook.retry import parse_retry_after
 
@@ -229,7 +229,7 @@ def describe(cause: Exception, timeout_s: float) -> str:
     """Say why there was no answer, in our words: those of others can quote headers or addresses."""
     if isinstance(cause, TimeoutError):
         return f"no answer within {timeout_s:g} s"
-    if isinstance(cause, UnresolvedHostError | RefusedAddressError):
+    if isinstance(cause, UnresolvedHostError | RefusedAddressError | UnreadableSecretError):
         return cause.message
     link: BaseException | None = cause
     while link is not None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -311,3 +312,53 @@ def test_what_waits_for_a_person_is_measured_by_a_worker(up: Up) -> None:
     )
 
     wait_for(measured, 60)
+
+
+def gullak(variables: Mapping[str, str], data_dir: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [*command(data_dir)[:1], *arguments, "--data-dir", str(data_dir)],
+        env=variables,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_secrets_are_sealed_with_a_key_that_lies_beside_the_data(
+    up: Up, variables: Mapping[str, str]
+) -> None:
+    wait_for(lambda: is_ready(up))
+    out = gullak(variables, up.data_dir, "endpoint", "create", "https://example.com/hook")
+    endpoint_id, secret = re.findall(r"(?:whk|whsec)_\S+", out)
+
+    answer = httpx.get(
+        f"{up.state['api_url']}/webhooks/{endpoint_id}/secret",
+        headers={"Authorization": f"Bearer {up.state['api_key']}"},
+    )
+
+    assert answer.json() == {"secret": secret}
+    assert execute(up, "SELECT secret LIKE 'sealed:%' FROM webhook_endpoints") == (True,)
+    assert (up.data_dir / "secret_key").stat().st_mode & 0o777 == 0o600
+    assert (up.data_dir / "in_use.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_commands_find_the_servers_of_one_s_own_by_the_data_directory(
+    up: Up, data_dir: Path, variables: Mapping[str, str]
+) -> None:
+    """The other stack has a database of its own in the first one's server."""
+    with psycopg.connect(up.state["database_url"], autocommit=True) as conn:
+        conn.execute("CREATE DATABASE own")
+    url = up.state["database_url"].rpartition("/")[0] + "/own"
+    with run_up(data_dir / "data", {**variables, "DATABASE_URL": url}):
+        created = gullak(variables, data_dir / "data", "business", "create", "Found it").split()[0]
+        verified = gullak(variables, data_dir / "data", "verify")
+    listed = gullak(variables, up.data_dir, "business", "list")
+
+    with psycopg.connect(url) as conn:
+        names = conn.execute("SELECT name FROM businesses ORDER BY business_id").fetchall()
+    assert ("Found it",) in names
+    assert created not in listed
+    assert "no fault" in verified

@@ -23,6 +23,7 @@ from worker.commands import (
     rule,
     status,
     top_up,
+    vault,
     verify,
     wallet,
     webhook,
@@ -46,6 +47,7 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(top_up.app, name="top-up")
     app.add_typer(charge.app, name="charge")
     app.add_typer(webhook.app, name="webhook")
+    app.add_typer(vault.app, name="secrets")
     app.add_typer(verify.app, name="verify")
     app.command()(entry.credit)
     app.command()(entry.debit)

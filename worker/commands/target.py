@@ -28,6 +28,7 @@ from metering.errors import (
 from metering.ids import BusinessId, Currency
 from metering.ledger import statements
 from worker.embedded import Accounts
+from worker.in_use import read_in_use
 from worker.scope import connect_buffer, open_buffer
 from worker.session import Sessions, make_engine
 from worker.settings import Settings, environment, settings_from
@@ -126,15 +127,25 @@ def settings_of(data_dir: Path | None) -> Settings:
 
     """
     given = environment()
-    found = _urls_of(DEFAULT_DATA_DIR if data_dir is None else data_dir)
+    found = _found_in(DEFAULT_DATA_DIR if data_dir is None else data_dir)
     if data_dir is not None and not found:
         raise ConfigurationError(f"no stack was ever started in {data_dir}: {START_HINT}")
+    if (
+        data_dir is None
+        and given.get("DATABASE_URL", database := found.get("DATABASE_URL")) != database
+    ):
+        found = {}  # what seals the secrets of one database must not seal those of another
     config = settings_from({**found, **given} if data_dir is None else {**given, **found})
     if not config.database_url.get_secret_value():
         raise ConfigurationError(
             f"DATABASE_URL is not set and there is no stack in {DEFAULT_DATA_DIR}: {START_HINT}"
         )
     return config
+
+
+def _found_in(data_dir: Path) -> Mapping[str, str]:
+    """Return what the last stack of `data_dir` worked with; nothing if there never was one."""
+    return read_in_use(data_dir) or _urls_of(data_dir)
 
 
 def _urls_of(data_dir: Path) -> Mapping[str, str]:

@@ -28,6 +28,7 @@ from metering.errors import (
     GatewayRefusedError,
     GatewayUnavailableError,
     GullakError,
+    UnreadableSecretError,
 )
 from metering.ids import ChargeId, PurchaseId
 from metering.purchase import statements as of_purchases
@@ -38,6 +39,7 @@ from metering.purchase.charge.stored import (
     Charge,
     Gateways,
     ProviderAccount,
+    account_of,
     charge_of,
     due_charges,
     end_charge,
@@ -53,6 +55,7 @@ from metering.purchase.gateway.gateway import (
 )
 from metering.purchase.provider.inbox import apply_parked
 from metering.purchase.settle import settle_purchase
+from metering.vault import Vault, vault_of
 
 __all__ = ["ChargePolicy", "due_charges", "run_charge", "settle_due", "settle_paid"]
 
@@ -206,7 +209,7 @@ def _claim(conn: Connection, charge_id: ChargeId, policy: ChargePolicy) -> Asked
     found = conn.execute(statements.TO_ASK, {"charge_id": charge_id}).one()
     if not found.is_open:
         return None
-    asked = _asked(charge, found)
+    asked = _asked(vault_of(conn), charge, found)
     if found.refusal is not None and not asked.is_repeated:
         is_off = found.refusal == "account_disabled"
         by: DeclinedBy = "account_disabled" if is_off else "nobody"
@@ -219,14 +222,8 @@ def _claim(conn: Connection, charge_id: ChargeId, policy: ChargePolicy) -> Asked
     return asked
 
 
-def _asked(charge: Charge, found: Row[Any]) -> Asked:
-    account = ProviderAccount(
-        account_id=found.account_id,
-        provider=found.provider,
-        api_key=found.api_key,
-        base_url=found.base_url,
-        product_id=found.product_id,
-    )
+def _asked(vault: Vault, charge: Charge, found: Row[Any]) -> Asked:
+    account = account_of(vault, found)
     request = ChargeRequest(
         charge_id=charge.charge_id,
         amount_minor=charge.amount_minor,
@@ -252,7 +249,7 @@ def asked_by_hand(conn: Connection, charge_id: ChargeId) -> Asked:
     """Return a charge with what its provider can be asked, whoever's turn it is."""
     found = conn.execute(statements.TO_ASK, {"charge_id": charge_id}).one()
     values = {"business_id": found.business_id, "charge_id": charge_id}
-    return _asked(charge_of(conn.execute(statements.CHARGE, values).one()), found)
+    return _asked(vault_of(conn), charge_of(conn.execute(statements.CHARGE, values).one()), found)
 
 
 # --- ask: outside any transaction -----------------------------------------------------------------
@@ -260,6 +257,8 @@ def asked_by_hand(conn: Connection, charge_id: ChargeId) -> Asked:
 
 def _ask(gateways: Gateways, asked: Asked) -> ChargeAnswer | _Unknown:
     is_first = asked.step == "start" and not asked.is_repeated
+    if asked.account.is_unreadable:
+        return _Unknown(UnreadableSecretError().message, is_final=False)
     try:
         return _call(gateways(asked.account), asked)
     except GatewayUnavailableError as error:

@@ -1,14 +1,19 @@
 """Charges as stored: there before anybody is asked for money, ended once, parked where unclear."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, Literal, TypeAlias
 
 import structlog
 from sqlalchemy import Connection, Row
 
-from metering.errors import FieldProblem, InvalidInputError, NotFoundError
+from metering.errors import (
+    FieldProblem,
+    InvalidInputError,
+    NotFoundError,
+    UnreadableSecretError,
+)
 from metering.ids import (
     AccountId,
     BusinessId,
@@ -22,6 +27,7 @@ from metering.ids import (
 from metering.purchase.charge import statements
 from metering.purchase.facts import Provider
 from metering.purchase.gateway.gateway import PaymentGateway
+from metering.vault import Vault
 
 ChargeStatus = Literal["new", "pending", "succeeded", "failed"]
 OPEN: Final[tuple[ChargeStatus, ...]] = ("new", "pending")
@@ -38,6 +44,24 @@ class ProviderAccount:
     api_key: str | None = field(repr=False)
     base_url: str | None
     product_id: str | None
+    # Its key was sealed with one that is not here: the operator's fault, and passing.
+    is_unreadable: bool = False
+
+
+def account_of(vault: Vault, found: Row[Any]) -> ProviderAccount:
+    """Return the account that a row of `statements.TO_ASK` names, with its key opened."""
+    account = ProviderAccount(
+        account_id=found.account_id,
+        provider=found.provider,
+        api_key=None,
+        base_url=found.base_url,
+        product_id=found.product_id,
+    )
+    try:
+        key = None if found.api_key is None else vault.open(found.api_key)
+    except UnreadableSecretError:
+        return replace(account, is_unreadable=True)
+    return replace(account, api_key=key)
 
 
 # Opens the gateway of an account. Raises `ConfigurationError` where it is not set up for that.

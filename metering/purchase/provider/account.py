@@ -24,6 +24,7 @@ from metering.errors import AmbiguousAccountError, BadSignatureError, NotFoundEr
 from metering.ids import AccountId, BusinessId, new_id
 from metering.purchase.provider import statements
 from metering.text import FILLED
+from metering.vault import Vault, vault_of
 
 # Where accounts may be; `local`: a gateway of the shop's own that signs as Dodo does.
 AccountProvider = Literal["dodo", "stripe", "local"]
@@ -102,13 +103,14 @@ class Sender:
 
 def connect_account(conn: Connection, business_id: BusinessId, new: NewAccount) -> Account:
     """Connect an account; its webhooks are taken from now on."""
+    vault = vault_of(conn)
     values = {
         "account_id": new_id("pac"),
         "business_id": business_id,
         "provider": new.provider,
         "name": new.name,
-        "webhook_secret": new.webhook_secret and new.webhook_secret.get_secret_value(),
-        "api_key": new.api_key and new.api_key.get_secret_value(),
+        "webhook_secret": _sealed(vault, new.webhook_secret),
+        "api_key": _sealed(vault, new.api_key),
         "base_url": new.base_url,
         "product_id": new.product_id,
     }
@@ -143,6 +145,7 @@ def sender_of(
     Raises:
         BadSignatureError: there is none that takes webhooks.
         AmbiguousAccountError: it names none, and there are several.
+        UnreadableSecretError: its secret was sealed with a key that is not here.
 
     """
     values = {"provider": provider, "account_id": account_id}
@@ -156,8 +159,12 @@ def sender_of(
         account_id=row.account_id,
         business_id=row.business_id,
         provider=provider,
-        secret=row.webhook_secret,
+        secret=vault_of(conn).open(row.webhook_secret),
     )
+
+
+def _sealed(vault: Vault, secret: SecretStr | None) -> str | None:
+    return None if secret is None else vault.seal(secret.get_secret_value())
 
 
 def _account(row: Row[Any]) -> Account:
