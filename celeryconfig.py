@@ -82,6 +82,7 @@ beat_schedule = {
         "debit.summarize": 60.0,  # the index of kept usage brought up to its last rows
         "ledger.measure": 60.0,  # what waits for a person -> gauges
         "ledger.verify": 10.0,  # a slice of the hourly walk over every invariant
+        "ledger.prune": 600.0,  # rows whose time is over, page by page
         "low_credit.check": 60.0,  # what posting did not see: a rule changed, a default added
         "purchase.expire": 5.0,  # credit whose time is over is taken out
         # Events of providers -> purchase.inbox; not settled -> .credit; charges due -> .charge.

@@ -1,4 +1,4 @@
-"""Stage 4: every invariant of the ledger, and what waits for a person, on schedule."""
+"""Stage 4: every invariant of the ledger, what waits for a person, and the clean-up."""
 
 from dataclasses import asdict
 from typing import Final
@@ -6,6 +6,8 @@ from typing import Final
 import structlog
 
 from metering.ledger.verify.schedule import continue_walk
+from metering.retention import Retention
+from metering.retention import prune as prune_rows
 from worker.measure import publish
 from worker.metrics import LEDGER_FAULTS, LEDGER_VERIFIED
 from worker.scope import scope
@@ -42,3 +44,15 @@ def measure() -> Report:
         waiting = read_waiting(conn)
     publish(buffered, waiting, at.settings.currencies)
     return {}
+
+
+@task("ledger.prune")
+def prune() -> Report:
+    """Forget what was told, received and refused long ago."""
+    config = scope().settings
+    keep = Retention(
+        webhook_days=config.webhook_retention_days,
+        provider_body_days=config.provider_body_retention_days,
+        refused_days=config.refused_retention_days,
+    )
+    return prune_rows(scope().transaction, keep, SLICE_MS)

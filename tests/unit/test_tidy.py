@@ -218,6 +218,7 @@ TASKS = {
     "debit.summarize": "()",
     "debit.sweep": "()",
     "ledger.measure": "()",
+    "ledger.prune": "()",
     "ledger.verify": "(since: int=0)",
     "low_credit.check": "()",
     "purchase.charge": "(charge_id: str)",

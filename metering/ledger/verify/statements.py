@@ -61,12 +61,15 @@ REMAINDERS_OUT_OF_RANGE: Final = text(
     f"SELECT wallet_id, remainder FROM wallets WHERE {_in('wallet_id')}"
     " AND (remainder < 0 OR remainder >= 1)"
 )
-# Alert numbers that are missing between the first and the last of a wallet.
+# Alert numbers that are missing between the first and the last of a wallet, and were not pruned.
 ALERTS_WITH_GAPS: Final = text(
-    "SELECT w.wallet_id, w.alert_sequence, coalesce(e.alerts, 0) AS alerts FROM wallets w"
+    "SELECT w.wallet_id, w.alert_sequence, coalesce(e.alerts, 0) AS alerts,"
+    " coalesce(p.alert_count, 0) AS pruned FROM wallets w"
     " LEFT JOIN (SELECT wallet_id, count(*) AS alerts FROM webhook_events"
     f" WHERE {_in('wallet_id')} GROUP BY wallet_id) e USING (wallet_id)"
-    f" WHERE {_in('w.wallet_id')} AND w.alert_sequence <> coalesce(e.alerts, 0)"
+    " LEFT JOIN pruned_alerts p USING (wallet_id)"
+    f" WHERE {_in('w.wallet_id')}"
+    " AND w.alert_sequence <> coalesce(e.alerts, 0) + coalesce(p.alert_count, 0)"
 )
 # Wallets whose balance is not the sum of their entries, or whose version is not their number.
 WALLETS_OFF_THEIR_SUM: Final = text(

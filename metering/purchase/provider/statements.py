@@ -108,10 +108,12 @@ HAS_EVENT: Final = text(
     "SELECT EXISTS (SELECT FROM provider_events"
     " WHERE business_id = :business_id AND event_number = :event_number)"
 )
-# Process one event anew, whatever became of it; one that waits is left alone.
+# Process one event anew, whatever became of it; one that waits is left alone, and so is one whose
+# body is blanked, because nothing is left of it to process.
 REPLAY_ONE: Final = text(
     "UPDATE provider_events SET status = 'received', attempts = 0"
     " WHERE business_id = :business_id AND event_number = :event_number AND status <> 'received'"
+    " AND body <> ''"
 )
 # Process what is parked or failed anew, all of it or that of a payment; `before`: only what was
 # processed before that moment. The oldest first.
