@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from api.auth import NOBODY
 from metering.buffer.stream import UsageBuffer
 from metering.db import DATABASE_ERRORS, cause_name, sqlstate_of
-from metering.errors import ShardMismatchError
+from metering.errors import DurabilityError, ShardMismatchError
 from worker.faults import Faults, name_of, read_board
 from worker.migrate import newest_revision
 from worker.session import Sessions, make_engine
@@ -103,10 +103,13 @@ class Readiness:
         try:
             self._buffer.redis.ping()
             self._buffer.check_shards()
+            self._buffer.check_durability()
         except RedisError as error:
             return Look(("redis",), {API: name_of(error)})
-        except ShardMismatchError:
-            return Look(("shards",), {})
+        except ShardMismatchError as error:
+            return Look(("shards",), {API: error.message})
+        except DurabilityError as error:
+            return Look(("durability",), {API: error.message})
         causes = read_board(self._buffer.redis) | self._faults.here()
         servers = {
             "redis" if cause.startswith("redis") else "postgres" for cause in causes.values()

@@ -236,7 +236,7 @@ class BufferUnavailableError(GullakError):
 
 
 class DurabilityError(GullakError):
-    """Strict durability was asked for, but Redis neither fsyncs every write nor has WAITAOF."""
+    """Strict durability was asked for, but Redis cannot promise that a write is on the disk."""
 
     code = "UNAVAILABLE"
 

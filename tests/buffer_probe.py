@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from metering.buffer.chunk import CHUNK_VERSION, BufferedEvent, decode_chunk, encode_chunk
+from metering.buffer.durability import Durability
 from metering.buffer.keys import Shard
 from metering.buffer.shard import shard_of
-from metering.buffer.stream import Durability, UsageBuffer, connect
+from metering.buffer.stream import UsageBuffer, connect
 from metering.ids import BusinessId
 
 BUSINESS = BusinessId("bus_1")

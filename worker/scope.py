@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from metering.buffer.stream import UsageBuffer, connect
 from metering.db import Transactions
-from metering.errors import ConfigurationError
+from metering.errors import ConfigurationError, DurabilityError
 from worker.session import sessions
 from worker.settings import Settings, settings
 
@@ -53,6 +53,8 @@ def check_buffer(config: Settings) -> None:
     buffer = open_buffer(config)
     with suppress(RedisError):
         buffer.check_shards()
+    with suppress(RedisError, DurabilityError):
+        buffer.check_durability()  # it logs the cause; Redis can be put right while this runs
     buffer.redis.close()
 
 

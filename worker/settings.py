@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from pydantic_settings.sources import PydanticBaseSettingsSource
 from sqlalchemy import URL
 
+from metering.buffer.durability import Durability
 from metering.vault import Vault
 from worker.urls import (
     broker_url,
@@ -75,8 +76,10 @@ class Settings(BaseSettings):
     # Streams of the buffer: the most drains that can run at once. Changing it moves customers
     # between shards, so do it with an empty buffer.
     shards: int = Field(16, ge=1, le=256)
-    # everysec: a crash of the Redis host may lose a second; strict: each answer waits for fsync.
-    durability: Literal["everysec", "strict"] = "everysec"
+    # everysec: a crash of the Redis host may lose a second; strict: an answer means that the usage
+    # is on the disk, and there is none where Redis cannot promise that; strict_unchecked: the same
+    # without asking, for `appendfsync always` on a server that does not tell its CONFIG.
+    durability: Durability = "everysec"
     # Above either mark new events are refused. 5 million events are a quarter of an hour at the
     # rate that the bench asks for; 1 GiB is half of a small Redis.
     high_water_events: int = Field(5_000_000, ge=1)

@@ -226,7 +226,7 @@ class Stack:
         if not self.redis_url:
             self.redis_url = accounts.redis_url
             fsync: Literal["always", "everysec"] = (
-                "always" if config.durability == "strict" else "everysec"
+                "everysec" if config.durability == "everysec" else "always"
             )
             roles.append(embedded.redis_role(self.data_dir, accounts, fsync))
         self._supervisor.start(roles)

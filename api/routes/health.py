@@ -34,6 +34,7 @@ async def readyz(scope: Scoped, response: Response) -> Health:
     """Tell whether Postgres, with this version's schema, and Redis work; or what is wrong.
 
     `shards`: usage is buffered in another number of shards than this process is set to.
+    `durability`: Redis cannot promise what `strict` asks for; `causes` says why.
     `wall`: row-level security does not bind this process, so tenants are not kept apart twice.
     While a cause is told nothing is lost: events are still taken, and what cannot be written waits.
     """

@@ -16,7 +16,8 @@ from metering.accept.pending import MeterStats, Pending
 from metering.accept.quantities import Quantities
 from metering.accept.record import DEFAULT_LIMITS
 from metering.accept.sender import Link, Rarely, Sender, log
-from metering.buffer.stream import Durability, UsageBuffer, connect
+from metering.buffer.durability import Durability
+from metering.buffer.stream import UsageBuffer, connect
 from metering.errors import BufferFullError, ConfigurationError
 from metering.ids import BusinessId, new_ulid
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import chain, repeat
-from typing import Final, Literal, cast
+from typing import Final, cast
 from uuid import uuid4
 
 from redis import Redis
@@ -26,6 +26,7 @@ from metering.buffer.chunk import (
     chunk_of,
     encode_lines,
 )
+from metering.buffer.durability import Durability, Strict
 from metering.buffer.entry import HeadChunk, head_chunk
 from metering.buffer.keys import (
     BACKLOG,
@@ -42,18 +43,14 @@ from metering.buffer.shard import shard_of
 from metering.errors import (
     BufferFullError,
     BufferUnavailableError,
-    DurabilityError,
     ShardMismatchError,
 )
 from metering.ids import BusinessId
-
-Durability = Literal["everysec", "strict"]
 
 HEAD_CHUNKS_FIRST: Final = 64
 HEAD_CHUNKS_MAX: Final = 4096
 RETRY_AFTER_FULL_S: Final = 5
 PULSE_TTL_S: Final = 60
-AOF_WAIT_MS: Final = 1500
 
 _COUNTERS: Final = ("accepted", "settled", "accepted_bytes", "settled_bytes")
 
@@ -129,8 +126,7 @@ class UsageBuffer:
         self.shards = tuple(Shard(number) for number in range(shards))
         self._high_water_events = high_water_events
         self._room = Room(redis, high_water_bytes)
-        self._strict = durability == "strict"
-        self._fsync: Literal["unknown", "always", "waitaof"] = "unknown"
+        self._strict = None if durability == "everysec" else Strict(redis, durability)
         self._chunks_per_read = dict.fromkeys(self.shards, HEAD_CHUNKS_FIRST)
         folder = files("metering.buffer")
         self._append = redis.register_script((folder / "append.lua").read_text())
@@ -163,7 +159,8 @@ class UsageBuffer:
             keys += (stream_key(shard), account_key(shard))
             chunks += (len(lines), chunk_of(lines))
         try:
-            taken = self._append_durably(keys, [*self._terms(business_id), *chunks])
+            self.check_durability()
+            taken = int(self._append(keys, [*self._terms(business_id), *chunks]))
         except RedisError as error:
             if is_full(error):
                 raise BufferFullError(RETRY_AFTER_FULL_S) from error
@@ -186,37 +183,16 @@ class UsageBuffer:
             chunks[shard].append(line)
         return chunks
 
-    def _append_durably(self, keys: list[str], arguments: list[str | int | bytes]) -> int:
-        if not self._strict:
-            return int(self._append(keys, arguments))
-        if self._fsync == "unknown":
-            self._fsync = self._strict_means()
-        if self._fsync == "always":
-            return int(self._append(keys, arguments))
-        return self._append_and_wait(keys, arguments)
+    def check_durability(self) -> None:
+        """Check that Redis can keep what the durability mode promises.
 
-    def _append_and_wait(self, keys: list[str], arguments: list[str | int | bytes]) -> int:
-        """Append, then WAITAOF, as one request: it waits only for its own connection's writes."""
-        pipe = self.redis.pipeline(transaction=False)
-        self._append(keys, arguments, client=pipe)
-        pipe.execute_command("WAITAOF", 1, 0, AOF_WAIT_MS)  # type: ignore[no-untyped-call]
-        taken, synced = pipe.execute()
-        if taken > 0 and synced[0] < 1:
-            raise BufferUnavailableError("the append-only file was not synced in time")
-        return int(taken)
+        Raises:
+            DurabilityError: it cannot.
+            RedisError: Redis is away.
 
-    def _strict_means(self) -> Literal["always", "waitaof"]:
-        """Find out how this Redis can promise a write: `appendfsync always`, or WAITAOF (≥ 7.2)."""
-        config = cast("dict[str, str]", self.redis.config_get("append*"))
-        if config.get("appendonly") != "yes":
-            raise DurabilityError("strict durability needs appendonly yes in Redis")
-        if config.get("appendfsync") == "always":
-            return "always"
-        try:
-            self.redis.execute_command("WAITAOF", 0, 0, 0)  # type: ignore[no-untyped-call]
-        except ResponseError as error:
-            raise DurabilityError from error
-        return "waitaof"
+        """
+        if self._strict is not None:
+            self._strict.check()
 
     def backlog(self) -> Backlog:
         """Look at all shards in one round trip.

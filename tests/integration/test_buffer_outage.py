@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from metering.buffer.stream import Backlog, UsageBuffer
 from metering.errors import (
     BufferFullError,
     BufferUnavailableError,
-    DurabilityError,
 )
 from own_redis import OwnRedis, running_redis
 
@@ -119,30 +118,3 @@ def test_a_frozen_redis_costs_one_bounded_wait_and_a_repetition_is_harmless(
     own.append(BUSINESS, events_of(0, "b"))
     held = [ids_in(chunk.payload) for chunk in own.read_head(Shard(0), 10)]
     assert held in ([["a"], ["b"]], [["a"], ["b"], ["b"]])
-
-
-@pytest.mark.parametrize(
-    "config", [{"appendfsync": "everysec"}, {"appendfsync": "always", "appendonly": "no"}]
-)
-def test_strict_durability_is_refused_where_it_cannot_be_kept(
-    own_redis: OwnRedis, config: Mapping[str, str]
-) -> None:
-    own_redis.configure(**config)
-    strict = open_buffer(own_redis.url, durability="strict")
-    with pytest.raises(DurabilityError):
-        strict.append(BUSINESS, events_of(0, "a"))
-
-    assert keyspace(strict) == {}
-    strict.redis.close()
-
-
-def test_strict_durability_loses_nothing_to_a_kill(data_dir: Path) -> None:
-    with running_redis(data_dir, "always") as server:
-        strict = open_buffer(server.url, durability="strict")
-        for n in range(50):
-            strict.append(BUSINESS, events_of(0, str(n)))
-        server.kill()
-        server.start()
-
-        assert strict.account(Shard(0)).buffered == 50
-        strict.redis.close()
