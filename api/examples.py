@@ -74,6 +74,10 @@ BODIES: Final[dict[str, Json]] = {
         "valid_days": 365,
     },
     "make_purchase": {"package_id": IDS["package_id"], "order_id": "shop-2026-0001"},
+    "open_purchase_page": {
+        "return_url": "https://example.com/paid",
+        "account_id": IDS["account_id"],
+    },
     "pay_purchase": {"payment_id": "bank-transfer-7"},
     "refund_purchase": {"refund_id": "refund-7", "amount": 2},
     "dispute_purchase": {"dispute_id": "dispute-7", "status": "open"},
