@@ -320,3 +320,12 @@ def test_customers_are_listed_page_by_page_and_found_by_email(gullak: Gullak) ->
     ]
     assert [customer["customer_id"] for customer in rest] == [made[0]]
     assert [customer["name"] for customer in bob] == ["bob"]
+
+
+def test_the_variables_of_a_stack_that_never_ran_are_asked_for_in_vain(
+    gullak: Gullak, tmp_path: Path
+) -> None:
+    result = gullak("env", "--data-dir", str(tmp_path))
+
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith(f"gullak: no stack runs in {tmp_path}: start one with `gullak up`")
