@@ -4,14 +4,12 @@ from typing import Final
 
 from sqlalchemy import text
 
-from metering.money import INT64_MAX
-
 # What has expired of the credit of a wallet `w` and is not taken out yet. The lot whose turn it is
 # has what is left of it in the wallet.
 _IS_OVER: Final = """remaining_minor > 0 AND frozen_at IS NULL
     AND expires_at <= (SELECT clock_timestamp())"""
 EXPIRED: Final = f"""coalesce((SELECT sum(CASE WHEN o.lot_id = w.lot_id THEN w.lot_left_minor
-    ELSE o.remaining_minor END) FROM credit_lots o WHERE o.wallet_id = w.wallet_id
+    ELSE o.remaining_minor END)::bigint FROM credit_lots o WHERE o.wallet_id = w.wallet_id
     AND {_IS_OVER}), 0)"""
 # The same for many wallets, where nearly none has any: credit that is over is taken out every few
 # seconds. The first of it is looked up once, and only its wallets are looked at closely. The limit
@@ -20,9 +18,9 @@ _EXPIRED_OF_MANY: Final = f"""CASE WHEN w.wallet_id IN (SELECT wallet_id FROM cr
     WHERE {_IS_OVER} ORDER BY expires_at LIMIT 1000) THEN {EXPIRED} ELSE 0 END"""
 # What credit covers of what a wallet `w` may spend: its balance without what is frozen or has
 # expired; below zero it is debt. Alerts, top-ups, the API and the commands all go by this number.
-# It fits 64 bits, whatever its parts sum up to.
-_SPENDABLE: Final = f"""greatest(CAST(w.balance_minor AS numeric) - w.frozen_minor - {{expired}},
-    -{INT64_MAX})::bigint"""
+# It fits 64 bits: what is frozen and what has expired are parts of what is in lots, so what is left
+# is no further below zero than the debt.
+_SPENDABLE: Final = "w.balance_minor - w.frozen_minor - {expired}"
 SPENDABLE: Final = _SPENDABLE.format(expired=EXPIRED)
 
 # Wallets whose state by a rule has to change: low and not marked, or marked and recovered. A rule
