@@ -12,6 +12,7 @@ from api.paging import Page, Paged
 from api.routes.wallets import CustomerPath
 from api.scope import Scoped
 from metering.clock import Moment
+from metering.erasure import erase_customer
 from metering.ids import BusinessId, CustomerId
 from metering.ledger.accounts import NewCustomer, create_customer
 from metering.ledger.customers import (
@@ -26,6 +27,19 @@ from metering.ledger.customers import (
 router: Final = APIRouter(prefix="/customers", tags=["customers"])
 
 Part = Annotated[str, StringConstraints(max_length=255)]
+
+
+class ErasureOut(BaseModel):
+    """What was blanked by this call, and what waits for a decision and was kept."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    customer_id: CustomerId
+    bodies_blanked: int
+    refused_blanked: int
+    bodies_waiting: int
+    refused_waiting: int
+    is_complete: bool
 
 
 class CustomerOut(BaseModel):
@@ -112,3 +126,12 @@ def change_customer(
             ),
         )
     )
+
+
+@router.delete("/{customer_id}/personal-data")
+def erase_personal_data(caller: Writer, scope: Scoped, customer_id: CustomerPath) -> ErasureOut:
+    """Erase the personal data of a customer; entries and balances stay. Twice is once."""
+    erased = scope.run(
+        caller.business_id, lambda conn: erase_customer(conn, caller.business_id, customer_id)
+    )
+    return ErasureOut.model_validate(erased)

@@ -191,8 +191,8 @@ REFUSE: Final = text(
     " CAST(:event_ids AS text[]), CAST(:customer_ids AS text[]), CAST(:reasons AS text[]),"
     " CAST(:details AS text[]), CAST(:payloads AS json[]), CAST(:batch_ids AS bigint[]))"
     " ON CONFLICT (event_key, payload_digest) DO UPDATE SET reason = excluded.reason,"
-    " detail = excluded.detail, batch_id = excluded.batch_id, refused_at = now(),"
-    " replayed_at = NULL"
+    " detail = excluded.detail, payload = excluded.payload, batch_id = excluded.batch_id,"
+    " refused_at = now(), replayed_at = NULL"
 )
 # Waiting dead letters of a business, newest first, after a place in that order.
 REFUSED_NEWEST: Final = text(

@@ -1,10 +1,12 @@
 """`gullak customer` and `gullak balance`: who pays, and what is left."""
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
 from sqlalchemy import Connection
 
+from metering.erasure import erase_customer
 from metering.errors import NotFoundError
 from metering.ids import BusinessId, CustomerId
 from metering.ledger import statements
@@ -89,6 +91,29 @@ def show(
         return
     print_record(found)
     print_wallets(wallets, target)
+
+
+@app.command("erase")
+def erase(
+    *,
+    customer: CustomerArgument,
+    business: Business = None,
+    as_json: AsJson = False,
+    data_dir: DataDir = None,
+) -> None:
+    """Erase the personal data of a customer; entries and balances stay.
+
+    Exits 1 if something waits for a decision and was kept: decide it, and run this again.
+    """
+    with open_target(data_dir) as target, target.transaction() as conn:
+        erased = erase_customer(conn, business_of(conn, business), CustomerId(customer))
+    record = {**asdict(erased), "is_complete": erased.is_complete}
+    if as_json:
+        print_json(record)
+    else:
+        print_record(record)
+    if not erased.is_complete:
+        raise typer.Exit(1)
 
 
 def balance(

@@ -120,7 +120,7 @@ REPLAY_ONE: Final = text(
 REPLAY_OPEN: Final = text(
     "UPDATE provider_events SET status = 'received', attempts = 0 WHERE event_number IN ("
     "SELECT event_number FROM provider_events WHERE business_id = :business_id"
-    " AND status IN ('parked', 'failed')"
+    " AND status IN ('parked', 'failed') AND body <> ''"
     " AND (CAST(:payment_id AS text) IS NULL OR payment_id = :payment_id)"
     " AND (CAST(:before AS timestamptz) IS NULL OR processed_at < :before)"
     " ORDER BY event_number LIMIT :replay_max FOR UPDATE)"
