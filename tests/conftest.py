@@ -38,6 +38,14 @@ StartStack = Callable[..., Stack]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--every-statement",
+        action="store_true",
+        help="every SQLSTATE at every statement: minutes",
+    )
+    parser.addoption(
+        "--fault-seconds", type=float, default=5.0, help="how long a server fails under traffic"
+    )
     parser.addoption("--histories", type=int, default=60, help="random histories per policy")
 
 

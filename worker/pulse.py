@@ -15,6 +15,7 @@ import structlog
 from celery import bootsteps
 from celery.signals import after_task_publish, beat_init, worker_init, worker_shutting_down
 from celery.worker.consumer import Consumer
+from redis import Redis
 
 from metering.buffer.keys import PULSE
 from metering.buffer.stream import PULSE_TTL_S, UsageBuffer
@@ -31,7 +32,7 @@ from worker.consuming import (
     hear,
     oldest_messages,
 )
-from worker.faults import faults, read_board
+from worker.faults import read_board
 from worker.health import HealthServer, metrics_text, postgres_answers
 from worker.log import is_news
 from worker.relief import drain_here
@@ -230,21 +231,18 @@ def _serve_metrics(port: int, folder: Path) -> None:
     HealthServer("0.0.0.0", port, metrics=lambda: metrics_text(folder), missing=list)  # noqa: S104
 
 
-def _postgres_works(config: Settings) -> bool:
+def _postgres_works(config: Settings, redis: "Redis") -> bool:
     """Tell whether Postgres answers, and no drain has just met a fault of it: then all wait."""
-    return not _is_drain_at_fault() and postgres_answers(config.database_url.get_secret_value())
-
-
-def _is_drain_at_fault() -> bool:
-    redis = faults().redis
-    return redis is not None and DRAIN in read_board(redis)
+    url = config.database_url.get_secret_value()
+    return DRAIN not in read_board(redis) and postgres_answers(url)
 
 
 def _pulse(config: Settings) -> Pulse:
+    buffer = open_buffer(config)
     return Pulse(
-        open_buffer(config),
+        buffer,
         stalled_after_s=config.watchdog_s,
-        postgres_answers=lambda: _postgres_works(config),
+        postgres_answers=lambda: _postgres_works(config, buffer.redis),
         wake_drain=lambda shard: wake(DRAIN, shard),
         drain_here=drain_here,
         give_up=end_process,

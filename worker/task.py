@@ -19,15 +19,16 @@ log = structlog.get_logger("gullak.task")
 
 RETRY_MAX: Final = 3
 RETRY_DELAY_S: Final = 1
+SOON_S: Final = 10
 
 
 def task(name: str) -> Callable[[Callable[P, Report]], Task[P, None]]:
     """Register `body` as the Celery task `name`.
 
     The body returns counts, which are logged when any is not zero. What fails by a fault of the
-    database's server, or of an absent Redis, is tried again a few times; then it is left to the
-    next sweep, which finds the same work again: no traceback of a task says more than the one line
-    about the server. A message is only ever a wake-up.
+    database's server, or of an absent Redis, is left to the next sweep, which finds the same work
+    again; where none comes soon it is tried again a few times. No traceback of a task would say
+    more than the one line about the server. A message is only ever a wake-up.
     """
 
     def register(body: Callable[P, Report]) -> Task[P, None]:
@@ -41,7 +42,7 @@ def task(name: str) -> Callable[[Callable[P, Report]], Task[P, None]]:
                 if not is_fault(error):
                     raise
                 faults().note(name, error)
-                if self.request.retries < RETRY_MAX and not self.request.called_directly:
+                if _is_seldom(name) and self.request.retries < RETRY_MAX:
                     raise self.retry(countdown=RETRY_DELAY_S, max_retries=RETRY_MAX) from error
             finally:
                 structlog.contextvars.clear_contextvars()
@@ -51,6 +52,16 @@ def task(name: str) -> Callable[[Callable[P, Report]], Task[P, None]]:
         return cast("Task[P, None]", app.task(name=name, bind=True)(run))
 
     return register
+
+
+def _is_seldom(name: str) -> bool:
+    """Tell whether nobody asks for a task again within a few seconds.
+
+    Retries of the others would only pile up while a server fails, and be in the way of the work
+    when it is back.
+    """
+    periodic = app.conf.beat_schedule.get(name)
+    return periodic is not None and periodic["schedule"] > SOON_S
 
 
 def _observe(name: str, body: Callable[P, Report], *args: P.args, **kwargs: P.kwargs) -> None:

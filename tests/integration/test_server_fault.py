@@ -15,6 +15,7 @@ from edge import Api, running_api
 from metering.buffer.stream import connect
 from shop import Shop, event
 from worker.faults import Faults
+from worker.pulse import _postgres_works
 from worker.settings import Settings
 
 # A full disk, no memory, a broken disk, a wrong state, a broken page, a standby, an operator's own
@@ -141,6 +142,14 @@ def test_readiness_tells_of_what_workers_met_until_they_work_again(
         wait_for(lambda: client.get("/readyz").is_success)
 
     assert broken.json()["causes"] == {"debit.drain": "disk_full"}
+
+
+def test_a_worker_whose_drains_wait_for_the_server_is_not_ended_for_it(config: Settings) -> None:
+    with connect(config.redis_url.get_secret_value(), timeout_s=1) as redis:
+        at_first = _postgres_works(config, redis)
+        Faults(redis).note("debit.drain", psycopg.errors.LockNotAvailable())
+
+        assert (at_first, _postgres_works(config, redis)) == (True, False)
 
 
 def test_a_cause_is_logged_once_a_minute_over_all_processes(config: Settings) -> None:
