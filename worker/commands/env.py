@@ -18,7 +18,7 @@ def env(*, as_json: AsJson = False, data_dir: DataDir = None) -> None:
     """Print variables for a shell, to be taken with `eval "$(gullak env)"`; the key among them.
 
     GULLAK_URL and GULLAK_KEY are for HTTP, REDIS_URL and GULLAK_BUSINESS for a Meter, DATABASE_URL
-    for `gullak migrate` and psql.
+    and GULLAK_SECRET_KEYS for `gullak migrate`.
     """
     folder = DEFAULT_DATA_DIR if data_dir is None else data_dir
     key = _read(folder / API_KEY_FILE)
@@ -30,6 +30,7 @@ def env(*, as_json: AsJson = False, data_dir: DataDir = None) -> None:
         "GULLAK_BUSINESS": business_id,
         "DATABASE_URL": target.settings.database_url.get_secret_value(),
         "REDIS_URL": target.settings.redis_url.get_secret_value(),
+        "GULLAK_SECRET_KEYS": target.settings.secret_keys.get_secret_value(),
     }
     if as_json:
         print_json(found)
