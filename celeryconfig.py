@@ -80,6 +80,7 @@ beat_schedule = {
         "debit.publish_quantities": 5.0,  # which properties are summed -> the edge
         "debit.partition": 3600.0,  # partitions made ahead, old ones dropped
         "debit.summarize": 60.0,  # the index of kept usage brought up to its last rows
+        "debit.mark_mended": 60.0,  # dead letters whose id was sent again with good content
         "ledger.measure": 60.0,  # what waits for a person -> gauges
         "ledger.verify": 10.0,  # a slice of the hourly walk over every invariant
         "ledger.prune": 600.0,  # rows whose time is over, page by page

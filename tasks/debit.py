@@ -3,7 +3,7 @@
 from contextlib import suppress
 from functools import cache
 from os import getpid
-from time import time
+from time import monotonic, time
 from typing import Final
 
 import structlog
@@ -12,6 +12,7 @@ from metering.accept.quantities import publish_quantities
 from metering.buffer.keys import Shard
 from metering.debit.drain import Drain, drain_shard
 from metering.debit.partitions import maintain_partitions, summarize_usage
+from metering.debit.refused import mark_mended
 from metering.errors import NewerChunkError, ShardMismatchError
 from metering.rate_card.cards import RateCards, summed_properties
 from worker.failpoint import checkpoint_of
@@ -28,6 +29,8 @@ from worker.task import Report, task, wake, wake_at_most
 
 # Debits may have crossed thresholds: the alerts need not wait for beat's next second.
 ALERT_WAIT_S: Final = 0.25
+# Dead letters that it does not come to are left out of the list all the same.
+MEND_MAX_S: Final = 10.0
 
 log = structlog.get_logger("gullak.debit")
 
@@ -79,6 +82,13 @@ def summarize() -> Report:
     with scope().transaction() as conn:
         added = summarize_usage(conn)
     return {"ranges": added} if added else {}
+
+
+@task("debit.mark_mended")
+def mend() -> Report:
+    """Mark dead letters that another event of their id has mended."""
+    marked = mark_mended(scope().transaction, monotonic() + MEND_MAX_S)
+    return {"mended": marked} if marked else {}
 
 
 @task("debit.publish_quantities")

@@ -49,6 +49,7 @@ def one_of_each(shop: Shop, client: httpx.Client) -> dict[str, str]:
         "rule_id": rule["id"],
         "event_id": "evt-victim",
         "refused_event_id": "evt-refused",
+        "refusal_id": client.get("/refused-events").json()["items"][0]["id"],
         "webhook_id": webhook["id"],
         "provider_event_id": str(parked_event(shop)),
         "checkout_id": checkout["id"],

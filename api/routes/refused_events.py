@@ -1,18 +1,28 @@
 """Refused events: why each waits, and sending them again once the cause is gone."""
 
 from datetime import datetime
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, StringConstraints
+from sqlalchemy import Connection
 
 from api.auth import Reader, Writer
 from api.paging import Page, Paged
 from api.scope import REPEATABLE, Scoped
-from metering.debit.refused import RefusedEvent, Selection, newest_refused, replay
+from metering.debit.refused import (
+    NOTE_CHARS_MAX,
+    RefusedEvent,
+    Resolution,
+    Selection,
+    dismiss,
+    get_refused,
+    newest_refused,
+    replay,
+)
 from metering.errors import NotFoundError
 from metering.ids import BusinessId, RefusalId
-from metering.text import FILLED
+from metering.text import FILLED, NO_NUL
 
 router: Final = APIRouter(prefix="/refused-events", tags=["refused events"])
 
@@ -20,6 +30,7 @@ router: Final = APIRouter(prefix="/refused-events", tags=["refused events"])
 REPLAY_MAX: Final = 5000
 ID_DIGITS_MAX: Final = 18
 
+RefusalPath = Annotated[str, Path(min_length=1, max_length=64)]
 Name = Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]
 
 
@@ -37,6 +48,7 @@ class RefusedOut(BaseModel):
     """A usage event that could not be charged: `reason` for programs, `detail` for people.
 
     `event` is null where the buffered bytes could not be read; those are not sent again.
+    `resolution`: why it waits no more, if so.
     """
 
     id: str
@@ -47,6 +59,9 @@ class RefusedOut(BaseModel):
     detail: str
     refused_at: datetime
     event: UsageOut | None
+    resolved_at: datetime | None
+    resolution: Resolution | None
+    resolution_note: str | None
 
 
 class ReplayRequest(BaseModel):
@@ -76,6 +91,9 @@ def _out(refused: RefusedEvent) -> RefusedOut:
         reason=refused.reason,
         detail=refused.detail,
         refused_at=refused.refused_at,
+        resolved_at=refused.resolved_at,
+        resolution=refused.resolution,
+        resolution_note=refused.resolution_note,
         event=None
         if event is None
         else UsageOut(
@@ -98,25 +116,50 @@ async def _selection(
 
 @router.get("")
 def list_refused_events(
-    caller: Reader, scope: Scoped, paged: Paged, wanted: Annotated[Selection, Depends(_selection)]
+    caller: Reader,
+    scope: Scoped,
+    paged: Paged,
+    wanted: Annotated[Selection, Depends(_selection)],
+    status: Literal["waiting", "resolved"] = "waiting",
 ) -> Page[RefusedOut]:
-    """List refused events that wait, newest first."""
-    after = _refusal_id(paged.after)
+    """List refused events that wait, or that wait no more, newest first."""
+    after = None if paged.after is None else _refusal_id(paged.after)
     found = scope.run(
         caller.business_id,
         lambda conn: newest_refused(
-            conn, caller.business_id, wanted, page=paged.size, offset=paged.offset, after=after
+            conn,
+            caller.business_id,
+            wanted,
+            page=paged.size,
+            offset=paged.offset,
+            after=after,
+            resolved=status == "resolved",
         ),
     )
     return Page(items=[_out(refused) for refused in found])
 
 
-def _refusal_id(text: str | None) -> RefusalId | None:
-    if text is None:
-        return None
+def _refusal_id(text: str) -> RefusalId:
     if not (text.isascii() and text.isdigit() and len(text) <= ID_DIGITS_MAX):
         raise NotFoundError("refused event", text)
     return RefusalId(int(text))
+
+
+@router.delete("/{refusal_id}")
+def dismiss_refused_event(
+    caller: Writer,
+    scope: Scoped,
+    refusal_id: RefusalPath,
+    reason: Annotated[str, Query(max_length=NOTE_CHARS_MAX, pattern=NO_NUL)] = "",
+) -> RefusedOut:
+    """Take a refused event off the list, for good; it is kept, with the reason."""
+    number = _refusal_id(refusal_id)
+
+    def work(conn: Connection) -> RefusedEvent:
+        dismiss(conn, caller.business_id, reason, refusal_ids=[number])
+        return get_refused(conn, caller.business_id, number)
+
+    return _out(scope.run(caller.business_id, work))
 
 
 @router.post("/replay", dependencies=REPEATABLE)

@@ -139,14 +139,12 @@ def of_refusal(row: Row[Any]) -> FoundEvent | None:
 
     One that was sent again is in the buffer until it is posted or refused anew.
     """
-    columns = dict(row._mapping)  # noqa: SLF001
-    is_sent_again = columns.pop("replayed_at") is not None
-    refused = RefusedEvent(**columns)
+    refused = RefusedEvent(**row._mapping)  # noqa: SLF001
     event = refused.event()
     if event is None or (event_at := _moment(event.event_at)) is None:
         return None
     place = Place(refused.refused_at, refused.batch_id, refused.refusal_id)
-    if is_sent_again:
+    if refused.resolution == "replayed":
         return of_buffered(refused.business_id, event)
     return FoundEvent(
         business_id=refused.business_id,

@@ -1,12 +1,13 @@
 """Dead letters: events that could not be charged, their reasons, and sending them again."""
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Final
+from time import monotonic
+from typing import Final, Literal
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from metering.buffer.chunk import BufferedEvent
 from metering.buffer.stream import UsageBuffer
@@ -16,11 +17,19 @@ from metering.errors import MalformedChunkError, NotFoundError
 from metering.ids import BatchId, BusinessId, RefusalId
 
 REPLAY_PAGE: Final = 500
+MEND_PAGE: Final = 2_000
+NOTE_CHARS_MAX: Final = 500
+
+Resolution = Literal["replayed", "mended", "dismissed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefusedEvent:
-    """A dead letter; `payload` is the event as it was buffered, or the bytes of its chunk."""
+    """A dead letter; `payload` is the event as it was buffered, or the bytes of its chunk.
+
+    resolution  why it waits no more: it was sent again, another event of its id was charged, or a
+                person dismissed it, for the reason in `resolution_note`
+    """
 
     refusal_id: RefusalId
     business_id: BusinessId
@@ -31,6 +40,9 @@ class RefusedEvent:
     payload: object
     batch_id: BatchId
     refused_at: datetime
+    resolved_at: datetime | None = None
+    resolution: Resolution | None = None
+    resolution_note: str | None = None
 
     def event(self) -> BufferedEvent | None:
         """Return the event to send again; None if its bytes could not be read."""
@@ -49,21 +61,21 @@ class Selection:
     customer_id: str | None = None
 
 
+EVERYTHING: Final = Selection()
+
+
 def refused_events(
     conn: Connection, selection: Selection, *, page: int, after: int = 0
 ) -> list[RefusedEvent]:
     """Return a page of waiting dead letters, oldest first, after a refusal id."""
-    rows = conn.execute(
-        statements.REFUSED,
-        {
-            "business_id": selection.business_id,
-            "reason": selection.reason,
-            "event_id": selection.event_id,
-            "customer_id": selection.customer_id,
-            "after": after,
-            "page": page,
-        },
-    )
+    values = {**asdict(selection), "after": after, "page": page}
+    rows = conn.execute(statements.REFUSED, values)
+    return [RefusedEvent(**row._mapping) for row in rows]  # noqa: SLF001
+
+
+def resolved_events(conn: Connection, selection: Selection, *, page: int) -> list[RefusedEvent]:
+    """Return a page of dead letters that wait no more, newest first."""
+    rows = conn.execute(statements.RESOLVED, {**asdict(selection), "page": page})
     return [RefusedEvent(**row._mapping) for row in rows]  # noqa: SLF001
 
 
@@ -75,8 +87,9 @@ def newest_refused(
     page: int,
     offset: int = 0,
     after: RefusalId | None = None,
+    resolved: bool = False,
 ) -> list[RefusedEvent]:
-    """Return a page of a business's waiting dead letters, newest first.
+    """Return a page of a business's dead letters that wait, or no more, newest first.
 
     Raises:
         NotFoundError: the business has no dead letter `after`.
@@ -88,26 +101,68 @@ def newest_refused(
         after_at = conn.execute(statements.REFUSED_AT, key).scalar_one_or_none()
         if after_at is None:
             raise NotFoundError("refused event", str(after))
-    rows = conn.execute(
-        statements.REFUSED_NEWEST,
-        {
-            "business_id": business_id,
-            "customer_id": selection.customer_id,
-            "reason": selection.reason,
-            "event_id": selection.event_id,
-            "after_at": after_at,
-            "after_id": after,
-            "page": page,
-            "offset": offset,
-        },
-    )
-    return [_refused(row) for row in rows]
+    values = {
+        **asdict(selection),
+        "business_id": business_id,
+        "after_at": after_at,
+        "after_id": after,
+        "page": page,
+        "offset": offset,
+    }
+    statement = statements.RESOLVED_NEWEST if resolved else statements.REFUSED_NEWEST
+    return [RefusedEvent(**row._mapping) for row in conn.execute(statement, values)]  # noqa: SLF001
 
 
-def _refused(row: Row[Any]) -> RefusedEvent:
-    columns = dict(row._mapping)  # noqa: SLF001
-    del columns["replayed_at"]
-    return RefusedEvent(**columns)
+def get_refused(conn: Connection, business_id: BusinessId, refusal_id: RefusalId) -> RefusedEvent:
+    """Return a dead letter of this business.
+
+    Raises:
+        NotFoundError: there is none of that id.
+
+    """
+    key = {"business_id": business_id, "refusal_id": refusal_id}
+    row = conn.execute(statements.REFUSAL, key).one_or_none()
+    if row is None:
+        raise NotFoundError("refused event", str(refusal_id))
+    return RefusedEvent(**row._mapping)  # noqa: SLF001
+
+
+def dismiss(
+    conn: Connection,
+    business_id: BusinessId,
+    note: str,
+    selection: Selection = EVERYTHING,
+    refusal_ids: Sequence[RefusalId] | None = None,
+) -> int:
+    """Take dead letters that wait off the list, for good: those named, or those selected.
+
+    They are kept, with the reason. The account of events does not change: they stay refused.
+    """
+    values = {
+        **asdict(selection),
+        "business_id": business_id,
+        "refusal_ids": None if refusal_ids is None else list(refusal_ids),
+        "note": note,
+    }
+    return conn.execute(statements.DISMISS, values).rowcount
+
+
+def mark_mended(transaction: Transactions, ends_at: float) -> int:
+    """Mark dead letters that another event of their id has mended; return how many.
+
+    A walk over all that wait, a page in each transaction, until the monotonic time `ends_at`.
+    """
+    place: dict[str, object] = {"business_id": "", "refusal_id": 0}
+    marked = 0
+    while True:
+        with transaction() as conn:
+            rows = conn.execute(statements.WAITING_PAGE, {**place, "page": MEND_PAGE}).all()
+            ids = [row.refusal_id for row in rows]
+            if ids:
+                marked += conn.execute(statements.MARK_MENDED, {"refusal_ids": ids}).rowcount
+        if len(rows) < MEND_PAGE or monotonic() >= ends_at:
+            return marked
+        place = dict(rows[-1]._mapping)  # noqa: SLF001
 
 
 def replay(

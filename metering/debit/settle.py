@@ -7,7 +7,7 @@ refused for it, and none is looked for.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
@@ -149,32 +149,50 @@ class Settlement:
         self.outcome.count("replayed" if keyed.chunk < self.chunks_replayed else name, events)
 
     def refuse(self, refusals: Sequence[Refusal]) -> None:
-        """Write dead letters; one that is already waiting is a duplicate of itself."""
+        """Write dead letters; one that is there already is a duplicate of itself.
+
+        One that was dismissed stays so, whoever sends it again.
+        """
         if not refusals:
             return
-        if not (refusals := self._uncharged(refusals)):
-            return
-        unique = {r.keyed.identity: r for r in refusals}
-        values = _refusal_columns(list(unique.values()), self.batch_id)
-        rows = self.conn.execute(statements.WAITING, {"event_keys": values["event_keys"]})
-        waiting = {(row.event_key, row.payload_digest) for row in rows}
-        self.conn.execute(statements.REFUSE, values)
-        for refusal in refusals:
-            known = refusal.keyed.identity
-            is_new = known not in waiting
+        keys = {"event_keys": [refusal.keyed.key for refusal in refusals]}
+        known = {
+            (row.event_key, row.payload_digest): row
+            for row in self.conn.execute(statements.KNOWN_REFUSALS, keys)
+        }
+        left = self._uncharged(refusals, known.keys())
+        over = {identity for identity, row in known.items() if row.is_resolved}
+        unique = {r.keyed.identity: r for r in left if r.keyed.identity not in over}
+        if unique:
+            self.conn.execute(
+                statements.REFUSE, _refusal_columns(list(unique.values()), self.batch_id)
+            )
+        seen = over | {identity for identity, row in known.items() if row.is_waiting}
+        for refusal in left:
+            is_new = refusal.keyed.identity not in seen
             self._count("refused" if is_new else "duplicate", refusal.keyed, refusal.events)
             self.reasons[refusal.error.reason] += refusal.events if is_new else 0
-            waiting.add(known)
+            seen.add(refusal.keyed.identity)
 
-    def _uncharged(self, refusals: Sequence[Refusal]) -> Sequence[Refusal]:
-        """Leave out repetitions of events that were charged when they still could be."""
-        keys = [refusal.keyed.key for refusal in refusals]
-        rows = self.conn.execute(statements.CHARGED_KEYS, {"event_keys": keys})
-        charged = {(row.event_key, row.payload_digest) for row in rows}
+    def _uncharged(
+        self, refusals: Sequence[Refusal], known: Collection[tuple[str, int]]
+    ) -> list[Refusal]:
+        """Leave out repetitions of events that were charged when they still could be.
+
+        What comes under the id of another event that was charged is in conflict with that one.
+        """
+        keys = {"event_keys": [refusal.keyed.key for refusal in refusals]}
+        charged = {row.event_key: row for row in self.conn.execute(statements.CHARGED_KEYS, keys)}
+        left: list[Refusal] = []
         for refusal in refusals:
-            if refusal.keyed.identity in charged:
+            row = charged.get(refusal.keyed.key)
+            if row is None or (row.batch_id == self.batch_id or refusal.keyed.identity in known):
+                left.append(refusal)
+            elif row.payload_digest == refusal.keyed.digest:
                 self._count("duplicate", refusal.keyed)
-        return [r for r in refusals if r.keyed.identity not in charged]
+            else:
+                left.append(refusal._replace(error=ConflictingEventError()))
+        return left
 
 
 def _postings(events: Sequence[PricedEvent], batch_id: BatchId) -> list[Posting]:

@@ -66,9 +66,9 @@ TAKEN_KEYS: Final = text(
     f" k.payload_digest = s.payload_digest AS same FROM {_CLAIMED}"
     " JOIN usage_event_keys k USING (event_key) WHERE k.batch_id <> :batch_id"
 )
-# Which of some keys are taken, and by what payload.
+# Which of some keys are taken, by what payload, in which batch.
 CHARGED_KEYS: Final = text(
-    "SELECT replace(event_key::text, '-', '') AS event_key, payload_digest"
+    "SELECT replace(event_key::text, '-', '') AS event_key, payload_digest, batch_id"
     " FROM usage_event_keys WHERE event_key = ANY(CAST(:event_keys AS uuid[]))"
 )
 # Keep one row per posted event.
@@ -105,12 +105,24 @@ USAGE_EVENT: Final = text(
     f"SELECT {_USAGE} FROM usage_events u WHERE u.posted_at = :posted_at"
     " AND u.batch_id = :batch_id AND u.business_id = :business_id AND u.event_id = :event_id"
 )
-# The waiting dead letter of an event, or the last that was sent again.
+_REFUSED: Final = (
+    "r.refusal_id, r.business_id, r.event_id, r.customer_id, r.reason, r.detail, r.payload,"
+    " r.batch_id, r.refused_at, r.replayed_at AS resolved_at,"
+    " CASE WHEN r.replayed_at IS NOT NULL THEN coalesce(r.resolution, 'replayed') END"
+    " AS resolution, r.resolution_note"
+)
+# One waits until it is sent again, dismissed, or mended: another event of its id was charged. A
+# conflict is about just such an event.
+_MENDED: Final = (
+    "r.reason <> 'conflict'"
+    " AND EXISTS (SELECT FROM usage_event_keys k WHERE k.event_key = r.event_key)"
+)
+_WAITS: Final = f"r.replayed_at IS NULL AND NOT ({_MENDED})"
+# The waiting dead letter of an event, or the last that stopped waiting.
 REFUSAL_OF_KEY: Final = text(
-    "SELECT refusal_id, business_id, event_id, customer_id, reason, detail, payload, batch_id,"
-    " refused_at, replayed_at FROM refused_events"
-    " WHERE business_id = :business_id AND event_key = CAST(:event_key AS uuid)"
-    " ORDER BY replayed_at IS NULL DESC, refused_at DESC LIMIT 1"
+    f"SELECT {_REFUSED} FROM refused_events r"
+    " WHERE r.business_id = :business_id AND r.event_key = CAST(:event_key AS uuid)"
+    " ORDER BY r.replayed_at IS NULL DESC, r.refused_at DESC LIMIT 1"
 )
 # The entries that debited some batches, by batch and wallet.
 ENTRIES_OF_BATCHES: Final = text(
@@ -176,11 +188,12 @@ USAGE_OF_BATCHES: Final = text(
 
 # --- dead letters -------------------------------------------------------------------------------
 
-# Which of some refused events are waiting here already: those are repetitions. Locked, so that a
-# replay that marks them afterwards sees that they were refused once more.
-WAITING: Final = text(
-    "SELECT replace(event_key::text, '-', '') AS event_key, payload_digest FROM refused_events"
-    " WHERE event_key = ANY(CAST(:event_keys AS uuid[])) AND replayed_at IS NULL FOR UPDATE"
+# Which of some refused events are here already, and whether they wait or were resolved. Locked, so
+# that a replay that marks them afterwards sees that they were refused once more.
+KNOWN_REFUSALS: Final = text(
+    "SELECT replace(event_key::text, '-', '') AS event_key, payload_digest,"
+    " replayed_at IS NULL AS is_waiting, resolution IS NOT NULL AS is_resolved"
+    " FROM refused_events WHERE event_key = ANY(CAST(:event_keys AS uuid[])) FOR UPDATE"
 )
 # Keep refused events; one that had been replayed waits again. The batch tells a replay under way
 # that the event came back meanwhile.
@@ -194,32 +207,65 @@ REFUSE: Final = text(
     " detail = excluded.detail, payload = excluded.payload, batch_id = excluded.batch_id,"
     " refused_at = now(), replayed_at = NULL"
 )
+_SELECTED: Final = (
+    " AND (CAST(:customer_id AS text) IS NULL OR r.customer_id = :customer_id)"
+    " AND (CAST(:reason AS text) IS NULL OR r.reason = :reason)"
+    " AND (CAST(:event_id AS text) IS NULL OR r.event_id = :event_id)"
+)
+_NEWEST: Final = (
+    f" {_SELECTED} AND (CAST(:after_at AS timestamptz) IS NULL"
+    " OR (r.refused_at, r.refusal_id) < (:after_at, :after_id))"
+    " ORDER BY r.refused_at DESC, r.refusal_id DESC LIMIT :page OFFSET :offset"
+)
 # Waiting dead letters of a business, newest first, after a place in that order.
 REFUSED_NEWEST: Final = text(
-    "SELECT refusal_id, business_id, event_id, customer_id, reason, detail, payload, batch_id,"
-    " refused_at, replayed_at FROM refused_events"
-    " WHERE business_id = :business_id AND replayed_at IS NULL"
-    " AND (CAST(:customer_id AS text) IS NULL OR customer_id = :customer_id)"
-    " AND (CAST(:reason AS text) IS NULL OR reason = :reason)"
-    " AND (CAST(:event_id AS text) IS NULL OR event_id = :event_id)"
-    " AND (CAST(:after_at AS timestamptz) IS NULL"
-    " OR (refused_at, refusal_id) < (:after_at, :after_id))"
-    " ORDER BY refused_at DESC, refusal_id DESC LIMIT :page OFFSET :offset"
+    f"SELECT {_REFUSED} FROM refused_events r"
+    f" WHERE r.business_id = :business_id AND {_WAITS} {_NEWEST}"
+)
+# The same of those that wait no more.
+RESOLVED_NEWEST: Final = text(
+    f"SELECT {_REFUSED} FROM refused_events r"
+    f" WHERE r.business_id = :business_id AND r.replayed_at IS NOT NULL {_NEWEST}"
+)
+# One dead letter of this business.
+REFUSAL: Final = text(
+    f"SELECT {_REFUSED} FROM refused_events r"
+    " WHERE r.business_id = :business_id AND r.refusal_id = :refusal_id"
 )
 # When a dead letter of this business was refused.
 REFUSED_AT: Final = text(
     "SELECT refused_at FROM refused_events"
     " WHERE business_id = :business_id AND refusal_id = :refusal_id"
 )
-# A page of waiting dead letters of a business, oldest first; all filters are optional.
+# A page of waiting dead letters of a business or of all, oldest first; all filters are optional.
 REFUSED: Final = text(
-    "SELECT refusal_id, business_id, event_id, customer_id, reason, detail, payload, batch_id,"
-    " refused_at FROM refused_events WHERE replayed_at IS NULL AND refusal_id > :after"
-    " AND (CAST(:business_id AS text) IS NULL OR business_id = :business_id)"
-    " AND (CAST(:reason AS text) IS NULL OR reason = :reason)"
-    " AND (CAST(:event_id AS text) IS NULL OR event_id = :event_id)"
-    " AND (CAST(:customer_id AS text) IS NULL OR customer_id = :customer_id)"
-    " ORDER BY refusal_id LIMIT :page"
+    f"SELECT {_REFUSED} FROM refused_events r WHERE {_WAITS} AND r.refusal_id > :after"
+    " AND (CAST(:business_id AS text) IS NULL OR r.business_id = :business_id)"
+    f" {_SELECTED} ORDER BY r.refusal_id LIMIT :page"
+)
+# The same of those that wait no more, newest first.
+RESOLVED: Final = text(
+    f"SELECT {_REFUSED} FROM refused_events r WHERE r.replayed_at IS NOT NULL"
+    " AND (CAST(:business_id AS text) IS NULL OR r.business_id = :business_id)"
+    f" {_SELECTED} ORDER BY r.refusal_id DESC LIMIT :page"
+)
+# Dismiss dead letters that wait: those named, or all that the filters select.
+DISMISS: Final = text(
+    "UPDATE refused_events r SET replayed_at = now(), resolution = 'dismissed',"
+    f" resolution_note = :note WHERE r.business_id = :business_id AND {_WAITS}"
+    " AND (CAST(:refusal_ids AS bigint[]) IS NULL OR r.refusal_id = ANY(:refusal_ids))"
+    f" {_SELECTED}"
+)
+# A page of those that wait by their mark, of all businesses.
+WAITING_PAGE: Final = text(
+    "SELECT business_id, refusal_id FROM refused_events WHERE replayed_at IS NULL"
+    " AND (business_id, refusal_id) > (:business_id, :refusal_id)"
+    " ORDER BY business_id, refusal_id LIMIT :page"
+)
+# Mark those that another event of their id has mended. The list leaves them out before that.
+MARK_MENDED: Final = text(
+    "UPDATE refused_events r SET replayed_at = now(), resolution = 'mended'"
+    f" WHERE r.refusal_id = ANY(:refusal_ids) AND r.replayed_at IS NULL AND {_MENDED}"
 )
 # Mark dead letters as sent through the buffer again, unless they were refused again since.
 MARK_REPLAYED: Final = text(

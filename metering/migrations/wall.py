@@ -51,7 +51,7 @@ RIGHTS: Final = {
     "provider_accounts": "SELECT",
     "provider_events": "SELECT, INSERT, UPDATE",
     "purchases": "SELECT, INSERT, UPDATE",
-    "refused_events": "SELECT, UPDATE (replayed_at, payload)",
+    "refused_events": "SELECT, UPDATE (replayed_at, resolution, resolution_note, payload)",
     "top_up_rules": "SELECT, INSERT, UPDATE, DELETE",
     "unpriced_usage": "SELECT",
     # A batch is of all businesses; its number and time say nothing of anybody.

@@ -215,6 +215,7 @@ TASKS = {
     "debit.drain": "(shard: int)",
     "debit.partition": "()",
     "debit.publish_quantities": "()",
+    "debit.mark_mended": "()",
     "debit.summarize": "()",
     "debit.sweep": "()",
     "ledger.measure": "()",

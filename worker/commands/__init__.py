@@ -57,7 +57,7 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(lot.explain)
     app.command()(lot.refund)
     app.command()(events.events)
-    app.command()(refused.refused)
+    app.add_typer(refused.app, name="refused")
     app.command()(refused.replay)
     app.command("import")(import_usage.import_usage)
     app.command()(env.env)
