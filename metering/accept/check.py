@@ -15,6 +15,7 @@ from metering.errors import FieldProblem, InvalidInputError, RepeatedEventIdErro
 from metering.money import QUANTITY_MAX, quantity_of, quantity_problem
 
 PROBLEMS_MAX: Final = 100
+TOO_OLD: Final = "is too old"
 
 _REQUEST: Final = TypeAdapter(list[UsageEvent])
 _CEILING: Final = int(QUANTITY_MAX)
@@ -149,7 +150,7 @@ def _age_problems(events: _Numbered, limits: AcceptLimits, now: datetime) -> Ite
 def _age_problem(event: UsageEvent, limits: AcceptLimits, now: datetime) -> str | None:
     age = now - event.timestamp
     if age > timedelta(seconds=limits.age_max_s):
-        return f"is too old: more than {limits.age_max_s} s ago"
+        return f"{TOO_OLD}: more than {limits.age_max_s} s ago"
     if -age > timedelta(seconds=limits.ahead_max_s):
         return f"is too far ahead: more than {limits.ahead_max_s} s from now"
     return None

@@ -34,6 +34,7 @@ class Payers:
             missing = wanted - self._known.keys()
             if len(self._known) + len(missing) > KEPT_MAX:
                 self._known.clear()
+                self._versions = dict(versions)
                 missing = wanted
             if missing:
                 # No id holds NUL, and Postgres could not even be asked for one. Of a business whose

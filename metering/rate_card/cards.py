@@ -1,6 +1,8 @@
 """Compiled rate cards, kept per process and made again when their version in Postgres moves."""
 
 from collections.abc import Sequence
+from threading import Lock
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -9,12 +11,20 @@ from metering.rate_card import statements
 from metering.rate_card.card import RateCard
 from metering.rate_card.catalogue import list_meters, list_prices
 
+KEPT_MAX: Final = 1_000  # cards of so many businesses; one of a hundred meters takes 0.2 MiB
+
 
 class RateCards:
-    """A cache: one query per batch tells which cards are still good."""
+    """A cache: one query per batch tells which cards are still good.
 
-    def __init__(self, currencies: Sequence[str]) -> None:
+    Those that were not used for longest are given up. Safe for the two threads of a drain.
+    """
+
+    def __init__(self, currencies: Sequence[str], kept_max: int = KEPT_MAX) -> None:
         self._currencies = tuple(Currency(code) for code in currencies)
+        self._kept_max = kept_max
+        self._lock = Lock()
+        # In the order in which they were last used.
         self._cards: dict[BusinessId, tuple[int, RateCard]] = {}
 
     def versions(self, conn: Connection, business_ids: set[BusinessId]) -> dict[BusinessId, int]:
@@ -32,16 +42,21 @@ class RateCards:
         }
 
     def _card(self, conn: Connection, business_id: BusinessId, version: int) -> RateCard:
-        known = self._cards.get(business_id)
-        if known is not None and known[0] == version:
-            return known[1]
+        with self._lock:
+            known = self._cards.pop(business_id, None)
+            if known is not None and known[0] == version:
+                self._cards[business_id] = known
+                return known[1]
         card = RateCard(
             list_meters(conn, business_id),
             list_prices(conn, business_id),
             self._currencies,
             conn.execute(statements.ON_UNMETERED, {"business_id": business_id}).scalar_one(),
         )
-        self._cards[business_id] = (version, card)
+        with self._lock:
+            self._cards[business_id] = (version, card)
+            if len(self._cards) > self._kept_max:
+                del self._cards[next(iter(self._cards))]
         return card
 
 

@@ -407,3 +407,59 @@ def test_an_unknown_business_sends_nothing(gullak: Gullak, priced: Shop, tmp_pat
 
     assert (result.code, result.err) == (1, "gullak: no business 'bus_no'\n")
     assert priced.buffer.backlog().events == 0
+
+
+def test_it_says_what_the_events_cost_and_what_becomes_of_the_others(
+    gullak: Gullak, priced: Shop, tmp_path: Path
+) -> None:
+    customer = priced.customers[0]
+    lines = [
+        usage(customer, 1),
+        usage(customer, 2, metadata={"tokens": 0.5}),
+        usage(customer, 3, event_name="no.meter"),
+        usage("cus_nobody", 4),
+        usage(customer, 5, metadata={"tokens": "many"}),
+    ]
+    file = write(tmp_path / "u.ndjson", lines)
+    once = gullak("import", str(write(tmp_path / "first.ndjson", lines[:1])))
+    priced.drain()
+
+    result = gullak("import", str(file), "--json")
+    (tmp_path / "u.ndjson.progress").unlink()
+    told = gullak("import", str(file)).out
+    priced.drain()
+
+    assert "1 cost 1 USD (minor units" in once.out
+    assert result.json["this_run"] == {
+        "charged": 1,
+        "cost_minor": {"USD": "0.125"},
+        "kept_free": 0,
+        "repeated": 1,
+        "will_be_refused": {"bad_quantity": 1, "unknown_customer": 1, "unmetered": 1},
+    }
+    assert "1 cost 0.125 USD" in told
+    assert "1 were sent before" in told
+    assert "1 will be refused: unmetered; see gullak refused" in told
+    assert priced.charged() == Decimal("1.125")
+    assert priced.rows("SELECT count(*) FROM refused_events") == [(3,)]
+
+
+def test_what_is_too_old_names_the_option_that_takes_it_and_the_option_is_another_run(
+    gullak: Gullak, priced: Shop, tmp_path: Path
+) -> None:
+    long_ago = to_wire(datetime.now(UTC) - timedelta(days=300))
+    customer = priced.customers[0]
+    lines = [usage(customer, 1, timestamp=long_ago), usage(customer, 2)]
+    file = write(tmp_path / "u.ndjson", lines)
+
+    first = gullak("import", str(file))
+    second = gullak("import", str(file), "--max-age-days=301")
+    third = gullak("import", str(file), "--max-age-days=301")
+    outcome = priced.drain()
+
+    assert (first.code, second.code, third.code) == (2, 0, 0)
+    assert "1 are too old: --max-age-days takes them" in first.out
+    assert second.out.startswith("2 sent, 0 refused")
+    assert third.out.startswith("imported before: 2 sent")
+    assert (outcome.posted, outcome.duplicate, priced.charged()) == (2, 1, 2)
+    assert not (tmp_path / "u.ndjson.refused.ndjson").exists()

@@ -310,3 +310,20 @@ def test_an_upgrade_refuses_nothing_that_was_free(empty_database_url: str) -> No
     engine.dispose()
 
     assert policies == [("bus_new", "refuse"), ("bus_old", "keep_free")]
+
+
+def test_the_cards_that_were_not_used_for_longest_are_given_up(shop: Shop) -> None:
+    shops = [shop, *(Shop.open(shop.sessions, shop.buffer, name=name) for name in ("B", "C"))]
+    cards = RateCards(CURRENCIES, kept_max=2)
+
+    def used(one: Shop) -> object:
+        with shop.sessions.transaction() as conn:
+            versions = cards.versions(conn, {one.business_id})
+            return cards.current(conn, versions)[one.business_id]
+
+    first, _second = used(shops[0]), used(shops[1])
+    again, _third = used(shops[0]), used(shops[2])
+
+    assert again is first
+    assert used(shops[0]) is first
+    assert list(cards._cards) == [shops[2].business_id, shops[0].business_id]

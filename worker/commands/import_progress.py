@@ -18,7 +18,8 @@ class Progress:
     """What has been acknowledged: `offset` bytes and `lines` of the file, ended at a line.
 
     `head_bytes` and `head_sha256` tell whether the file is still the same; one that has only grown
-    is. `refused_bytes`: length of the refusals file at that moment.
+    is. `refused_bytes`: length of the refusals file at that moment. `too_old`: how many were
+    refused for their age. `options`: those that decide what is sent.
     """
 
     business_id: BusinessId
@@ -30,9 +31,13 @@ class Progress:
     sent: int = 0
     refused: int = 0
     refused_bytes: int = 0
+    too_old: int = 0
+    options: str = ""
 
     @classmethod
-    def begin(cls, file: BinaryIO, business_id: BusinessId, refused_file: Path) -> Self:
+    def begin(
+        cls, file: BinaryIO, business_id: BusinessId, refused_file: Path, options: str
+    ) -> Self:
         """Return the progress of an import that has not begun."""
         head = file.read(HEAD_BYTES_MAX)
         file.seek(0)
@@ -41,12 +46,13 @@ class Progress:
             head_bytes=len(head),
             head_sha256=sha256(head).hexdigest(),
             refused_file=str(refused_file),
+            options=options,
         )
 
     def moved(
-        self, *, offset: int, lines: int, sent: int, refused: int, refused_bytes: int
+        self, *, offset: int, lines: int, sent: int, refused: int, refused_bytes: int, too_old: int
     ) -> Self:
-        """Return the progress after one more request; `sent` and `refused` are added."""
+        """Return the progress after one more request; counts of events are added."""
         return replace(
             self,
             offset=offset,
@@ -54,6 +60,7 @@ class Progress:
             sent=self.sent + sent,
             refused=self.refused + refused,
             refused_bytes=refused_bytes,
+            too_old=self.too_old + too_old,
         )
 
     def save(self, path: Path) -> None:

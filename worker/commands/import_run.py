@@ -9,7 +9,7 @@ from typing import BinaryIO, Final
 
 import orjson
 
-from metering.accept.check import check_event
+from metering.accept.check import TOO_OLD, check_event
 from metering.accept.event import AcceptLimits
 from metering.accept.quantities import Quantities
 from metering.accept.record import UsageSink, record_usage
@@ -122,6 +122,7 @@ class Import:
                 sent=sent,
                 refused=len(page.refused),
                 refused_bytes=self.refusals.tell(),
+                too_old=sum(map(_is_too_old, page.refused)),
             )
             self.progress.save(self.progress_path)
             yield self.progress
@@ -181,6 +182,10 @@ class Import:
         for line, problems in sorted(page.refused, key=lambda refusal: refusal[0].number):
             self.refusals.write(_refusal(line, problems))
         self.refusals.flush()
+
+
+def _is_too_old(refused: tuple[Line, Sequence[FieldProblem]]) -> bool:
+    return any(problem.reason.startswith(TOO_OLD) for problem in refused[1])
 
 
 def _refusal(line: Line, problems: Sequence[FieldProblem]) -> bytes:

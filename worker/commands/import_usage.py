@@ -1,6 +1,7 @@
 """`gullak import`: usage events from a file, resumable, refusals to a file with their reasons."""
 
 import fcntl
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,12 +23,15 @@ from rich.progress import (
 
 from metering.accept.event import AcceptLimits
 from metering.accept.quantities import Quantities
+from metering.accept.record import UsageSink
 from metering.errors import (
     BufferUnavailableError,
     ConfigurationError,
     FieldProblem,
     InvalidInputError,
 )
+from metering.rate_card.cards import RateCards
+from worker.commands.import_cost import Costs, PricingSink
 from worker.commands.import_progress import Progress, check_same, load_progress
 from worker.commands.import_run import Import
 from worker.commands.options import AsJson, Business
@@ -72,7 +76,8 @@ def import_usage(
     needs its event_id and timestamp: a line sent twice is then the same event, charged once.
 
     A bad line is written to the refusals file with its reason and does not stop the rest. How far
-    the import came is in FILE.progress. Exits 0 if all was sent, 2 if lines were refused, 1 if it
+    the import came is in FILE.progress; with other options it begins anew. At the end it says what
+    the events cost. Exits 0 if all was sent, 2 if lines were refused, 1 if it
     could not go on (2 is also a misspelt option).
     """
     columns = {
@@ -89,17 +94,27 @@ def import_usage(
         with target.transaction() as conn:
             business_id = business_of(conn, business)
         path = file.with_name(f"{file.name}.progress")
-        progress = load_progress(path) or Progress.begin(handle, business_id, refused)
+        options = _options(file_format, columns, max_age_days)
+        fresh = Progress.begin(handle, business_id, refused, options)
+        progress = load_progress(path) or fresh
         check_same(progress, handle, path, business_id, refused)
+        if progress.options != options and progress.options:
+            progress = fresh
         parse, body = _parser(handle, file_format, columns)
         if progress.offset == 0:
             progress = replace(progress, offset=body[0], lines=body[1])
         was_finished = path.exists() and progress.offset == handle.seek(0, SEEK_END)
         limits = _limits(target, max_age_days)
-        progress = _run(target, handle, parse, progress, path=path, limits=limits)
-    _report(progress, was_finished=was_finished, as_json=as_json)
+        sink = PricingSink(target.buffer, target.transaction, RateCards(target.currencies))
+        progress = _run(target, sink, handle, parse, progress, path=path, limits=limits)
+    _report(progress, sink.costs, was_finished=was_finished, as_json=as_json)
     if progress.refused:
         raise typer.Exit(EXIT_SOME_REFUSED)
+
+
+def _options(file_format: Format, columns: Mapping[str, str], max_age_days: int | None) -> str:
+    """Return the options that decide which events a file holds and which are taken."""
+    return json.dumps([file_format, columns, max_age_days], sort_keys=True)
 
 
 def _limits(target: Target, max_age_days: int | None) -> AcceptLimits:
@@ -138,6 +153,7 @@ def _parser(
 
 def _run(
     target: Target,
+    sink: UsageSink,
     handle: BinaryIO,
     parse: Parse,
     progress: Progress,
@@ -148,9 +164,8 @@ def _run(
     refused_file = Path(progress.refused_file)
     with _refusals(refused_file, progress, is_new=not path.exists()) as refusals:
         _save_first(progress, path)
-        job = Import(
-            target.buffer, limits, Quantities(target.buffer.redis), progress, path, refusals
-        )
+        quantities = Quantities(target.buffer.redis)
+        job = Import(sink, limits, quantities, progress, path, refusals)
         try:
             _show(job, handle, parse)
         except (KeyboardInterrupt, BufferUnavailableError):
@@ -211,7 +226,7 @@ def _show(job: Import, handle: BinaryIO, parse: Parse) -> None:
             )
 
 
-def _report(progress: Progress, *, was_finished: bool, as_json: bool) -> None:
+def _report(progress: Progress, costs: Costs, *, was_finished: bool, as_json: bool) -> None:
     refused_file = progress.refused_file if progress.refused else None
     if as_json:
         print_json(
@@ -220,9 +235,15 @@ def _report(progress: Progress, *, was_finished: bool, as_json: bool) -> None:
                 "refused": progress.refused,
                 "refused_file": refused_file,
                 "was_finished": was_finished,
+                "this_run": costs.record(),
             }
         )
         return
     before = "imported before: " if was_finished else ""
     where = f", see {refused_file}" if refused_file else ""
     typer.echo(f"{before}{progress.sent} sent, {progress.refused} refused{where}")
+    if progress.too_old:
+        days = "as many days as they are old"
+        typer.echo(f"{progress.too_old} are too old: --max-age-days takes them, with {days}")
+    if not was_finished:
+        typer.echo("\n".join(costs.lines()))
