@@ -195,11 +195,11 @@ def test_a_dead_letter_that_is_none_is_not_found(client: httpx.Client, number: s
 def test_the_command_dismisses_what_it_names(gullak: Gullak, shop: Shop) -> None:
     sent(shop, bad(shop), bad(shop, "e-2"), event("cus_nobody", event_id="e-3"))
     sent(shop, event("cus_nobody", event_id="e-4"))
-    first = gullak("refused", "--json").json[0]["refusal_id"]
+    numbers = {one["event_id"]: one["refusal_id"] for one in gullak("refused", "--json").json}
 
     counts = [
         gullak("refused", "dismiss", *which, "--reason=of a test").out
-        for which in ([str(first)], ["--event-id=e-2"], ["--refused-for=unknown_customer"])
+        for which in ([str(numbers["e-1"])], ["--event-id=e-2"], ["--refused-for=unknown_customer"])
     ]
     nothing = gullak("refused", "dismiss", "--reason=x")
 
