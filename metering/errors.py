@@ -64,6 +64,17 @@ class NotFoundError(GullakError):
         super().__init__(f"no {kind} {object_id!r}")
 
 
+class EventNotSeenError(NotFoundError):
+    """The event is not settled, and more is buffered than was looked through for it."""
+
+    def __init__(self, event_id: str) -> None:
+        super().__init__("event", event_id)
+        self.message += (
+            " among what is settled and the newest of what is buffered; more is buffered than was"
+            " looked through, so ask again once it is settled"
+        )
+
+
 class UnreadableSecretError(GullakError):
     """A stored secret cannot be opened: GULLAK_SECRET_KEYS holds no key that it was sealed with."""
 

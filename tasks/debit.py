@@ -25,7 +25,7 @@ from worker.metrics import (
     SHARD_WAITS_FOR_UPGRADE,
 )
 from worker.scope import scope
-from worker.task import Report, task, wake, wake_at_most
+from worker.task import Report, shuffled, task, wake, wake_at_most
 
 # Debits may have crossed thresholds: the alerts need not wait for beat's next second.
 ALERT_WAIT_S: Final = 0.25
@@ -42,7 +42,7 @@ def sweep() -> Report:
     # Told also where the shards are others than ours, and the sweep fails.
     BACKLOG_EVENTS.set(buffer.held_events())
     with suppress(ShardMismatchError):  # the worker's pulse tells of it
-        for shard in buffer.sweep().busy:
+        for shard in shuffled(buffer.sweep().busy):
             wake("debit.drain", shard)
     return {}
 

@@ -5,7 +5,7 @@ Loaded by the worker and by beat.
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
@@ -38,9 +38,11 @@ from worker.log import is_news
 from worker.relief import drain_here
 from worker.scope import check_buffer, open_buffer
 from worker.settings import CONFIGURATION_EXIT, Settings, settings
-from worker.task import wake
+from worker.task import shuffled, wake
 
 DRAIN: Final = "debit.drain"
+SWEEP: Final = "debit.sweep"
+AT_ONCE_S: Final = 60.0
 SILENT_AFTER_S: Final = 3.0  # beat sweeps every second: three missed are no accident
 
 log = structlog.get_logger("gullak.pulse")
@@ -75,6 +77,46 @@ def _touch_on_publish(**_arguments: object) -> None:
 # --- sweep and watchdog ---------------------------------------------------------------------------
 
 
+class StandIn:
+    """Sends what beat would send, while beat is silent.
+
+    What is done within a minute begins at once; the rest after its period, so that a beat which is
+    started anew now and then costs no walk over the ledger.
+    """
+
+    def __init__(
+        self,
+        periods_s: Mapping[str, float],
+        send: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._periods_s = periods_s
+        self._send = send
+        self._clock = clock
+        self._due_s: dict[str, float] = {}
+
+    def begin(self) -> None:
+        """Begin to stand in."""
+        now = self._clock()
+        self._due_s = {
+            name: now + (period_s if period_s > AT_ONCE_S else 0)
+            for name, period_s in self._periods_s.items()
+        }
+
+    def send_due(self) -> None:
+        """Send what is due.
+
+        Raises:
+            BrokerAwayError: it did not go out; it is due again after its period.
+
+        """
+        now = self._clock()
+        for name, due_s in self._due_s.items():
+            if now >= due_s:
+                self._due_s[name] = now + self._periods_s[name]
+                self._send(name)
+
+
 class Pulse:
     """What the thread does every second; each part survives Redis and Postgres being away."""
 
@@ -86,6 +128,7 @@ class Pulse:
         postgres_answers: Callable[[], bool],
         wake_drain: Callable[[int], None],
         drain_here: Callable[[Sequence[int]], None],
+        stand_in: StandIn,
         give_up: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -94,6 +137,7 @@ class Pulse:
         self._postgres_answers = postgres_answers
         self._wake_drain = wake_drain
         self._drain_here = drain_here
+        self._stand_in = stand_in
         self._give_up = give_up
         self._clock = clock
         self._swept_at: float | None = None
@@ -127,10 +171,12 @@ class Pulse:
     def _sweep(self) -> None:
         if self._swept_at is None:
             log.warning("beat is silent: sweeping in its place")
-        busy = self._buffer.sweep().busy
+            self._stand_in.begin()
+        busy = shuffled(self._buffer.sweep().busy)
         try:
             for shard in busy:
                 self._wake_drain(shard)
+            self._stand_in.send_due()
         except BrokerAwayError:
             self._drain_here(busy)
         self._swept_at = self._clock()
@@ -237,6 +283,12 @@ def _postgres_works(config: Settings, redis: "Redis") -> bool:
     return DRAIN not in read_board(redis) and postgres_answers(url)
 
 
+def _periods_s() -> dict[str, float]:
+    """Return how often beat sends each task; but the buffer is swept by the pulse itself."""
+    schedule = app.conf.beat_schedule.values()
+    return {entry["task"]: entry["schedule"] for entry in schedule if entry["task"] != SWEEP}
+
+
 def _pulse(config: Settings) -> Pulse:
     buffer = open_buffer(config)
     return Pulse(
@@ -245,5 +297,6 @@ def _pulse(config: Settings) -> Pulse:
         postgres_answers=lambda: _postgres_works(config, buffer.redis),
         wake_drain=lambda shard: wake(DRAIN, shard),
         drain_here=drain_here,
+        stand_in=StandIn(_periods_s(), wake),
         give_up=end_process,
     )

@@ -1,6 +1,7 @@
 """The task base: names are explicit, transient failures retry, follow-ups go out after the body."""
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Final, ParamSpec, cast
 
@@ -96,3 +97,8 @@ def wake(name: str, *args: int | str) -> None:
 
     """
     send(app, name, *args)
+
+
+def shuffled(shards: Sequence[int]) -> list[int]:
+    """Return shards in any order: if wake-ups expire unread, they are not always the same ones."""
+    return random.sample(shards, len(shards))

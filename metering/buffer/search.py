@@ -1,11 +1,12 @@
 """Look into the buffer, newest first and within bounds: to tell where an event is, never to work.
 
-What the drain has not read yet is nowhere else. Producers come first: a look reads so many chunks
-of each shard at a time, and at most `BYTES_MAX`.
+What the drain has not read yet is nowhere else. Producers come first: a search reads `BYTES_MAX`,
+and little more, whoever asks for whatever. It begins with one chunk of each shard, because chunks
+can be large, and takes more of them at a time while they are small.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from redis.exceptions import RedisError
 
@@ -18,14 +19,19 @@ from metering.clock import from_wire
 from metering.errors import BufferUnavailableError, MalformedChunkError
 from metering.ids import BusinessId, CustomerId
 
-CHUNKS_PER_LOOK: Final = 16  # of each shard
-BYTES_MAX: Final = 32 << 20
+CHUNKS_PER_LOOK_MAX: Final = 64  # of each shard
+BYTES_MAX: Final = 1 << 20
 
 
-def find_buffered(
-    buffer: UsageBuffer, business_id: BusinessId, event_key: str
-) -> BufferedEvent | None:
-    """Return the event of this business with a key; None: not among the newest `BYTES_MAX`.
+class Search(NamedTuple):
+    """What was found; `is_cut`: not all that is buffered was looked through."""
+
+    event: BufferedEvent | None
+    is_cut: bool = False
+
+
+def find_buffered(buffer: UsageBuffer, business_id: BusinessId, event_key: str) -> Search:
+    """Look for the event of this business with a key, among the newest `BYTES_MAX`.
 
     Raises:
         BufferUnavailableError: Redis is away.
@@ -37,11 +43,11 @@ def find_buffered(
         if chunk.business_id == business_id and wanted in chunk.payload:
             for line in chunk.payload.split(b"\n"):
                 if line.startswith(wanted) and (event := _readable(line)):
-                    return event
+                    return Search(event)
         seen_bytes += len(chunk.payload)
         if seen_bytes > BYTES_MAX:
-            break
-    return None
+            return Search(None, is_cut=True)
+    return Search(None)
 
 
 def newest_buffered(
@@ -70,9 +76,10 @@ def newest_buffered(
 def _newest(buffer: UsageBuffer, shards: Sequence[Shard]) -> Iterator[HeadChunk]:
     """Give chunks, newest first among those of one look."""
     tails = dict.fromkeys(shards, "+")
+    asked = 1
     while tails:
         try:
-            looked = buffer.read_tails(tails, CHUNKS_PER_LOOK)
+            looked = buffer.read_tails(tails, asked)
         except RedisError as error:
             raise BufferUnavailableError(type(error).__name__) from error
         together = [chunk for chunks in looked.values() for chunk in chunks]
@@ -81,8 +88,10 @@ def _newest(buffer: UsageBuffer, shards: Sequence[Shard]) -> Iterator[HeadChunk]
         tails = {
             shard: f"({chunks[-1].stream_id}"
             for shard, chunks in looked.items()
-            if len(chunks) == CHUNKS_PER_LOOK
+            if len(chunks) == asked
         }
+        is_small = sum(len(chunk.payload) for chunk in together) < BYTES_MAX // 4
+        asked = min(2 * asked, CHUNKS_PER_LOOK_MAX) if is_small else 1
 
 
 def _events(

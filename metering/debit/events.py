@@ -18,7 +18,7 @@ from metering.clock import from_wire
 from metering.db import Transactions
 from metering.debit import statements
 from metering.debit.refused import RefusedEvent
-from metering.errors import NotFoundError
+from metering.errors import EventNotSeenError, NotFoundError
 from metering.ids import BatchId, BusinessId, Currency, EntryId
 
 EventStatus = Literal["buffered", "posted", "refused"]
@@ -71,6 +71,7 @@ def find_event(
 
     Raises:
         NotFoundError: it is nowhere, or its row is older than the retention.
+        EventNotSeenError: it is not settled, and more is buffered than was looked through.
         BufferUnavailableError: it is not settled, and Redis cannot be asked.
 
     """
@@ -78,12 +79,13 @@ def find_event(
     with transaction() as conn:
         if found := _settled(conn, business_id, event_id, key):
             return found
-    if waiting := find_buffered(buffer, business_id, key):
+    waiting, is_cut = find_buffered(buffer, business_id, key)
+    if waiting is not None:
         return of_buffered(business_id, waiting)
     with transaction() as conn:
         if found := _settled(conn, business_id, event_id, key):
             return found
-    raise NotFoundError("event", event_id)
+    raise EventNotSeenError(event_id) if is_cut else NotFoundError("event", event_id)
 
 
 def _settled(

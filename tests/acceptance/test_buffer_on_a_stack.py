@@ -133,3 +133,26 @@ def test_an_idle_worker_stays_though_a_stream_was_deleted_by_hand(
     assert [fault.detail for fault in account_faults(account)] == [
         f"shard {shard}: 2 accepted events are gone from Redis"
     ]
+
+
+def runs(stack: Stack, task: str) -> float:
+    """How often a task was done."""
+    text = httpx.get(f"{stack.api_url}/metrics").text
+    name = f'gullak_task_runs_total{{outcome="done",task="{task}"}} '
+    return sum(float(line[len(name) :]) for line in text.splitlines() if line.startswith(name))
+
+
+def test_without_beat_everything_that_it_sends_goes_on(start_stack: StartStack, shop: Shop) -> None:
+    stack = start_stack()
+    os.kill(stack.pids["beat"], signal.SIGSTOP)
+    try:
+        time.sleep(12)  # what it had sent is taken, or has expired
+        sweeps = ("webhook.sweep", "purchase.sweep", "purchase.top_up", "debit.publish_quantities")
+        before = {task: runs(stack, task) for task in sweeps}
+
+        for task in sweeps:
+            wait_for(lambda task=task: runs(stack, task) >= before[task] + 3)
+        shop.send(event(shop.customers[0], {"tokens": 2}))
+        wait_for(lambda: shop.wallet().balance_minor == -2)
+    finally:
+        os.kill(stack.pids["beat"], signal.SIGCONT)

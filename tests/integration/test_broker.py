@@ -1,6 +1,8 @@
 """Publishing while the broker goes away and comes back."""
 
+import json
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from celery import Celery
 from redis import Redis
 
 from own_redis import OwnRedis, running_redis
-from worker.broker import BrokerAwayError, send
+from worker.broker import EXPIRES_S, BrokerAwayError, send
 from worker.consuming import oldest_messages
 
 
@@ -69,3 +71,14 @@ def test_an_error_of_our_own_is_not_taken_for_an_absent_broker(data_dir: Path) -
 
         with pytest.raises(AttributeError):
             send(app, "debit.sweep")
+
+
+def test_what_no_worker_takes_in_time_is_not_worked_off_later(data_dir: Path) -> None:
+    """A sweep sends it again each second: under overload the list would grow without an end."""
+    with running_redis(data_dir) as server, app_of(server) as app:
+        send(app, "debit.drain", 3)
+        with Redis.from_url(server.url) as broker:
+            message = json.loads(broker.lrange("debit", 0, -1)[0])
+
+    expires_at = datetime.fromisoformat(message["headers"]["expires"])
+    assert 0 < (expires_at - datetime.now(UTC)).total_seconds() <= EXPIRES_S

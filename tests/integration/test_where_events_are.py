@@ -55,6 +55,36 @@ def test_a_buffered_event_is_found_before_it_is_drained(client: httpx.Client, sh
     assert found["metadata"] == {"tokens": 3}
 
 
+def test_a_look_for_an_unknown_event_reads_a_bounded_part_of_a_backlog_and_says_so(
+    client: httpx.Client, shop: Shop
+) -> None:
+    """Whoever may read could otherwise keep Redis busy for everybody."""
+    note = {"note": "x" * 1000}
+    for _ in range(10):
+        shop.send(*(event(shop.customers[0], note) for _ in range(400)))
+    shop.send(of(shop, "e-newest"))
+    before = shop.buffer.redis.info("stats")["total_net_output_bytes"]
+
+    unknown = client.get("/events/e-unknown")
+    listed = client.get("/events", params={"page_size": 1})
+
+    read = shop.buffer.redis.info("stats")["total_net_output_bytes"] - before
+    assert read < 4 << 20
+    assert shop.buffer.backlog().bytes > 4 << 20
+    assert unknown.status_code == 404
+    assert "more is buffered than was looked through" in unknown.json()["message"]
+    assert client.get("/events/e-newest").json()["status"] == "buffered"
+    assert [item["event_id"] for item in listed.json()["items"]] == ["e-newest"]
+
+
+def test_an_unknown_event_is_no_doubt_unknown_where_all_was_looked_through(
+    client: httpx.Client, shop: Shop
+) -> None:
+    shop.send(of(shop, "e-1"))
+
+    assert client.get("/events/e-unknown").json()["message"] == "no event 'e-unknown'"
+
+
 def test_a_posted_event_has_its_exact_cost_and_the_entry_that_it_is_part_of(
     client: httpx.Client, shop: Shop
 ) -> None:
