@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 import typer
+from redis.exceptions import RedisError
 
 from metering.errors import ConfigurationError
 from worker.commands.options import AsJson
@@ -62,6 +63,8 @@ def _buffered(target: Target) -> Buffered | str:
         return read_buffered(target.buffer)
     except ConfigurationError as error:
         return error.message
+    except RedisError as error:  # the number of shards is asked for first
+        return f"Redis does not answer ({type(error).__name__})"
 
 
 def _lines(buffered: Buffered | str, waiting: Waiting, target: Target) -> Iterator[Line]:
