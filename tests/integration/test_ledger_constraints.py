@@ -329,7 +329,7 @@ BAD_STATEMENTS: dict[str, tuple[str, str]] = {
         ),
     ),
     "a purchase credited without an entry": (CHECK, "UPDATE purchases SET entry_id = NULL"),
-    "a purchase of nothing": (CHECK, "UPDATE purchases SET paid_minor = 0"),
+    "a purchase paid with less than nothing": (CHECK, "UPDATE purchases SET paid_minor = -1"),
     "a purchase that credits nothing": (CHECK, "UPDATE purchases SET credit_minor = 0"),
     "a purchase in an unknown state": (CHECK, "UPDATE purchases SET status = 'maybe'"),
     "an empty band": (
