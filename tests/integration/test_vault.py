@@ -239,7 +239,7 @@ def test_a_charge_waits_while_its_key_cannot_be_opened(till: Till, config: Setti
     assert till.charge().status == "succeeded"
 
 
-@pytest.mark.parametrize("given", ["s3cret", f"{KEY},s3cret"])
+@pytest.mark.parametrize("given", ["s3cret", f"{KEY},s3cret"], ids=["alone", "after a key"])
 def test_a_key_that_is_none_is_refused_without_being_quoted(
     given: str, config: Settings, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
