@@ -11,8 +11,8 @@ from worker.cli import app, main
 
 # Whole numbers that are no money.
 COUNTS = {
-    "before", "declines_max", "event", "events", "ids", "limit", "max_age_days", "overlap_s", "port",
-    "priority", "seed", "units", "valid_days", "workers",
+    "before", "declines_max", "event", "events", "ids", "limit", "max_age_days", "overlap_s",
+    "port", "priority", "seed", "units", "valid_days", "workers",
 }  # fmt: skip
 
 
