@@ -74,6 +74,10 @@ MARK_TOP_UPS: Final = text(
     " WHERE t.wallet_id = ANY(:wallet_ids) AND (t.low_since IS NOT NULL) <> w.is_low"
     " FOR NO KEY UPDATE OF t SKIP LOCKED) o WHERE r.wallet_id = o.wallet_id"
 )
+# How far the scheduled check came. SKIP LOCKED: a second run at the same time has nothing to do.
+PLACE: Final = text("SELECT after FROM low_credit_check FOR UPDATE SKIP LOCKED")
+# Remember how far it came.
+MOVE_PLACE: Final = text("UPDATE low_credit_check SET after = :after")
 # A page of wallets for the scheduled check, in the order of their ids.
 WALLET_PAGE: Final = text(
     "SELECT wallet_id FROM wallets WHERE wallet_id > :after ORDER BY wallet_id LIMIT :page"

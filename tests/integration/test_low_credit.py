@@ -162,6 +162,23 @@ def test_a_wallet_that_a_frozen_process_holds_holds_up_no_other_s_alert(shop: Sh
     assert alerts(shop) == [(LOW, 50, 10)] * 2
 
 
+def test_a_check_that_ends_early_is_continued_by_the_next_run(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metering.low_credit.check.PAGE_WALLETS", 1)
+    with shop.sessions.transaction() as conn:
+        for _ in range(3):
+            shop.add_customer(conn)
+    for customer in range(4):
+        shop.enter(10, customer=customer)
+    rule(shop, 50)
+    wallets = shop.rows("SELECT count(*) FROM wallets")[0][0]
+
+    told = [check_all(shop.sessions.transaction, 0) for _ in range(wallets + 1)]
+
+    assert (alerts(shop), max(told)) == ([(LOW, 50, 10)] * 4, 1)
+
+
 def test_how_far_a_wallet_may_be_overdrawn_is_no_credit(shop: Shop) -> None:
     rule(shop, 0)
     move(shop, 10)
