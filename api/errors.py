@@ -217,6 +217,8 @@ def add_error_handlers(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
 def _methods(scope: Scope, routes: Sequence[BaseRoute]) -> list[str]:
     """Return all methods of the path: the framework names those of its first route only."""
     ours = [route for route in routes if isinstance(route, APIRoute)]
-    first = next(route for route in ours if route.matches(scope)[0] is not Match.NONE)
+    matching = [route for route in ours if route.matches(scope)[0] is not Match.NONE]
+    # Of `/refused-events/replay` and `/refused-events/{refusal_id}` the one that names the path.
+    first = min(matching, key=lambda route: len(route.param_convertors))
     of_path = [route.methods or () for route in ours if route.path == first.path]
     return sorted({method for methods in of_path for method in methods})

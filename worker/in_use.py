@@ -13,7 +13,14 @@ from metering.errors import ConfigurationError
 from metering.vault import new_key
 from worker.files import write_private
 
-_NAMES: Final = ("DATABASE_URL", "REDIS_URL", "GULLAK_SECRET_KEYS")
+# Servers, keys, and which receivers of webhooks the stack reaches: commands must not guess.
+_NAMES: Final = (
+    "DATABASE_URL",
+    "REDIS_URL",
+    "GULLAK_SECRET_KEYS",
+    "GULLAK_WEBHOOK_ALLOW_LOOPBACK",
+    "GULLAK_WEBHOOK_ALLOW_PRIVATE",
+)
 
 
 def write_in_use(data_dir: Path, variables: Mapping[str, str]) -> None:

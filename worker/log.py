@@ -56,7 +56,8 @@ def setup_logging(config: Settings) -> None:
 
 def log_to_stderr() -> None:
     """Keep what a command logs apart from what it prints, if logging is not set up otherwise."""
-    if not structlog.is_configured():
+    # The factory and not `is_configured`: a captured log leaves the defaults behind as configured.
+    if isinstance(structlog.get_config()["logger_factory"], structlog.PrintLoggerFactory):
         # Whatever stderr is by then.
         structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 

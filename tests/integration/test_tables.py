@@ -186,8 +186,10 @@ def on_terminal(config: Settings, variables: Mapping[str, str], width: int, *arg
         "NO_COLOR": "1",
         "TERM": "vt100",
     }
+    # A width that another test has set would go before that of the terminal.
+    kept = {name: value for name, value in variables.items() if name != "COLUMNS"}
     seen = b""
-    with subprocess.Popen(command, stdin=inner, stdout=inner, env={**variables, **urls}) as running:
+    with subprocess.Popen(command, stdin=inner, stdout=inner, env={**kept, **urls}) as running:
         os.close(inner)
         while True:
             try:
