@@ -26,7 +26,7 @@ from metering.ids import BusinessId
 KEYS_MAX: Final = 10_000
 # Keys that are looked up at the same time, in threads and over connections of their own.
 LOOK_UPS: Final = 4
-# How long a look-up may take: of a key that is known nobody waits for Postgres to come round.
+# How long a look-up may take. A request with a known key does not wait longer for Postgres.
 KEY_WAIT_S: Final = 5.0
 KNOWN_WAIT_S: Final = 1.0
 NOBODY: Final = BusinessId("")
@@ -110,7 +110,7 @@ class KeyRing:
                 raise
             return self._stale(digest, error)
         self._keep(digest, principal)
-        # For people to look at: a server that cannot write refuses nobody who only reads.
+        # `last_used_at` is for people only: a server that cannot write still answers reads.
         with suppress(*DATABASE_ERRORS), self._tenant(principal.business_id) as conn:
             note_use(conn, principal)
         return principal

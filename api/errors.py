@@ -185,7 +185,7 @@ def _of_http(error: HTTPException, request_id: str) -> Response:
 
 
 def _of_data(error: Exception, request_id: str) -> Response:
-    """Tell that the database refuses what was sent, which no check of ours had found."""
+    """Answer 422: the database refuses the data, and no check of ours had found why."""
     text = f"The database refuses what was sent: {type(cause_of(error)).__name__}."
     headers = {"x-should-retry": "false"}
     return error_response(request_id, "INVALID_REQUEST_BODY", text, headers=headers)

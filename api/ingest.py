@@ -40,7 +40,7 @@ async def ingest(request: Request) -> Response:
     caller = check_scope(request.scope, "ingest")
     scope: ApiScope = request.app.state.scope
     body = await read_body(request, scope.settings.api_body_bytes_max)
-    # In threads of their own: those that wait for Postgres are in nobody's way.
+    # In threads of their own, so that a wait for Postgres delays no other request.
     answer = await to_thread.run_sync(
         _record, scope, caller.business_id, body, limiter=scope.ingesting
     )

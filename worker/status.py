@@ -79,9 +79,14 @@ def read_buffered(buffer: UsageBuffer) -> Buffered | str:
     try:
         return Buffered(events=buffer.backlog().events, oldest_age_s=oldest_age_s(buffer))
     except RedisError as error:
-        return f"Redis does not answer ({type(error).__name__})"
+        return redis_is_away(error)
     except GullakError as error:
         return error.message
+
+
+def redis_is_away(error: RedisError) -> str:
+    """Return in words why nothing is known of the buffer."""
+    return f"Redis does not answer ({type(error).__name__})"
 
 
 def read_waiting(conn: Connection) -> Waiting:

@@ -19,6 +19,7 @@ from worker.status import (
     Waiting,
     read_buffered,
     read_waiting,
+    redis_is_away,
 )
 
 # Usage is debited within a second or two. Later than this, no worker does it, or they are too few.
@@ -64,7 +65,7 @@ def _buffered(target: Target) -> Buffered | str:
     except ConfigurationError as error:
         return error.message
     except RedisError as error:  # the number of shards is asked for first
-        return f"Redis does not answer ({type(error).__name__})"
+        return redis_is_away(error)
 
 
 def _lines(buffered: Buffered | str, waiting: Waiting, target: Target) -> Iterator[Line]:
