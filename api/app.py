@@ -8,9 +8,10 @@ import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
+from api.context import open_scope
 from api.description import describe
-from api.edge import Edge
 from api.errors import ErrorBody, add_error_handlers
+from api.middleware import Edge
 from api.routes import (
     business,
     checkouts,
@@ -31,8 +32,7 @@ from api.routes import (
     wallets,
     webhooks,
 )
-from api.scope import open_scope
-from metering.purchase.charge.stored import Gateways
+from metering.payment.charges.store import Gateways
 from worker.charging import open_gateway
 from worker.settings import Settings
 

@@ -167,7 +167,7 @@ async def _allowed(
     request: Request,
     _declared: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> Principal:
-    """Return the caller, whom `api.edge` has found, if its key has the scopes of the route.
+    """Return the caller, whom `api.middleware` has found, if its key has the scopes of the route.
 
     Async though nothing is awaited: a plain function would be run in a thread of its own, which
     takes longer than all that it does.

@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 from api import examples
 from api.notices import SHAPES
 from metering.accept import AcceptLimits, UsageEvent
-from metering.text import NO_NUL
+from metering.fields import NO_NUL
 
 # As FastAPI builds it: any JSON.
 Document: TypeAlias = dict[str, Any]

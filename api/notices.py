@@ -18,9 +18,9 @@ from metering.ids import (
     PurchaseId,
 )
 from metering.ledger.entry import EventType, Kind, Source
-from metering.purchase.charge.checkout import CheckoutStatus
-from metering.purchase.orders import Origin
-from metering.purchase.target import PurchaseStatus
+from metering.payment.checkouts.checkout import CheckoutStatus
+from metering.purchase.purchases import Origin
+from metering.purchase.reversal_target import PurchaseStatus
 from metering.webhook.outbox import WebhookType
 
 

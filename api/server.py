@@ -10,8 +10,8 @@ import uvicorn
 
 from api.app import create_app
 from metering.errors import ConfigurationError
+from worker.context import check_buffer
 from worker.log import setup_logging
-from worker.scope import check_buffer
 from worker.settings import CONFIGURATION_EXIT, settings, settings_or_exit
 from worker.tuning import tune_process
 

@@ -8,13 +8,14 @@ from typing import Final
 
 import structlog
 
-from metering.accept.quantities import publish_quantities
+from metering.accept.summed import publish_quantities
 from metering.buffer.keys import Shard
 from metering.debit.drain import Drain, drain_shard
-from metering.debit.partitions import maintain_partitions, summarize_usage
-from metering.debit.refused import mark_mended
 from metering.errors import NewerChunkError, ShardMismatchError
 from metering.rate_card.cards import RateCards, summed_properties
+from metering.usage.partitions import maintain_partitions, summarize_usage
+from metering.usage.refused import mark_mended
+from worker.context import context
 from worker.failpoint import checkpoint_of
 from worker.log import is_news
 from worker.metrics import (
@@ -24,7 +25,6 @@ from worker.metrics import (
     LAG_SECONDS,
     SHARD_WAITS_FOR_UPGRADE,
 )
-from worker.scope import scope
 from worker.task import Report, shuffled, task, wake, wake_at_most
 
 # Debits may have crossed thresholds: the alerts need not wait for beat's next second.
@@ -38,7 +38,7 @@ log = structlog.get_logger("gullak.debit")
 @task("debit.sweep")
 def sweep() -> Report:
     """Wake a drain for every shard that holds work."""
-    buffer = scope().buffer
+    buffer = context().buffer
     # Told also where the shards are others than ours, and the sweep fails.
     BACKLOG_EVENTS.set(buffer.held_events())
     with suppress(ShardMismatchError):  # the worker's pulse tells of it
@@ -50,7 +50,7 @@ def sweep() -> Report:
 @task("debit.drain")
 def drain(shard: int) -> Report:
     """Debit what a shard holds, within a time slice."""
-    report = drain_shard(_drain(getpid()), Shard(shard), scope().settings.drain_slice_s)
+    report = drain_shard(_drain(getpid()), Shard(shard), context().settings.drain_slice_s)
     _note_newer(shard, report.newer)
     counts = {name: getattr(report.outcome, name) for name in report.outcome.__slots__}
     for outcome, count in counts.items():
@@ -66,8 +66,8 @@ def drain(shard: int) -> Report:
 @task("debit.partition")
 def partition() -> Report:
     """Make daily partitions ahead and drop those past the retention."""
-    config = scope().settings
-    with scope().transaction() as conn:
+    config = context().settings
+    with context().transaction() as conn:
         report = maintain_partitions(
             conn,
             ahead_days=config.usage_partitions_ahead_days,
@@ -79,7 +79,7 @@ def partition() -> Report:
 @task("debit.summarize")
 def summarize() -> Report:
     """Keep the index of kept usage up to its last rows."""
-    with scope().transaction() as conn:
+    with context().transaction() as conn:
         added = summarize_usage(conn)
     return {"ranges": added} if added else {}
 
@@ -87,16 +87,16 @@ def summarize() -> Report:
 @task("debit.mark_mended")
 def mend() -> Report:
     """Mark dead letters that another event of their id has mended."""
-    marked = mark_mended(scope().transaction, monotonic() + MEND_MAX_S)
+    marked = mark_mended(context().transaction, monotonic() + MEND_MAX_S)
     return {"mended": marked} if marked else {}
 
 
 @task("debit.publish_quantities")
 def publish() -> Report:
     """Tell the edge which properties are summed, so that it refuses bad quantities itself."""
-    with scope().transaction() as conn:
+    with context().transaction() as conn:
         found = summed_properties(conn)
-    publish_quantities(scope().buffer.redis, found)
+    publish_quantities(context().buffer.redis, found)
     return {}
 
 
@@ -110,7 +110,7 @@ def _note_newer(shard: int, newer: NewerChunkError | None) -> None:
 @cache
 def _drain(_pid: int) -> Drain:
     """Make the drain of this process, with its cache of rate cards."""
-    here = scope()
+    here = context()
     return Drain(
         here.transaction,
         here.buffer,

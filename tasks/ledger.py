@@ -8,9 +8,9 @@ import structlog
 from metering.ledger.verify.schedule import continue_walk
 from metering.retention import Retention
 from metering.retention import prune as prune_rows
+from worker.context import context
 from worker.measure import publish
 from worker.metrics import LEDGER_FAULTS, LEDGER_VERIFIED
-from worker.scope import scope
 from worker.status import read_buffered, read_waiting
 from worker.task import Report, task
 
@@ -23,7 +23,7 @@ log = structlog.get_logger("gullak.verify")
 @task("ledger.verify")
 def verify(since: int = 0) -> Report:
     """Go on looking for faults (without the walk over all entries, which `gullak verify` makes)."""
-    done = continue_walk(scope().snapshot, since, SLICE_MS)
+    done = continue_walk(context().snapshot, since, SLICE_MS)
     for fault in done.faults:
         log.error("ledger fault", fault_id=fault.fault_id, **asdict(fault))
     LEDGER_FAULTS.set(done.fault_count)
@@ -35,7 +35,7 @@ def verify(since: int = 0) -> Report:
 @task("ledger.measure")
 def measure() -> Report:
     """Set the gauges of what waits; without Redis or Postgres they stay as they are."""
-    at = scope()
+    at = context()
     buffered = read_buffered(at.buffer)
     if isinstance(buffered, str):
         log.warning("not measured", cause=buffered)
@@ -49,10 +49,10 @@ def measure() -> Report:
 @task("ledger.prune")
 def prune() -> Report:
     """Forget what was told, received and refused long ago."""
-    config = scope().settings
+    config = context().settings
     keep = Retention(
         webhook_days=config.webhook_retention_days,
         provider_body_days=config.provider_body_retention_days,
         refused_days=config.refused_retention_days,
     )
-    return prune_rows(scope().transaction, keep, SLICE_MS)
+    return prune_rows(context().transaction, keep, SLICE_MS)

@@ -6,9 +6,9 @@ from typing import Final
 
 from metering.webhook.deliver import DeliveryPolicy, count_due, deliver_due
 from metering.webhook.send import Sender
+from worker.context import context
 from worker.failpoint import checkpoint_of
 from worker.metrics import WEBHOOK_ATTEMPTS
-from worker.scope import scope
 from worker.settings import Settings
 from worker.task import Report, task, wake
 
@@ -21,7 +21,7 @@ RUN_MAX_S: Final = 40.0
 @task("webhook.sweep")
 def sweep() -> Report:
     """Wake as many deliveries as what is due asks for."""
-    at, policy = scope(), policy_of(scope().settings)
+    at, policy = context(), policy_of(context().settings)
     with at.transaction() as conn:
         due = count_due(conn, policy, RUNS_PER_SWEEP_MAX * policy.prompt_max)
     runs = -(-due // policy.prompt_max)  # ceiling
@@ -33,7 +33,7 @@ def sweep() -> Report:
 @task("webhook.deliver")
 def deliver() -> Report:
     """Deliver what is due."""
-    at = scope()
+    at = context()
     config = at.settings
     report = deliver_due(
         at.transaction, _sender_of(os.getpid()), policy_of(config), checkpoint_of(config)
@@ -58,7 +58,7 @@ def policy_of(config: Settings) -> DeliveryPolicy:
 @cache
 def _sender_of(_pid: int) -> Sender:
     """Return this process's sender: threads do not survive a fork."""
-    config = scope().settings
+    config = context().settings
     return Sender(
         timeout_s=config.webhook_timeout_s,
         allow_private=config.webhook_allow_private,

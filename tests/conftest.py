@@ -19,14 +19,14 @@ import pytest
 from redis import Redis
 
 from metering.buffer.stream import UsageBuffer
-from worker.embedded import Accounts, open_accounts, postgres_role, redis_role
-from worker.files import lock_data_dir
+from worker.context import open_buffer
+from worker.local.embedded import Accounts, open_accounts, postgres_role, redis_role
+from worker.local.files import lock_data_dir
+from worker.local.supervisor import Supervisor
+from worker.local.up import Stack
 from worker.migrate import migrate_database
-from worker.scope import open_buffer
 from worker.session import Sessions, make_engine
 from worker.settings import Settings, environment, settings_from
-from worker.supervisor import Supervisor
-from worker.up import Stack
 
 # What a shell without job control runs in the background ignores SIGINT, and so would every process
 # that a test starts, and means to end by it.

@@ -8,7 +8,7 @@ from worker.log import setup_logging
 from worker.settings import settings, settings_or_exit
 from worker.tuning import tune_process
 
-app = Celery("gullak", include=["worker.pulse"])
+app = Celery("gullak", include=["worker.watchdog"])
 app.config_from_object("celeryconfig")
 app.conf.update({"broker_url": settings_or_exit().celery_broker_url()})
 

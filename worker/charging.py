@@ -4,10 +4,10 @@ import os
 from functools import lru_cache
 from typing import Final
 
-from metering.purchase.charge.charge import ChargePolicy
-from metering.purchase.charge.stored import ProviderAccount
-from metering.purchase.gateway.gateway import PaymentGateway
-from metering.purchase.gateway.open import gateway_of
+from metering.payment.charges.charge import ChargePolicy
+from metering.payment.charges.store import ProviderAccount
+from metering.payment.vendors.gateway import PaymentGateway
+from metering.payment.vendors.registry import gateway_of
 from worker.settings import Settings, settings
 
 # Each has connections of its own; accounts beyond that open theirs again.

@@ -16,10 +16,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from metering.debit.partitions import maintain_partitions
 from metering.errors import ConfigurationError
-from metering.ledger.accounts import open_missing_wallets
+from metering.ledger.wallets import open_missing_wallets
 from metering.migrations.wall import make_role, raise_wall
+from metering.usage.partitions import maintain_partitions
 from metering.vault.rotate import check_secrets
 from worker.session import make_engine
 from worker.settings import Settings

@@ -7,9 +7,9 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
 from api.auth import Reader, Writer
-from api.scope import Scoped
+from api.context import Scoped
 from metering.ids import BusinessId
-from metering.purchase.policy import BusinessChange, ReversalPolicy, change_business, get_business
+from metering.ledger.businesses import BusinessChange, ReversalPolicy, change_business, get_business
 from metering.rate_card.card import OnUnmetered
 
 router: Final = APIRouter(prefix="/business", tags=["business"])

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel
 
 from api.auth import Reader, Writer
+from api.context import ApiScope, Scoped
 from api.paging import Page, Paged
 from api.routes.wallets import CustomerPath
-from api.scope import ApiScope, Scoped
 from metering.ids import (
     AccountId,
     BusinessId,
@@ -20,9 +20,9 @@ from metering.ids import (
     CustomerId,
     EntryId,
 )
-from metering.purchase.charge.begin import NewCheckout, begin_checkout
-from metering.purchase.charge.charge import run_charge
-from metering.purchase.charge.checkout import (
+from metering.payment.charges.charge import run_charge
+from metering.payment.checkouts.begin import NewCheckout, begin_checkout
+from metering.payment.checkouts.checkout import (
     Checkout,
     CheckoutStatus,
     get_checkout,

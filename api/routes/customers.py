@@ -8,13 +8,12 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from sqlalchemy import Connection
 
 from api.auth import Reader, Writer
+from api.context import Scoped
 from api.paging import Page, Paged
 from api.routes.wallets import CustomerPath
-from api.scope import Scoped
 from metering.clock import Moment
 from metering.erasure import erase_customer
 from metering.ids import BusinessId, CustomerId
-from metering.ledger.accounts import NewCustomer, create_customer
 from metering.ledger.customers import (
     Customer,
     CustomerChange,
@@ -23,6 +22,7 @@ from metering.ledger.customers import (
     list_customers,
     update_customer,
 )
+from metering.ledger.wallets import NewCustomer, create_customer
 
 router: Final = APIRouter(prefix="/customers", tags=["customers"])
 

@@ -7,14 +7,14 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel
 
 from api.auth import Ingester, Reader
-from api.ingest import Ingested, ingest
+from api.context import Scoped
 from api.paging import Page, Paged
-from api.scope import Scoped
+from api.routes.ingest import Ingested, ingest
 from metering.clock import Moment
-from metering.debit.event_list import EventFilter, list_events
-from metering.debit.events import EventStatus, FoundEvent, find_event
 from metering.ids import BusinessId, Currency, CustomerId, EntryId, MeterId
 from metering.money import plain
+from metering.usage.find import EventStatus, FoundEvent, find_event
+from metering.usage.list import EventFilter, list_events
 
 router: Final = APIRouter(prefix="/events", tags=["events"])
 

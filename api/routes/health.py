@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
-from api.scope import Scoped
+from api.context import Scoped
 from worker.health import metrics_text
 
 router: Final = APIRouter(tags=["health"])

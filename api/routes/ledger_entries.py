@@ -10,21 +10,21 @@ from pydantic import BaseModel
 from sqlalchemy import Connection
 
 from api.auth import Reader, Writer
+from api.context import Scoped
 from api.paging import Page, Paged
 from api.routes.wallets import CustomerPath, CustomerWallet, wallet_of_view
-from api.scope import Scoped
 from metering.clock import Moment
-from metering.debit.entry_usage import ExplainedEvent, explain_events
-from metering.debit.events import find_event
 from metering.ids import BatchId, BusinessId, Currency, CustomerId, EntryId, LotId, MeterId
-from metering.ledger.accounts import wallets_of
 from metering.ledger.entry import Entry, EventType, Kind, Source
 from metering.ledger.history import get_entry
 from metering.ledger.listing import EntryFilter, list_entries
 from metering.ledger.lots.listing import Allocations, allocations_of
 from metering.ledger.manual import Entered, ManualEntry, enter
+from metering.ledger.wallets import wallets_of
 from metering.money import ZERO, plain
 from metering.purchase.refund import DebitRefund, refund_debit
+from metering.usage.entry_usage import ExplainedEvent, explain_events
+from metering.usage.find import find_event
 
 router: Final = APIRouter(
     prefix="/customers/{customer_id}/wallets/ledger-entries", tags=["ledger entries"]

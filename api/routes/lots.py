@@ -7,9 +7,9 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from api.auth import Reader
+from api.context import Scoped
 from api.paging import Page, Paged
 from api.routes.wallets import CustomerPath
-from api.scope import Scoped
 from metering.ids import Currency, CustomerId, EntryId, LotId
 from metering.ledger.entry import Source
 from metering.ledger.lots.listing import LotFilter, LotView, list_lots

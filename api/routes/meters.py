@@ -7,8 +7,8 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel
 
 from api.auth import Reader, Writer
+from api.context import REPEATABLE, Scoped
 from api.paging import Page, Paged
-from api.scope import REPEATABLE, Scoped
 from metering.ids import BusinessId, MeterId
 from metering.rate_card.catalogue import (
     Aggregation,

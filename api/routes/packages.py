@@ -7,8 +7,8 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel
 
 from api.auth import Reader, Writer
+from api.context import Scoped
 from api.paging import Page, Paged
-from api.scope import Scoped
 from metering.ids import BusinessId, Currency, PackageId
 from metering.purchase.packages import (
     NewPackage,

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel
 
 from api.auth import Reader, Writer
+from api.context import Scoped
 from api.paging import Page, Paged
-from api.scope import Scoped
 from metering.ids import BusinessId, Currency, MeterId, PriceId
 from metering.money import plain
 from metering.rate_card.catalogue import (

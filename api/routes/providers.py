@@ -9,14 +9,14 @@ from sqlalchemy import Connection
 
 from api.auth import NOBODY, Reader, Writer
 from api.body import read_body
+from api.context import REPEATABLE, Scoped
 from api.errors import ErrorBody
 from api.paging import Page, Paged
-from api.scope import REPEATABLE, Scoped
 from metering.clock import Moment
 from metering.errors import BadSignatureError, NotFoundError
+from metering.fields import FILLED
 from metering.ids import AccountId, ProviderEventNumber
-from metering.purchase.provider.account import AccountProvider, Sender, sender_of
-from metering.purchase.provider.inbox import (
+from metering.payment.inbox import (
     REPLAY_MAX,
     EventFilter,
     EventStatus,
@@ -28,7 +28,7 @@ from metering.purchase.provider.inbox import (
     replay,
     verified,
 )
-from metering.text import FILLED
+from metering.payment.provider_account import AccountProvider, Sender, sender_of
 from worker.metrics import PROVIDER_WEBHOOKS
 
 router: Final = APIRouter(tags=["providers"])

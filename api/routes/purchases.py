@@ -9,13 +9,14 @@ from pydantic import BaseModel
 from sqlalchemy import Connection
 
 from api.auth import Reader, Writer
+from api.context import REPEATABLE, ApiScope, Scoped
 from api.paging import Page, Paged
 from api.routes.checkouts import ask_for
 from api.routes.wallets import CustomerPath
-from api.scope import REPEATABLE, ApiScope, Scoped
 from metering.access.keys import Principal
 from metering.ids import BusinessId, Currency, CustomerId, EntryId, PackageId, PurchaseId
-from metering.purchase.by_hand import (
+from metering.payment.checkouts.page import NewPage, open_page
+from metering.payment.manual import (
     ShopDispute,
     ShopPayment,
     ShopRefund,
@@ -23,17 +24,21 @@ from metering.purchase.by_hand import (
     pay_by_hand,
     refund_by_hand,
 )
-from metering.purchase.charge.page import NewPage, open_page
-from metering.purchase.facts import PaymentStatus, Provider, ReversalKind, ReversalStatus
-from metering.purchase.known import KnownPurchase, know_purchase
-from metering.purchase.orders import (
+from metering.payment.purchase_details import KnownPurchase, know_purchase
+from metering.purchase.purchases import (
     NewPurchase,
     Origin,
     Purchase,
     order_purchase,
     page_of_purchases,
 )
-from metering.purchase.target import PurchaseStatus
+from metering.purchase.reversal_target import (
+    PaymentStatus,
+    Provider,
+    PurchaseStatus,
+    ReversalKind,
+    ReversalStatus,
+)
 
 router: Final = APIRouter(tags=["purchases"])
 

@@ -8,9 +8,12 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from sqlalchemy import Connection
 
 from api.auth import Reader, Writer
+from api.context import REPEATABLE, Scoped
 from api.paging import Page, Paged
-from api.scope import REPEATABLE, Scoped
-from metering.debit.refused import (
+from metering.errors import NotFoundError
+from metering.fields import FILLED, NO_NUL
+from metering.ids import BusinessId, RefusalId
+from metering.usage.refused import (
     NOTE_CHARS_MAX,
     RefusedEvent,
     Resolution,
@@ -20,9 +23,6 @@ from metering.debit.refused import (
     newest_refused,
     replay,
 )
-from metering.errors import NotFoundError
-from metering.ids import BusinessId, RefusalId
-from metering.text import FILLED, NO_NUL
 
 router: Final = APIRouter(prefix="/refused-events", tags=["refused events"])
 

@@ -7,13 +7,13 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection
 
 from api.auth import Reader, Writer
+from api.context import REPEATABLE, Scoped
 from api.paging import Page, Paged
-from api.scope import REPEATABLE, Scoped
 from metering.errors import UnsupportedCurrencyError
+from metering.fields import FILLED
 from metering.ids import Currency, CustomerId, RuleId, WalletId
 from metering.low_credit.rules import Rule, delete_rule, get_rule, page_of_rules, set_rule
 from metering.money import INT64_MAX
-from metering.text import FILLED
 
 router: Final = APIRouter(prefix="/low-credit-rules", tags=["low-credit rules"])
 

@@ -7,11 +7,11 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from api.auth import Reader, Writer
+from api.context import REPEATABLE, Scoped
 from api.paging import Page, Paged
 from api.routes.wallets import CurrencyPath, CustomerPath
-from api.scope import REPEATABLE, Scoped
 from metering.ids import AccountId, Currency, CustomerId, PackageId, PurchaseId, WalletId
-from metering.purchase.charge.top_up import (
+from metering.payment.top_ups.top_up import (
     NewTopUp,
     TopUp,
     delete_top_up,

@@ -10,10 +10,10 @@ from pydantic import BaseModel
 from sqlalchemy import Connection
 
 from api.auth import Reader, Writer
-from api.scope import ApiScope, Scoped
+from api.context import ApiScope, Scoped
 from metering.ids import Currency, CustomerId
-from metering.ledger.accounts import WalletView, wallets_of
 from metering.ledger.overdraft import Overdraft, set_overdraft
+from metering.ledger.wallets import WalletView, wallets_of
 from metering.money import plain
 
 router: Final = APIRouter(prefix="/customers/{customer_id}/wallets", tags=["wallets"])

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
 from api.auth import Reader, Writer
+from api.context import ApiScope, Scoped
 from api.paging import PAGE_SIZE_MAX, Page, Paged
-from api.scope import ApiScope, Scoped
 from metering.clock import Moment, to_wire
 from metering.errors import FieldProblem, InvalidInputError
 from metering.ids import EndpointId, WebhookEventId
@@ -31,7 +31,7 @@ from metering.webhook.requests import (
     change_headers,
     make_endpoint,
 )
-from worker.receivers import reach_of
+from worker.local.receivers import reach_of
 
 router: Final = APIRouter(prefix="/webhooks", tags=["webhooks"])
 

@@ -5,14 +5,14 @@ with `usage` inside them; `record_usage` and `record_body` for an edge that hold
 own. Light: neither SQLAlchemy nor Celery comes along.
 """
 
-from metering.accept.asgi import MeterMiddleware
-from metering.accept.client import Meter
+from metering.accept.client.asgi import MeterMiddleware
+from metering.accept.client.exchange import RequestFacts, Usage, usage
+from metering.accept.client.meter import Meter
+from metering.accept.client.pending import MeterStats
+from metering.accept.client.wsgi import MeterWsgiMiddleware
 from metering.accept.event import AcceptLimits, UsageEvent
-from metering.accept.pending import MeterStats
-from metering.accept.quantities import Quantities, publish_quantities
 from metering.accept.record import Accepted, record_body, record_usage
-from metering.accept.request import RequestFacts, Usage, usage
-from metering.accept.wsgi import MeterWsgiMiddleware
+from metering.accept.summed import Quantities, publish_quantities
 
 __all__ = [
     "AcceptLimits",

@@ -17,8 +17,8 @@ from pydantic_core import PydanticCustomError
 
 from metering.buffer.chunk import Metadata, MetadataValue
 from metering.clock import RFC3339, utc_now
+from metering.fields import FILLED, NO_NUL
 from metering.money import INT64_MAX
-from metering.text import FILLED, NO_NUL
 
 NAME_CHARS_MAX: Final = 255
 METADATA_PAIRS_MAX: Final = 50

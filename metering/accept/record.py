@@ -7,10 +7,10 @@ from typing import Final, Protocol
 
 import orjson
 
-from metering.accept.check import RawEvent, check_events
 from metering.accept.event import AcceptLimits
-from metering.accept.ordinary import read_ordinary
-from metering.accept.quantities import Quantities
+from metering.accept.fast_path import read_ordinary
+from metering.accept.summed import Quantities
+from metering.accept.validate import RawEvent, check_events
 from metering.buffer.chunk import BufferedEvent, EventColumns
 from metering.clock import utc_now
 from metering.errors import FieldProblem, InvalidInputError

@@ -26,8 +26,8 @@ from metering.debit.prepare import (
     prepare,
     prepare_again,
 )
-from metering.debit.settle import Outcome, Settlement
 from metering.debit.unpriced import tell_unpriced
+from metering.debit.write import Outcome, Settlement
 from metering.errors import NewerChunkError
 
 __all__ = ["Drain", "DrainReport", "drain_shard"]

@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import Connection
 
 from metering.ids import BusinessId, CustomerId
-from metering.ledger.accounts import Payer, payers
+from metering.ledger.wallets import Payer, payers
 
 KEPT_MAX: Final = 100_000  # about 60 MiB; then everything is looked up anew
 

@@ -17,7 +17,7 @@ from metering.db import DATABASE_ERRORS, Transactions
 from metering.debit import statements
 from metering.debit.batch import KeyedEvent, Refusal, key_events
 from metering.debit.payers import Payers
-from metering.debit.pricing import PricedEvent, price_events
+from metering.debit.price import PricedEvent, price_events
 from metering.errors import ConflictingEventError, UnpostableEventError
 from metering.ids import BatchId, BusinessId, CustomerId
 from metering.rate_card.cards import RateCards

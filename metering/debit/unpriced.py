@@ -14,8 +14,8 @@ from metering.debit import statements
 from metering.debit.batch import KeyedEvent
 from metering.debit.prepare import PreparedBatch
 from metering.errors import UnpricedEventError
+from metering.fields import storable
 from metering.ids import BusinessId
-from metering.text import storable
 from metering.webhook.outbox import Notice, publish
 
 TOLD_PER_BATCH_MAX: Final = 50

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row
 from metering.errors import NotFoundError, UnsupportedCurrencyError
 from metering.ids import BusinessId, CustomerId
 from metering.ledger import statements
-from metering.ledger.accounts import Locale, Metadata, MetadataValue, Text
+from metering.ledger.wallets import Locale, Metadata, MetadataValue, Text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

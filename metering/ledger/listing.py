@@ -15,9 +15,9 @@ from sqlalchemy import Connection
 from metering.errors import NotFoundError, UnsupportedCurrencyError
 from metering.ids import BusinessId, Currency, CustomerId, EntryId, WalletId
 from metering.ledger import statements
-from metering.ledger.accounts import wallets_of
 from metering.ledger.entry import Entry, EventType, Wallet
 from metering.ledger.history import entry_of
+from metering.ledger.wallets import wallets_of
 
 _OF_USAGE: Final = "merchant_adjustment"
 

@@ -19,13 +19,13 @@ from sqlalchemy import Connection
 
 from metering.clock import Moment, to_wire
 from metering.errors import FieldProblem, IdempotencyConflictError, InvalidInputError
+from metering.fields import FILLED, NO_NUL
 from metering.ids import BusinessId, CustomerId, EntryId, WalletId
 from metering.ledger import statements
-from metering.ledger.accounts import Metadata, wallet_of
 from metering.ledger.entry import PRIORITY_DEFAULT, EventType, Kind, LotTerms, Posting, Priority
 from metering.ledger.post import post
+from metering.ledger.wallets import Metadata, wallet_of
 from metering.money import INT64_MAX
-from metering.text import FILLED, NO_NUL
 
 # What it can be written for in UTC, whatever its own zone is.
 _EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)

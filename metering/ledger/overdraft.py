@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from metering.ids import BusinessId, CustomerId
 from metering.ledger import statements
-from metering.ledger.accounts import wallet_of
+from metering.ledger.wallets import wallet_of
 
 # Far below 64 bits, so that a balance and its limit have a sum.
 OVERDRAFT_MAX: Final = 10**15

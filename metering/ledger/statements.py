@@ -196,3 +196,19 @@ VERSION_AT: Final = text(
     " FROM (SELECT low, high, (low + high + 1) / 2 AS middle FROM halves WHERE low < high)"
     " halved) looked) SELECT low FROM halves WHERE low >= high"
 )
+
+# --- businesses ---
+
+SET_REVERSAL_POLICY: Final = text(
+    "UPDATE businesses SET reversal_policy = :policy WHERE business_id = :business_id"
+)
+# What becomes of usage that nothing prices: part of what compiled rate cards say.
+SET_ON_UNMETERED: Final = text(
+    "UPDATE businesses SET on_unmetered = :policy, rate_card_version = rate_card_version + 1"
+    " WHERE business_id = :business_id AND on_unmetered <> :policy"
+)
+# One business, with what it has decided.
+BUSINESS: Final = text(
+    "SELECT business_id, name, reversal_policy, on_unmetered, created_at FROM businesses"
+    " WHERE business_id = :business_id"
+)

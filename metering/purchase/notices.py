@@ -3,7 +3,7 @@
 from sqlalchemy import Connection
 
 from metering.purchase import statements
-from metering.purchase.orders import Purchase
+from metering.purchase.purchases import Purchase
 from metering.webhook.outbox import Json, Notice, WebhookType, publish
 
 

@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection, Row
 
 from metering.errors import NotFoundError, UnsupportedCurrencyError
+from metering.fields import FILLED
 from metering.ids import BusinessId, Currency, PackageId, new_id
 from metering.ledger.entry import PRIORITY_DEFAULT, Priority
 from metering.money import INT64_MAX
 from metering.purchase import statements
-from metering.text import FILLED
 
 Minor = Annotated[int, Field(strict=True, gt=0, le=INT64_MAX)]
 Days = Annotated[int, Field(strict=True, gt=0, le=36_500)]

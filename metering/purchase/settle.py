@@ -13,16 +13,15 @@ from sqlalchemy import Connection
 
 from metering.errors import NotFoundError
 from metering.ids import LotId, PurchaseId, WalletId
-from metering.ledger.accounts import wallet_of
 from metering.ledger.entry import EventType, LotMove, LotTerms, Posting
 from metering.ledger.lots.freeze import freeze_lot
 from metering.ledger.lots.restore import Restorable, restoration
 from metering.ledger.post import open_book, post
+from metering.ledger.wallets import wallet_of
 from metering.purchase import statements
-from metering.purchase.facts import Provider
 from metering.purchase.notices import tell_of_purchase
-from metering.purchase.orders import Purchase, purchase_of
-from metering.purchase.target import Reversal, Target, status_of, target_of
+from metering.purchase.purchases import Purchase, purchase_of
+from metering.purchase.reversal_target import Provider, Reversal, Target, status_of, target_of
 
 # How long credit counts that is given back and whose own lot has expired meanwhile.
 RESTORED_VALID_DAYS: Final = 30

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Row
 
 from metering.clock import Moment
 from metering.errors import FieldProblem, InvalidInputError, NotFoundError, UnsupportedCurrencyError
+from metering.fields import FILLED, NO_NUL
 from metering.ids import BusinessId, Currency, MeterId, PriceId, new_id
 from metering.money import (
     EXACT,
@@ -20,7 +21,6 @@ from metering.money import (
 )
 from metering.rate_card import statements
 from metering.rate_card.filter import Filter
-from metering.text import FILLED, NO_NUL
 
 Name = Annotated[
     str,

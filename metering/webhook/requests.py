@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection
 
 from metering.errors import IdempotencyConflictError
+from metering.fields import FILLED, NO_NUL
 from metering.ids import BusinessId, EndpointId
-from metering.text import FILLED, NO_NUL
 from metering.webhook import statements
 from metering.webhook.endpoints import (
     DESCRIPTION_CHARS_MAX,

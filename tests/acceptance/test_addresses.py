@@ -9,15 +9,15 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from crowd import wait_for
 from metering.buffer.stream import UsageBuffer
-from own_redis import OwnRedis
-from shop import Shop, event
-from tls_proxy import tls_in_front_of
-from worker.scope import open_buffer
+from support.own_redis import OwnRedis
+from support.tenant import Shop, event
+from support.tls_proxy import tls_in_front_of
+from support.traffic import wait_for
+from worker.context import open_buffer
+from worker.local.up import Stack
 from worker.session import Sessions
 from worker.settings import settings_from
-from worker.up import Stack
 
 START_TIMEOUT_S = 60
 

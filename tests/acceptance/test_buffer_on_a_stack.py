@@ -11,17 +11,17 @@ import pytest
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
-from buffer_probe import written_by_a_newer_release
 from metering.buffer.keys import stream_key
 from metering.buffer.shard import shard_of
 from metering.buffer.stream import UsageBuffer
-from own_redis import OwnRedis, running_redis
-from shop import Shop, event
-from worker.commands.equation import account_faults, read_account
-from worker.scope import open_buffer
+from metering.usage.balance_of_events import account_faults, read_account
+from support.buffer_probe import written_by_a_newer_release
+from support.own_redis import OwnRedis, running_redis
+from support.tenant import Shop, event
+from worker.context import open_buffer
+from worker.local.up import Stack
 from worker.session import Sessions
 from worker.settings import settings_from
-from worker.up import Stack
 
 StartStack = Callable[..., Stack]
 

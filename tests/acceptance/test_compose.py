@@ -21,9 +21,9 @@ import yaml
 from compose_pydantic import ComposeSpecification
 
 import celeryconfig
-from worker.embedded import Accounts, open_accounts, postgres_role, redis_role
-from worker.port import free_port
-from worker.supervisor import Role
+from worker.local.embedded import Accounts, open_accounts, postgres_role, redis_role
+from worker.local.port import free_port
+from worker.local.supervisor import Role
 
 ROOT = Path(__file__).parents[2]
 SERVERS = {"postgres", "redis", "broker"}

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 TRACE = Path(os.environ.get("GULLAK_TRACE", ROOT.parent / "shared/data/azure_llm_code_2023.csv"))
 # A machine that is busy with other tests is slow; the demo's own limits are what is tested.
 WITHIN_S = 170
-DEMO = (sys.executable, "-c", "from worker.cli import main; main()", "demo")
+DEMO = (sys.executable, "-c", "from worker.cli.main import main; main()", "demo")
 
 
 def run_demo(folder: Path, variables: Mapping[str, str], *options: str) -> dict[str, Any]:

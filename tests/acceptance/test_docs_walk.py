@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from worker.port import free_port
-from worker.up import Stack
+from worker.local.port import free_port
+from worker.local.up import Stack
 
 ROOT = Path(__file__).parents[2]
 # No page takes so long: this only ends a shell that waits for what will never come.

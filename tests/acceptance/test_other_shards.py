@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping
 import httpx
 import pytest
 
-from command import Gullak
-from crowd import wait_for
 from metering.buffer.stream import UsageBuffer
 from metering.errors import ShardMismatchError
-from shop import Shop, event
-from worker.port import free_port
+from support.command import Gullak
+from support.tenant import Shop, event
+from support.traffic import wait_for
+from worker.local.port import free_port
+from worker.local.up import Stack
 from worker.session import Sessions
 from worker.settings import Settings
-from worker.up import Stack
 
 START_TIMEOUT_S = 60
 TOLD = "events in 16 shards, this process is set to 8"

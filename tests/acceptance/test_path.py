@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import pytest
 from pytest_httpserver import HTTPServer
 
-from crowd import wait_for
 from metering.accept import Meter
 from metering.buffer.stream import UsageBuffer
 from metering.low_credit.rules import set_rule
-from metering.purchase.orders import PaidOrder, record_paid_order
+from metering.payment.manual import PaidOrder, record_paid_order
 from metering.webhook.endpoints import create_endpoint, endpoint_secret
-from shop import NOW, Shop
-from webhook_bench import Inbox
+from support.tenant import NOW, Shop
+from support.traffic import wait_for
+from support.webhook_receiver import Inbox
+from worker.local.up import Stack
 from worker.session import Sessions
-from worker.up import Stack
 
 LOW, RECOVERED = "credit.balance_low", "credit.balance_recovered"
 

@@ -13,17 +13,17 @@ from pytest_httpserver import HTTPServer
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from crowd import wait_for
 from metering.buffer.stream import UsageBuffer
 from metering.db import driver
 from metering.low_credit.rules import set_rule
 from metering.webhook.endpoints import create_endpoint, endpoint_secret
-from own_pooler import running_pooler
-from shop import NOW, Shop
-from webhook_bench import Inbox
+from support.own_pooler import running_pooler
+from support.tenant import NOW, Shop
+from support.traffic import wait_for
+from support.webhook_receiver import Inbox
+from worker.local.up import Stack
 from worker.session import Sessions, make_engine
 from worker.settings import settings_from
-from worker.up import Stack
 
 SENT = 90
 

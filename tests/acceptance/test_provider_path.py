@@ -4,14 +4,14 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from crowd import wait_for
 from metering.buffer.stream import UsageBuffer
-from metering.purchase.orders import NewPurchase, order_purchase
-from metering.purchase.provider.account import Account, NewAccount, connect_account
-from providers import Delivery, Dodo, Json, Stripe, Vendor
-from shop import Shop
+from metering.payment.provider_account import Account, NewAccount, connect_account
+from metering.purchase.purchases import NewPurchase, order_purchase
+from support.providers import Delivery, Dodo, Json, Stripe, Vendor
+from support.tenant import Shop
+from support.traffic import wait_for
+from worker.local.up import Stack
 from worker.session import Sessions
-from worker.up import Stack
 
 
 @pytest.fixture

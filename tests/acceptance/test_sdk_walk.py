@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from worker.up import Stack
+from worker.local.up import Stack
 
 WALK = Path(__file__).with_name("sdk_walk.py")
 

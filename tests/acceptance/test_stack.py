@@ -15,8 +15,8 @@ from redis import Redis
 
 from metering.buffer.keys import PULSE
 from metering.errors import ConfigurationError, DataDirInUseError
+from worker.local.up import Stack
 from worker.settings import Settings
-from worker.up import Stack
 
 
 def wait_for(condition: Callable[[], object]) -> None:

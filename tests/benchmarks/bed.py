@@ -16,11 +16,10 @@ from ulid import ULID
 from metering.buffer.chunk import BufferedEvent
 from metering.buffer.stream import UsageBuffer
 from metering.clock import to_wire, utc_now
-from metering.debit.partitions import maintain_partitions
 from metering.ids import BusinessId, Currency, CustomerId, WalletId
-from metering.ledger.accounts import NewCustomer, create_business, create_customer
 from metering.ledger.entry import Posting
 from metering.ledger.post import post
+from metering.ledger.wallets import NewCustomer, create_business, create_customer
 from metering.low_credit.rules import set_rule
 from metering.rate_card.catalogue import (
     Aggregation,
@@ -29,13 +28,14 @@ from metering.rate_card.catalogue import (
     create_meter,
     create_price,
 )
-from worker.embedded import open_accounts, postgres_role, redis_role
-from worker.files import lock_data_dir
+from metering.usage.partitions import maintain_partitions
+from worker.context import open_buffer
+from worker.local.embedded import open_accounts, postgres_role, redis_role
+from worker.local.files import lock_data_dir
+from worker.local.supervisor import Supervisor
 from worker.migrate import migrate_database
-from worker.scope import open_buffer
 from worker.session import Sessions, make_engine
 from worker.settings import Settings, settings_from
-from worker.supervisor import Supervisor
 
 CURRENCIES = ("USD", "INR")
 CHUNK_EVENTS = 1000  # one producer flush

@@ -9,11 +9,11 @@ from bed import CURRENCIES, Bed, Market
 from metering.debit.batch import key_events
 from metering.debit.drain import Drain, drain_shard
 from metering.debit.prepare import _lines
-from metering.debit.pricing import price_events
+from metering.debit.price import price_events
 from metering.ids import BatchId, CustomerId
-from metering.ledger.accounts import payers
+from metering.ledger.wallets import payers
 from metering.rate_card.cards import RateCards
-from worker.scope import open_buffer
+from worker.context import open_buffer
 from worker.session import Sessions, make_engine
 from worker.settings import settings_from
 from worker.tuning import tune_process

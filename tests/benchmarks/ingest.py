@@ -19,7 +19,7 @@ from metering.buffer.chunk import BufferedEvent, encode_chunk
 from metering.buffer.keys import Shard, stream_key
 from metering.buffer.shard import shard_of
 from worker.health import answers_ready
-from worker.port import HOST, free_port
+from worker.local.port import HOST, free_port
 
 START_TIMEOUT_S = 30
 WARM_UP_REQUESTS = 20

@@ -18,8 +18,8 @@ from metering.clock import from_wire, to_wire, utc_now
 from metering.ids import Currency
 from metering.low_credit.rules import set_rule
 from metering.webhook.endpoints import create_endpoint
+from worker.local.up import Stack
 from worker.settings import environment
-from worker.up import Stack
 
 RATE_EVENTS = 5000  # per second
 FLUSH_S = 0.1

@@ -8,14 +8,14 @@ from celery import Celery
 
 from metering.buffer.chunk import BufferedEvent
 from metering.debit.batch import key_event
-from metering.debit.pricing import price_events
+from metering.debit.price import price_events
 from metering.ids import BusinessId, CustomerId
-from metering.ledger.accounts import payers
 from metering.ledger.entry import Posting
 from metering.ledger.post import post
+from metering.ledger.wallets import payers
 from metering.rate_card.card import exact_cost
 from metering.rate_card.cards import RateCards
-from worker.scope import scope
+from worker.context import context
 from worker.settings import settings
 
 app = Celery("naive")
@@ -32,7 +32,7 @@ _cards = RateCards(("USD", "INR"))
 def charge(business_id: str, fields: list) -> None:  # type: ignore[type-arg]
     """Charge one event: its key, its row, its entry, in one transaction."""
     keyed = key_event(BusinessId(business_id), BufferedEvent(*fields))
-    with scope().transaction() as conn:
+    with context().transaction() as conn:
         cards = _cards.current(conn, _cards.versions(conn, {keyed.business_id}))
         known = payers(conn, {CustomerId(keyed.customer_id)})
         ((event,), _) = price_events(cards, known, [keyed])

@@ -1,7 +1,7 @@
 import pytest
 
-from crowd import Crowd
 from metering.buffer.stream import UsageBuffer
+from support.traffic import Crowd
 from worker.session import Sessions
 
 

@@ -18,19 +18,19 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from crowd import frozen, wait_for
 from metering.access.keys import create_key
 from metering.ids import AccountId, ChargeId
-from metering.purchase.charge.charge import LEASE_S
-from metering.purchase.charge.checkout import Checkout
-from metering.purchase.provider.account import NewAccount, connect_account
-from own_gateway import OwnGateway, running_gateway
-from shop import Shop, shared_database
-from till import Till
-from worker.scope import open_buffer
+from metering.payment.charges.charge import LEASE_S
+from metering.payment.checkouts.checkout import Checkout
+from metering.payment.provider_account import NewAccount, connect_account
+from support.checkout_driver import Till
+from support.own_gateway import OwnGateway, running_gateway
+from support.tenant import Shop, shared_database
+from support.traffic import frozen, wait_for
+from worker.context import open_buffer
+from worker.local.up import Stack
 from worker.session import Sessions, make_engine
 from worker.settings import settings_from
-from worker.up import Stack
 
 POINTS = ("after_claim", "after_charge", "after_record")
 CHARGER = "worker_webhook"  # the role whose worker takes the queue of charges

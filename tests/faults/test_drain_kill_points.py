@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from crowd import CUSTOMERS, Crowd
 from metering.buffer.keys import stream_key
-from worker.up import Stack
+from support.traffic import CUSTOMERS, Crowd
+from worker.local.up import Stack
 
 POINTS = ("after_read", "after_copy", "before_commit", "after_commit", "before_trim", "after_trim")
 COMMITTED = ("after_commit", "before_trim", "after_trim")
@@ -20,8 +20,8 @@ BATCH_EVENTS = "20"
 # What a worker's child does, without the broker: the body of the task, shard by shard.
 DRAIN_ALL = """
 from tasks.debit import drain
-from worker.scope import scope
-while busy := scope().buffer.backlog().busy:
+from worker.context import context
+while busy := context().buffer.backlog().busy:
     for shard in busy:
         drain(shard)
 """

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from crowd import RECOVERED_WITHIN_S, Crowd, wait_for
+from support.traffic import RECOVERED_WITHIN_S, Crowd, wait_for
 from worker.alive import is_alive
 from worker.consuming import LOST_TURNS_MAX, STALLED_EXIT
 
@@ -33,7 +33,7 @@ def start_worker(
         places = {"LOST_PLACES": str(tmp_path / "lost"), "LOST_PLACES_NUMBER": str(lost)}
         argv = ["-m", "celery", "-A", "worker.app", "--quiet", "worker", "-c", "2"]
         process = subprocess.Popen(
-            [sys.executable, *argv, "-I", "lost_places", "-Q", "debit,sweep"],
+            [sys.executable, *argv, "-I", "support.lost_places", "-Q", "debit,sweep"],
             env={**variables, **urls, **places, "GULLAK_ALIVE_FILE": str(alive)},
             stdout=log,
             stderr=log,

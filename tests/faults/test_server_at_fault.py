@@ -19,13 +19,13 @@ import httpx
 import psycopg
 import pytest
 
-from crowd import Crowd, Producer, wait_for
-from edge import Api
 from metering.buffer.chunk import BufferedEvent
-from worker.scope import open_buffer
+from support.edge import Api
+from support.traffic import Crowd, Producer, wait_for
+from worker.context import open_buffer
+from worker.local.up import Stack
 from worker.session import Sessions, make_engine
 from worker.settings import settings_from
-from worker.up import Stack
 
 SMALL_DISK = "16m"
 PERIOD_S = 0.05

@@ -14,12 +14,12 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from crowd import RECOVERED_WITHIN_S, Crowd, Producer, frozen, wait_for
+from support.traffic import RECOVERED_WITHIN_S, Crowd, Producer, frozen, wait_for
 from worker.alive import is_alive
-from worker.scope import open_buffer
+from worker.context import open_buffer
+from worker.local.up import Stack
 from worker.session import Sessions, make_engine
 from worker.settings import settings_from
-from worker.up import Stack
 
 StartStack = Callable[..., Stack]
 StartCelery = Callable[..., int]

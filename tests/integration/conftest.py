@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from edge import Api, running_api
 from metering.buffer.stream import UsageBuffer
 from metering.ids import new_ulid
-from shop import Shop, shared_database
-from told import undescribed
+from support.edge import Api, running_api
+from support.notices import undescribed
+from support.tenant import Shop, shared_database
 from worker.session import Sessions
 from worker.settings import Settings, settings_from
 

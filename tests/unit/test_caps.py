@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metering.money import INT64_MAX
-from metering.purchase.charge.caps import day_of, month_of, order_for
+from metering.payment.top_ups.caps import day_of, month_of, order_for
 
 INDIA = timezone(timedelta(hours=5, minutes=30))
 MOMENTS = st.datetimes(

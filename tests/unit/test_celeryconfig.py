@@ -7,7 +7,7 @@ import pytest
 
 import celeryconfig
 from worker.app import app
-from worker.up import WEBHOOK_QUEUES, WORKER_QUEUES
+from worker.local.up import WEBHOOK_QUEUES, WORKER_QUEUES
 
 ROOT = Path(__file__).parents[2]
 QUEUES = {queue.name for queue in celeryconfig.task_queues}

@@ -4,7 +4,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from api.edge import Edge
+from api.middleware import Edge
 
 
 def test_a_client_that_hangs_up_is_not_answered_and_is_no_error_of_ours() -> None:

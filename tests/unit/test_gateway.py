@@ -8,11 +8,16 @@ import pytest
 from metering.clock import utc_now
 from metering.errors import ConfigurationError, GatewayRefusedError, GatewayUnavailableError
 from metering.ids import ChargeId, made_at, new_id
-from metering.purchase.gateway.dodo import PAGE_LIFE, Page, answer_of_unpaid
-from metering.purchase.gateway.gateway import ChargeAnswer, asked_since, best, error_of, word
-from metering.purchase.gateway.open import gateway_of
-from metering.purchase.gateway.stripe import Intent, Session, answer_of_intent, answer_of_session
-from own_gateway import Account, new_charge
+from metering.payment.vendors.dodo.gateway import PAGE_LIFE, Page, answer_of_unpaid
+from metering.payment.vendors.gateway import ChargeAnswer, asked_since, best, error_of, word
+from metering.payment.vendors.registry import gateway_of
+from metering.payment.vendors.stripe.gateway import (
+    Intent,
+    Session,
+    answer_of_intent,
+    answer_of_session,
+)
+from support.own_gateway import Account, new_charge
 
 URL = "http://127.0.0.1:1"
 

@@ -15,7 +15,7 @@ from metering.ledger.entry import Entry, LotMove, LotTerms, Posting, Source, Wal
 from metering.ledger.lots.book import Lot, LotBook, Moved, Stretch, needing_lots
 from metering.ledger.plan import plan_entries
 from metering.money import ZERO
-from plain_lots import PlainDebit, PlainLot, PlainWallet
+from support.lot_model import PlainDebit, PlainLot, PlainWallet
 
 WALLET_ID = WalletId("wal_1")
 START = datetime(2028, 2, 28, 23, 0, tzinfo=UTC)  # the day before a leap day

@@ -11,8 +11,8 @@ import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from metering.accept import Meter
-from metering.accept.quantities import Quantities, SummedProperties
-from metering.accept.sender import Link
+from metering.accept.client.flusher import Link
+from metering.accept.summed import Quantities, SummedProperties
 from metering.buffer.chunk import BufferedEvent
 from metering.errors import (
     BufferFullError,

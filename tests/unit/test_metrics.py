@@ -11,7 +11,8 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 import worker.metrics
-from metering.accept import pending, request
+from metering.accept.client import exchange as request
+from metering.accept.client import pending
 
 DOCS = Path(__file__).parents[2] / "docs"
 RULES = DOCS / "alerts.yml"

@@ -19,9 +19,9 @@ from metering.accept import (
     Usage,
     usage,
 )
-from metering.accept import request as request_module
-from metering.accept.asgi import AsgiApp, Message, Receive, Scope, Send
-from metering.accept.sender import Link, Rarely
+from metering.accept.client import exchange as request_module
+from metering.accept.client.asgi import AsgiApp, Message, Receive, Scope, Send
+from metering.accept.client.flusher import Link, Rarely
 from metering.errors import ConfigurationError
 
 

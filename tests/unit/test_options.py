@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import typer
 
-from worker.cli import app, main
+from worker.cli.main import app, main
 
 # Whole numbers that are no money.
 COUNTS = {

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from metering.accept.check import check_events
 from metering.accept.event import AcceptLimits
-from metering.accept.ordinary import read_ordinary
+from metering.accept.fast_path import read_ordinary
+from metering.accept.validate import check_events
 from metering.buffer.chunk import BufferedEvent
 from metering.errors import InvalidInputError
 

@@ -12,15 +12,16 @@ from dodopayments.types.unwrap_webhook_event import UnwrapWebhookEvent
 from dodopayments.types.webhook_event_type import WebhookEventType
 from stripe import Event
 
-from metering.purchase.provider import dodo, stripe
-from metering.purchase.provider.word import (
+from metering.payment.vendors.dodo import webhook as dodo
+from metering.payment.vendors.parsing import (
     NOT_A_PAYMENT,
     NOTHING_PAID,
     TOLD_BY_THE_PAYMENT,
     UNKNOWN_TYPE,
     Word,
 )
-from providers import Dodo, Json, Stripe
+from metering.payment.vendors.stripe import webhook as stripe
+from support.providers import Dodo, Json, Stripe
 
 # What says something of the money of a customer: the status that it gives.
 STRIPE_SAYS: Final = {

@@ -8,9 +8,9 @@ import pytest
 
 from metering.errors import BadSignatureError
 from metering.ids import AccountId, BusinessId
-from metering.purchase.provider.account import Sender
-from metering.purchase.provider.inbox import verified
-from providers import Delivery, Dodo, Stripe, Vendor, stripe_signature
+from metering.payment.inbox import verified
+from metering.payment.provider_account import Sender
+from support.providers import Delivery, Dodo, Stripe, Vendor, stripe_signature
 
 BOTH = pytest.mark.parametrize("vendor", [Dodo(), Stripe()], ids=lambda vendor: vendor.name)
 

@@ -14,11 +14,12 @@ from stripe.checkout import Session
 
 from metering.errors import UnreadableEventError
 from metering.money import INT64_MAX
-from metering.purchase.facts import PaymentFact, ReversalFact
-from metering.purchase.provider import dodo, stripe
-from metering.purchase.provider.amount import minor_of
-from metering.purchase.provider.word import NOT_A_PAYMENT, NOTHING_CAPTURED, UNCLEAR_AMOUNT, Word
-from providers import BEGAN, Dodo, Json, Payment, Stripe, Vendor
+from metering.payment.facts import PaymentFact, ReversalFact
+from metering.payment.vendors.amount import minor_of
+from metering.payment.vendors.dodo import webhook as dodo
+from metering.payment.vendors.parsing import NOT_A_PAYMENT, NOTHING_CAPTURED, UNCLEAR_AMOUNT, Word
+from metering.payment.vendors.stripe import webhook as stripe
+from support.providers import BEGAN, Dodo, Json, Payment, Stripe, Vendor
 
 BOTH = pytest.mark.parametrize("vendor", [Dodo(), Stripe()], ids=lambda vendor: vendor.name)
 MINE = {"gullak_purchase_id": "pur_1", "gullak_charge_id": "chg_1", "else": "theirs"}

@@ -10,10 +10,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from metering.buffer.chunk import CHUNK_VERSION
 from metering.buffer.keys import BACKLOG, PULSE, Shard, account_key, stream_key
 from metering.buffer.stream import PULSE_TTL_S, UsageBuffer
-from worker import pulse as pulse_module
+from worker import watchdog as pulse_module
 from worker.alive import is_alive, touch
 from worker.broker import BrokerAwayError
-from worker.pulse import Pulse, StandIn, run
+from worker.watchdog import Pulse, StandIn, run
 
 STALLED_AFTER_S = 45.0
 PERIODS_S = {"webhook.sweep": 1.0, "low_credit.check": 60.0, "debit.partition": 3600.0}

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from metering.accept.check import check_events
 from metering.accept.event import AcceptLimits
+from metering.accept.validate import check_events
 from metering.buffer.chunk import Metadata, MetadataValue
 from metering.clock import to_wire
 from metering.errors import (

@@ -8,7 +8,7 @@ import pytest
 from fastapi.routing import APIRoute
 
 from api.app import ROUTERS
-from api.scope import REPEATABLE
+from api.context import REPEATABLE
 
 # Each of these does its work once more, and takes no key by which it would be known again.
 ONCE = {

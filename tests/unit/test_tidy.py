@@ -259,7 +259,7 @@ def test_a_task_is_registered_under_its_name_and_no_other_exists() -> None:
 def test_only_the_settings_read_the_environment() -> None:
     places = outside(found(names("environ", "getenv", "environb")), r"worker/settings\.py")
     # The word is also WSGI's name for a request, given as an argument.
-    places = outside(places, r"metering/accept/wsgi\.py")
+    places = outside(places, r"metering/accept/client/wsgi\.py")
 
     assert not places, "add a setting: what is read in one place can be listed, checked and tested"
 
@@ -293,7 +293,7 @@ def test_metrics_are_made_where_the_table_of_them_looks() -> None:
         found(imports),
         r"worker/metrics\.py",
         # A producer has metrics of its own: it imports `metering` alone.
-        r"metering/accept/(pending|request)\.py",
+        r"metering/accept/client/(pending|exchange)\.py",
     )
 
     assert not places, "add it to worker/metrics.py: docs/metrics.md lists what is there"
@@ -301,12 +301,20 @@ def test_metrics_are_made_where_the_table_of_them_looks() -> None:
 
 def test_no_float_comes_near_money() -> None:
     places = outside(
-        found(is_float, inside=("metering/ledger", "metering/purchase", "metering/money.py")),
+        found(
+            is_float,
+            inside=(
+                "metering/ledger",
+                "metering/payment",
+                "metering/purchase",
+                "metering/money.py",
+            ),
+        ),
         # A caller's JSON may hold a double; it is taken in its shortest decimal form.
         definition("metering/money.py", "_number_of"),
         # Metadata is the customer's own JSON and no amount.
-        definition("metering/ledger/accounts.py", "_fits"),
-        definition("metering/ledger/accounts.py", "MetadataValue"),
+        definition("metering/ledger/wallets.py", "_fits"),
+        definition("metering/ledger/wallets.py", "MetadataValue"),
     )
 
     assert not places, "use an integer of minor units, or Decimal in `money.EXACT`: floats round"

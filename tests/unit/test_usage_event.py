@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from metering.accept import AcceptLimits, UsageEvent, record_usage
-from metering.accept.check import PROBLEMS_MAX, check_event, check_events
+from metering.accept.validate import PROBLEMS_MAX, check_event, check_events
 from metering.buffer.chunk import BufferedEvent, decode_chunk, encode_chunk
 from metering.errors import FieldProblem, InvalidInputError
 from metering.ids import BusinessId

@@ -22,9 +22,9 @@ from worker.demo.live import Display, show_lines
 from worker.demo.run import Plan, Report, play
 from worker.demo.traffic import plan_invented, plan_trace, read_trace
 from worker.demo.watch import STORE_AWAY
+from worker.local.up import Stack
 from worker.log import setup_logging
 from worker.settings import environment, settings_from
-from worker.up import Stack
 
 EVENTS_DEFAULT: Final = 50_000
 INTERRUPTED: Final = 130

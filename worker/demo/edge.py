@@ -5,7 +5,7 @@ from typing import Final
 
 import httpx
 
-from metering.accept.sender import Link
+from metering.accept.client.flusher import Link
 from metering.buffer.chunk import BufferedEvent
 from metering.errors import (
     BufferFullError,

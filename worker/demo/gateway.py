@@ -7,12 +7,12 @@ import httpx
 from pydantic import BaseModel, SecretStr
 
 from metering.ids import AccountId
-from metering.purchase.gateway.gateway import CHARGE_KEY
-from metering.purchase.provider.account import NewAccount
+from metering.payment.provider_account import NewAccount
+from metering.payment.vendors.gateway import CHARGE_KEY
 from worker.demo.reconcile import Payment
-from worker.local_gateway.role import GatewaySecrets, gateway_role, gateway_url
-from worker.port import free_port
-from worker.supervisor import Supervisor
+from worker.demo.simulator.role import GatewaySecrets, gateway_role, gateway_url
+from worker.local.port import free_port
+from worker.local.supervisor import Supervisor
 
 TIMEOUT_S: Final = 10.0
 

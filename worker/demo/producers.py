@@ -11,13 +11,13 @@ from threading import Event
 from types import TracebackType
 from typing import Final, Self
 
-from metering.accept.client import Meter
-from metering.accept.sender import Link
+from metering.accept.client.flusher import Link
+from metering.accept.client.meter import Meter
 from metering.ids import BusinessId
+from worker.context import open_buffer
 from worker.demo.edge import edge_link
 from worker.demo.scene import Scene
 from worker.demo.traffic import NOBODY, UNMETERED, Planned
-from worker.scope import open_buffer
 from worker.settings import Settings
 
 LANES: Final = 4

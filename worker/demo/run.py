@@ -12,6 +12,7 @@ from celery import Celery
 from metering.buffer.stream import UsageBuffer
 from metering.ids import ChargeId, PurchaseId
 from worker.broker import BrokerAwayError, send
+from worker.context import open_buffer
 from worker.demo import statements
 from worker.demo.figures import (
     Before,
@@ -35,7 +36,6 @@ from worker.demo.scene import CURRENCY_OF, Scene, make_scene
 from worker.demo.shop import Sold, buy_more, watch_over
 from worker.demo.traffic import Planned, tally_of
 from worker.demo.watch import STORE_AWAY, Watch
-from worker.scope import open_buffer
 from worker.session import Sessions, make_engine
 from worker.settings import Settings
 

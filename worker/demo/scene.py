@@ -12,12 +12,12 @@ from sqlalchemy import Connection
 from metering.access.keys import create_key
 from metering.db import Transactions
 from metering.ids import AccountId, BusinessId, Currency, CustomerId, PurchaseId
-from metering.ledger.accounts import NewCustomer, create_business, create_customer
+from metering.ledger.businesses import BusinessChange, change_business
 from metering.ledger.manual import ManualEntry, enter
+from metering.ledger.wallets import NewCustomer, create_business, create_customer
 from metering.low_credit.rules import set_rule
-from metering.purchase.orders import PaidOrder, record_paid_order
-from metering.purchase.policy import BusinessChange, change_business
-from metering.purchase.provider.account import NewAccount, connect_account
+from metering.payment.manual import PaidOrder, record_paid_order
+from metering.payment.provider_account import NewAccount, connect_account
 from metering.rate_card.catalogue import (
     Aggregation,
     NewMeter,

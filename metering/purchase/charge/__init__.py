@@ -1,1 +1,0 @@
-"""Money asked for: charges, checkouts that are paid for in part by credit, automatic top-ups."""

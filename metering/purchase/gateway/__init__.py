@@ -1,1 +1,0 @@
-"""Payment providers: one protocol, an adapter for each."""

@@ -1,0 +1,226 @@
+"""Purchases: an order of credit, pending until its payment has succeeded, then settled once."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
+from sqlalchemy import Connection, Row
+
+from metering.errors import (
+    FieldProblem,
+    IdempotencyConflictError,
+    InvalidInputError,
+    NotFoundError,
+)
+from metering.fields import FILLED
+from metering.ids import BusinessId, Currency, CustomerId, EntryId, PackageId, PurchaseId, new_id
+from metering.ledger.entry import PRIORITY_DEFAULT, Priority
+from metering.ledger.wallets import wallet_of
+from metering.purchase import statements
+from metering.purchase.packages import Days, Minor, Package, get_package
+from metering.purchase.reversal_target import Provider, PurchaseStatus
+
+Origin = Literal["order", "top_up", "checkout"]
+OrderNumber = Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]
+
+
+class NewPurchase(BaseModel):
+    """An order of credit that is not paid yet: a package, or an amount of one's own.
+
+    `order_id`: the shop's own number, once per business; left out, the purchase's id.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    order_id: OrderNumber | None = None
+    package_id: Annotated[str, StringConstraints(max_length=64, pattern=FILLED)] | None = None
+    currency: Annotated[str, StringConstraints(min_length=1, max_length=10)] | None = None
+    price: Minor | None = None
+    credit: Minor | None = None
+    valid_days: Days | None = None
+    priority: Priority | None = None
+
+    @model_validator(mode="after")
+    def _is_one_of_two(self) -> "NewPurchase":
+        own = (self.currency, self.price, self.credit, self.valid_days, self.priority)
+        if self.package_id is not None and any(value is not None for value in own):
+            raise ValueError("a package brings its own currency, price and credit")
+        if self.package_id is None and (self.currency is None or self.price is None):
+            raise ValueError("give a package_id, or a currency and a price")
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What is bought: price and worth in minor units, and for how long it counts."""
+
+    currency: str
+    price_minor: int
+    credit_minor: int
+    valid_days: int | None = None
+    priority: int = PRIORITY_DEFAULT
+    package_id: PackageId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purchase:
+    """A purchase as stored; amounts in minor units. See the migration for each column."""
+
+    purchase_id: PurchaseId
+    business_id: BusinessId
+    customer_id: CustomerId
+    currency: Currency
+    order_id: str
+    origin: Origin
+    package_id: PackageId | None
+    price_minor: int
+    credit_minor: int
+    valid_days: int | None
+    priority: int
+    status: PurchaseStatus
+    provider: Provider | None
+    payment_id: str | None
+    paid_minor: int | None
+    entry_id: EntryId | None
+    refunded_minor: int
+    lost_minor: int
+    shortfall_minor: int
+    failure: str | None
+    is_due: bool
+    created_at: datetime
+    paid_at: datetime | None
+    settled_at: datetime | None
+    # Where its customer pays, while that is open.
+    payment_url: str | None
+
+    @property
+    def reversed_minor(self) -> int:
+        """Return how much of the credit was called back."""
+        return self.refunded_minor + self.lost_minor
+
+
+def terms_of(package: Package) -> Terms:
+    """Return what a package sells.
+
+    Raises:
+        NotFoundError: it is sold no more.
+
+    """
+    if package.archived_at is not None:
+        raise NotFoundError("package on sale", package.package_id)
+    return Terms(
+        currency=package.currency,
+        price_minor=package.price_minor,
+        credit_minor=package.credit_minor,
+        valid_days=package.valid_days,
+        priority=package.priority,
+        package_id=package.package_id,
+    )
+
+
+def order_purchase(
+    conn: Connection, business_id: BusinessId, customer_id: CustomerId, new: NewPurchase
+) -> Purchase:
+    """Make a pending purchase; the same order again is the same purchase.
+
+    Raises:
+        NotFoundError, UnsupportedCurrencyError: there is no such package, customer or wallet.
+        IdempotencyConflictError: the order number was used with other content.
+
+    """
+    terms = _terms(conn, business_id, new)
+    return place(conn, business_id, customer_id, terms, order_id=new.order_id)
+
+
+def _terms(conn: Connection, business_id: BusinessId, new: NewPurchase) -> Terms:
+    if new.package_id is not None:
+        return terms_of(get_package(conn, business_id, PackageId(new.package_id)))
+    if new.currency is None or new.price is None:
+        raise InvalidInputError(FieldProblem("price", "is missing"))
+    return Terms(
+        currency=new.currency,
+        price_minor=new.price,
+        credit_minor=new.price if new.credit is None else new.credit,
+        valid_days=new.valid_days,
+        priority=PRIORITY_DEFAULT if new.priority is None else new.priority,
+    )
+
+
+def place(
+    conn: Connection,
+    business_id: BusinessId,
+    customer_id: CustomerId,
+    terms: Terms,
+    *,
+    order_id: str | None = None,
+    origin: Origin = "order",
+) -> Purchase:
+    """Make a pending purchase of these terms, once per order number.
+
+    Raises:
+        NotFoundError, UnsupportedCurrencyError: there is no such wallet.
+        IdempotencyConflictError: the order number was used with other content.
+
+    """
+    wallet_of(conn, business_id, customer_id, terms.currency)
+    purchase_id = PurchaseId(new_id("pur"))
+    values = {
+        "customer_id": customer_id,
+        "currency": terms.currency,
+        "price_minor": terms.price_minor,
+        "credit_minor": terms.credit_minor,
+        "valid_days": terms.valid_days,
+        "priority": terms.priority,
+        "package_id": terms.package_id,
+        "origin": origin,
+    }
+    key = {"business_id": business_id, "order_id": order_id or purchase_id}
+    made = conn.execute(statements.INSERT, {"purchase_id": purchase_id, **key, **values})
+    if (row := made.one_or_none()) is not None:
+        return purchase_of(row)
+    known = conn.execute(statements.BY_ORDER, key).one()
+    if any(getattr(known, name) != value for name, value in values.items()):
+        raise IdempotencyConflictError(key["order_id"])
+    return purchase_of(known)
+
+
+def get_purchase(conn: Connection, business_id: BusinessId, purchase_id: PurchaseId) -> Purchase:
+    """Return a purchase.
+
+    Raises:
+        NotFoundError: the business has no such purchase.
+
+    """
+    values = {"business_id": business_id, "purchase_id": purchase_id}
+    row = conn.execute(statements.PURCHASE, values).one_or_none()
+    if row is None:
+        raise NotFoundError("purchase", purchase_id)
+    return purchase_of(row)
+
+
+def page_of_purchases(
+    conn: Connection,
+    business_id: BusinessId,
+    *,
+    page: int,
+    offset: int = 0,
+    after: PurchaseId | None = None,
+    customer_id: CustomerId | None = None,
+    status: PurchaseStatus | None = None,
+) -> list[Purchase]:
+    """Return up to `page` purchases of a business, newest first, older than `after`."""
+    values = {
+        "business_id": business_id,
+        "page": page,
+        "offset": offset,
+        "after": after,
+        "customer_id": customer_id,
+        "status": status,
+    }
+    return [purchase_of(row) for row in conn.execute(statements.PURCHASE_PAGE, values)]
+
+
+def purchase_of(row: Row[Any]) -> Purchase:
+    """Return the purchase of a row."""
+    return Purchase(**row._mapping)  # noqa: SLF001

@@ -1,0 +1,1 @@
+"""Where events are: found by id, listed, walked; refused events; partitions."""

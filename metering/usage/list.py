@@ -1,0 +1,159 @@
+"""The events of a business, newest first: what is buffered, then what was settled."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from heapq import merge
+from itertools import chain, dropwhile, islice
+from typing import Final
+
+from sqlalchemy import Connection
+
+from metering.buffer.chunk import BufferedEvent
+from metering.buffer.lookup import newest_buffered
+from metering.buffer.stream import UsageBuffer
+from metering.db import Transactions
+from metering.debit import statements
+from metering.ids import BusinessId, CustomerId, EntryId, MeterId
+from metering.ledger.history import get_entry
+from metering.rate_card.catalogue import get_meter
+from metering.rate_card.filter import Matches, compile_filter
+from metering.usage.entry_usage import events_of_entry
+from metering.usage.find import FoundEvent, Place, charged_keys, find_event, of_buffered, of_refusal
+from metering.usage.walk import BatchWalk
+
+# Of what is buffered only the newest is listed: it is on its way.
+BUFFERED_MAX: Final = 1000
+ROWS_PER_READ: Final = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventFilter:
+    """Which events; what is None does not matter. `start` ≤ when it happened ≤ `end`.
+
+    `entry_id`: the debit that they are part of.
+    """
+
+    entry_id: EntryId | None = None
+    customer_id: CustomerId | None = None
+    event_name: str | None = None
+    meter_id: MeterId | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def takes(self, event: FoundEvent) -> bool:
+        """Tell whether an event is wanted, but for the meter's own filter."""
+        return (
+            self.customer_id in (None, event.customer_id)
+            and self.event_name in (None, event.event_name)
+            and (self.start is None or self.start <= event.event_at)
+            and (self.end is None or event.event_at <= self.end)
+        )
+
+
+def list_events(
+    transaction: Transactions,
+    buffer: UsageBuffer,
+    business_id: BusinessId,
+    wanted: EventFilter,
+    *,
+    page: int,
+    offset: int = 0,
+    after: str | None = None,
+) -> list[FoundEvent]:
+    """Return up to `page` events, newest first, past `offset` of them or after the event `after`.
+
+    What is buffered comes first, then what was settled, by when it was. Dead letters that wait are
+    there, but for those whose bytes could not be read.
+
+    Raises:
+        NotFoundError: the business has no such meter or entry, or no event `after`.
+        InvalidInputError: too much would have to be read; the filter must be narrower.
+        BufferUnavailableError: Redis is away.
+
+    """
+    last = None if after is None else find_event(transaction, buffer, business_id, after)
+    waiting = _waiting(buffer, business_id, wanted, last)
+    with transaction() as conn:
+        # Charged meanwhile, or a repetition: listed below, once.
+        charged = charged_keys(conn, [key for key, _ in waiting])
+        buffered = [of_buffered(business_id, event) for key, event in waiting if key not in charged]
+        wanted, matches = _with_meter(conn, business_id, wanted)
+        reach = offset + page if matches is None else ROWS_PER_READ
+        settled = _settled(conn, business_id, wanted, last, min(reach, ROWS_PER_READ))
+        events = filter(wanted.takes, chain(buffered, settled))
+        taken = events if matches is None else (e for e in events if matches(e.metadata))
+        return list(islice(taken, offset, offset + page))
+
+
+def _waiting(
+    buffer: UsageBuffer, business_id: BusinessId, wanted: EventFilter, last: FoundEvent | None
+) -> list[tuple[str, BufferedEvent]]:
+    """Return what is buffered, with its keys, after the event `last`."""
+    if wanted.entry_id is not None or (last is not None and last.place is not None):
+        return []
+    waiting = newest_buffered(buffer, business_id, wanted.customer_id, BUFFERED_MAX)
+    if last is None:
+        return waiting
+    following = dropwhile(lambda held: held[1].event_id != last.event_id, waiting)
+    return list(following)[1:]
+
+
+def _with_meter(
+    conn: Connection, business_id: BusinessId, wanted: EventFilter
+) -> tuple[EventFilter, Matches | None]:
+    """Return the filter with the meter's event name, and the meter's own filter."""
+    if wanted.meter_id is None:
+        return wanted, None
+    meter = get_meter(conn, business_id, wanted.meter_id)
+    matches = None if meter.filter is None else compile_filter(meter.filter)
+    if wanted.event_name not in (None, meter.event_name):
+        return wanted, lambda _metadata: False
+    return replace(wanted, event_name=meter.event_name), matches
+
+
+def _settled(
+    conn: Connection,
+    business_id: BusinessId,
+    wanted: EventFilter,
+    last: FoundEvent | None,
+    rows_per_read: int,
+) -> Iterator[FoundEvent]:
+    if wanted.entry_id is not None:
+        entry = get_entry(conn, business_id, wanted.entry_id)
+        return events_of_entry(conn, entry, last, rows_per_read)
+    walk = BatchWalk(
+        conn=conn,
+        business_id=business_id,
+        customer_id=wanted.customer_id,
+        event_name=wanted.event_name,
+        start=wanted.start,
+        end=wanted.end,
+        last=last,
+        rows_per_read=rows_per_read,
+    )
+    place = None if last is None else last.place
+    refused = _refused(conn, business_id, wanted.customer_id, place)
+    return merge(walk.events(), refused, key=lambda event: event.place or (), reverse=True)
+
+
+def _refused(
+    conn: Connection, business_id: BusinessId, customer_id: CustomerId | None, last: Place | None
+) -> Iterator[FoundEvent]:
+    after_at, after_id = (None, 0) if last is None else (last.settled_at, last.within)
+    while True:
+        values = {
+            "business_id": business_id,
+            "customer_id": customer_id,
+            "reason": None,
+            "event_id": None,
+            "after_at": after_at,
+            "after_id": after_id,
+            "page": ROWS_PER_READ,
+            "offset": 0,
+        }
+        rows = conn.execute(statements.REFUSED_NEWEST, values).all()
+        yield from filter(None, map(of_refusal, rows))
+        if len(rows) < ROWS_PER_READ:
+            return
+        after_at, after_id = rows[-1].refused_at, rows[-1].refusal_id

@@ -1,0 +1,230 @@
+"""A compressed body is taken like a plain one, by every route, and never grows beyond the limit."""
+
+import gzip
+import json
+import tracemalloc
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+import httpx
+import pytest
+from starlette.exceptions import HTTPException
+
+from api.app import create_app
+from api.body import expand
+from support.edge import Api, running_api
+from support.tenant import Shop
+from worker.settings import Settings
+
+BYTES_MAX: Final = 4096
+METHODS: Final = ("post", "put", "patch")
+
+
+def raw_deflate(body: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return packer.compress(body) + packer.flush()
+
+
+PACKED: Final = {
+    "gzip": gzip.compress,
+    "GZIP": gzip.compress,
+    "x-gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "Deflate": raw_deflate,
+    "identity": bytes,
+    "": bytes,
+}
+
+
+@pytest.fixture(scope="module")
+def database_url(module_database_url: str) -> str:
+    return module_database_url
+
+
+@pytest.fixture
+def api(module_api_url: str, shop: Shop) -> Api:
+    bare = Api(module_api_url, shop.sessions, shop.business_id, "")
+    return replace(bare, key=bare.key_for())
+
+
+@pytest.fixture
+def client(api: Api) -> Iterator[httpx.Client]:
+    with api.client() as opened:
+        yield opened
+
+
+@pytest.fixture
+def small(config: Settings, shop: Shop) -> Iterator[httpx.Client]:
+    """An API that takes `BYTES_MAX` bytes at once."""
+    with running_api(config.model_copy(update={"api_body_bytes_max": BYTES_MAX})) as url:
+        bare = Api(url, shop.sessions, shop.business_id, "")
+        with bare.client(bare.key_for()) as opened:
+            yield opened
+
+
+def bodies() -> list[tuple[str, str]]:
+    """Every operation with a body, as the API describes it."""
+    paths = create_app(Settings()).openapi()["paths"]
+    return [
+        (method, path)
+        for path, operations in sorted(paths.items())
+        for method in METHODS
+        if "requestBody" in operations.get(method, {})
+    ]
+
+
+def ingested(shop: Shop, event_id: str, *, size: int = 0) -> bytes:
+    """Return a body with one event, padded with white space to `size` bytes."""
+    event = {"event_id": event_id, "customer_id": shop.customers[0], "event_name": "e"}
+    return json.dumps({"events": [event]}).encode().ljust(size)
+
+
+def send(client: httpx.Client, body: bytes, coding: str) -> httpx.Response:
+    headers = {b"Content-Type": b"application/json", b"Content-Encoding": coding.encode("latin-1")}
+    return client.post("/events/ingest", content=body, headers=headers)
+
+
+@pytest.mark.parametrize(("method", "path"), bodies())
+def test_every_route_answers_a_compressed_body_as_it_answers_a_plain_one(
+    method: str, path: str, client: httpx.Client
+) -> None:
+    body = b'{"no_such_field": "\xe2\x82\xac"}'
+    headers = {"Content-Type": "application/json"}
+    target = path.replace("{provider}", "stripe").replace("{currency}", "USD")
+
+    plain = client.request(method, target, content=body, headers=headers)
+    packed = client.request(
+        method,
+        target,
+        content=gzip.compress(body),
+        headers={**headers, "Content-Encoding": "gzip"},
+    )
+
+    unlike = {"request_id": None}
+    assert plain.status_code in {401, 422}
+    assert packed.status_code == plain.status_code
+    assert packed.json() | unlike == plain.json() | unlike
+
+
+@pytest.mark.parametrize("coding", PACKED)
+def test_events_are_taken_in_every_coding_that_is_offered(
+    coding: str, client: httpx.Client, shop: Shop
+) -> None:
+    before = shop.buffer.backlog().events
+
+    answer = send(client, PACKED[coding](ingested(shop, f"gz-{coding}")), coding)
+
+    assert (answer.status_code, answer.json()) == (200, {"ingested_count": 1})
+    assert shop.buffer.backlog().events == before + 1
+
+
+def test_what_came_compressed_is_stored_as_what_it_says(client: httpx.Client) -> None:
+    body = gzip.compress(json.dumps({"email": "ann@example.com", "name": "Ann €"}).encode())
+
+    made = client.post(
+        "/customers",
+        content=body,
+        headers={"Content-Type": "application/json", "Content-Encoding": "gzip"},
+    )
+
+    assert made.json()["name"] == "Ann €"
+    assert client.get(f"/customers/{made.json()['customer_id']}").json() == made.json()
+
+
+def test_a_compressed_body_of_several_members_is_one_body(client: httpx.Client, shop: Shop) -> None:
+    body = ingested(shop, "gz-members")
+
+    answer = send(client, gzip.compress(body[:40]) + gzip.compress(body[40:]), "gzip")
+
+    assert answer.json() == {"ingested_count": 1}
+
+
+@pytest.mark.parametrize(
+    "coding", ["br", "zstd", "gzip, gzip", "identity, gzip", "compress", "g\xefzip", "x" * 1000]
+)
+def test_another_coding_is_refused_with_those_that_are_taken(
+    coding: str, client: httpx.Client, shop: Shop
+) -> None:
+    before = shop.buffer.backlog().events
+
+    answer = send(client, ingested(shop, "gz-other"), coding)
+
+    assert (answer.status_code, answer.json()["code"]) == (415, "UNSUPPORTED_MEDIA_TYPE")
+    assert answer.headers["Accept-Encoding"] == "gzip, deflate, identity"
+    assert "gzip, deflate, identity" in answer.json()["message"]
+    assert len(answer.json()["message"]) < 200
+    assert shop.buffer.backlog().events == before
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+@pytest.mark.parametrize("damage", ["plain", "cut", "changed", "longer", "members"])
+def test_a_body_that_is_not_what_its_header_says_is_refused(
+    damage: str, coding: str, client: httpx.Client, shop: Shop
+) -> None:
+    before = shop.buffer.backlog().events
+    plain = ingested(shop, "gz-damaged")
+    whole = PACKED[coding](plain)
+    damaged = {
+        "plain": plain,
+        "cut": whole[:-1],
+        "changed": whole[:-6] + bytes([whole[-6] ^ 1]) + whole[-5:],
+        "longer": whole + b"more",
+        "members": whole + PACKED[coding](b"") * 200,
+    }
+
+    answer = send(client, damaged[damage], coding)
+
+    assert (answer.status_code, answer.json()["code"]) == (422, "INVALID_REQUEST_BODY")
+    assert answer.json()["details"] == [
+        {"field": "body", "reason": f"is not whole {coding}, as its header says"}
+    ]
+    assert shop.buffer.backlog().events == before
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+@pytest.mark.parametrize(("size", "status"), [(BYTES_MAX, 200), (BYTES_MAX + 1, 413)])
+def test_the_limit_is_that_of_the_expanded_body(
+    size: int, status: int, coding: str, small: httpx.Client, shop: Shop
+) -> None:
+    body = PACKED[coding](ingested(shop, f"gz-{size}", size=size))
+
+    answer = send(small, body, coding)
+
+    assert len(body) < BYTES_MAX
+    assert answer.status_code == status
+
+
+def test_a_compressed_body_is_read_up_to_the_limit_only(small: httpx.Client, shop: Shop) -> None:
+    body = gzip.compress(ingested(shop, "gz-long"), compresslevel=0).ljust(BYTES_MAX + 1, b"\0")
+
+    known = send(small, body, "gzip")
+    headers = {"Content-Encoding": "gzip"}
+    unknown = small.post("/events/ingest", content=iter([body]), headers=headers)
+
+    assert [known.status_code, unknown.status_code] == [413, 413]
+
+
+def test_a_bomb_is_refused_without_being_expanded() -> None:
+    bomb = gzip.compress(bytes(200_000_000))
+    tracemalloc.start()
+    try:
+        with pytest.raises(HTTPException) as refused:
+            expand(gzip.compress(b" ") + bomb, "gzip", 1_000_000)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert refused.value.status_code == 413
+    assert peak < 10_000_000
+
+
+def test_who_may_not_send_is_told_so_before_the_body_is_read(module_api_url: str) -> None:
+    answer = httpx.post(
+        f"{module_api_url}/events/ingest",
+        content=b"not gzip",
+        headers={"Content-Encoding": "gzip", "Authorization": "Bearer no"},
+    )
+
+    assert answer.status_code == 401

@@ -1,0 +1,78 @@
+"""The bodies that the description shows work as they stand: each is sent, and does what it says."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from api import examples
+from api.app import create_app
+from support.edge import Api
+from support.one_of_each import one_of_each
+from support.providers import Stripe
+from support.tenant import Shop
+from worker.settings import settings_from
+
+
+@pytest.fixture(scope="module")
+def database_url(module_database_url: str) -> str:
+    return module_database_url
+
+
+@pytest.fixture
+def client(module_api_url: str, shop: Shop) -> Iterator[httpx.Client]:
+    bare = Api(module_api_url, shop.sessions, shop.business_id, "")
+    with replace(bare, key=bare.key_for()).client() as opened:
+        yield opened
+
+
+def operations() -> list[tuple[str, str, str]]:
+    """Method, path and example of every operation that takes a body."""
+    paths = create_app(settings_from({})).openapi()["paths"]
+    return [
+        (
+            method.upper(),
+            path,
+            json.dumps(operation["requestBody"]["content"]["application/json"]["example"]),
+        )
+        for path, methods in paths.items()
+        for method, operation in methods.items()
+        # One without an example is found by the unit tests of the description.
+        if "example"
+        in operation.get("requestBody", {"content": {}})["content"].get("application/json", {})
+    ]
+
+
+def with_ids(text: str, ids: Mapping[str, str]) -> str:
+    for name, shown in examples.IDS.items():
+        text = text.replace(shown, ids[name])
+    return text
+
+
+@pytest.mark.parametrize(("method", "path", "body"), operations())
+def test_the_example_of_an_operation_is_taken(
+    method: str, path: str, body: str, client: httpx.Client, shop: Shop
+) -> None:
+    ids = one_of_each(shop, client)
+    ids["event_id"] = ids["refused_event_id"]
+    sent, headers = with_ids(body, ids), {"Content-Type": "application/json"}
+    if path.endswith("/page"):  # of a purchase that waits for its payment
+        order = {"package_id": ids["package_id"]}
+        ordered = client.post(f"/customers/{ids['customer_id']}/purchases", json=order)
+        ids["purchase_id"] = ordered.json()["id"]
+    if path.startswith("/providers/"):
+        (account,) = shop.rows(
+            "SELECT account_id FROM provider_accounts WHERE provider = 'stripe'"
+            f" AND business_id = '{shop.business_id}'"
+        )
+        path = f"/providers/stripe/webhooks?account={account[0]}"
+        headers |= Stripe().signed(sent.encode()).headers
+
+    answer = client.request(method, path.format(**ids), content=sent, headers=headers)
+
+    assert answer.is_success, answer.text
+    assert answer.headers.get("Idempotent-Replayed") is None
+    for name in ("ingested_count", "replayed_count"):
+        assert answer.content == b"" or answer.json().get(name, 1) > 0

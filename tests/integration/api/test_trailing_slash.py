@@ -1,0 +1,90 @@
+"""A slash at the end of a path changes nothing, and nobody is sent to another scheme or host."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+import httpx
+import pytest
+
+from api.app import create_app
+from support.edge import Api
+from support.tenant import Shop, event
+from worker.settings import Settings
+
+# As a proxy that ends TLS hands a request on.
+BEHIND_TLS: Final = {"Host": "billing.example.com", "X-Forwarded-Proto": "https"}
+UNLIKE: Final = {"request_id": None}
+
+
+@pytest.fixture(scope="module")
+def database_url(module_database_url: str) -> str:
+    return module_database_url
+
+
+@pytest.fixture
+def api(module_api_url: str, shop: Shop) -> Api:
+    bare = Api(module_api_url, shop.sessions, shop.business_id, "")
+    return replace(bare, key=bare.key_for())
+
+
+@pytest.fixture
+def client(api: Api) -> Iterator[httpx.Client]:
+    with api.client() as opened:
+        opened.headers.update(BEHIND_TLS)
+        yield opened
+
+
+def operations() -> list[tuple[str, str]]:
+    paths = create_app(Settings()).openapi()["paths"]
+    return [
+        (method.upper(), path)
+        for path, found in sorted(paths.items())
+        for method in found
+        # Its id may end in a slash: see below. The counters change from one call to the next.
+        if path not in {"/events/{event_id}", "/metrics"}
+    ]
+
+
+@pytest.mark.parametrize(("method", "path"), [*operations(), ("GET", "/docs")])
+def test_a_path_with_a_slash_at_its_end_is_answered_like_the_one_without(
+    method: str, path: str, client: httpx.Client
+) -> None:
+    target = re.sub(r"\{currency\}", "USD", path).replace("{provider}", "stripe")
+    target = re.sub(r"\{\w+\}", "no-such-id", target)
+    # Of no use to any route, so that nothing is made twice.
+    body = b"[]" if method in {"POST", "PUT", "PATCH"} else b""
+
+    without = client.request(method, target, content=body)
+    with_slash = client.request(method, f"{target}/", content=body)
+
+    assert with_slash.status_code == without.status_code
+    assert with_slash.status_code not in {301, 302, 303, 307, 308, 405}
+    if without.headers.get("content-type") == "application/json":
+        assert with_slash.json() | UNLIKE == without.json() | UNLIKE
+
+
+@pytest.mark.parametrize("path", ["/customers//", "///", "//evil.example/", "/no-such-route/"])
+def test_other_paths_are_not_found_rather_than_sent_elsewhere(
+    path: str, client: httpx.Client, api: Api
+) -> None:
+    answer = client.get(f"{api.url}{path}")
+
+    assert (answer.status_code, "location" in answer.headers) == (404, False)
+
+
+def test_events_are_taken_and_listed_with_a_slash(client: httpx.Client, shop: Shop) -> None:
+    sent = {"event_id": "slash", "customer_id": shop.customers[0], "event_name": "e"}
+
+    taken = client.post("/events/ingest/", json={"events": [sent]})
+
+    assert taken.json() == {"ingested_count": 1}
+    assert client.get("/events/").json() == client.get("/events").json()
+
+
+def test_the_id_of_an_event_keeps_its_slash(client: httpx.Client, shop: Shop) -> None:
+    shop.send(event(shop.customers[0], event_id="orders/7/"))
+
+    assert client.get("/events/orders/7/").json()["event_id"] == "orders/7/"
+    assert client.get("/events/orders/7").status_code == 404

@@ -1,0 +1,164 @@
+"""Every class of SQLSTATE at every statement: committed once, waiting, or refused with a reason."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+
+import httpx
+import psycopg
+import pytest
+from sqlalchemy.exc import DBAPIError
+from structlog.testing import capture_logs
+
+from metering.buffer.keys import Shard
+from metering.buffer.shard import shard_of
+from metering.debit.drain import Drain, drain_shard
+from metering.ids import ProviderEventNumber
+from metering.payment.inbox import EventFilter, ProviderEvent, page_of_events
+from metering.purchase.purchases import NewPurchase, order_purchase
+from metering.rate_card.cards import RateCards
+from support.checkout_driver import Till
+from support.edge import Api
+from support.provider_counter import Till as Counter
+from support.providers import Stripe
+from support.sqlstates import DATA, LOST, Injection, all_classes, injected
+from support.tenant import CURRENCIES, Shop, event
+
+FAULTS = (DBAPIError, psycopg.Error)
+CLASSES = [*all_classes(), LOST]
+# These meet every statement; of the others each meets one in so many, and another one than the next
+# class does, unless `--every-statement` is given.
+THOROUGH = {"53100", "40P01", "23514", LOST}
+STRIDE = 16
+
+
+@dataclass
+class Trials:
+    """What is tried in turn: each class at some statements, until it finds no more of them."""
+
+    monkeypatch: pytest.MonkeyPatch
+    is_thorough: bool
+    last: Injection = field(default_factory=lambda: Injection("", 0))
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        for number, sqlstate in enumerate(CLASSES):
+            stride = 1 if self.is_thorough or sqlstate in THOROUGH else STRIDE
+            for at in count(1 + number % stride, stride):
+                yield sqlstate, at
+                if not self.last.is_done:
+                    break
+
+    def fail(self, sqlstate: str, at: int, work: Callable[[], object]) -> None:
+        """Do `work`, which meets an error; that it raises anything else fails the test."""
+        with injected(self.monkeypatch, sqlstate, at) as self.last:
+            try:
+                work()
+            except FAULTS:
+                assert self.last.is_done
+
+
+@pytest.fixture
+def trials(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trials]:
+    with capture_logs():  # to print the traceback of a refusal with its variables takes seconds
+        yield Trials(monkeypatch, bool(request.config.getoption("every_statement")))
+
+
+def is_of_data(sqlstate: str) -> bool:
+    return sqlstate[:2] in DATA
+
+
+def test_a_drain(shop: Shop, trials: Trials) -> None:
+    shop.meter("tokens", {"USD": "1"})
+    drain = Drain(shop.sessions.transaction, shop.buffer, RateCards(CURRENCIES), 1000)
+    shard = Shard(shard_of(shop.business_id, shop.customers[0], len(shop.buffer.shards)))
+    sent = refused = 0
+    for sqlstate, at in trials:
+        shop.send(event(shop.customers[0]), event(shop.customers[0]))
+        sent += 2
+        trials.fail(sqlstate, at, lambda: drain_shard(drain, shard, 60))
+        drain_shard(drain, shard, 60)
+        refused_before = refused
+        ((refused,),) = shop.rows("SELECT count(*) FROM refused_events")  # type: ignore[assignment]
+        posted = -shop.wallet().balance_minor
+
+        assert (posted + refused, shop.buffer.backlog().events) == (sent, 0), (sqlstate, at)
+        assert is_of_data(sqlstate) or refused == refused_before, (sqlstate, at)
+
+    assert shop.rows("SELECT DISTINCT reason, detail FROM refused_events") == [
+        ("unpostable", "injected")
+    ]
+    assert shop.faults() == []
+
+
+def test_an_event_of_a_provider(shop: Shop, trials: Trials) -> None:
+    till = Counter.open(shop, Stripe(), credit=7)
+    credited = 0
+    for sqlstate, at in trials:
+        order_again(till)
+        number = till.receive(till.paid())
+        trials.fail(sqlstate, at, partial(till.process, number))
+        said = said_of(till, number)
+        till.sweep()
+        credited += 7
+
+        if said.status == "received":
+            assert is_of_data(sqlstate) or said.attempts == 0, (sqlstate, at)
+        assert till.purchase().status == "settled", (sqlstate, at)
+        assert shop.wallet().balance_minor == credited, (sqlstate, at)
+
+    assert shop.faults() == []
+
+
+def order_again(till: Counter) -> None:
+    """Let the next payment be for a new purchase."""
+    shop = till.shop
+    new = NewPurchase.model_validate({"currency": "USD", "price": 1000, "credit": 7})
+    with shop.sessions.transaction() as conn:
+        bought = order_purchase(conn, shop.business_id, shop.customers[0], new)
+    till.purchase_id, till.payment_id = bought.purchase_id, f"pi_{bought.purchase_id}"
+
+
+def said_of(till: Counter, number: ProviderEventNumber | None) -> ProviderEvent:
+    with till.shop.sessions.transaction() as conn:
+        newest = page_of_events(conn, till.shop.business_id, EventFilter(), page=1)
+    assert [each.event_number for each in newest] == [number]
+    return newest[0]
+
+
+def test_a_charge(shop: Shop, trials: Trials) -> None:
+    till = Till(shop)
+    package = till.package(price=500)
+    for charges, (sqlstate, at) in enumerate(trials, start=1):
+        low = 500 * charges - 499
+        till.rule(threshold=low, package_id=package, day_cap=10**6, month_cap=10**6)
+        (charge_id,) = till.start()
+        trials.fail(sqlstate, at, partial(till.run, charge_id))
+        till.run(charge_id)
+        till.run(charge_id)
+
+        assert till.charge(charge_id).status == "succeeded", (sqlstate, at)
+        assert till.provider.charged() == [500] * charges, (sqlstate, at)
+        assert shop.wallet().balance_minor == 500 * charges, (sqlstate, at)
+
+    assert shop.faults() == []
+
+
+def test_a_write_over_http(api: Api, shop: Shop, trials: Trials) -> None:
+    path = f"/customers/{shop.customers[0]}/wallets/ledger-entries"
+    with api.client() as client:
+        for writes, (sqlstate, at) in enumerate(trials, start=1):
+            assert client.get("/business").is_success  # the key is known
+            entry = {"amount": 5, "currency": "USD", "entry_type": "credit"}
+            entry["idempotency_key"] = f"k-{writes}"
+            answers: list[httpx.Response] = []
+            trials.fail(sqlstate, at, lambda: answers.append(client.post(path, json=entry)))  # noqa: B023
+            (answer,) = answers
+
+            refusal = 422 if is_of_data(sqlstate) else 503
+            assert answer.status_code == refusal or answer.is_success, (sqlstate, at)
+            assert answer.status_code != 503 or int(answer.headers["Retry-After"]) >= 1
+            assert client.post(path, json=entry).is_success
+            assert shop.wallet().balance_minor == 5 * writes, (sqlstate, at)
+
+    assert shop.faults() == []

@@ -1,0 +1,25 @@
+"""Random histories of purchases, refunds, disputes, usage and expiry beside a plain model.
+
+More of them: `pytest tests/integration/test_histories.py --histories 5000`.
+"""
+
+import pytest
+
+from support.histories import Histories
+from support.tenant import Shop
+
+STEPS = 10
+
+
+@pytest.mark.parametrize("stops_at_zero", [False, True])
+def test_any_history_ends_as_the_plain_model_says(
+    shop: Shop, pytestconfig: pytest.Config, *, stops_at_zero: bool
+) -> None:
+    count = pytestconfig.getoption("--histories")
+    histories = Histories.open(shop, count, seed=1, stops_at_zero=stops_at_zero)
+
+    for _ in range(STEPS):
+        histories.step()
+        histories.check()
+
+    assert shop.faults() == []

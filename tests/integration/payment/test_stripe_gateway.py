@@ -1,0 +1,438 @@
+"""Stripe's own SDK over real HTTP: what is asked, what its answers mean, and a charge once."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Response
+
+from metering.errors import GatewayRefusedError, GatewayUnavailableError
+from metering.payment.vendors.gateway import ChargeAnswer, PaymentGateway
+from metering.payment.vendors.registry import gateway_of
+from support.own_gateway import Account, new_charge
+from support.stripe_server import StripeServer, error, given
+
+HASTY_MS = 300
+KEY = "sk_test_secret"
+
+
+@pytest.fixture(scope="module")
+def http_server() -> Iterator[HTTPServer]:
+    with HTTPServer(host="127.0.0.1", threaded=True) as running:
+        yield running
+
+
+@pytest.fixture
+def stripe(http_server: HTTPServer) -> Iterator[StripeServer]:
+    http_server.clear()
+    server = StripeServer(http_server)
+    yield server
+    server.release()
+    http_server.check_handler_errors()
+
+
+def gateway_at(stripe: StripeServer, **options: Any) -> PaymentGateway:
+    return gateway_of(Account("stripe", KEY, stripe.url), **options)
+
+
+@pytest.fixture
+def gateway(stripe: StripeServer) -> PaymentGateway:
+    return gateway_at(stripe)
+
+
+# --- off-session ----------------------------------------------------------------------------------
+
+
+def test_a_saved_method_is_charged_off_session_under_the_id_of_the_charge(
+    stripe: StripeServer, gateway: PaymentGateway
+) -> None:
+    charge = new_charge("cus_9/pm_ok")
+
+    answer = gateway.start(charge, is_repeated=False)
+
+    (asked,) = stripe.seen
+    assert answer == ChargeAnswer("succeeded", "pi_1")
+    assert asked.path == "/v1/payment_intents"
+    assert asked.headers["Authorization"] == f"Bearer {KEY}"
+    assert asked.headers["Idempotency-Key"] == charge.charge_id
+    assert asked.form == {
+        "amount": "1234",
+        "currency": "usd",
+        "customer": "cus_9",
+        "payment_method": "pm_ok",
+        "off_session": "true",
+        "confirm": "true",
+        "automatic_payment_methods[enabled]": "true",
+        "automatic_payment_methods[allow_redirects]": "never",
+        "description": "1,000 credits",
+        "metadata[gullak_charge_id]": charge.charge_id,
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "failure"),
+    [
+        ("pm_poor", "insufficient_funds"),
+        ("pm_old", "expired_card"),
+        ("pm_careful", "authentication_required"),
+        ("pm_action", "authentication_required"),
+    ],
+)
+def test_a_decline_is_an_answer_with_the_banks_reason(
+    gateway: PaymentGateway, method: str, failure: str
+) -> None:
+    answer = gateway.start(new_charge(f"cus_9/{method}"), is_repeated=False)
+
+    assert answer == ChargeAnswer("failed", "pi_1", failure=failure)
+
+
+@pytest.mark.parametrize("method", ["pm_slow", "pm_capture"])
+def test_what_has_not_ended_is_pending(gateway: PaymentGateway, method: str) -> None:
+    answer = gateway.start(new_charge(f"cus_9/{method}"), is_repeated=False)
+
+    assert answer == ChargeAnswer("pending", "pi_1")
+
+
+@pytest.mark.parametrize("written", ["pm_ok", "cus_9/", "/pm_ok", "cus_9"])
+def test_a_method_without_its_customer_is_refused_unasked(
+    stripe: StripeServer, gateway: PaymentGateway, written: str
+) -> None:
+    with pytest.raises(GatewayRefusedError, match=r"cus_…/pm_…"):
+        gateway.start(new_charge(written), is_repeated=False)
+
+    assert stripe.seen == []
+
+
+# --- on a page ------------------------------------------------------------------------------------
+
+
+def test_a_page_carries_the_charge_for_itself_and_for_its_payment(
+    stripe: StripeServer, gateway: PaymentGateway
+) -> None:
+    charge = new_charge()
+
+    answer = gateway.start(charge, is_repeated=False)
+
+    (asked,) = stripe.seen
+    assert answer == ChargeAnswer("pending", "cs_test_1", url=stripe.sessions[0]["url"])
+    assert asked.headers["Idempotency-Key"] == charge.charge_id
+    assert asked.form == {
+        "mode": "payment",
+        "line_items[0][quantity]": "1",
+        "line_items[0][price_data][currency]": "usd",
+        "line_items[0][price_data][unit_amount]": "1234",
+        "line_items[0][price_data][product_data][name]": "1,000 credits",
+        "customer_email": "a@example.com",
+        "client_reference_id": charge.charge_id,
+        "success_url": "https://shop.example/done",
+        "cancel_url": "https://shop.example/done",
+        "metadata[gullak_charge_id]": charge.charge_id,
+        "payment_intent_data[description]": "1,000 credits",
+        "payment_intent_data[metadata][gullak_charge_id]": charge.charge_id,
+    }
+
+
+def test_a_page_without_a_way_back_is_refused_unasked(
+    stripe: StripeServer, gateway: PaymentGateway
+) -> None:
+    with pytest.raises(GatewayRefusedError, match="return_url"):
+        gateway.start(new_charge(return_url=None), is_repeated=False)
+
+    assert stripe.seen == []
+
+
+def test_a_page_that_is_asked_for_again_is_the_same_page(
+    stripe: StripeServer, gateway: PaymentGateway
+) -> None:
+    charge = new_charge()
+    first = gateway.start(charge, is_repeated=False)
+
+    assert gateway.start(charge, is_repeated=True) == first
+    assert len(stripe.sessions) == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "answer"),
+    [
+        ({}, ChargeAnswer("pending", "cs_test_1", url="https://pay.example/1")),
+        ({"status": "expired", "url": None}, ChargeAnswer("failed", "cs_test_1", None, "expired")),
+        (
+            {"status": "complete", "payment_status": "paid", "payment_intent": {"id": "pi_7"}},
+            ChargeAnswer("succeeded", "pi_7"),
+        ),
+        (
+            {"status": "complete", "payment_status": "paid", "payment_intent": "pi_7"},
+            ChargeAnswer("succeeded", "pi_7"),
+        ),
+        (
+            {"status": "complete", "url": None, "payment_intent": {"status": "processing"}},
+            ChargeAnswer("pending", "cs_test_1"),
+        ),
+        (
+            {
+                "status": "complete",
+                "url": None,
+                "payment_intent": {
+                    "status": "requires_payment_method",
+                    "last_payment_error": {"code": "payment_intent_payment_attempt_failed"},
+                },
+            },
+            ChargeAnswer("failed", "cs_test_1", None, "payment_intent_payment_attempt_failed"),
+        ),
+        # A decline on the page is no end: the customer may take another card.
+        (
+            {"payment_intent": {"status": "requires_payment_method"}},
+            ChargeAnswer("pending", "cs_test_1", url="https://pay.example/1"),
+        ),
+    ],
+)
+def test_a_page_tells_how_far_its_payment_is(
+    stripe: StripeServer, gateway: PaymentGateway, state: dict[str, Any], answer: ChargeAnswer
+) -> None:
+    charge = new_charge()
+    gateway.start(charge, is_repeated=False)
+    session = stripe.sessions[0]
+    session.update({"url": "https://pay.example/1", **state})
+    if isinstance(state.get("payment_intent"), dict):
+        session["payment_intent"] = {"id": "pi_7", "status": "succeeded", **state["payment_intent"]}
+
+    assert gateway.look_up(charge, "cs_test_1") == answer
+    assert stripe.seen[-1].form == {"expand[0]": "payment_intent"}
+
+
+# --- once -----------------------------------------------------------------------------------------
+
+
+def test_a_charge_that_was_made_and_never_answered_is_found_again(stripe: StripeServer) -> None:
+    charge = new_charge("cus_9/pm_ok")
+    stripe.hang()
+    with pytest.raises(GatewayUnavailableError, match=r"no answer within 0\.3 s"):
+        gateway_at(stripe, timeout_ms=HASTY_MS).start(charge, is_repeated=False)
+
+    answer = gateway_at(stripe).start(charge, is_repeated=True)
+
+    assert answer == ChargeAnswer("succeeded", "pi_1")
+    assert (len(stripe.intents), len(stripe.posts)) == (1, 1)
+
+
+def test_a_charge_that_was_made_and_answered_500_is_found_though_its_key_says_500(
+    stripe: StripeServer, gateway: PaymentGateway
+) -> None:
+    charge = new_charge("cus_9/pm_ok")
+    stripe.answer_next(error(500, type="api_error", message="oops"))
+    with pytest.raises(GatewayUnavailableError, match="500"):
+        gateway.start(charge, is_repeated=False)
+
+    assert gateway.start(charge, is_repeated=True) == ChargeAnswer("succeeded", "pi_1")
+    assert len(stripe.intents) == 1
+
+
+def test_a_charge_that_is_not_listed_yet_is_made_once_by_its_key(
+    stripe: StripeServer, gateway: PaymentGateway
+) -> None:
+    charge = new_charge("cus_9/pm_ok")
+    first = gateway.start(charge, is_repeated=False)
+    listed, stripe.intents = stripe.intents, []
+
+    again = gateway.start(charge, is_repeated=True)
+
+    assert again == first
+    assert (len(listed), stripe.intents) == (1, [])
+
+
+def test_a_repeated_charge_that_was_never_made_is_made(
+    stripe: StripeServer, gateway: PaymentGateway
+) -> None:
+    stripe.add_intent("cus_9", metadata={"gullak_charge_id": "chg_of_another"})
+
+    answer = gateway.start(new_charge("cus_9/pm_ok"), is_repeated=True)
+
+    assert answer == ChargeAnswer("succeeded", "pi_2")
+
+
+def test_a_lost_charge_is_found_on_a_later_page(
+    stripe: StripeServer, gateway: PaymentGateway
+) -> None:
+    charge = new_charge("cus_9/pm_ok")
+    gateway.start(charge, is_repeated=False)
+    for _ in range(150):
+        stripe.add_intent("cus_9")
+
+    assert gateway.look_up(charge, None) == ChargeAnswer("succeeded", "pi_1")
+
+
+def test_a_search_that_comes_to_no_end_does_not_say_that_there_is_none(
+    stripe: StripeServer, gateway: PaymentGateway
+) -> None:
+    for _ in range(201):
+        stripe.add_intent("cus_9")
+
+    with pytest.raises(GatewayUnavailableError, match="too many"):
+        gateway.start(new_charge("cus_9/pm_ok"), is_repeated=True)
+
+    assert stripe.posts == []
+
+
+def test_a_lost_page_is_found_by_its_charge(stripe: StripeServer, gateway: PaymentGateway) -> None:
+    charge = new_charge()
+    made = gateway.start(charge, is_repeated=False)
+    stripe.add_session({})
+
+    assert gateway.look_up(charge, None) == made
+
+
+@pytest.mark.parametrize("method", [None, "cus_9/pm_ok"])
+@pytest.mark.parametrize("payment_id", [None, "pi_404", "cs_404"])
+def test_what_stripe_knows_nothing_of_is_none(
+    gateway: PaymentGateway, method: str | None, payment_id: str | None
+) -> None:
+    assert gateway.look_up(new_charge(method), payment_id) is None
+
+
+# --- stopped --------------------------------------------------------------------------------------
+
+
+def test_a_pending_payment_is_canceled(stripe: StripeServer, gateway: PaymentGateway) -> None:
+    charge = new_charge("cus_9/pm_capture")
+    gateway.start(charge, is_repeated=False)
+
+    answer = gateway.cancel(charge, None)
+
+    assert answer == ChargeAnswer("failed", "pi_1", failure="canceled")
+    assert stripe.intents[0]["status"] == "canceled"
+
+
+def test_an_open_page_is_expired(stripe: StripeServer, gateway: PaymentGateway) -> None:
+    charge = new_charge()
+    made = gateway.start(charge, is_repeated=False)
+
+    answer = gateway.cancel(charge, made.payment_id)
+
+    assert answer == ChargeAnswer("failed", "cs_test_1", failure="expired")
+    assert stripe.sessions[0]["status"] == "expired"
+
+
+def test_a_payment_that_the_bank_is_at_stays_pending(gateway: PaymentGateway) -> None:
+    charge = new_charge("cus_9/pm_slow")
+    made = gateway.start(charge, is_repeated=False)
+
+    assert gateway.cancel(charge, made.payment_id) == made
+
+
+def test_a_payment_that_has_succeeded_is_not_stopped(
+    stripe: StripeServer, gateway: PaymentGateway
+) -> None:
+    charge = new_charge("cus_9/pm_ok")
+    made = gateway.start(charge, is_repeated=False)
+
+    assert gateway.cancel(charge, made.payment_id) == made
+    assert len(stripe.posts) == 1
+
+
+def test_stopping_what_was_never_made_is_its_end(gateway: PaymentGateway) -> None:
+    answer = gateway.cancel(new_charge("cus_9/pm_ok"), None)
+
+    assert answer == ChargeAnswer("failed", None, failure="canceled")
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [409, 429, 500, 503])
+def test_an_answer_that_tells_nothing_leaves_the_outcome_open_and_is_asked_for_once(
+    stripe: StripeServer, gateway: PaymentGateway, status: int
+) -> None:
+    stripe.answer_next(error(status, type="api_error", message=KEY))
+
+    with pytest.raises(GatewayUnavailableError, match=str(status)) as raised:
+        gateway.start(new_charge("cus_9/pm_ok"), is_repeated=False)
+
+    assert KEY not in str(raised.value)
+    assert len(stripe.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "fields", "reason"),
+    [
+        (401, {"message": f"Invalid API Key provided: {KEY}"}, "it answered 401"),
+        (403, {"message": "no"}, "it answered 403"),
+        (
+            400,
+            {"code": "amount_too_small", "param": "amount", "message": "of card 4242"},
+            "it answered 400 (amount_too_small, amount)",
+        ),
+        (400, {"code": f"not a code: {KEY}"}, "it answered 400"),
+        (400, {"type": "idempotency_error"}, "it answered 400"),
+    ],
+)
+def test_a_refusal_says_why_in_codes_only(
+    stripe: StripeServer,
+    gateway: PaymentGateway,
+    status: int,
+    fields: dict[str, str],
+    reason: str,
+) -> None:
+    stripe.answer_next(error(status, **fields))
+
+    with pytest.raises(GatewayRefusedError) as raised:
+        gateway.start(new_charge("cus_9/pm_ok"), is_repeated=False)
+
+    assert raised.value.reason == reason
+
+
+def test_a_redirect_is_refused_and_gets_no_key(
+    stripe: StripeServer, gateway: PaymentGateway
+) -> None:
+    stripe.answer_next(Response(status=307, headers={"location": f"{stripe.url}/elsewhere"}))
+
+    with pytest.raises(GatewayRefusedError, match="307"):
+        gateway.start(new_charge("cus_9/pm_ok"), is_repeated=False)
+
+    assert len(stripe.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        Response("<html>", content_type="text/html"),
+        Response("{", content_type="application/json"),
+        Response(b"\xff\xfe", content_type="application/json"),
+        given([]),
+        given({"object": "payment_intent", "status": "succeeded"}),
+        given({"object": "payment_intent", "id": "pi_\0", "status": "succeeded"}),
+        error(402, type="card_error", code="card_declined", payment_intent={"id": 1}),
+    ],
+)
+def test_an_answer_that_cannot_be_read_leaves_the_outcome_open(
+    stripe: StripeServer, gateway: PaymentGateway, said: Response
+) -> None:
+    stripe.answer_next(said)
+
+    with pytest.raises(GatewayUnavailableError, match=r"cannot be read|answered 200"):
+        gateway.start(new_charge("cus_9/pm_ok"), is_repeated=False)
+
+
+@pytest.mark.parametrize(
+    "said", [given([]), given({"object": "list", "data": [], "has_more": True})]
+)
+def test_a_list_that_cannot_be_read_does_not_say_that_there_is_none(
+    stripe: StripeServer, gateway: PaymentGateway, said: Response
+) -> None:
+    stripe.lists = said
+
+    with pytest.raises(GatewayUnavailableError, match="cannot be read"):
+        gateway.start(new_charge("cus_9/pm_ok"), is_repeated=True)
+
+    assert stripe.posts == []
+
+
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "https://x.example/\nset-cookie:a", 7])
+def test_a_page_at_no_address_is_no_page(
+    stripe: StripeServer, gateway: PaymentGateway, url: object
+) -> None:
+    session = {"id": "cs_1", "status": "open", "payment_status": "unpaid", "url": url}
+    stripe.answer_next(given({"object": "checkout.session", **session}))
+
+    with pytest.raises(GatewayUnavailableError, match="cannot be read"):
+        gateway.start(new_charge(), is_repeated=False)

@@ -1,0 +1,803 @@
+"""A low wallet buys credit: once, within its caps, and no more after enough declines."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, text
+
+from metering.errors import (
+    ConfigurationError,
+    InvalidInputError,
+    NotFoundError,
+    UnsupportedCurrencyError,
+)
+from metering.ids import BusinessId, PackageId
+from metering.low_credit.check import check_all
+from metering.money import INT64_MAX
+from metering.payment.charges.charge import run_charge
+from metering.payment.charges.manual import fail_charge
+from metering.payment.charges.store import ProviderAccount
+from metering.payment.provider_account import disable_account
+from metering.payment.top_ups import top_up
+from metering.payment.top_ups.top_up import (
+    NewTopUp,
+    delete_top_up,
+    enable_top_up,
+    page_of_top_ups,
+    set_top_up,
+    start_top_ups,
+)
+from metering.payment.vendors.gateway import PaymentGateway
+from metering.purchase import statements as of_purchases
+from metering.purchase.packages import Package, archive_package, get_package
+from metering.purchase.purchases import Terms, place
+from metering.purchase.settle import settle_purchase
+from support.checkout_driver import AT_ONCE, Till, connect, unavailable
+from support.tenant import Shop, at_once, crowd, event, shared_database
+from support.traffic import wait_for
+
+
+@pytest.fixture(scope="module")
+def database_url(servers: Any) -> Iterator[str]:
+    """One database for all tests here: each has a business of its own."""
+    with shared_database(servers.execute, servers.template, "top_ups_made") as name:
+        yield servers.url_of(name)
+
+
+@pytest.fixture
+def till(shop: Shop) -> Till:
+    return Till(shop)
+
+
+WAITS_FOR_ANOTHER = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND wait_event_type = 'Lock'"
+)
+
+
+def top_ups(shop: Shop) -> list[tuple[object, ...]]:
+    """Price, credit and status of each top-up, oldest first."""
+    return list(
+        shop.rows(
+            "SELECT price_minor, credit_minor, status FROM purchases WHERE origin = 'top_up'"
+            f" AND business_id = '{shop.business_id}' ORDER BY purchase_id"
+        )
+    )
+
+
+def date_purchases(shop: Shop, moment: datetime) -> None:
+    """Let what was bought just now have been bought at a moment."""
+    with shop.sessions.transaction() as conn:
+        conn.execute(
+            text(
+                "UPDATE purchases SET created_at = :moment WHERE business_id = :b"
+                " AND created_at BETWEEN now() - interval '1 hour' AND now()"
+            ),
+            {"moment": moment, "b": shop.business_id},
+        )
+
+
+def buy_at(till: Till, moment: datetime) -> int:
+    """Start and run top-ups as at a moment; return how many were started."""
+    started = till.start(moment)
+    date_purchases(till.shop, moment)
+    for charge_id in started:
+        till.run(charge_id)
+    return len(started)
+
+
+# --- the mark -------------------------------------------------------------------------------------
+
+
+def test_what_crosses_the_threshold_is_marked_by_posting_and_unmarked_above_it(
+    shop: Shop, till: Till
+) -> None:
+    shop.enter(1000)
+    till.rule(threshold=100)
+    marks = [till.standing().low_since is not None]
+
+    for amount, debit in ((899, True), (1, True), (1, False)):
+        shop.enter(amount, debit=debit)
+        marks.append(till.standing().low_since is not None)
+
+    assert marks == [False, False, True, False]
+
+
+def test_usage_marks_as_well(shop: Shop, till: Till) -> None:
+    shop.meter("tokens", {"USD": "1"})
+    shop.enter(1000)
+    till.rule(threshold=100)
+
+    shop.charge(900)
+
+    assert till.standing().low_since is not None
+
+
+def test_what_is_frozen_does_not_count(shop: Shop, till: Till) -> None:
+    till.rule(threshold=100)
+    till.sweep()
+    assert till.standing().low_since is None
+
+    with shop.sessions.transaction() as conn:
+        (purchase_id,) = conn.execute(
+            text("SELECT purchase_id FROM purchases WHERE business_id = :b"),
+            {"b": shop.business_id},
+        ).one()
+        conn.execute(
+            text(
+                "INSERT INTO payment_reversals (business_id, provider, kind, reversal_id,"
+                " payment_id, status, occurred_at) SELECT business_id, provider, 'dispute', 'dp_1',"
+                " payment_id, 'open', now() FROM purchases WHERE purchase_id = :p"
+            ),
+            {"p": purchase_id},
+        )
+        conn.execute(of_purchases.MARK_DUE, {"purchase_id": purchase_id})
+    till.tell(till.charge().charge_id)
+
+    assert shop.wallet().frozen_minor == 500
+    assert till.standing().low_since is not None
+
+
+def test_a_rule_for_a_wallet_that_is_low_already_is_marked_at_once(till: Till) -> None:
+    assert till.rule(threshold=0).low_since is not None
+
+
+def test_the_scheduled_check_puts_a_mark_right(shop: Shop, till: Till) -> None:
+    shop.enter(50)
+    till.rule(threshold=100)
+    shop_of_another = Till(Shop.open(shop.sessions, shop.buffer, name="Other"))
+    shop_of_another.shop.enter(500)
+    shop_of_another.rule(threshold=100)
+    for each, marked in ((till, "NULL"), (shop_of_another, "now()")):
+        each._change(
+            f"UPDATE top_up_rules SET low_since = {marked} WHERE business_id = :id",
+            each.shop.business_id,
+        )
+
+    check_all(shop.sessions.transaction)
+
+    assert till.standing().low_since is not None
+    assert shop_of_another.standing().low_since is None
+
+
+# --- the order ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("balance", "packages"), [(100, 1), (0, 1), (-399, 1), (-400, 2), (-900, 3)]
+)
+def test_one_charge_buys_as_many_packages_as_lift_the_wallet_above_the_threshold(
+    shop: Shop, till: Till, balance: int, packages: int
+) -> None:
+    shop.meter("tokens", {"USD": "1"})
+    shop.enter(1)
+    shop.charge(1 - balance) if balance < 1 else shop.enter(balance - 1)
+    till.rule(threshold=100, package_id=till.package(price=400, credit=500))
+
+    till.sweep()
+
+    assert top_ups(shop) == [(400 * packages, 500 * packages, "settled")]
+    assert till.provider.charged() == [400 * packages]
+    assert shop.wallet().balance_minor == balance + 500 * packages
+    assert shop.faults() == []
+
+
+def test_a_wallet_above_the_threshold_buys_nothing(shop: Shop, till: Till) -> None:
+    shop.enter(101)
+    till.rule(threshold=100)
+    till._change(
+        "UPDATE top_up_rules SET low_since = now() WHERE business_id = :id", shop.business_id
+    )
+
+    assert till.start() == []
+    assert till.standing().low_since is None
+
+
+def test_the_credit_of_a_top_up_has_the_terms_of_its_package(shop: Shop, till: Till) -> None:
+    till.rule(package_id=till.package(price=500, credit=600, valid_days=30, priority=7))
+
+    till.sweep()
+
+    ((source, priority, is_dated),) = shop.rows(
+        "SELECT source, priority, expires_at BETWEEN now() + interval '29 days'"
+        f" AND now() + interval '31 days' FROM credit_lots WHERE business_id = '{shop.business_id}'"
+    )
+    assert (source, priority, is_dated) == ("paid", 7, True)
+
+
+def test_while_one_is_pending_no_other_is_started(shop: Shop, till: Till) -> None:
+    till.rule(method="pending")
+    till.sweep()
+
+    for _ in range(3):
+        shop.enter(10)
+        till.sweep()
+
+    assert top_ups(shop) == [(500, 500, "pending")]
+    assert till.standing().pending_purchase_id is not None
+    assert shop.wallet().balance_minor == 30
+
+
+def test_none_is_started_before_the_decline_of_the_last_one_is_counted(
+    shop: Shop, till: Till
+) -> None:
+    till.rule(method="pending")
+    till.sweep()
+    charge = till.charge()
+    till.tell(charge.charge_id, "failed", settles=False)
+    assert charge.purchase_id is not None
+    with shop.sessions.transaction() as conn:
+        settle_purchase(conn, charge.purchase_id)
+
+    assert till.start() == []
+    till.run(charge.charge_id)
+
+    assert till.standing().declines == 1
+    assert top_ups(shop) == [(500, 500, "failed")]
+
+
+def test_the_wallets_of_several_customers_are_topped_up_apart(shop: Shop, till: Till) -> None:
+    with shop.sessions.transaction() as conn:
+        shop.add_customer(conn)
+    for customer in range(2):
+        till.rule(customer=customer)
+
+    till.sweep()
+
+    assert [shop.wallet(customer).balance_minor for customer in range(2)] == [500, 500]
+
+
+def test_the_unique_index_is_the_last_guard(shop: Shop, till: Till) -> None:
+    till.rule()
+    with (
+        crowd(shop.sessions, 2) as many,
+        ThreadPoolExecutor(1) as threads,
+        many.transaction() as conn,
+    ):
+        # By no rule, and not to be seen until it is committed.
+        terms = Terms(currency="USD", price_minor=1, credit_minor=1)
+        place(conn, shop.business_id, shop.customers[0], terms, origin="top_up")
+        started = threads.submit(till.start, sessions=many)
+        wait_for(lambda: shop.rows(WAITS_FOR_ANOTHER)[0] == (1,))
+
+    assert started.result() == []
+    assert top_ups(shop) == [(1, 1, "pending")]
+
+
+def test_no_more_than_a_page_is_started(shop: Shop, till: Till) -> None:
+    with shop.sessions.transaction() as conn:
+        for _ in range(2):
+            shop.add_customer(conn)
+    for customer in range(3):
+        till.rule(customer=customer)
+
+    with shop.sessions.transaction() as conn:
+        started = start_top_ups(conn, 2)
+
+    assert len(started) == 2
+
+
+def test_sums_beyond_64_bits_leave_no_room_under_a_cap(shop: Shop, till: Till) -> None:
+    priciest = till.package(INT64_MAX, 1)
+    caps = {"package_id": priciest, "day_cap": INT64_MAX, "month_cap": INT64_MAX}
+    till.rule(0, method="declined", **caps)
+    till.sweep()
+    declined = till.charge().charge_id
+    till.rule(0, **caps)
+    till.no_wait()
+    till.sweep()
+    till.tell(declined, payment_id="pay_late")
+
+    till.rule(100, **caps)
+
+    assert till.start() == []
+    assert top_ups(shop) == [(INT64_MAX, 1, "settled")] * 2
+    assert [notice["reason"] for notice in till.notices()][-1] == "month_cap_reached"
+
+
+def test_what_the_wallet_could_not_hold_is_not_charged(shop: Shop, till: Till) -> None:
+    shop.enter(5)
+    till.rule(package_id=till.package(1, INT64_MAX))
+
+    assert till.start() == []
+    assert [notice["reason"] for notice in till.notices()] == ["wallet_cap_reached"]
+
+
+def test_a_fault_of_one_wallet_stops_no_other(
+    shop: Shop, till: Till, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with shop.sessions.transaction() as conn:
+        shop.add_customer(conn)
+    faulty = till.rule().package_id
+    till.rule(customer=1)
+
+    def fails(conn: Connection, business_id: BusinessId, package_id: PackageId) -> Package:
+        if package_id == faulty:
+            conn.execute(text("SELECT 9223372036854775807 + 1"))
+        return get_package(conn, business_id, package_id)
+
+    monkeypatch.setattr(top_up, "get_package", fails)
+
+    assert len(till.start()) == 1
+    assert till.standing().retry_at is not None
+    assert till.standing(1).pending_purchase_id is not None
+
+
+# --- at once --------------------------------------------------------------------------------------
+
+
+def test_two_hundred_crossings_at_once_start_one_top_up(shop: Shop, till: Till) -> None:
+    shop.meter("tokens", {"USD": "1"})
+    shop.enter(1000)
+    till.rule(threshold=990, package_id=till.package(5000))
+    shop.send(*[event(shop.customers[0], {"tokens": 1}) for _ in range(40)])
+
+    def debit() -> None:
+        shop_at_once.enter(1, debit=True)
+        till.start(sessions=many)
+
+    def drain() -> None:
+        shop.drain(batch_events=5, sessions=many)
+        till.start(sessions=many)
+
+    with crowd(shop.sessions, 40) as many:
+        shop_at_once = Shop(many, shop.buffer, shop.business_id, shop.customers)
+        found = at_once(*[debit] * 180, *[drain] * 20)
+
+    shop.drain()
+    assert [error for error in found if error is not None] == []
+    assert top_ups(shop) == [(5000, 5000, "pending")]
+    assert len(till.charge_ids()) == 1
+
+    till.sweep()
+    assert till.provider.charged() == [5000]
+    assert shop.wallet().balance_minor == 1000 - 180 - 40 + 5000
+    assert shop.faults() == []
+
+
+def test_top_ups_debits_and_expiry_at_once_leave_no_fault(shop: Shop, till: Till) -> None:
+    shop.meter("tokens", {"USD": "1"})
+    till.rule(threshold=200, package_id=till.package(300, valid_days=1), method="hangs")
+
+    def expire() -> None:
+        with many.transaction() as conn:
+            conn.execute(
+                text(
+                    "UPDATE credit_lots SET expires_at = now() - interval '1 s'"
+                    " WHERE business_id = :b AND remaining_minor > 0"
+                ),
+                {"b": shop.business_id},
+            )
+
+    def use() -> None:
+        shop.send(event(shop.customers[0], {"tokens": 37}))
+        shop.drain(sessions=many)
+
+    def sweep() -> None:
+        till.sweep(sessions=many)
+
+    with crowd(shop.sessions, 16) as many:
+        for _ in range(5):
+            found = at_once(*[use] * 6, *[sweep] * 4, *[expire] * 2)
+            assert [error for error in found if error is not None] == []
+    shop.drain()
+    for _ in range(3):
+        till.sweep()
+
+    settled = [price for price, _, status in top_ups(shop) if status == "settled"]
+    assert sorted(till.provider.charged()) == sorted(settled)
+    debits = sum(entry.amount_minor for entry in shop.entries() if not entry.is_credit)
+    assert debits == 5 * 6 * 37
+    assert shop.wallet().balance_minor == sum(settled) - debits
+    assert shop.faults() == []
+
+
+# --- caps -----------------------------------------------------------------------------------------
+
+LEAP = datetime(2028, 2, 28, 23, 59, 59, tzinfo=UTC)
+
+
+def spend_all(shop: Shop) -> None:
+    if (balance := shop.wallet().balance_minor) > 0:
+        shop.enter(balance, debit=True)
+
+
+def test_a_day_ends_at_midnight_in_utc_also_before_a_leap_day(shop: Shop, till: Till) -> None:
+    till.rule(day_cap=1000, month_cap=100_000)
+    started = []
+    for moment in (
+        LEAP,
+        LEAP,
+        LEAP,  # the cap of the 28th
+        LEAP + timedelta(seconds=1),  # the 29th
+        LEAP + timedelta(seconds=2),
+        LEAP + timedelta(days=1),  # the cap of the 29th, in its last second
+        LEAP + timedelta(days=1, seconds=1),  # March
+    ):
+        spend_all(shop)
+        started.append(buy_at(till, moment))
+
+    assert started == [1, 1, 0, 1, 1, 0, 1]
+    assert [notice["reason"] for notice in till.notices()] == ["day_cap_reached"] * 2
+    assert [notice["retry_at"] for notice in till.notices()] == [
+        "2028-02-29T00:00:00.000000Z",
+        "2028-03-01T00:00:00.000000Z",
+    ]
+    assert shop.faults() == []
+
+
+@pytest.mark.parametrize(
+    ("last", "next_month"),
+    [
+        (datetime(2026, 1, 31, 23, 59, 59, 999_999, tzinfo=UTC), "2026-02-01"),
+        (datetime(2028, 2, 29, 23, 59, 59, tzinfo=UTC), "2028-03-01"),
+        (datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC), "2027-01-01"),
+    ],
+)
+def test_a_month_ends_with_its_last_day(
+    shop: Shop, till: Till, last: datetime, next_month: str
+) -> None:
+    till.rule(day_cap=1000, month_cap=1000)
+    started = []
+    for moment in (last.replace(day=1), last, last, last + timedelta(seconds=1)):
+        spend_all(shop)
+        started.append(buy_at(till, moment))
+
+    assert started == [1, 1, 0, 1]
+    (notice,) = till.notices()
+    assert (notice["reason"], notice["retry_at"]) == (
+        "month_cap_reached",
+        f"{next_month}T00:00:00.000000Z",
+    )
+
+
+def test_a_cap_that_is_reached_is_told_once_until_the_next_day(shop: Shop, till: Till) -> None:
+    till.rule(day_cap=500)
+    buy_at(till, LEAP - timedelta(hours=5))
+
+    for hour in range(5):
+        spend_all(shop)
+        assert buy_at(till, LEAP - timedelta(hours=5 - hour)) == 0
+
+    assert len(till.notices()) == 1
+    assert till.standing().retry_at == LEAP + timedelta(seconds=1)
+    assert till.provider.charged() == [500]
+
+
+def test_a_cap_allows_what_it_allows_of_what_is_needed(shop: Shop, till: Till) -> None:
+    shop.meter("tokens", {"USD": "1"})
+    shop.charge(3000)
+    till.rule(day_cap=1499, month_cap=1499)
+
+    till.sweep()
+
+    assert top_ups(shop) == [(1000, 1000, "settled")]
+
+
+def test_what_is_pending_counts_and_what_failed_does_not(shop: Shop, till: Till) -> None:
+    till.rule(method="pending", day_cap=500)
+    (charge_id,) = till.start()
+    till.run(charge_id)
+    till.tell(charge_id, "failed")
+    till.no_wait()
+
+    (second,) = till.start()
+    till.run(second)
+    till.provider.end(second, "succeeded")
+    till.sweep()
+    spend_all(shop)
+
+    assert till.start() == []
+    assert [status for _, _, status in top_ups(shop)] == ["failed", "settled"]
+
+
+def test_caps_that_are_raised_need_not_wait_for_the_next_day(shop: Shop, till: Till) -> None:
+    package = till.package()
+    till.rule(day_cap=500, package_id=package)
+    till.sweep()
+    spend_all(shop)
+    assert till.start() == []
+
+    till.rule(day_cap=1000, package_id=package)
+
+    assert len(till.start()) == 1
+
+
+# --- declines -------------------------------------------------------------------------------------
+
+
+def test_after_a_decline_it_waits_twice_as_long_each_time_and_then_is_off(
+    shop: Shop, till: Till
+) -> None:
+    till.rule(method="declined", declines_max=3)
+    waits = []
+    for _ in range(3):
+        till.sweep()
+        assert till.start() == [], "it waits, or is off"
+        ((wait_s,),) = shop.rows(
+            "SELECT round(extract(epoch FROM retry_at - updated_at)) FROM top_up_rules"
+            f" WHERE business_id = '{shop.business_id}'"
+        )
+        waits.append(wait_s)
+        till.no_wait()
+    till.sweep()
+
+    assert waits == [3600, 7200, 14_400]
+    assert [status for _, _, status in top_ups(shop)] == ["failed"] * 3
+    assert [(n["declines"], n["is_disabled"], n["failure"]) for n in till.notices()] == [
+        (1, False, "card_declined"),
+        (2, False, "card_declined"),
+        (3, True, "card_declined"),
+    ]
+    assert till.standing().disabled_reason == "too_many_declines"
+    assert (till.provider.charged(), shop.entries()) == ([], [])
+
+
+def test_a_wait_is_a_day_at_most(shop: Shop, till: Till) -> None:
+    till.rule(method="declined", declines_max=100)
+    till._change("UPDATE top_up_rules SET declines = 60 WHERE business_id = :id", shop.business_id)
+
+    till.sweep()
+
+    ((wait_s,),) = shop.rows(
+        "SELECT round(extract(epoch FROM retry_at - updated_at)) FROM top_up_rules"
+        f" WHERE business_id = '{shop.business_id}'"
+    )
+    assert wait_s == 86_400
+
+
+def test_a_success_forgets_the_declines(shop: Shop, till: Till) -> None:
+    package = till.package()
+    till.rule(method="declined", package_id=package)
+    till.sweep()
+    till.rule(method="ok", package_id=package)
+
+    till.sweep()
+
+    rule = till.standing()
+    assert (rule.declines, rule.retry_at) == (0, None)
+    assert shop.wallet().balance_minor == 500
+
+
+def test_a_charge_that_was_declined_and_paid_after_all_is_credited(shop: Shop, till: Till) -> None:
+    till.rule(method="declined")
+    till.sweep()
+
+    till.tell(till.charge().charge_id)
+
+    assert till.standing().declines == 0
+    assert top_ups(shop) == [(500, 500, "settled")]
+    assert till.charge().status == "succeeded"
+    assert shop.faults() == []
+
+
+def test_a_new_attempt_at_a_declined_charge_does_not_reopen_it_beside_the_next_one(
+    shop: Shop, till: Till
+) -> None:
+    till.rule(method="declined")
+    till.sweep()
+    declined = till.charge().charge_id
+    till.no_wait()
+    till.start()
+
+    till.tell(declined, "pending", payment_id="pay_again")
+
+    assert [status for _, _, status in top_ups(shop)] == ["failed", "pending"]
+
+
+def test_a_rule_that_is_off_never_charges_until_it_is_enabled(shop: Shop, till: Till) -> None:
+    till.rule(method="declined", declines_max=1)
+    till.sweep()
+    till.rule(method="ok", declines_max=1)
+    till.no_wait()
+    till.sweep()
+    assert till.provider.charged() == []
+
+    with shop.sessions.transaction() as conn:
+        rule = enable_top_up(conn, shop.business_id, shop.customers[0], "USD")
+    till.sweep()
+
+    assert (rule.declines, rule.disabled_at, rule.disabled_reason) == (0, None, None)
+    assert till.provider.charged() == [500]
+
+
+def test_a_rule_that_is_taken_away_before_anybody_was_asked_charges_nothing(
+    shop: Shop, till: Till
+) -> None:
+    till.rule()
+    (charge_id,) = till.start()
+    with shop.sessions.transaction() as conn:
+        delete_top_up(conn, shop.business_id, shop.customers[0], "USD")
+
+    till.run(charge_id)
+
+    assert till.provider.calls == []
+    assert till.charge(charge_id).failure == "top_up_disabled"
+    assert [status for _, _, status in top_ups(shop)] == ["failed"]
+
+
+def test_a_charge_without_an_answer_is_no_decline(shop: Shop, till: Till) -> None:
+    till.rule()
+    till.provider.before = unavailable
+
+    till.sweep()
+
+    assert till.standing().declines == 0
+    assert top_ups(shop) == [(500, 500, "pending")]
+
+
+@pytest.mark.parametrize("is_repeated", [False, True])
+def test_a_request_that_the_provider_refuses_is_parked_and_no_decline(
+    shop: Shop, till: Till, *, is_repeated: bool
+) -> None:
+    till.rule(method="refused")
+    if is_repeated:
+        till.provider.before = unavailable
+        till.sweep()
+        till.provider.before = lambda _call: None
+
+    till.sweep()
+    till.sweep()
+
+    charge, rule = till.charge(), till.standing()
+    assert (charge.is_parked, charge.failure) == (True, "no such payment method")
+    assert (rule.declines, rule.retry_at, till.notices()) == (0, None, [])
+    assert top_ups(shop) == [(500, 500, "pending")]
+    assert shop.faults() == []
+
+
+def test_what_a_person_lets_fail_is_no_decline_and_the_rule_begins_anew(
+    shop: Shop, till: Till
+) -> None:
+    till.rule(method="refused")
+    till.sweep()
+    charge_id = till.charge().charge_id
+    till.rule(method="ok")
+
+    with shop.sessions.transaction() as conn:
+        fail_charge(conn, shop.business_id, charge_id, "put right")
+    till.sweep()
+
+    assert (till.standing().declines, till.notices()) == (0, [])
+    assert [status for _, _, status in top_ups(shop)] == ["failed", "settled"]
+    assert till.provider.charged() == [500]
+
+
+def test_a_wallet_whose_credit_has_expired_is_topped_up_before_it_is_taken_out(
+    shop: Shop, till: Till
+) -> None:
+    till.rule(100)
+    shop.grant(150, days=1)
+    till.sweep()
+    assert top_ups(shop) == []
+    shop.pass_days(1)
+
+    check_all(shop.sessions.transaction)
+    till.sweep()
+
+    assert top_ups(shop) == [(500, 500, "settled")]
+
+
+def test_an_account_that_cannot_charge_yet_is_no_decline(shop: Shop, till: Till) -> None:
+    till.rule()
+
+    def unconfigured(_account: ProviderAccount) -> PaymentGateway:
+        raise ConfigurationError("the local account has no good api_key")
+
+    (charge_id,) = till.start()
+    run_charge(shop.sessions.transaction, unconfigured, charge_id, AT_ONCE)
+    assert (till.standing().declines, till.charge().status) == (0, "new")
+
+    till.sweep()
+    assert top_ups(shop) == [(500, 500, "settled")]
+
+
+def test_an_account_that_is_disabled_switches_its_rule_off_without_a_decline(
+    shop: Shop, till: Till
+) -> None:
+    till.rule()
+    till.start()
+    with shop.sessions.transaction() as conn:
+        disable_account(conn, shop.business_id, till.account_id)
+
+    for _ in range(3):
+        till.sweep()
+
+    rule = till.standing()
+    assert (rule.declines, rule.disabled_reason) == (0, "account_disabled")
+    assert [(n["reason"], n["is_disabled"]) for n in till.notices()] == [("account_disabled", True)]
+    assert [status for _, _, status in top_ups(shop)] == ["failed"]
+    assert till.provider.calls == []
+
+
+def test_a_package_that_is_not_sold_any_more_switches_the_rule_off(shop: Shop, till: Till) -> None:
+    package = till.package()
+    till.rule(package_id=package)
+    with shop.sessions.transaction() as conn:
+        archive_package(conn, shop.business_id, package)
+
+    till.sweep()
+
+    assert till.standing().disabled_reason == "package_archived"
+    assert [notice["reason"] for notice in till.notices()] == ["package_archived"]
+    assert top_ups(shop) == []
+
+
+# --- the rule -------------------------------------------------------------------------------------
+
+
+def test_setting_a_rule_again_changes_it_and_keeps_a_back_off(till: Till) -> None:
+    package = till.package()
+    till.rule(threshold=100, method="declined", package_id=package)
+    till.sweep()
+    waits_until = till.standing().retry_at
+
+    till.rule(threshold=50, method="declined", package_id=package)
+
+    rule = till.standing()
+    assert (rule.threshold_minor, rule.declines, rule.retry_at) == (50, 1, waits_until)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"day_cap": 499}, "day_cap: is below the price of one package, 500"),
+        ({"month_cap": 9999}, "month_cap: is below day_cap"),
+        ({"package_id": "inr"}, "package_id: sells INR, not USD"),
+        ({"package_id": "archived"}, "package_id: is not on sale any more"),
+        ({"account_id": "disabled"}, "account_id: is not in use any more"),
+    ],
+)
+def test_a_rule_that_could_not_work_is_refused(
+    shop: Shop, till: Till, changes: dict[str, Any], said: str
+) -> None:
+    made: dict[str, Callable[[], str]] = {
+        "inr": lambda: till.package(currency="INR"),
+        "archived": lambda: _archived(till),
+        "disabled": lambda: _disabled(till),
+    }
+    given = {name: made[v]() if v in made else v for name, v in changes.items()}
+
+    with pytest.raises(InvalidInputError, match=said):
+        till.rule(**given)
+
+    with shop.sessions.transaction() as conn:
+        assert page_of_top_ups(conn, shop.business_id, page=9) == []
+
+
+def _archived(till: Till) -> PackageId:
+    package = till.package()
+    with till.shop.sessions.transaction() as conn:
+        archive_package(conn, till.shop.business_id, package)
+    return package
+
+
+def _disabled(till: Till) -> str:
+    account = connect(till.shop.sessions, till.shop.business_id)
+    till._change("UPDATE provider_accounts SET disabled_at = now() WHERE account_id = :id", account)
+    return account
+
+
+def test_the_packages_and_accounts_of_another_business_are_not_found(
+    shop: Shop, till: Till
+) -> None:
+    other = Till(Shop.open(shop.sessions, shop.buffer, name="Other"))
+
+    for given in ({"package_id": other.package()}, {"account_id": other.account_id}):
+        with pytest.raises(NotFoundError):
+            till.rule(**given)
+
+
+def test_a_wallet_without_a_rule_says_so(till: Till) -> None:
+    with pytest.raises(NotFoundError, match="no top-up rule of wallet"):
+        till.standing()
+
+
+def test_a_wallet_that_is_not_there_gets_no_rule(shop: Shop) -> None:
+    new = NewTopUp(threshold=1, package_id="p", payment_method="m", day_cap=1, month_cap=1)
+
+    with shop.sessions.transaction() as conn, pytest.raises(UnsupportedCurrencyError):
+        set_top_up(conn, shop.business_id, shop.customers[0], "EUR", new)

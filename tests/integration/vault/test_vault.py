@@ -1,0 +1,264 @@
+"""Secrets at rest: sealed in every row, opened where they are used, sealed anew by a new key."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+
+from metering.buffer.stream import UsageBuffer
+from metering.errors import ConfigurationError, UnreadableSecretError
+from metering.ids import AccountId
+from metering.payment.charges.store import ProviderAccount
+from metering.payment.provider_account import Account, NewAccount, connect_account, sender_of
+from metering.vault import SEALED_PREFIX, new_key
+from metering.vault.statements import HOLDERS
+from metering.webhook.deliver import DeliveryReport
+from metering.webhook.endpoints import endpoint_secret, get_endpoint, rotate_secret, update_endpoint
+from support.checkout_driver import Till
+from support.command import Gullak
+from support.edge import Api, running_api
+from support.providers import Stripe
+from support.tenant import Shop
+from support.webhook_receiver import Bench
+from worker.migrate import migrate_database
+from worker.session import Sessions, make_engine
+from worker.settings import Settings, settings_from
+
+pytest_plugins = ("support.webhook_fixtures",)
+
+KEY, NEXT_KEY = new_key(), new_key()
+API_KEY = "sk_live_hidden_from_dumps"
+STRIPE = Stripe()
+
+
+@pytest.fixture
+def config(database_url: str, redis_url: str) -> Settings:
+    return with_keys(database_url, redis_url, KEY)
+
+
+def with_keys(database_url: str, redis_url: str, *keys: str) -> Settings:
+    urls = {"DATABASE_URL": database_url, "REDIS_URL": redis_url}
+    return settings_from({**urls, "GULLAK_SECRET_KEYS": ", ".join(keys)})
+
+
+@contextmanager
+def sessions_with(config: Settings, *keys: str) -> Iterator[Sessions]:
+    """Sessions of a process that was started with these keys."""
+    url, redis_url = (u.get_secret_value() for u in (config.database_url, config.redis_url))
+    engine = make_engine(with_keys(url, redis_url, *keys))
+    yield Sessions(engine)
+    engine.dispose()
+
+
+def connected(sessions: Sessions, shop: Shop) -> Account:
+    new = {"provider": "stripe", "name": "Main", "api_key": API_KEY}
+    made = NewAccount.model_validate({**new, "webhook_secret": STRIPE.secret})
+    with sessions.transaction() as conn:
+        return connect_account(conn, shop.business_id, made)
+
+
+def everything_in(url: str) -> str:
+    """What a dump shows: each row of each table as text."""
+    with psycopg.connect(url) as conn:
+        tables = conn.execute(
+            "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r'"
+            " AND relnamespace = 'public'::regnamespace"
+        ).fetchall()
+        rows = [conn.execute(f"SELECT t::text FROM {name} t").fetchall() for (name,) in tables]
+    return "\n".join(row for table in rows for (row,) in table)
+
+
+def test_no_secret_stands_in_the_database_and_each_is_what_it_was_where_it_is_used(
+    shop: Shop, bench: Bench, config: Settings
+) -> None:
+    account = connected(shop.sessions, shop)
+    made, _ = bench.receiver()
+    with shop.sessions.transaction() as conn:
+        first = endpoint_secret(conn, made.business_id, made.endpoint_id)
+        second = rotate_secret(conn, made.business_id, made.endpoint_id)
+        headers = {"authorization": "Bearer of-the-receiver"}
+        update_endpoint(
+            conn, made.business_id, made.endpoint_id, url=made.url, description=None,
+            filter_types=None, headers=headers, metadata={},
+        )  # fmt: skip
+
+    stored = everything_in(config.database_url.get_secret_value())
+    with shop.sessions.transaction() as conn:
+        shown = get_endpoint(conn, made.business_id, made.endpoint_id)
+        opened = sender_of(conn, "stripe", account.account_id)
+        now = endpoint_secret(conn, made.business_id, made.endpoint_id)
+
+    secrets = [API_KEY, STRIPE.secret, first, second, "of-the-receiver"]
+    assert [secret for secret in secrets if secret.removeprefix("whsec_") in stored] == []
+    assert stored.count(SEALED_PREFIX) == len(secrets)
+    assert (shown.headers, opened.secret, now) == (headers, STRIPE.secret, second)
+
+
+def test_every_column_whose_name_speaks_of_a_secret_is_sealed_or_a_hash(shop: Shop) -> None:
+    named = shop.rows(
+        "SELECT table_name || '.' || column_name FROM information_schema.columns"
+        " WHERE table_schema = 'public' AND column_name ~"
+        " '(secret|password|token|credential|api_key|headers)' AND column_name !~ '(_hash|_until)$'"
+    )
+    sealed = {column for holder in HOLDERS for column in holder.columns}
+
+    assert {str(name).partition(".")[2] for (name,) in named} == sealed
+
+
+def test_webhooks_are_signed_and_sent_with_what_was_sealed(bench: Bench) -> None:
+    _, inbox = bench.receiver()
+    bench.publish()
+
+    assert bench.deliver() == DeliveryReport(1, 0, 0)  # the receiver has verified the signature
+    assert inbox.requests[0][0]["X-Token"] == "ours"
+
+
+def test_a_provider_s_webhook_is_let_in_over_http(shop: Shop, config: Settings) -> None:
+    account = connected(shop.sessions, shop)
+    delivery = STRIPE.signed(STRIPE.payment())
+
+    with running_api(config) as url:
+        client = Api(url, shop.sessions, shop.business_id, "none").client()
+        answer = client.post(
+            f"/providers/stripe/webhooks?account={account.account_id}",
+            content=delivery.body,
+            headers=dict(delivery.headers),
+        )
+        client.close()
+
+    assert answer.json() == {"received": True}
+
+
+@pytest.fixture
+def till(shop: Shop) -> Till:
+    account = connected(shop.sessions, shop)
+    shop.run("UPDATE provider_accounts SET provider = 'local'")  # the one that `Till` plays
+    return Till(shop, account_id=account.account_id)
+
+
+def asked_with(till: Till, sessions: Sessions | None = None) -> list[str | None]:
+    """The keys with which a charge was asked for."""
+    keys: list[str | None] = []
+    provider = till.provider
+
+    def gateways(account: ProviderAccount) -> object:
+        keys.append(account.api_key)
+        return provider(account)
+
+    till.provider = gateways  # type: ignore[assignment]
+    begun = till.begin(till.new()).checkout.charge_id
+    assert begun is not None
+    till.run(begun, sessions=sessions)
+    till.provider = provider
+    return keys
+
+
+def test_a_charge_is_asked_for_with_the_key_that_was_sealed(till: Till) -> None:
+    assert asked_with(till) == [API_KEY]
+
+
+# --- another key, or none -------------------------------------------------------------------------
+
+
+def test_what_was_stored_before_there_was_a_key_works_and_is_sealed_by_rotate(
+    shop: Shop, config: Settings, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    with sessions_with(config) as before:
+        account = connected(before, shop)
+    url = config.database_url.get_secret_value()
+    assert API_KEY in everything_in(url)
+    gullak = Gullak.on(config, monkeypatch, capsys)
+    monkeypatch.setenv("GULLAK_SECRET_KEYS", KEY)
+
+    assert secret_of(shop.sessions, account) == STRIPE.secret
+    assert gullak("secrets", "rotate").out.startswith("1 of 1 ")
+    assert gullak("secrets", "rotate").out.startswith("0 of 1 ")
+    assert API_KEY not in everything_in(url)
+    assert secret_of(shop.sessions, account) == STRIPE.secret
+
+
+def secret_of(sessions: Sessions, account: Account) -> str:
+    with sessions.transaction() as conn:
+        return sender_of(conn, "stripe", AccountId(account.account_id)).secret
+
+
+def test_after_a_rotation_the_old_key_may_go(
+    buffer: UsageBuffer, config: Settings, bench: Bench, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    account = connected(bench.sessions, Shop.open(bench.sessions, buffer))
+    bench.receiver()
+    bench.publish()
+    gullak = Gullak.on(config, monkeypatch, capsys)
+    monkeypatch.setenv("GULLAK_SECRET_KEYS", f"{NEXT_KEY},{KEY}")
+
+    assert gullak("secrets", "rotate").out.startswith("2 of 2 ")
+
+    with sessions_with(config, NEXT_KEY) as after:
+        assert secret_of(after, account) == STRIPE.secret
+        bench.sessions = after
+        assert bench.deliver() == DeliveryReport(1, 0, 0)
+
+
+@pytest.mark.parametrize("keys", [(NEXT_KEY,), ()])
+def test_a_wrong_key_is_one_clear_error_at_migrate(
+    shop: Shop, config: Settings, keys: tuple[str, ...]
+) -> None:
+    connected(shop.sessions, shop)
+    urls = (u.get_secret_value() for u in (config.database_url, config.redis_url))
+
+    with pytest.raises(ConfigurationError, match="GULLAK_SECRET_KEYS holds no key"):
+        migrate_database(with_keys(*urls, *keys))
+
+
+def test_a_secret_that_cannot_be_opened_holds_up_nobody_else(
+    bench: Bench, config: Settings
+) -> None:
+    _, sealed = bench.receiver()
+    with sessions_with(config) as other:
+        bench.sessions = other
+        _, plain = bench.receiver()
+        bench.publish()
+
+        assert bench.deliver() == DeliveryReport(1, 1, 0)
+        errors = [row.error for row in bench.attempts()]
+
+    assert (len(sealed.requests), len(plain.requests)) == (0, 1)
+    assert [error for error in errors if error] == [UnreadableSecretError().message]
+
+
+def test_a_charge_waits_while_its_key_cannot_be_opened(till: Till, config: Settings) -> None:
+    with sessions_with(config, NEXT_KEY) as other:
+        assert asked_with(till, other) == []
+
+    assert till.charge().status == "new"
+    till.age(till.charge().charge_id, 0)
+    till.run(till.charge().charge_id)
+    assert till.charge().status == "succeeded"
+
+
+@pytest.mark.parametrize("given", ["s3cret", f"{KEY},s3cret"], ids=["alone", "after a key"])
+def test_a_key_that_is_none_is_refused_without_being_quoted(
+    given: str, config: Settings, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    gullak = Gullak.on(config, monkeypatch, capsys)
+    monkeypatch.setenv("GULLAK_SECRET_KEYS", given)
+
+    result = gullak("business", "list")
+
+    assert result.code == 1
+    assert "secret_keys" in result.err
+    assert "s3cret" not in result.err
+    assert KEY not in result.err
+
+
+def test_a_new_key_is_one(
+    config: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gullak = Gullak.on(config, monkeypatch, capsys)
+
+    assert settings_from({"GULLAK_SECRET_KEYS": gullak.made("secrets", "new-key")})
+    assert gullak("secrets", "rotate").code == 1

@@ -1,0 +1,54 @@
+"""`gullak …` in this process, as a terminal would run it."""
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from worker.cli.main import main
+from worker.settings import Settings
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command left: its exit code, stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True)
+class Gullak:
+    """Runs commands against the servers of a test."""
+
+    monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+
+    @classmethod
+    def on(
+        cls, config: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> "Gullak":
+        monkeypatch.setenv("DATABASE_URL", config.database_url.get_secret_value())
+        monkeypatch.setenv("REDIS_URL", config.redis_url.get_secret_value())
+        return cls(monkeypatch, capsys)
+
+    def __call__(self, *arguments: str) -> Result:
+        self.monkeypatch.setattr(sys, "argv", ["gullak", *arguments])
+        self.capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = self.capsys.readouterr()
+        return Result(int(ended.value.code or 0), out, err)
+
+    def made(self, *arguments: str) -> str:
+        """Run a command that prints an id; return it."""
+        result = self(*arguments)
+        assert result.code == 0, result.err
+        return result.out.split()[0]

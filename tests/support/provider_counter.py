@@ -1,0 +1,156 @@
+"""A shop's account at a vendor, with one purchase, and what the vendor tells of its payment."""
+
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from sqlalchemy import Connection
+
+from metering.ids import ProviderEventNumber, PurchaseId
+from metering.payment.facts import PaidFor
+from metering.payment.inbox import (
+    EventFilter,
+    EventStatus,
+    ProviderEvent,
+    page_of_events,
+    process,
+    receive,
+    verified,
+)
+from metering.payment.manual import (
+    DisputeStatus,
+    ShopDispute,
+    ShopPayment,
+    ShopRefund,
+    dispute_by_hand,
+    pay_by_hand,
+    refund_by_hand,
+)
+from metering.payment.provider_account import Account, NewAccount, connect_account, sender_of
+from metering.payment.purchase_details import KnownPurchase, know_purchase
+from metering.purchase.purchases import NewPurchase, Purchase, get_purchase, order_purchase
+from metering.purchase.settle import settle_purchase
+from support.providers import Delivery, Json, Vendor
+from support.tenant import Shop
+from worker.session import Sessions
+
+_payments = count(1)
+
+
+def settle(conn: Connection, paid_for: PaidFor) -> None:
+    if paid_for.purchase_id is not None:
+        settle_purchase(conn, paid_for.purchase_id)
+
+
+@dataclass
+class Till:
+    """A shop's account at a vendor, with one purchase, and what the vendor says of its payment."""
+
+    shop: Shop
+    vendor: Vendor
+    account: Account
+    purchase_id: PurchaseId
+    payment_id: str = field(default_factory=lambda: f"pi_{next(_payments)}")
+
+    @classmethod
+    def open(
+        cls, shop: Shop, vendor: Vendor, price: int = 1000, currency: str = "USD", **more: object
+    ) -> "Till":
+        new = NewPurchase.model_validate({"currency": currency, "price": price, **more})
+        with shop.sessions.transaction() as conn:
+            account = connect(conn, shop, vendor)
+            bought = order_purchase(conn, shop.business_id, shop.customers[0], new)
+        return cls(shop, vendor, account, bought.purchase_id)
+
+    @property
+    def mine(self) -> dict[str, object]:
+        return {"gullak_purchase_id": self.purchase_id}
+
+    def paid(self, amount: int = 1000, **more: Any) -> Json:
+        metadata = more.pop("metadata", self.mine)
+        return self.vendor.payment(
+            more.pop("status", "succeeded"),
+            amount,
+            payment_id=self.payment_id,
+            metadata=metadata,
+            **more,
+        )
+
+    def refunded(self, amount: int = 1000, **more: Any) -> Json:
+        return self.vendor.refund(amount, payment_id=self.payment_id, **more)
+
+    def disputed(self, status: Any, **more: Any) -> Json:
+        return self.vendor.dispute(status, payment_id=self.payment_id, **more)
+
+    def receive(
+        self, event: Json | bytes, event_id: str | None = None, sessions: Sessions | None = None
+    ) -> ProviderEventNumber | None:
+        return take(self.shop, self.account, self.vendor.signed(event, event_id=event_id), sessions)
+
+    def process(
+        self, number: ProviderEventNumber | None, sessions: Sessions | None = None
+    ) -> EventStatus | None:
+        assert number is not None
+        with (sessions or self.shop.sessions).transaction() as conn:
+            return process(conn, number, settle)
+
+    def say(self, *events: Json | bytes) -> list[EventStatus | None]:
+        """Receive and process events one after the other."""
+        return [self.process(self.receive(event)) for event in events]
+
+    def sweep(self) -> list[EventStatus | None]:
+        return [self.process(event.event_number) for event in self.events("received")]
+
+    def purchase(self) -> Purchase:
+        with self.shop.sessions.transaction() as conn:
+            return get_purchase(conn, self.shop.business_id, self.purchase_id)
+
+    def events(self, status: EventStatus | None = None) -> list[ProviderEvent]:
+        """Oldest first."""
+        wanted = EventFilter(status=status)
+        with self.shop.sessions.transaction() as conn:
+            return page_of_events(conn, self.shop.business_id, wanted, page=100)[::-1]
+
+    def statuses(self) -> list[EventStatus]:
+        return [event.status for event in self.events()]
+
+    def known(self) -> KnownPurchase:
+        with self.shop.sessions.transaction() as conn:
+            return know_purchase(conn, self.shop.business_id, self.purchase_id)
+
+    def dispute_by_hand(self, dispute_id: str, status: DisputeStatus, amount: int | None) -> None:
+        said = ShopDispute(dispute_id=dispute_id, status=status, amount=amount)
+        with self.shop.sessions.transaction() as conn:
+            dispute_by_hand(conn, self.shop.business_id, self.purchase_id, said)
+
+    def pay_by_hand(self, payment_id: str | None = None, amount: int | None = None) -> None:
+        said = ShopPayment(payment_id=payment_id, amount=amount)
+        with self.shop.sessions.transaction() as conn:
+            pay_by_hand(conn, self.shop.business_id, self.purchase_id, said)
+
+    def refund_by_hand(self, refund_id: str, amount: int) -> None:
+        said = ShopRefund(refund_id=refund_id, amount=amount)
+        with self.shop.sessions.transaction() as conn:
+            refund_by_hand(conn, self.shop.business_id, self.purchase_id, said)
+
+    def signed(self, currency: str = "USD") -> list[tuple[str, int]]:
+        """Type and signed amount of each entry of the wallet, oldest first."""
+        return [
+            (entry.event_type, entry.amount_minor if entry.is_credit else -entry.amount_minor)
+            for entry in reversed(self.shop.entries(currency=currency))
+        ]
+
+
+def connect(conn: Connection, shop: Shop, vendor: Vendor) -> Account:
+    new = NewAccount.model_validate(
+        {"provider": vendor.name, "name": "Main", "webhook_secret": vendor.secret}
+    )
+    return connect_account(conn, shop.business_id, new)
+
+
+def take(
+    shop: Shop, account: Account, delivery: Delivery, sessions: Sessions | None = None
+) -> ProviderEventNumber | None:
+    with (sessions or shop.sessions).transaction() as conn:
+        sender = sender_of(conn, account.provider, account.account_id)
+        return receive(conn, verified(sender, delivery.body, delivery.headers))

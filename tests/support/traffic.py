@@ -1,0 +1,204 @@
+"""Several customers in both currencies, their traffic, and what each of its events must cost."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from decimal import Decimal
+from itertools import count, islice
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import Self
+
+import psutil
+
+from metering.accept import Meter
+from metering.buffer.chunk import BufferedEvent
+from metering.buffer.stream import UsageBuffer
+from metering.low_credit.rules import set_rule
+from support.invariants import Attempts, broken, buffered
+from support.tenant import Shop, event
+from worker.session import Sessions
+
+PRICES = {"USD": "3.7", "INR": "302.5"}
+UNITS = 10
+CREDIT = {"USD": 30, "INR": 2500}
+THRESHOLD = {"USD": 18, "INR": 1500}
+RECOVERED_WITHIN_S = 30
+CUSTOMERS = 12
+
+
+def wait_for(condition: Callable[[], object], within_s: float = RECOVERED_WITHIN_S) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+@contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """Stop a process and its children; continue them at the end, whatever happened."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    for process in family:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
+
+
+@dataclass
+class Crowd:
+    """A shop with customers, and a producer's notes about their traffic."""
+
+    shop: Shop
+    attempts: Attempts = field(default_factory=Attempts)
+
+    def __post_init__(self) -> None:
+        self._events = self._traffic()
+
+    @classmethod
+    def open(cls, sessions: Sessions, buffer: UsageBuffer) -> "Crowd":
+        """Half of the customers pay in USD, half in INR; all begin above their threshold."""
+        shop = Shop.open(sessions, buffer, customers=0)
+        with sessions.transaction() as conn:
+            for number in range(CUSTOMERS):
+                shop.add_customer(conn, billing=_currency(number))
+        shop.meter("tokens", PRICES, units=UNITS)
+        crowd = cls(shop)
+        crowd.top_up()
+        with sessions.transaction() as conn:
+            for currency, threshold in THRESHOLD.items():
+                set_rule(conn, shop.business_id, currency, threshold)
+        return crowd
+
+    def top_up(self) -> None:
+        for number in range(CUSTOMERS):
+            currency = _currency(number)
+            self.shop.enter(CREDIT[currency], currency=currency, customer=number)
+
+    def events(self, number: int) -> list[BufferedEvent]:
+        """The next events of the traffic, noted as attempted."""
+        return list(islice(self._events, number))
+
+    def send(self, number: int, chunk: int = 12) -> None:
+        """Append traffic in chunks, each acked."""
+        while number > 0:
+            made = self.events(min(chunk, number))
+            self.shop.send(*made)
+            self.attempts.acked |= {each.event_id for each in made}
+            number -= chunk
+
+    def _traffic(self) -> Iterator[BufferedEvent]:
+        """Every customer in turn; some events come twice, some have no customer."""
+        last = None
+        for number in count():
+            if number % 11 == 10 and last is not None:
+                yield last
+            if number % 17 == 16:
+                stranger = event("cus_nobody")
+                self.attempts.bad.add(stranger.event_id)
+                yield stranger
+            who, tokens = number % CUSTOMERS, number * 7 % 9 + 1
+            last = event(self.shop.customers[who], {"tokens": tokens})
+            currency = _currency(who)
+            cost = Decimal(PRICES[currency]) * tokens / UNITS
+            self.attempts.costs[last.event_id] = (currency, cost)
+            yield last
+
+    # --- what came of it --------------------------------------------------------------------
+
+    def batches(self) -> int:
+        return self._number("SELECT count(*) FROM usage_batches")
+
+    def counted(self, column: str) -> int:
+        return self._number(f"SELECT coalesce(sum({column}), 0) FROM usage_batches")
+
+    def alerts(self) -> int:
+        return self._number("SELECT count(*) FROM webhook_events WHERE sequence > 0")
+
+    def waiting(self) -> int:
+        """How many sessions wait for a lock."""
+        return self._number(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+
+    def has_ended(self, event_id: str) -> bool:
+        return bool(
+            self._number(
+                f"SELECT (SELECT count(*) FROM usage_events WHERE event_id = '{event_id}')"
+                f" + (SELECT count(*) FROM refused_events WHERE event_id = '{event_id}')"
+            )
+        )
+
+    def _number(self, statement: str) -> int:
+        ((number,),) = self.shop.rows(statement)
+        return int(str(number))
+
+    def is_drained(self) -> bool:
+        return buffered(self.shop.buffer) == 0
+
+    def wait_drained(self) -> None:
+        wait_for(self.is_drained)
+
+    def broken(self) -> list[str]:
+        return broken(self.shop, self.attempts)
+
+
+def _currency(number: int) -> str:
+    return ("USD", "INR")[number % 2]
+
+
+class Producer:
+    """Steady traffic of a crowd, through the client that a product uses."""
+
+    def __init__(self, crowd: Crowd, redis_url: str) -> None:
+        self._crowd = crowd
+        self._meter = Meter(
+            redis_url,
+            crowd.shop.business_id,
+            durability="strict",
+            flush_interval_s=0.05,
+            handle_sigterm=False,
+        )
+        self._stop = Event()
+        self._thread = Thread(target=self._run, name="producer")
+        self._recorded: SimpleQueue[str] = SimpleQueue()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._meter.close()
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.05):
+            for made in self._crowd.events(10):
+                self._meter.record(
+                    made.event_name,
+                    made.customer_id,
+                    event_id=made.event_id,
+                    timestamp=made.event_at,
+                    metadata=made.metadata,
+                )
+                self._recorded.put(made.event_id)
+
+    def recorded(self) -> str:
+        """Return the id of an event that is recorded from now on."""
+        while not self._recorded.empty():
+            self._recorded.get()
+        return self._recorded.get(timeout=RECOVERED_WITHIN_S)
+
+    def finish(self) -> None:
+        """End the traffic; everything that was recorded is acked, or this fails."""
+        self._stop.set()
+        self._thread.join()
+        assert self._meter.flush(RECOVERED_WITHIN_S)
+        assert (self._meter.stats.dropped, self._meter.stats.unsendable) == (0, 0)
+        self._crowd.attempts.acked |= self._crowd.attempts.ids

@@ -1,0 +1,200 @@
+"""What a command works on: the servers of the environment, or of the stack in a data directory."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+import psycopg
+import typer
+from psycopg import errors as sqlstate
+from redis.exceptions import RedisError
+from sqlalchemy import Connection
+
+from metering.buffer.stream import UsageBuffer, agreed_shards
+from metering.db import DATABASE_ERRORS, cause_of, is_server_fault
+from metering.errors import (
+    BufferUnavailableError,
+    ConfigurationError,
+    FieldProblem,
+    GullakError,
+    InvalidInputError,
+    NotFoundError,
+    UnsupportedCurrencyError,
+)
+from metering.ids import BusinessId, Currency
+from metering.ledger import statements
+from worker.context import connect_buffer, open_buffer
+from worker.local.embedded import Accounts
+from worker.local.in_use import read_in_use
+from worker.local.up import DEFAULT_DATA_DIR, STACK_DEFAULTS
+from worker.session import Sessions, make_engine
+from worker.settings import Settings, environment, settings_from
+
+START_HINT: Final = "start one with `gullak up`, or set DATABASE_URL and REDIS_URL"
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        help="Data directory of a running `gullak up`. Default: DATABASE_URL and REDIS_URL, "
+        f"and where they are not set {DEFAULT_DATA_DIR}.",
+        show_default=False,
+        file_okay=False,
+    ),
+]
+
+
+class Target:
+    """The settings, transactions and buffer of one command. Redis is looked for when it is used."""
+
+    def __init__(self, config: Settings) -> None:
+        self.settings = config
+        self._engine = make_engine(config)
+        self._sessions = Sessions(self._engine)
+        self.transaction = self._sessions.transaction
+        self.snapshot = self._sessions.snapshot
+
+    @cached_property
+    def buffer(self) -> UsageBuffer:
+        """The usage buffer.
+
+        Raises:
+            ConfigurationError: nobody said where Redis is.
+
+        """
+        if not self.settings.redis_url.get_secret_value():
+            raise ConfigurationError(f"REDIS_URL is not set: {START_HINT}")
+        # This shell need not know how the workers are set: Redis remembers what they agreed on.
+        with closing(connect_buffer(self.settings)) as redis:
+            agreed = agreed_shards(redis) or self.settings.shards
+        return open_buffer(self.settings.model_copy(update={"shards": agreed}))
+
+    @property
+    def currencies(self) -> tuple[str, ...]:
+        """The configured currencies."""
+        return tuple(self.settings.currencies)
+
+    def checked_currency(self, code: str) -> Currency:
+        """Return `code` if it is configured.
+
+        Raises:
+            UnsupportedCurrencyError: it is not.
+
+        """
+        if code not in self.currencies:
+            raise UnsupportedCurrencyError(code, self.currencies)
+        return Currency(code)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+        if "buffer" in self.__dict__:
+            self.buffer.redis.close()
+
+
+@contextmanager
+def open_target(data_dir: Path | None) -> Iterator[Target]:
+    """Open the servers of `data_dir`, or of the environment.
+
+    Raises:
+        ConfigurationError: no server is named, it does not answer, or it has no tables.
+
+    """
+    config = settings_of(data_dir)
+    target = Target(config)
+    try:
+        yield target
+    except DATABASE_ERRORS as error:
+        raise _explained(error, config) from error
+    except (RedisError, BufferUnavailableError) as error:
+        place = _place(config.redis_url.get_secret_value())
+        raise ConfigurationError(f"Redis at {place} does not answer: {error}") from error
+    finally:
+        target.close()
+
+
+def settings_of(data_dir: Path | None) -> Settings:
+    """Return the settings of a command.
+
+    A data directory that was named goes before the environment, the default one after it.
+
+    Raises:
+        ConfigurationError: neither names a database.
+
+    """
+    given = environment()
+    found = _found_in(DEFAULT_DATA_DIR if data_dir is None else data_dir)
+    if data_dir is not None and not found:
+        raise ConfigurationError(f"no stack was ever started in {data_dir}: {START_HINT}")
+    if (
+        data_dir is None
+        and given.get("DATABASE_URL", database := found.get("DATABASE_URL")) != database
+    ):
+        found = {}  # what seals the secrets of one database must not seal those of another
+    config = settings_from({**found, **given} if data_dir is None else {**given, **found})
+    if not config.database_url.get_secret_value():
+        raise ConfigurationError(
+            f"DATABASE_URL is not set and there is no stack in {DEFAULT_DATA_DIR}: {START_HINT}"
+        )
+    return config
+
+
+def _found_in(data_dir: Path) -> Mapping[str, str]:
+    """Return what the last stack of `data_dir` worked with; nothing if there never was one."""
+    return read_in_use(data_dir) or _urls_of(data_dir)
+
+
+def _urls_of(data_dir: Path) -> Mapping[str, str]:
+    """Return the URLs of the servers that a stack keeps in `data_dir`; none if there is none."""
+    path = data_dir / "stack.json"
+    try:
+        accounts = Accounts(**json.loads(path.read_text()))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"{path} is damaged: {error}") from error
+    urls = {"DATABASE_URL": accounts.database_url, "REDIS_URL": accounts.redis_url}
+    return STACK_DEFAULTS | urls
+
+
+def _explained(error: Exception, config: Settings) -> GullakError:
+    """Return what the user can put right, in one line without SQL, parameters or passwords."""
+    cause = cause_of(error)
+    if isinstance(cause, sqlstate.UndefinedTable | sqlstate.UndefinedColumn):
+        return ConfigurationError("the database has not the tables of this version: gullak migrate")
+    said = cause.diag.message_primary if isinstance(cause, psycopg.Error) else None
+    if said is None and is_server_fault(error):
+        place = _place(config.database_url.get_secret_value())
+        return ConfigurationError(f"Postgres at {place} does not answer: {START_HINT}")
+    return GullakError(f"Postgres refused: {said or type(cause).__name__}")
+
+
+def _place(url: str) -> str:
+    """Return host, port and database of a URL: never its user and password."""
+    parts = urlsplit(url)
+    return f"{parts.netloc.rpartition('@')[2] or 'the local socket'}{parts.path}"
+
+
+def business_of(conn: Connection, given: str | None) -> BusinessId:
+    """Return the business that was named, or the only one there is.
+
+    Raises:
+        NotFoundError: there is no such business.
+        InvalidInputError: none was named, and there is not exactly one.
+
+    """
+    known = [BusinessId(row.business_id) for row in conn.execute(statements.BUSINESSES)]
+    if given is None:
+        if len(known) == 1:
+            return known[0]
+        reason = f"there are {len(known)}: name one with --business"
+        raise InvalidInputError(FieldProblem("business", reason))
+    if given not in known:
+        raise NotFoundError("business", given)
+    return BusinessId(given)

@@ -1,0 +1,52 @@
+"""The first business and its key: what a fresh stack needs before anybody can call its API."""
+
+from pathlib import Path
+from typing import Final
+
+from sqlalchemy import Connection
+
+from metering.access.keys import SCOPES, authenticate, create_key
+from metering.errors import UnauthorizedError
+from metering.ids import BusinessId
+from metering.ledger import statements
+from metering.ledger.wallets import create_business
+from worker.local.files import write_private
+from worker.session import Sessions, make_engine
+from worker.settings import Settings
+
+BUSINESS_NAME: Final = "First business"
+KEY_NAME: Final = "gullak up"
+# In the data directory.
+API_KEY_FILE: Final = "api_key"
+
+
+def first_key(data_dir: Path, config: Settings) -> str:
+    """Return the key that a stack on this data directory uses; made, and kept in D/api_key, once.
+
+    It may do everything for the oldest business of the database, which is made if there is none.
+    """
+    path = data_dir / API_KEY_FILE
+    sessions = Sessions(make_engine(config))
+    try:
+        with sessions.transaction() as conn:
+            if path.exists() and _is_good(conn, key := path.read_text()):
+                return key
+            business_id = _oldest(conn) or create_business(conn, BUSINESS_NAME)
+            key = create_key(conn, business_id, KEY_NAME, SCOPES).key
+        write_private(path, key)
+        return key
+    finally:
+        sessions.engine.dispose()
+
+
+def _is_good(conn: Connection, key: str) -> bool:
+    try:
+        authenticate(conn, key)
+    except UnauthorizedError:
+        return False
+    return True
+
+
+def _oldest(conn: Connection) -> BusinessId | None:
+    row = conn.execute(statements.BUSINESSES).first()
+    return None if row is None else BusinessId(row.business_id)
