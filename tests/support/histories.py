@@ -16,11 +16,11 @@ from sqlalchemy import Connection, Row
 
 from metering.clock import utc_now
 from metering.ids import CustomerId, PurchaseId, WalletId
+from metering.ledger.businesses import BusinessChange, change_business
 from metering.ledger.entry import LotTerms, Posting
 from metering.ledger.post import post
 from metering.ledger.wallets import wallet_of
 from metering.payment.facts import PaymentFact, ReversalFact, note_payment, note_reversal
-from metering.purchase import statements
 from metering.purchase.expire import expire_credit
 from metering.purchase.purchases import Terms, place
 from metering.purchase.reversal_target import ReversalStatus
@@ -175,11 +175,10 @@ class Histories:
 
     @classmethod
     def open(cls, shop: Shop, count: int, seed: int, *, stops_at_zero: bool) -> "Histories":
-        policy = "stop_at_zero" if stops_at_zero else "debt"
-        values = {"business_id": shop.business_id, "policy": policy}
+        change = BusinessChange(reversal_policy="stop_at_zero" if stops_at_zero else "debt")
         histories = []
         with shop.sessions.transaction() as conn:
-            conn.execute(statements.SET_REVERSAL_POLICY, values)
+            change_business(conn, shop.business_id, change)
             for number in range(count):
                 customer_id = shop.add_customer(conn)
                 wallet = wallet_of(conn, shop.business_id, customer_id, "USD")

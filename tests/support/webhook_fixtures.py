@@ -1,4 +1,4 @@
-"""Fixtures of the webhook tests: a module asks with `pytest_plugins = ("support.webhook_fixtures",)`."""
+"""Fixtures of the webhook tests, for modules that name them in `pytest_plugins`."""
 
 from collections.abc import Iterator
 

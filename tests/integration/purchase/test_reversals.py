@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from metering.ids import PurchaseId
+from metering.ledger.businesses import BusinessChange, ReversalPolicy, change_business
 from metering.payment.facts import PaymentFact, ReversalFact, note_payment, note_reversal
-from metering.purchase import statements
 from metering.purchase.expire import expire_credit
 from metering.purchase.purchases import NewPurchase, Purchase, get_purchase, order_purchase
 from metering.purchase.reversal_target import PaymentStatus, ReversalKind, ReversalStatus
@@ -91,10 +91,9 @@ def bought(shop: Shop, price: int = 1000, **more: object) -> PurchaseId:
     return purchase_id
 
 
-def policy(shop: Shop, name: str) -> None:
+def policy(shop: Shop, name: ReversalPolicy) -> None:
     with shop.sessions.transaction() as conn:
-        values = {"business_id": shop.business_id, "policy": name}
-        conn.execute(statements.SET_REVERSAL_POLICY, values)
+        change_business(conn, shop.business_id, BusinessChange(reversal_policy=name))
 
 
 def signed(shop: Shop) -> list[tuple[str, int]]:
