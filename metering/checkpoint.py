@@ -5,5 +5,5 @@ from collections.abc import Callable
 Checkpoint = Callable[[str], None]
 
 
-def no_checkpoint(_reached: str) -> None:
-    """Go on."""
+def no_checkpoint(_name: str) -> None:
+    """Do nothing."""

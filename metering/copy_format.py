@@ -1,4 +1,4 @@
-"""Text formats of Postgres: which characters of a field of `COPY` are escaped; arrays."""
+"""Text formats of Postgres: fields of `COPY`, and arrays."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -31,15 +31,17 @@ def unescape(text: str) -> str:
 def array(values: Iterable[Element]) -> str:
     """Return an array as a parameter of a statement that casts it to its type.
 
-    The driver writes arrays element by element, asking each time how: 3 us for each, a sixth of
-    what a wallet costs in a batch; this takes a tenth of that.
+    The driver looks up how to write each element, which takes 3 us: a sixth of the cost of a wallet
+    in a batch. This takes a tenth of that.
     """
     return "{" + ",".join(map(_element, values)) + "}"
 
 
 def _element(value: Element) -> str:
     if isinstance(value, str):
-        return f'"{value}"' if _is_bare(value) else f'"{_quoted(value)}"'
+        if '"' in value or "\\" in value:
+            value = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{value}"'
     if isinstance(value, int):
         return str(value)
     if value is None:
@@ -47,11 +49,3 @@ def _element(value: Element) -> str:
     if isinstance(value, bytes):
         return rf'"\\x{value.hex()}"'
     return format(value, "f") if isinstance(value, Decimal) else f'"{value.isoformat()}"'
-
-
-def _is_bare(text: str) -> bool:
-    return '"' not in text and "\\" not in text
-
-
-def _quoted(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,14 +1,18 @@
 """What every store needs of Postgres: the transaction type, `COPY`, and whose fault an error is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import Final, LiteralString
+from typing import Any, Final, LiteralString, TypeVar
 
 import psycopg
 from psycopg.sql import SQL
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Result, Row
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from metering.errors import NotFoundError
+
+Model = TypeVar("Model")
 
 # Opens a transaction that commits when the block ends and rolls back when it raises.
 Transactions = Callable[[], AbstractContextManager[Connection]]
@@ -49,6 +53,27 @@ _CAUSES: Final = {
     "XX002": "index_corrupted",
 }
 _UNREACHABLE: Final = "unreachable"
+
+
+def row(model: Callable[..., Model], found: Row[Any]) -> Model:
+    """Return the model whose fields are the columns of a row."""
+    return model(**found._mapping)  # noqa: SLF001 - the public name of a row's mapping
+
+
+def rows(model: Callable[..., Model], found: Iterable[Row[Any]]) -> list[Model]:
+    """Return a model for each row of a result."""
+    return [row(model, each) for each in found]
+
+
+def get_one(model: Callable[..., Model], found: Result[Any], kind: str, object_id: str) -> Model:
+    """Return the only row of a result as a model.
+
+    Raises: NotFoundError of this kind and id if there is none.
+    """
+    only = found.one_or_none()
+    if only is None:
+        raise NotFoundError(kind, object_id)
+    return row(model, only)
 
 
 def driver(conn: Connection) -> psycopg.Connection[tuple[object, ...]]:

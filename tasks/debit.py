@@ -10,7 +10,8 @@ import structlog
 
 from metering.accept.summed import publish_quantities
 from metering.buffer.keys import Shard
-from metering.debit.drain import Drain, drain_shard
+from metering.debit.drain import drain_shard
+from metering.debit.resources import Drain
 from metering.errors import NewerChunkError, ShardMismatchError
 from metering.rate_card.cards import RateCards, summed_properties
 from metering.usage.partitions import maintain_partitions, summarize_usage
@@ -29,7 +30,7 @@ from worker.task import Report, shuffled, task, wake, wake_at_most
 
 # Debits may have crossed thresholds: the alerts need not wait for beat's next second.
 ALERT_WAIT_S: Final = 0.25
-# Dead letters that it does not come to are left out of the list all the same.
+# Lists leave mended dead letters out, also those that a run does not get to.
 MEND_MAX_S: Final = 10.0
 
 log = structlog.get_logger("gullak.debit")
@@ -39,9 +40,9 @@ log = structlog.get_logger("gullak.debit")
 def sweep() -> Report:
     """Wake a drain for every shard that holds work."""
     buffer = context().buffer
-    # Told also where the shards are others than ours, and the sweep fails.
+    # Set it first: the sweep fails if other processes use another number of shards.
     BACKLOG_EVENTS.set(buffer.held_events())
-    with suppress(ShardMismatchError):  # the worker's pulse tells of it
+    with suppress(ShardMismatchError):  # the worker's watchdog reports it
         for shard in shuffled(buffer.sweep().busy):
             wake("debit.drain", shard)
     return {}
@@ -78,7 +79,7 @@ def partition() -> Report:
 
 @task("debit.summarize")
 def summarize() -> Report:
-    """Keep the index of kept usage up to its last rows."""
+    """Add the last rows of kept usage to its index."""
     with context().transaction() as conn:
         added = summarize_usage(conn)
     return {"ranges": added} if added else {}
@@ -86,14 +87,14 @@ def summarize() -> Report:
 
 @task("debit.mark_mended")
 def mend() -> Report:
-    """Mark dead letters that another event of their id has mended."""
+    """Mark dead letters whose id was charged with another event."""
     marked = mark_mended(context().transaction, monotonic() + MEND_MAX_S)
     return {"mended": marked} if marked else {}
 
 
 @task("debit.publish_quantities")
 def publish() -> Report:
-    """Tell the edge which properties are summed, so that it refuses bad quantities itself."""
+    """Publish which properties are summed, so that the API refuses bad quantities itself."""
     with context().transaction() as conn:
         found = summed_properties(conn)
     publish_quantities(context().buffer.redis, found)
@@ -101,7 +102,7 @@ def publish() -> Report:
 
 
 def _note_newer(shard: int, newer: NewerChunkError | None) -> None:
-    """Say whether a shard waits for an upgrade of this worker."""
+    """Report whether a shard waits for an upgrade of this worker."""
     SHARD_WAITS_FOR_UPGRADE.labels(str(shard)).set(newer is not None)
     if newer is not None and is_news(f"shard {shard} waits for an upgrade"):
         log.error("upgrade this worker", cause=newer.message)
@@ -109,7 +110,7 @@ def _note_newer(shard: int, newer: NewerChunkError | None) -> None:
 
 @cache
 def _drain(_pid: int) -> Drain:
-    """Make the drain of this process, with its cache of rate cards."""
+    """Make the drain of this process, with its caches."""
     here = context()
     return Drain(
         here.transaction,

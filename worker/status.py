@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from redis.exceptions import RedisError
 from sqlalchemy import Connection
 
-from metering.buffer.oldest import oldest_age_s
 from metering.buffer.stream import UsageBuffer
-from metering.debit import statements as debit
 from metering.errors import GullakError
 from metering.ledger import statements as ledger
 from metering.ledger.verify import statements as verify
 from metering.purchase import statements as purchase
+from metering.usage import statements as usage
 from metering.webhook import statements as webhook
 from metering.webhook.retry import ATTEMPTS_PER_ROUND
 
@@ -77,7 +76,7 @@ class Waiting:
 def read_buffered(buffer: UsageBuffer) -> Buffered | str:
     """Return what lies in Redis, or why that is unknown."""
     try:
-        return Buffered(events=buffer.backlog().events, oldest_age_s=oldest_age_s(buffer))
+        return Buffered(events=buffer.backlog().events, oldest_age_s=buffer.oldest_age_s())
     except RedisError as error:
         return redis_is_away(error)
     except GullakError as error:
@@ -94,7 +93,7 @@ def read_waiting(conn: Connection) -> Waiting:
     per_round = {"attempts_per_round": ATTEMPTS_PER_ROUND}
     undelivered = conn.execute(webhook.UNDELIVERED, per_round).mappings().one()
     return Waiting(
-        refused={row.reason: row.events for row in conn.execute(debit.REFUSED_WAITING)},
+        refused={row.reason: row.events for row in conn.execute(usage.REFUSED_WAITING)},
         webhooks=Undelivered(**undelivered),
         parked=Parked(**conn.execute(purchase.PARKED).mappings().one()),
         below_zero={

@@ -183,7 +183,7 @@ class Pulse:
 
     def _is_stalled(self) -> bool:
         """Tell whether nothing was drained for too long although something could have been."""
-        accounts = [self._buffer.account(shard) for shard in self._buffer.shards]
+        accounts = [self._buffer.counters(shard) for shard in self._buffer.shards]
         progress = tuple((account.epoch, account.settled) for account in accounts)
         # Of the streams, and not of the accounts: those can be off, and then never come to zero.
         busy = self._buffer.backlog().busy

@@ -1,4 +1,4 @@
-"""An entry of a stream, as it is read: a chunk whose events are still bytes."""
+"""An entry of a stream, as read from Redis: a chunk whose events are still bytes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from metering.buffer.keys import Shard, StreamId
 from metering.errors import NewerChunkError
 from metering.ids import BusinessId
 
-# What an entry that is not ours may claim: no more than the columns of a batch can count.
+# Limits for a foreign entry: its figures must fit the columns of a batch.
 EVENTS_DIGITS_MAX: Final = 6
 TOTAL_DIGITS_MAX: Final = 18
 VERSION_DIGITS_MAX: Final = 4
@@ -18,10 +18,10 @@ ID_LENGTH_MAX: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class HeadChunk:
-    """One stream entry, as read: its events are still bytes.
+    """One stream entry.
 
-    `accepted_total`: events that the shard had accepted with this chunk, so that the reader sees
-    a gap; 0 for an entry that is not ours. `version`: of the form of its events, see `keys`.
+    `accepted_total` counts the events that the shard had accepted with this chunk, so that a gap
+    shows; it is 0 in a foreign entry. `version` is that of the form of the events, see `keys`.
     """
 
     stream_id: StreamId
@@ -33,21 +33,19 @@ class HeadChunk:
 
     @property
     def position(self) -> tuple[int, int]:
-        """Return what orders stream ids: as text, 10-1 would come before 9-1."""
+        """Return the sort key of the stream id: as text, 10-1 would come before 9-1."""
         return stream_position(self.stream_id)
 
     @property
     def is_newer(self) -> bool:
-        """Tell whether a newer release wrote it in a form that this one cannot read."""
+        """Tell whether a newer release wrote it in a form that this release cannot read."""
         return self.version > CHUNK_VERSION
 
 
 def readable(shard: Shard, head: Sequence[HeadChunk]) -> list[HeadChunk]:
     """Return the chunks before the first that a newer release wrote.
 
-    Raises:
-        NewerChunkError: that is the first of all.
-
+    Raises: NewerChunkError if there are chunks, but none before that one.
     """
     newer = next((n for n, chunk in enumerate(head) if chunk.is_newer), len(head))
     if newer == 0 and head:
@@ -62,12 +60,11 @@ def stream_position(stream_id: StreamId) -> tuple[int, int]:
 
 
 def head_chunk(stream_id: bytes, fields: dict[bytes, bytes]) -> HeadChunk:
-    """Read an entry leniently: what is not ours becomes a chunk that fails to decode later."""
+    """Read an entry leniently: a foreign entry becomes a chunk that fails to decode later."""
+    business = fields.get(b"b", b"")[:ID_LENGTH_MAX].decode(errors="replace").replace("\0", " ")
     return HeadChunk(
         StreamId(stream_id.decode()),
-        BusinessId(
-            fields.get(b"b", b"")[:ID_LENGTH_MAX].decode(errors="replace").replace("\0", " ")
-        ),
+        BusinessId(business),
         _number(fields.get(b"n", b""), EVENTS_DIGITS_MAX),
         _number(fields.get(b"t", b""), TOTAL_DIGITS_MAX),
         fields.get(b"e", b""),
@@ -76,5 +73,5 @@ def head_chunk(stream_id: bytes, fields: dict[bytes, bytes]) -> HeadChunk:
 
 
 def _number(text: bytes, digits_max: int) -> int:
-    """Read a count; what no append of ours could have written counts as nothing."""
+    """Read a count. Returns 0 for a text that our scripts cannot have written."""
     return int(text) if text.isdigit() and len(text) <= digits_max else 0

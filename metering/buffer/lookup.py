@@ -1,8 +1,8 @@
-"""Look into the buffer, newest first and within bounds: to tell where an event is, never to work.
+"""Search the buffer, newest chunks first and within bounds, to show where an event is.
 
-What the drain has not read yet is nowhere else. Producers come first: a search reads `BYTES_MAX`,
-and little more, whoever asks for whatever. It begins with one chunk of each shard, because chunks
-can be large, and takes more of them at a time while they are small.
+An event that no drain has read is stored nowhere else. Producers have priority, so a search reads
+little more than `BYTES_MAX`. It begins with one chunk of each shard, because chunks can be large,
+and reads more at a time while they are small.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,25 +24,23 @@ BYTES_MAX: Final = 1 << 20
 
 
 class Search(NamedTuple):
-    """What was found; `is_cut`: not all that is buffered was looked through."""
+    """The event, if it was found. `is_cut`: the search ended before the end of the buffer."""
 
     event: BufferedEvent | None
     is_cut: bool = False
 
 
 def find_buffered(buffer: UsageBuffer, business_id: BusinessId, event_key: str) -> Search:
-    """Look for the event of this business with a key, among the newest `BYTES_MAX`.
+    """Search the newest `BYTES_MAX` for an event of this business.
 
-    Raises:
-        BufferUnavailableError: Redis is away.
-
+    Raises: BufferUnavailableError if Redis is away.
     """
     wanted = event_key.encode()
     seen_bytes = 0
     for chunk in _newest(buffer, buffer.shards):
         if chunk.business_id == business_id and wanted in chunk.payload:
             for line in chunk.payload.split(b"\n"):
-                if line.startswith(wanted) and (event := _readable(line)):
+                if line.startswith(wanted) and (event := _event(line)):
                     return Search(event)
         seen_bytes += len(chunk.payload)
         if seen_bytes > BYTES_MAX:
@@ -55,9 +53,7 @@ def newest_buffered(
 ) -> list[tuple[str, BufferedEvent]]:
     """Return the newest events of a business or of one customer, each with its key.
 
-    Raises:
-        BufferUnavailableError: Redis is away.
-
+    Raises: BufferUnavailableError if Redis is away.
     """
     shards: Sequence[Shard] = buffer.shards
     if customer_id is not None:
@@ -74,37 +70,37 @@ def newest_buffered(
 
 
 def _newest(buffer: UsageBuffer, shards: Sequence[Shard]) -> Iterator[HeadChunk]:
-    """Give chunks, newest first among those of one look."""
+    """Yield chunks that this release can read; each round trip sorts its own, newest first."""
     tails = dict.fromkeys(shards, "+")
-    asked = 1
+    count = 1
     while tails:
         try:
-            looked = buffer.read_tails(tails, asked)
+            found = buffer.read_tails(tails, count)
         except RedisError as error:
             raise BufferUnavailableError(type(error).__name__) from error
-        together = [chunk for chunks in looked.values() for chunk in chunks]
-        known = [chunk for chunk in together if not chunk.is_newer]
-        yield from sorted(known, key=lambda chunk: chunk.position, reverse=True)
+        together = [chunk for chunks in found.values() for chunk in chunks]
+        readable = [chunk for chunk in together if not chunk.is_newer]
+        yield from sorted(readable, key=lambda chunk: chunk.position, reverse=True)
         tails = {
             shard: f"({chunks[-1].stream_id}"
-            for shard, chunks in looked.items()
-            if len(chunks) == asked
+            for shard, chunks in found.items()
+            if len(chunks) == count
         }
         is_small = sum(len(chunk.payload) for chunk in together) < BYTES_MAX // 4
-        asked = min(2 * asked, CHUNKS_PER_LOOK_MAX) if is_small else 1
+        count = min(2 * count, CHUNKS_PER_LOOK_MAX) if is_small else 1
 
 
 def _events(
     chunk: HeadChunk, customer_id: CustomerId | None
 ) -> Iterator[tuple[str, BufferedEvent]]:
     for line in reversed(chunk.payload.split(b"\n")):
-        event = _readable(line)
+        event = _event(line)
         if event is not None and customer_id in (None, event.customer_id):
             yield line.partition(b"\t")[0].decode(), event
 
 
-def _readable(line: bytes) -> BufferedEvent | None:
-    """Return the event of a line; None if the drain would refuse it."""
+def _event(line: bytes) -> BufferedEvent | None:
+    """Return the event of a line. Returns None if the drain would refuse it."""
     try:
         event = parse_line(line.decode())
         from_wire(event.event_at)

@@ -1,16 +1,17 @@
 """The cursor of a shard: how far the ledger followed its stream, and whether events are missing.
 
-It keeps the account of events straight; it never decides about money, the keys do. A chunk says how
-many events its shard had accepted with it. A total that jumps means that chunks vanished before
-they were read; one that falls back, that Redis came back with an older state.
+It counts events and never decides about money; the event keys do. A chunk says how many events its
+shard had accepted with it. If that total jumps, chunks vanished before they were read; if it falls
+back, Redis came back with an older state.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from sqlalchemy import Connection
 
+from metering import db
 from metering.buffer.entry import HeadChunk, stream_position
 from metering.buffer.keys import Epoch, Shard, StreamId
 from metering.debit import statements
@@ -44,14 +45,14 @@ class Cursor:
 
 
 def read_cursor(conn: Connection, shard: Shard, epoch: Epoch) -> Cursor:
-    """Return the shard's cursor; at the start if this epoch is new."""
+    """Return the shard's cursor, at the start if this epoch is new."""
     row = conn.execute(statements.CURSOR, {"shard": shard, "epoch": epoch}).one_or_none()
-    return Cursor(**row._mapping) if row else Cursor(shard=shard, epoch=epoch)  # noqa: SLF001
+    return db.row(Cursor, row) if row else Cursor(shard=shard, epoch=epoch)
 
 
 def read_cursors(conn: Connection) -> list[Cursor]:
     """Return the cursors of all shards and epochs."""
-    return [Cursor(**row._mapping) for row in conn.execute(statements.CURSORS)]  # noqa: SLF001
+    return db.rows(Cursor, conn.execute(statements.CURSORS))
 
 
 def advance(conn: Connection, cursor: Cursor, head: Sequence[HeadChunk]) -> None:
@@ -61,5 +62,4 @@ def advance(conn: Connection, cursor: Cursor, head: Sequence[HeadChunk]) -> None
     for chunk in new:
         cursor = cursor.after(chunk)
     if new:
-        values = {name: getattr(cursor, name) for name in Cursor.__slots__}
-        conn.execute(statements.ADVANCE_CURSOR, values)
+        conn.execute(statements.ADVANCE_CURSOR, asdict(cursor))

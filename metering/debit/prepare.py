@@ -1,83 +1,36 @@
-"""Prepare a batch: all that can be done before its transaction, so that locks are held briefly.
+"""Prepare a batch: all the work that is possible before its transaction, to hold locks briefly.
 
-While Postgres works on one batch of a shard, a thread prepares the next. Nothing here decides:
-what is prepared from a stale view is found out by the keys, the cursor and the versions of the
-rate cards, which the transaction looks at again.
+A thread does this while Postgres works on the batch before. Nothing is decided here. If the view
+was stale, the transaction finds out: it checks the keys, the cursor and the card versions again.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from dataclasses import dataclass
+from typing import Final
 
 from metering.buffer.entry import HeadChunk, readable
 from metering.buffer.keys import Epoch, Shard, StreamId
-from metering.buffer.stream import UsageBuffer
-from metering.checkpoint import Checkpoint, no_checkpoint
-from metering.db import DATABASE_ERRORS, Transactions
+from metering.db import DATABASE_ERRORS
 from metering.debit import statements
 from metering.debit.batch import KeyedEvent, Refusal, key_events
-from metering.debit.payers import Payers
 from metering.debit.price import PricedEvent, price_events
+from metering.debit.resources import Drain
 from metering.errors import ConflictingEventError, UnpostableEventError
 from metering.ids import BatchId, BusinessId, CustomerId
-from metering.rate_card.cards import RateCards
 
-# From the third attempt at a head its batch is halved each time, in case its size is the cause.
+# From the third attempt at a head, its batch is halved each time, in case its size is the cause.
 ATTEMPTS_WHOLE: Final = 2
-# A chunk that is alone and was begun so often has killed every worker that touched it.
+# After so many attempts at one chunk alone, it has killed every worker that read it.
 ATTEMPTS_MAX: Final = 20
-# A batch of one chunk is the smallest there is.
-HALVINGS_MAX: Final = 16
 _NULL: Final = r"\N"
 
 
 @dataclass(frozen=True, slots=True)
-class Drain:
-    """What draining needs, made once per process."""
-
-    transaction: Transactions
-    buffer: UsageBuffer
-    cards: RateCards
-    batch_events: int
-    checkpoint: Checkpoint = no_checkpoint
-    payers: Payers = field(default_factory=Payers)
-    # How often batches of a shard were halved, because a statement took too long for Postgres.
-    halvings: dict[Shard, int] = field(default_factory=dict)
-
-    def smaller(self, shard: Shard) -> None:
-        """Halve the next batches of a shard."""
-        self.halvings[shard] = min(HALVINGS_MAX, self.halvings.get(shard, 0) + 1)
-
-    def larger(self, shard: Shard) -> None:
-        """Take a halving back: a batch got through."""
-        if (halvings := self.halvings.pop(shard, 0)) > 1:
-            self.halvings[shard] = halvings - 1
-
-
-class _Read(NamedTuple):
-    """What was read of a shard: chunks, the epoch they are of, the how-manieth attempt it is."""
+class Head:
+    """Chunks of a shard, their epoch, and the number of this attempt at them."""
 
     head: Sequence[HeadChunk]
     epoch: Epoch
-    attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedBatch:
-    """A batch ready to be settled.
-
-    `events`: by key, each once; `lines`: their rows for COPY, by key; `repeated`: further
-    occurrences of a key in the batch, with the same content; `versions`: of the rate cards used.
-    """
-
-    head: Sequence[HeadChunk]
-    epoch: Epoch
-    batch_id: BatchId
-    versions: dict[BusinessId, int]
-    events: dict[str, PricedEvent]
-    lines: dict[str, str]
-    repeated: Sequence[KeyedEvent]
-    refusals: Sequence[Refusal]
     attempts: int
 
     @property
@@ -86,70 +39,78 @@ class PreparedBatch:
         return self.head[-1].stream_id
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedBatch(Head):
+    """A batch that can be settled.
+
+    versions  of the rate cards that priced it
+    events    by key, each once
+    lines     their rows for COPY, by key
+    repeated  further events with a key of the batch and the same content
+    """
+
+    batch_id: BatchId
+    versions: dict[BusinessId, int]
+    events: dict[str, PricedEvent]
+    lines: dict[str, str]
+    repeated: Sequence[KeyedEvent]
+    refusals: Sequence[Refusal]
+
+
 def prepare(drain: Drain, shard: Shard, after: StreamId | None = None) -> PreparedBatch | None:
-    """Read the head of a shard, or what comes `after` a batch under way; None: nothing there.
+    """Read and price the head of a shard, or the chunks `after` a batch that is being settled.
 
-    Raises:
-        NewerChunkError: the head waits for an upgrade of this process.
-
+    Returns None if there are no chunks. Raises: NewerChunkError if only a newer release can read
+    the first of them.
     """
     head = readable(shard, drain.buffer.read_head(shard, drain.batch_events, after))
     if not head:
         return None
-    epoch = drain.buffer.account(shard).epoch
+    epoch = drain.buffer.counters(shard).epoch
     attempts = drain.buffer.begin(shard, head[0].stream_id) if after is None else 1
     halvings = max(0, attempts - ATTEMPTS_WHOLE) + drain.halvings.get(shard, 0)
     del head[max(1, len(head) >> halvings) :]
     drain.checkpoint("after_read")
-    keyed, unreadable = key_events(head)
-    if attempts > ATTEMPTS_MAX and len(head) == 1:
-        killer = UnpostableEventError(f"its chunk ended {ATTEMPTS_MAX} workers")
-        unreadable += [Refusal(event, killer) for event in keyed]
-        keyed = []
-    read = _Read(head, epoch, attempts)
     try:
-        return _price(drain, read, keyed, unreadable)
+        return price_head(drain, Head(head, epoch, attempts))
     except DATABASE_ERRORS:
-        # It was not even tried; nor was what comes after a batch, whose attempt nobody counted.
+        # The head was not tried. Chunks `after` another batch have no attempt to forget.
         if after is None:
             drain.buffer.forget_attempts(shard)
         raise
 
 
-def prepare_again(drain: Drain, batch: PreparedBatch) -> PreparedBatch:
-    """Prepare the same chunks once more, because a rate card changed meanwhile."""
-    keyed, unreadable = key_events(batch.head)
-    return _price(drain, _Read(batch.head, batch.epoch, batch.attempts), keyed, unreadable)
-
-
-def _price(
-    drain: Drain, read: _Read, keyed: Sequence[KeyedEvent], unreadable: list[Refusal]
-) -> PreparedBatch:
+def price_head(drain: Drain, head: Head) -> PreparedBatch:
+    """Price chunks. It is done again if a rate card changes before they are settled."""
+    keyed, unreadable = key_events(head.head)
+    if head.attempts > ATTEMPTS_MAX and len(head.head) == 1:
+        fatal = UnpostableEventError(f"its chunk ended {ATTEMPTS_MAX} workers")
+        unreadable += [Refusal(event, fatal) for event in keyed]
+        keyed = []
     with drain.transaction() as conn:
         batch_id = BatchId(conn.execute(statements.NEXT_BATCH).scalar_one())
         versions = drain.cards.versions(conn, {event.business_id for event in keyed})
         cards = drain.cards.current(conn, versions)
-        wanted = {CustomerId(event[3]) for event in keyed}
-        known = drain.payers.of(conn, versions, wanted)
-    priced, refusals = price_events(cards, known, keyed)
+        payers = drain.payers.of(conn, versions, {CustomerId(event[3]) for event in keyed})
+    priced, refusals = price_events(cards, payers, keyed)
     events, repeated, conflicts = _first_of_each(priced)
     return PreparedBatch(
-        head=read.head,
-        epoch=read.epoch,
+        head=head.head,
+        epoch=head.epoch,
+        attempts=head.attempts,
         batch_id=batch_id,
         versions=versions,
         events=events,
-        lines=dict(zip(events, _lines(list(events.values()), batch_id), strict=True)),
+        lines=dict(zip(events, usage_lines(list(events.values()), batch_id), strict=True)),
         repeated=repeated,
         refusals=[*unreadable, *refusals, *conflicts],
-        attempts=read.attempts,
     )
 
 
 def _first_of_each(
     priced: Sequence[PricedEvent],
 ) -> tuple[dict[str, PricedEvent], list[KeyedEvent], list[Refusal]]:
-    """Keep the first event of each key; the others repeat it or contradict it."""
+    """Return the first event of each key, the repetitions, and the conflicts."""
     events: dict[str, PricedEvent] = {}
     repeated: list[KeyedEvent] = []
     conflicts: list[Refusal] = []
@@ -165,8 +126,11 @@ def _first_of_each(
     return events, repeated, conflicts
 
 
-def _lines(events: Sequence[PricedEvent], batch_id: BatchId) -> list[str]:
-    """Write events for COPY: their rows are ready; whose they are and what they cost is not."""
+def usage_lines(events: Sequence[PricedEvent], batch_id: BatchId) -> list[str]:
+    """Return a line for COPY for each event, with the columns `statements.USAGE_COLUMNS`.
+
+    The buffered row already has most of them in the right form.
+    """
     return [
         f"{keyed[2]}\t{keyed[7]}\t{currency or _NULL}\t{mantissa}e-{scale}\t{batch_id}"
         for keyed, _wallet, currency, mantissa, scale, _gap in events

@@ -1,4 +1,4 @@
-"""Price the events of a batch: whom each charges, how much, in which currency."""
+"""Price the events of a batch: which wallet each charges, and how much."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -19,10 +19,10 @@ from metering.rate_card.card import RateCard
 
 
 class PricedEvent(NamedTuple):
-    """An event that can be posted; `wallet_id` None: it is kept and costs nothing.
+    """An event that can be posted. Without a `wallet_id` it is kept and costs nothing.
 
-    Its cost is `mantissa` times 10^-`scale` minor units. `gap`: why it is not charged, or not for
-    all, though its business keeps it.
+    It costs `mantissa` times 10^-`scale` minor units. `gap` says why it costs nothing, or not all
+    that it should, though its business keeps it.
     """
 
     keyed: KeyedEvent
@@ -38,7 +38,7 @@ def price_events(
     payers: Mapping[CustomerId, Payer],
     events: Sequence[KeyedEvent],
 ) -> tuple[list[PricedEvent], list[Refusal]]:
-    """Price each event alone: one that cannot be priced stops no other."""
+    """Price each event alone, so that one that cannot be priced does not stop the others."""
     priced: list[PricedEvent] = []
     refusals: list[Refusal] = []
     for keyed in events:
@@ -46,7 +46,7 @@ def price_events(
             priced.append(_price(cards, payers, keyed))
         except RefusedEventError as error:
             refusals.append(Refusal(keyed, error))
-        except Exception as error:  # noqa: BLE001 - a fault of ours in one event is not the batch's
+        except Exception as error:  # noqa: BLE001 - our fault in one event must not stop the batch
             fault = UnpostableEventError(f"{type(error).__name__}: {error}")
             refusals.append(Refusal(keyed, fault))
     return priced, refusals
@@ -57,17 +57,17 @@ def _price(
     payers: Mapping[CustomerId, Payer],
     keyed: KeyedEvent,
 ) -> PricedEvent:
-    # By place, as everywhere in the hot path: unpacking or naming ten fields takes twice as long.
+    # By place, as everywhere in the hot path: to unpack or name ten fields takes twice as long.
     business_id, payer = keyed[2], payers.get(keyed[3])  # type: ignore[call-overload]
     if payer is None or payer[0] != business_id:
         raise UnknownCustomerError(f"no customer {keyed.customer_id!r}")
     _business, billing, wallets = payer
-    charge = cards[business_id].charge(keyed[4], keyed[5], orjson.loads(keyed[6]), billing)
-    currency, mantissa, scale, gap = charge
+    cost = cards[business_id].cost(keyed[4], keyed[5], orjson.loads(keyed[6]), billing)
+    currency, mantissa, scale, gap = cost
     if currency is None:
         return PricedEvent(keyed, None, None, 0, 0, gap)
     wallet_id = wallets.get(currency)
     if wallet_id is None:
         raise NoWalletError(f"no {currency} wallet")
-    # Made for every event: straight from a tuple is half the price of the generated constructor.
+    # `tuple.__new__` takes half the time of the generated constructor.
     return tuple.__new__(PricedEvent, (keyed, wallet_id, currency, mantissa, scale, gap))

@@ -1,8 +1,8 @@
-"""Tell a business of usage that nothing prices: once per kind, in the transaction of the batch.
+"""Notify a business of usage without a price: once per kind, in the transaction of the batch.
 
-A kind is the reason, the event's name and the meter without a price. It is told again once the
-rate card has changed and a day has passed: what was put right may have come back. How many kinds
-are told is bounded, because names come with events: the others are counted all the same.
+A kind is a reason, an event name and a meter without a price. Its notice is sent again after a day
+if the rate card has changed, because the mistake may have come back. Event names come from
+producers, so the number of kinds is limited; events of further kinds are only counted.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ from metering.fields import storable
 from metering.ids import BusinessId
 from metering.webhook.outbox import Notice, publish
 
-TOLD_PER_BATCH_MAX: Final = 50
+NOTICES_PER_BATCH_MAX: Final = 50
 KINDS_PER_BUSINESS_MAX: Final = 1_000
 
 
@@ -29,45 +29,43 @@ class _Kind(NamedTuple):
     meter_id: str
 
 
-class _Found(NamedTuple):
-    """The first event of a kind; `outcome`: refused, or kept_free."""
+class _Example(NamedTuple):
+    """The first event of a kind; `outcome` is refused or kept_free."""
 
     keyed: KeyedEvent
     error: UnpricedEventError
     outcome: str
 
 
-def tell_unpriced(conn: Connection, batch: PreparedBatch) -> None:
-    """Write a webhook for each kind in the batch that its business has not been told of."""
-    found: dict[_Kind, _Found] = {}
-    for one in _unpriced(batch):
-        found.setdefault(_kind(one), one)
-    if not found:
+def notify_unpriced(conn: Connection, batch: PreparedBatch) -> None:
+    """Write a webhook for each kind in the batch whose notice is due."""
+    examples: dict[_Kind, _Example] = {}
+    for example in _examples(batch):
+        examples.setdefault(_kind(example), example)
+    if not examples:
         return
-    columns = _columns(sorted(found), batch)
-    due = conn.execute(statements.UNTOLD, {**columns, "page": TOLD_PER_BATCH_MAX}).all()
+    page = {**_columns(sorted(examples), batch), "page": NOTICES_PER_BATCH_MAX}
+    due = [_kind_of(row) for row in conn.execute(statements.KINDS_DUE, page)]
     if not due:
         return
-    kinds = [_kind_of(row) for row in due]
-    noted = conn.execute(
-        statements.NOTE_TOLD, {**_columns(kinds, batch), "kinds_max": KINDS_PER_BUSINESS_MAX}
-    ).all()
-    if noted:
-        told = [_kind_of(row) for row in noted]
-        publish(conn, [_notice(kind, found[kind]) for kind in told], noted[0].told_at)
+    values = {**_columns(due, batch), "kinds_max": KINDS_PER_BUSINESS_MAX}
+    stored = conn.execute(statements.STORE_KINDS, values).all()
+    if stored:
+        kinds = [_kind_of(row) for row in stored]
+        publish(conn, [_notice(kind, examples[kind]) for kind in kinds], stored[0].told_at)
 
 
-def _unpriced(batch: PreparedBatch) -> Iterator[_Found]:
+def _examples(batch: PreparedBatch) -> Iterator[_Example]:
     for event in batch.events.values():
         if event[5] is not None:
-            yield _Found(event.keyed, event[5], "kept_free")
+            yield _Example(event.keyed, event[5], "kept_free")
     for refusal in batch.refusals:
         if isinstance(refusal.error, UnpricedEventError):
-            yield _Found(refusal.keyed, refusal.error, "refused")
+            yield _Example(refusal.keyed, refusal.error, "refused")
 
 
-def _kind(found: _Found) -> _Kind:
-    keyed, error, _ = found
+def _kind(example: _Example) -> _Kind:
+    keyed, error, _ = example
     return _Kind(keyed.business_id, error.reason, storable(keyed.event_name), error.meter_id or "")
 
 
@@ -85,15 +83,15 @@ def _columns(kinds: Sequence[_Kind], batch: PreparedBatch) -> dict[str, list[obj
     }
 
 
-def _notice(kind: _Kind, found: _Found) -> Notice:
+def _notice(kind: _Kind, example: _Example) -> Notice:
     data = {
         "reason": kind.reason,
-        "detail": storable(found.error.message),
-        "outcome": found.outcome,
+        "detail": storable(example.error.message),
+        "outcome": example.outcome,
         "event_name": kind.event_name,
         "meter_id": kind.meter_id or None,
-        "event_id": storable(found.keyed.event_id),
-        "customer_id": storable(found.keyed.customer_id),
-        "timestamp": found.keyed.event_at,
+        "event_id": storable(example.keyed.event_id),
+        "customer_id": storable(example.keyed.customer_id),
+        "timestamp": example.keyed.event_at,
     }
     return Notice(kind.business_id, "usage.unpriced", data)

@@ -1,14 +1,14 @@
-"""Settle a batch inside its transaction: keys claimed, usage kept, wallets debited, rest refused.
+"""Write a batch inside its transaction: keys, kept usage, debits of wallets, dead letters.
 
-A batch whose data the database refuses is split inside the same transaction, by savepoints, until
-the culprit is alone; it is refused and the others are posted. So a batch commits as a whole or not
-at all, and its chunks are trimmed together. A fault of the server ends the transaction: no event is
-refused for it, and none is looked for.
+If the database refuses the data of a batch, savepoints split the batch inside the same transaction
+until the bad event is alone. It is refused and the others are posted. So a batch commits as a whole
+or not at all, and its chunks are trimmed together. A fault of the server ends the transaction, and
+no event is refused for it.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 
 import orjson
@@ -38,7 +38,7 @@ from metering.rate_card.card import exact_cost
 
 @dataclass(slots=True)
 class Outcome:
-    """Where the events of a batch ended."""
+    """How many events of a batch ended where; `unmetered` ones are also posted."""
 
     posted: int = 0
     duplicate: int = 0
@@ -51,28 +51,28 @@ class Outcome:
         setattr(self, name, getattr(self, name) + events)
 
     def add(self, other: "Outcome") -> None:
-        """Add another outcome's counts to this one's."""
-        for name in self.__slots__:
-            self.count(name, getattr(other, name))
+        """Add the counts of another outcome."""
+        for name, events in asdict(other).items():
+            self.count(name, events)
 
 
 @dataclass(slots=True)
-class Settlement:
-    """One batch under way."""
+class BatchWriter:
+    """Writes one batch and counts where its events end."""
 
     conn: Connection
     batch_id: BatchId
     checkpoint: Checkpoint
-    # Chunks at the front of the head that had been settled before and only not been trimmed.
+    # Chunks at the front of the head that an earlier batch has settled but not trimmed.
     chunks_replayed: int
-    # Lines for COPY, by event key: written ahead of the transaction.
+    # Lines for COPY, by event key.
     lines: Mapping[str, str]
     outcome: Outcome = field(default_factory=Outcome)
     # Refused events by reason.
     reasons: Counter[str] = field(default_factory=Counter)
 
     def post(self, events: Sequence[PricedEvent]) -> list[Refusal]:
-        """Post what can be posted; return what the database refused or what conflicts."""
+        """Post events. Return those in conflict and those that the database refuses."""
         if not events:
             return []
         before = self.outcome
@@ -81,7 +81,7 @@ class Settlement:
             with self.conn.begin_nested():
                 return self._post_all(events)
         except BalanceOutOfRangeError as error:
-            # All of that wallet at once: to look for the one too many would take a statement each.
+            # Refuse all events of the wallet: to find the one too many would cost many statements.
             self.outcome = before
             kept = [event for event in events if event.wallet_id != error.wallet_id]
             over = [event.keyed for event in events if event.wallet_id == error.wallet_id]
@@ -108,16 +108,16 @@ class Settlement:
         return conflicts
 
     def _claim(self, events: Sequence[PricedEvent]) -> tuple[list[PricedEvent], list[Refusal]]:
-        """Take the keys of the events; return those that are new, and those in conflict.
+        """Take the keys of the events. Return the new events, and those in conflict.
 
-        Keys are copied straight into their table, at half the price of sending them as arrays.
-        `COPY` knows only all or nothing, so the first key that is taken sends the batch the other
-        way; the keys are sorted, so where repetitions are common the first is found at once.
+        `COPY` of keys costs half of sending arrays, but it takes all or none, so one known key
+        sends the batch to `_claim_free`. The keys are sorted: where repetitions are common, `COPY`
+        fails at once.
         """
-        taking = sorted([f"{event[0][0]}\t{event[0][1]}\t{self.batch_id}" for event in events])
+        keys = sorted([f"{event[0][0]}\t{event[0][1]}\t{self.batch_id}" for event in events])
         try:
             with self.conn.begin_nested():
-                copy_in(self.conn, statements.COPY_KEYS, taking)
+                copy_in(self.conn, statements.COPY_KEYS, keys)
         except psycopg.errors.UniqueViolation:
             return self._claim_free(events)
         return list(events), []
@@ -132,11 +132,11 @@ class Settlement:
         fresh = {event.keyed.key: event for event in events}
         conflicts: list[Refusal] = []
         for key, same in self.conn.execute(statements.TAKEN_KEYS, batch):
-            known = fresh.pop(key).keyed
+            keyed = fresh.pop(key).keyed
             if same:
-                self._count("duplicate", known)
+                self._count("duplicate", keyed)
             else:
-                conflicts.append(Refusal(known, ConflictingEventError()))
+                conflicts.append(Refusal(keyed, ConflictingEventError()))
         return list(fresh.values()), conflicts
 
     def skip(self, repeated: Sequence[KeyedEvent]) -> None:
@@ -145,58 +145,57 @@ class Settlement:
             self._count("duplicate", keyed)
 
     def _count(self, name: str, keyed: KeyedEvent, events: int = 1) -> None:
-        """Count what was not posted; if it had been settled before, as replayed, once more."""
+        """Count events that were not posted, as replayed if an earlier batch had settled them."""
         self.outcome.count("replayed" if keyed.chunk < self.chunks_replayed else name, events)
 
     def refuse(self, refusals: Sequence[Refusal]) -> None:
-        """Write dead letters; one that is there already is a duplicate of itself.
+        """Write dead letters. One that is stored already counts as a duplicate.
 
-        One that was dismissed stays so, whoever sends it again.
+        One that was dismissed stays dismissed if it comes again.
         """
         if not refusals:
             return
         keys = {"event_keys": [refusal.keyed.key for refusal in refusals]}
-        known = {
+        stored = {
             (row.event_key, row.payload_digest): row
-            for row in self.conn.execute(statements.KNOWN_REFUSALS, keys)
+            for row in self.conn.execute(statements.STORED_REFUSALS, keys)
         }
-        left = self._uncharged(refusals, known.keys())
-        over = {identity for identity, row in known.items() if row.is_resolved}
-        unique = {r.keyed.identity: r for r in left if r.keyed.identity not in over}
-        if unique:
-            self.conn.execute(
-                statements.REFUSE, _refusal_columns(list(unique.values()), self.batch_id)
-            )
-        seen = over | {identity for identity, row in known.items() if row.is_waiting}
-        for refusal in left:
+        uncharged = self._uncharged(refusals, stored)
+        resolved = {identity for identity, row in stored.items() if row.is_resolved}
+        wanted = {r.keyed.identity: r for r in uncharged if r.keyed.identity not in resolved}
+        if wanted:
+            columns = _refusal_columns(list(wanted.values()), self.batch_id)
+            self.conn.execute(statements.REFUSE, columns)
+        seen = resolved | {identity for identity, row in stored.items() if row.is_waiting}
+        for refusal in uncharged:
             is_new = refusal.keyed.identity not in seen
             self._count("refused" if is_new else "duplicate", refusal.keyed, refusal.events)
             self.reasons[refusal.error.reason] += refusal.events if is_new else 0
             seen.add(refusal.keyed.identity)
 
     def _uncharged(
-        self, refusals: Sequence[Refusal], known: Collection[tuple[str, int]]
+        self, refusals: Sequence[Refusal], stored: Mapping[tuple[str, int], object]
     ) -> list[Refusal]:
-        """Leave out repetitions of events that were charged when they still could be.
+        """Return the refusals without repetitions of charged events, which could be priced then.
 
-        What comes under the id of another event that was charged is in conflict with that one.
+        An event with the id of a charged event but other content is a conflict.
         """
         keys = {"event_keys": [refusal.keyed.key for refusal in refusals]}
         charged = {row.event_key: row for row in self.conn.execute(statements.CHARGED_KEYS, keys)}
-        left: list[Refusal] = []
+        uncharged: list[Refusal] = []
         for refusal in refusals:
             row = charged.get(refusal.keyed.key)
-            if row is None or (row.batch_id == self.batch_id or refusal.keyed.identity in known):
-                left.append(refusal)
+            if row is None or row.batch_id == self.batch_id or refusal.keyed.identity in stored:
+                uncharged.append(refusal)
             elif row.payload_digest == refusal.keyed.digest:
                 self._count("duplicate", refusal.keyed)
             else:
-                left.append(refusal._replace(error=ConflictingEventError()))
-        return left
+                uncharged.append(refusal._replace(error=ConflictingEventError()))
+        return uncharged
 
 
 def _postings(events: Sequence[PricedEvent], batch_id: BatchId) -> list[Posting]:
-    """One posting per wallet: its exact cost and how many events make it."""
+    """Return one posting per wallet, with its exact cost and number of events."""
     counts: dict[WalletId, int] = defaultdict(int)
     mantissas: dict[tuple[WalletId, int], int] = defaultdict(int)
     for _keyed, wallet_id, _currency, mantissa, scale, _gap in events:
@@ -223,7 +222,7 @@ def _postings(events: Sequence[PricedEvent], batch_id: BatchId) -> list[Posting]
 def _usage_of_businesses(
     events: Sequence[PricedEvent], batch_id: BatchId
 ) -> dict[str, list[object]]:
-    """Return the columns that say whose usage the batch holds, and of when."""
+    """Return the columns of NOTE_USAGE: businesses and the times of their first and last event."""
     times: dict[BusinessId, list[str]] = defaultdict(list)
     for event in events:
         keyed = event[0]
@@ -253,7 +252,7 @@ def _refusal_columns(refusals: Sequence[Refusal], batch_id: BatchId) -> dict[str
 
 
 def _payload(refusal: Refusal) -> str:
-    """Return the event as it was buffered: what a replay sends again."""
+    """Return the event as it was buffered, for a replay."""
     if isinstance(refusal.error, MalformedChunkError):
         return refusal.keyed.metadata_json
     try:

@@ -1,14 +1,14 @@
 """The compiled rate card of a business: from an event to its exact cost.
 
-Compiled once per change and called once per event, so it holds plain tuples and closures. Prices
-in force are found by comparing the fixed-width text of times, which needs no parsing.
+A card is compiled once per change and called once per event, so it holds plain tuples and closures.
+Times are compared as fixed-width text, without parsing.
 
-Which currency an event is charged in: the customer's billing currency, if it has one; else the
-first configured one in which all priced meters of the event have a price at its time.
+The currency is the customer's billing currency, if it has one. Otherwise it is the first configured
+one in which all priced meters of the event have a price at its time.
 
-Nothing is free by an omission: an event that no meter measures, or that adds to a meter without a
-price at its time, is refused, unless the business has chosen to keep it. A price of 0 is a price.
-A meter without any price beside one that has some only measures.
+Nothing is free by omission. An event is refused if no meter measures it, or if it adds to a meter
+without a price at its time, unless the business keeps such events. A price of 0 is a price. A meter
+without any price beside a meter with prices only measures.
 """
 
 from bisect import bisect_right, insort
@@ -28,26 +28,20 @@ from metering.rate_card.filter import compile_filter
 
 ONE: Final = Decimal(1)
 
+OnUnmetered = Literal["refuse", "keep_free"]
 
-class Charge(NamedTuple):
-    """The exact cost of an event: `mantissa` times 10^-`scale` minor units; None: no charge.
 
-    Integers, because they are added and multiplied once per event, ten times as fast as decimals.
-    `gap`: why it is not charged, or not for all; the business has chosen to keep it nevertheless.
+class Cost(NamedTuple):
+    """The exact cost of an event: `mantissa` times 10^-`scale` minor units.
+
+    Without a currency nothing is charged. `gap` says why an event that its business keeps costs
+    nothing, or not all that it should. Integers are ten times as fast as decimals.
     """
 
     currency: Currency | None
     mantissa: int
     scale: int
     gap: UnpricedEventError | None = None
-
-    @property
-    def cost(self) -> Decimal:
-        """Return the cost as a decimal."""
-        return exact_cost(self.mantissa, self.scale)
-
-
-OnUnmetered = Literal["refuse", "keep_free"]
 
 
 def exact_cost(mantissa: int, scale: int) -> Decimal:
@@ -59,14 +53,14 @@ def exact_cost(mantissa: int, scale: int) -> Decimal:
 class Timeline:
     """The prices of a meter in one currency: moments (wire form, ascending) and unit prices.
 
-    None: from that moment on none is in force.
+    A unit price of None says that no price is in force from that moment on.
     """
 
     starts: tuple[str, ...]
     unit_prices: tuple[Decimal | None, ...]
 
     def at(self, event_at: str) -> Decimal | None:
-        """Return the unit price in force; None before the first, and where all have ended."""
+        """Return the unit price in force. Returns None if there is none."""
         if event_at >= self.starts[-1]:  # the newest: almost always
             return self.unit_prices[-1]
         index = bisect_right(self.starts, event_at)
@@ -75,7 +69,7 @@ class Timeline:
 
 @dataclass(frozen=True, slots=True)
 class CompiledMeter:
-    """A meter ready to be applied; `summed` None counts events."""
+    """A meter ready to be applied; it counts events if `summed` is None."""
 
     meter_id: MeterId
     summed: str | None
@@ -83,11 +77,9 @@ class CompiledMeter:
     prices: dict[Currency, Timeline]
 
     def quantity(self, metadata: Metadata) -> Decimal:
-        """Return what the event adds to this meter: nothing without the property that it sums.
+        """Return the quantity that the event adds: 0 without the summed property.
 
-        Raises:
-            BadQuantityError: the summed property is not a quantity.
-
+        Raises: BadQuantityError if the summed property is not a quantity.
         """
         if self.summed is None:
             return ONE
@@ -97,13 +89,13 @@ class CompiledMeter:
             raise BadQuantityError(f"property {self.summed!r} is {value!r}: it {problem}")
         return quantity
 
-    def is_added_to_by(self, metadata: Metadata) -> bool:
-        """Tell whether the event says anything that this meter measures."""
+    def measures(self, metadata: Metadata) -> bool:
+        """Tell whether the event has the summed property, or needs none."""
         return self.summed is None or self.summed in metadata
 
 
 class PlainLine(NamedTuple):
-    """What one meter adds to an event: its summed property, times a price of the common scale."""
+    """The part of one meter in a cost: its summed property times a price of the common scale."""
 
     summed: str | None
     newest_price: int
@@ -112,15 +104,15 @@ class PlainLine(NamedTuple):
 class Plain(NamedTuple):
     """The lines of an event name without filters, in one currency, at a common scale.
 
-    `newest`: since when all of their prices are in force; older events are not this plain.
+    `newest` is the moment from which all of these prices are in force; older events are not plain.
     """
 
     lines: tuple[PlainLine, ...]
     scale: int
     newest: str
 
-    def is_added_to_by(self, metadata: Metadata) -> bool:
-        """Tell whether the event says anything that one of the meters measures."""
+    def measures(self, metadata: Metadata) -> bool:
+        """Tell whether the event has a property that one of the meters sums, or needs none."""
         return any(summed is None or summed in metadata for summed, _price in self.lines)
 
 
@@ -137,8 +129,8 @@ class RateCard:
         self._currencies = tuple(currencies)
         self._keeps_free = on_unmetered == "keep_free"
         self._by_event_name = _compile(meters, prices)
-        # Event names whose meters have no filters and share a currency: most traffic, and what
-        # they cost is the same few lines for every event.
+        # Event names whose meters have no filters and share a currency. This is most traffic, and
+        # the few lines of the cost are the same for every event.
         self._plain = {
             (name, currency): plain
             for name, found in self._by_event_name.items()
@@ -146,14 +138,11 @@ class RateCard:
             if (plain := _plain(found, currency)) is not None
         }
 
-    def charge(
-        self, name: str, event_at: str, metadata: Metadata, billing: Currency | None
-    ) -> Charge:
-        """Return what an event costs.
+    def cost(self, name: str, event_at: str, metadata: Metadata, billing: Currency | None) -> Cost:
+        """Return the cost of an event.
 
         Raises:
-            BadQuantityError: a property that a meter sums is not a quantity, or none of them is
-                there.
+            BadQuantityError: a summed property is not a quantity, or the event has none of them.
             UnmeteredError: no meter measures it, and the business refuses such events.
             NoPriceError: a meter that it adds to has no price at its time, and the business
                 refuses such events; or its meters have no price in a currency that applies.
@@ -166,55 +155,55 @@ class RateCard:
             for summed, price in plain.lines:
                 quantity = 1 if summed is None else metadata.get(summed, 0)
                 if type(quantity) is not int or not 0 <= quantity <= QUANTITY_MAX_INT:
-                    break  # a fraction or a text: rare, and not done in integers
+                    break  # a fraction or a text: rare, and not computed in integers
                 mantissa += quantity * price
             else:
-                if mantissa or plain.is_added_to_by(metadata):
-                    # Made for every event: a tuple costs half of what the constructor does.
-                    return tuple.__new__(Charge, (currency, mantissa, plain.scale, None))
-        return self._charge_measured(name, event_at, metadata, billing)
+                if mantissa or plain.measures(metadata):
+                    # `tuple.__new__` takes half the time of the generated constructor.
+                    return tuple.__new__(Cost, (currency, mantissa, plain.scale, None))
+        return self._cost_by_meter(name, event_at, metadata, billing)
 
-    def _charge_measured(
+    def _cost_by_meter(
         self, name: str, event_at: str, metadata: Metadata, billing: Currency | None
-    ) -> Charge:
-        measured = [
+    ) -> Cost:
+        meters = [
             meter
             for meter in self._by_event_name.get(name, ())
             if meter.matches is None or meter.matches(metadata)
         ]
-        priced = [meter for meter in measured if meter.prices]
+        priced = [meter for meter in meters if meter.prices]
         if priced:
             currency = self._currencies_of(priced, billing)[0]
-            cost, unpriced = _cost(priced, currency, event_at, metadata)
-            if cost and unpriced is None:
-                return _as_charge(currency, cost)
-        return self._charge_odd(_Measured(name, event_at, metadata, measured, priced), billing)
+            total, unpriced = _total(priced, currency, event_at, metadata)
+            if total and unpriced is None:
+                return _cost(currency, total)
+        return self._cost_of_zero(_Measured(name, event_at, metadata, meters, priced), billing)
 
-    def _charge_odd(self, event: "_Measured", billing: Currency | None) -> Charge:
-        """Charge what costs nothing at first sight: an omission, or a price or quantity of 0."""
+    def _cost_of_zero(self, event: "_Measured", billing: Currency | None) -> Cost:
+        """Tell an omission from a price or a quantity of 0."""
         if not event.meters:
-            known = event.name in self._by_event_name
-            return self._gap(UnmeteredError(_unmetered(event.name, is_known=known)))
-        event.check_added_to()
-        if not event.adds_to_a_priced_meter():
-            unpriced = next(m.meter_id for m in event.meters if m.is_added_to_by(event.metadata))
+            is_known = event.name in self._by_event_name
+            return self._gap(UnmeteredError(_unmetered(event.name, is_known=is_known)))
+        event.check_measured()
+        if not event.has_a_priced_meter():
+            unpriced = next(m.meter_id for m in event.meters if m.measures(event.metadata))
             return self._gap(NoPriceError(f"the meter {unpriced} has no price", unpriced))
         currencies = self._currencies_of(event.priced, billing)
-        costs = [(c, *_cost(event.priced, c, event.event_at, event.metadata)) for c in currencies]
-        for currency, cost, lacking in costs:
+        totals = [(c, *_total(event.priced, c, event.event_at, event.metadata)) for c in currencies]
+        for currency, total, lacking in totals:
             if lacking is None:
-                return _as_charge(currency, cost)
-        currency, cost, lacking = costs[0]
+                return _cost(currency, total)
+        currency, total, lacking = totals[0]
         at_fault = lacking.meter_id if lacking else None
         reason = f"the meter {at_fault} has no {currency} price at {event.event_at}"
-        return self._gap(NoPriceError(reason, at_fault), _as_charge(currency, cost))
+        return self._gap(NoPriceError(reason, at_fault), _cost(currency, total))
 
-    def _gap(self, error: UnpricedEventError, kept: Charge | None = None) -> Charge:
-        """Keep an event that is not charged as it should be, if that is wanted; else refuse it."""
+    def _gap(self, error: UnpricedEventError, kept: Cost | None = None) -> Cost:
+        """Return the cost of an event with a gap, or refuse it if the business does not keep it."""
         if not self._keeps_free:
             raise error
         if kept is None or not kept.mantissa:
-            return Charge(None, 0, 0, error)
+            return Cost(None, 0, 0, error)
         return kept._replace(gap=error)
 
     def _currencies_of(
@@ -232,7 +221,7 @@ class RateCard:
 
 
 class _Measured(NamedTuple):
-    """An event, the meters that measure it, and those of them that have prices."""
+    """An event, the meters whose filter it matches, and those of them that have prices."""
 
     name: str
     event_at: str
@@ -240,16 +229,16 @@ class _Measured(NamedTuple):
     meters: Sequence[CompiledMeter]
     priced: Sequence[CompiledMeter]
 
-    def check_added_to(self) -> None:
-        """Refuse an event that says nothing of what its meters sum: a misspelt property, mostly."""
-        if not any(meter.is_added_to_by(self.metadata) for meter in self.meters):
+    def check_measured(self) -> None:
+        """Refuse an event without any of the summed properties: one is probably misspelt."""
+        if not any(meter.measures(self.metadata) for meter in self.meters):
             wanted = ", ".join(sorted({repr(meter.summed) for meter in self.meters}))
             raise BadQuantityError(f"it has none of the properties that its meters sum: {wanted}")
         for meter in self.meters:
             meter.quantity(self.metadata)
 
-    def adds_to_a_priced_meter(self) -> bool:
-        return any(meter.is_added_to_by(self.metadata) for meter in self.priced)
+    def has_a_priced_meter(self) -> bool:
+        return any(meter.measures(self.metadata) for meter in self.priced)
 
 
 def _unmetered(name: str, *, is_known: bool) -> str:
@@ -278,23 +267,23 @@ def _scale(value: Decimal) -> int:
     return max(0, -int(value.as_tuple().exponent))
 
 
-def _as_charge(currency: Currency, cost: Decimal) -> Charge:
-    scale = _scale(cost)
-    return Charge(currency, int(EXACT.scaleb(cost, scale)), scale)
+def _cost(currency: Currency, total: Decimal) -> Cost:
+    scale = _scale(total)
+    return Cost(currency, int(EXACT.scaleb(total, scale)), scale)
 
 
-def _cost(
+def _total(
     meters: Sequence[CompiledMeter], currency: Currency, event_at: str, metadata: Metadata
 ) -> tuple[Decimal, CompiledMeter | None]:
-    """Return what an event costs, and a meter that it adds to without a price at its time."""
-    cost, unpriced = ZERO, None
+    """Return the total of the priced meters, and a meter without a price that the event adds to."""
+    total, unpriced = ZERO, None
     for meter in meters:
         quantity, price = meter.quantity(metadata), meter.prices[currency].at(event_at)
         if price is not None:
-            cost = EXACT.add(cost, EXACT.multiply(quantity, price))
+            total = EXACT.add(total, EXACT.multiply(quantity, price))
         elif quantity:
             unpriced = meter
-    return cost, unpriced
+    return total, unpriced
 
 
 def _compile(
@@ -327,9 +316,9 @@ def _timelines(prices: Iterable[Price]) -> dict[MeterId, dict[Currency, Timeline
 
 
 def _timeline(prices: list[Price]) -> Timeline:
-    """Of the prices that have begun and not ended, the one that began last is in force.
+    """Return the timeline of prices. Among those in force, the one that began last counts.
 
-    Of two from the same moment it is the one that was made last.
+    If two began at the same moment, the one that was made last counts.
     """
     changes: dict[datetime, list[Price]] = {}
     for price in prices:

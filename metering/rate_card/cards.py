@@ -1,4 +1,4 @@
-"""Compiled rate cards, kept per process and made again when their version in Postgres moves."""
+"""Compiled rate cards, kept per process and compiled again when their version in Postgres moves."""
 
 from collections.abc import Sequence
 from threading import Lock
@@ -15,16 +15,16 @@ KEPT_MAX: Final = 1_000  # cards of so many businesses; one of a hundred meters 
 
 
 class RateCards:
-    """A cache: one query per batch tells which cards are still good.
+    """A cache that drops the card that was not used for longest. One query per batch checks it.
 
-    Those that were not used for longest are given up. Safe for the two threads of a drain.
+    Safe for the two threads of a drain.
     """
 
     def __init__(self, currencies: Sequence[str], kept_max: int = KEPT_MAX) -> None:
         self._currencies = tuple(Currency(code) for code in currencies)
         self._kept_max = kept_max
         self._lock = Lock()
-        # In the order in which they were last used.
+        # Versions and cards, in the order of their last use.
         self._cards: dict[BusinessId, tuple[int, RateCard]] = {}
 
     def versions(self, conn: Connection, business_ids: set[BusinessId]) -> dict[BusinessId, int]:
@@ -35,7 +35,7 @@ class RateCards:
     def current(
         self, conn: Connection, versions: dict[BusinessId, int]
     ) -> dict[BusinessId, RateCard]:
-        """Return the cards at these versions, compiling what is new."""
+        """Return the cards at these versions, and compile those that are not kept."""
         return {
             business_id: self._card(conn, business_id, version)
             for business_id, version in versions.items()
@@ -43,10 +43,10 @@ class RateCards:
 
     def _card(self, conn: Connection, business_id: BusinessId, version: int) -> RateCard:
         with self._lock:
-            known = self._cards.pop(business_id, None)
-            if known is not None and known[0] == version:
-                self._cards[business_id] = known
-                return known[1]
+            kept = self._cards.pop(business_id, None)
+            if kept is not None and kept[0] == version:
+                self._cards[business_id] = kept
+                return kept[1]
         card = RateCard(
             list_meters(conn, business_id),
             list_prices(conn, business_id),
@@ -61,7 +61,7 @@ class RateCards:
 
 
 def summed_properties(conn: Connection) -> dict[BusinessId, dict[str, list[str]]]:
-    """Return, per business and event name, the properties that its meters sum."""
+    """Return the properties that meters sum, by business and event name."""
     found: dict[BusinessId, dict[str, list[str]]] = {}
     for row in conn.execute(statements.SUMMED_PROPERTIES):
         found.setdefault(row.business_id, {})[row.event_name] = list(row.properties)

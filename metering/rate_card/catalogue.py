@@ -6,8 +6,9 @@ from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
+from metering import db
 from metering.clock import Moment
 from metering.errors import FieldProblem, InvalidInputError, NotFoundError, UnsupportedCurrencyError
 from metering.fields import FILLED, NO_NUL
@@ -22,23 +23,20 @@ from metering.money import (
 from metering.rate_card import statements
 from metering.rate_card.filter import Filter
 
-Name = Annotated[
-    str,
-    StringConstraints(strict=True, max_length=255, pattern=FILLED),
-]
+Name = Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]
 
-# From when on a price is in force that always was: no event is older.
+# The start of a price that has always been in force: no event is older.
 BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)
 
 _PRICE_TEXT: Final = rf"^[0-9]{{1,{PRICE_INTEGER_DIGITS_MAX}}}(\.[0-9]{{1,{PRICE_DECIMALS_MAX}}})?$"
-# Every unit price with so many decimals is a whole number of these.
+# Every unit price with so many decimals is a whole multiple of it.
 _UNIT_PRICE_GRAIN: Final = Decimal(1).scaleb(-UNIT_PRICE_DECIMALS_MAX)
 
 
 class Aggregation(BaseModel):
     """How events become a quantity: each counts one, or a property of each is summed.
 
-    The contract's `max` and `last` are not sums of events, so no event could be charged by itself.
+    The contract's `max` and `last` are not sums, so no single event could be charged by them.
     """
 
     model_config = ConfigDict(
@@ -57,10 +55,7 @@ class Aggregation(BaseModel):
 
     type: Literal["count", "sum"]
     key: (
-        Annotated[
-            str,
-            StringConstraints(strict=True, min_length=1, max_length=100, pattern=NO_NUL),
-        ]
+        Annotated[str, StringConstraints(strict=True, min_length=1, max_length=100, pattern=NO_NUL)]
         | None
     ) = None
 
@@ -72,7 +67,7 @@ class Aggregation(BaseModel):
 
 
 class NewMeter(BaseModel):
-    """What a meter is made of."""
+    """The fields of a new meter."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -121,8 +116,8 @@ class Meter:
 class Price:
     """A price as stored; `effective_from` may be `BEGINNING`.
 
-    ended_at         from then on it is not in force; at `effective_from`: it was taken back
-    superseded_by    the price that takes its place, at `superseded_from`
+    ended_at       from then on it is not in force; at `effective_from` if it was taken back
+    superseded_by  the price that replaces it, from `superseded_from` on
     """
 
     price_id: PriceId
@@ -138,41 +133,36 @@ class Price:
 
     @property
     def is_taken_back(self) -> bool:
-        """Tell whether it was ended before anything was charged by it: it never was in force."""
+        """Tell whether it was ended before it charged anything: it never was in force."""
         return self.ended_at is not None and self.ended_at <= self.effective_from
 
     @property
     def unit_price(self) -> Decimal:
-        """Minor units for one unit: exact, because `create_price` refuses what is not."""
+        """Minor units for one unit. It is exact, because `create_price` refuses other prices."""
         return EXACT.normalize(EXACT.divide(self.price_per_unit, Decimal(self.units)))
 
 
 def create_meter(conn: Connection, business_id: BusinessId, new: NewMeter) -> Meter:
-    """Make a meter; events that are drained from now on are measured by it."""
+    """Make a meter. It measures events that are drained from now on."""
     row = conn.execute(
         statements.INSERT_METER,
         {
+            **new.model_dump(exclude={"aggregation", "filter"}),
             "meter_id": new_id("mtr"),
             "business_id": business_id,
-            "name": new.name,
-            "event_name": new.event_name,
-            "measurement_unit": new.measurement_unit,
             "aggregation_type": new.aggregation.type,
             "aggregation_key": new.aggregation.key,
-            "description": new.description,
             "filter": new.filter.model_dump_json() if new.filter else None,
         },
     ).one()
     conn.execute(statements.TOUCH, {"business_id": business_id})
-    return _meter(row)
+    return db.row(_meter, row)
 
 
 def create_price(
     conn: Connection, business_id: BusinessId, new: NewPrice, currencies: tuple[str, ...]
 ) -> Price:
-    """Make a price; it never changes what was already charged.
-
-    A price that is made before one that began later is superseded by that one, and says so.
+    """Make a price; no past charge changes. A price that begins later supersedes it.
 
     Raises:
         UnsupportedCurrencyError: the currency is not configured.
@@ -185,16 +175,17 @@ def create_price(
         raise UnsupportedCurrencyError(new.currency, currencies)
     get_meter(conn, business_id, MeterId(new.meter_id))
     _check_exact(new)
+    start = new.effective_from
     row = conn.execute(
         statements.INSERT_PRICE,
         {
+            **new.model_dump(exclude={"price_per_unit", "effective_from"}),
             "price_id": new_id("prc"),
             "business_id": business_id,
-            "meter_id": new.meter_id,
-            "currency": new.currency,
             "price_per_unit": Decimal(new.price_per_unit),
-            "units": new.units,
-            **_start(new),
+            "effective_from": BEGINNING if start == "beginning" else _moment(start),
+            "is_now": start == "now",
+            "beginning": BEGINNING,
         },
     ).one_or_none()
     if row is None:
@@ -203,28 +194,29 @@ def create_price(
     return get_price(conn, business_id, PriceId(row.price_id))
 
 
+def _moment(start: datetime | str | None) -> datetime | None:
+    return start if isinstance(start, datetime) else None
+
+
+def _check_exact(new: NewPrice) -> None:
+    """Refuse a price such as 1 per 3 units: sums of events would have endless decimals."""
+    grains = EXACT.divide(Decimal(new.price_per_unit), _UNIT_PRICE_GRAIN)
+    if int(grains) % new.units:
+        decimals = UNIT_PRICE_DECIMALS_MAX
+        reason = f"price_per_unit / units must be exact within {decimals} decimals"
+        raise InvalidInputError(FieldProblem("units", reason))
+
+
 def get_price(conn: Connection, business_id: BusinessId, price_id: PriceId) -> Price:
-    """Return a price of this business.
-
-    Raises:
-        NotFoundError: there is none of that id.
-
-    """
+    """Return a price of this business. Raises: NotFoundError if it has none of that id."""
     key = {"business_id": business_id, "price_id": price_id}
-    row = conn.execute(statements.PRICE, key).one_or_none()
-    if row is None:
-        raise NotFoundError("price", price_id)
-    return Price(**row._mapping)  # noqa: SLF001
+    return db.get_one(Price, conn.execute(statements.PRICE, key), "price", price_id)
 
 
 def end_price(conn: Connection, business_id: BusinessId, price_id: PriceId) -> Price:
     """End a price from now on, or take it back if nothing was charged since it was made.
 
-    What was charged stays. Once it has ended, nothing more happens to it.
-
-    Raises:
-        NotFoundError: the business has no such price.
-
+    No past charge changes. Raises: NotFoundError if the business has no such price.
     """
     key = {"business_id": business_id, "price_id": price_id}
     if conn.execute(statements.END_PRICE, key).rowcount:
@@ -232,47 +224,20 @@ def end_price(conn: Connection, business_id: BusinessId, price_id: PriceId) -> P
     return get_price(conn, business_id, price_id)
 
 
-def _start(new: NewPrice) -> dict[str, object]:
-    """Return the parameters that say when a price begins."""
-    start = new.effective_from
-    given = BEGINNING if start == "beginning" else start
-    return {
-        "effective_from": given if isinstance(given, datetime) else None,
-        "is_now": start == "now",
-        "beginning": BEGINNING,
-    }
-
-
-def _check_exact(new: NewPrice) -> None:
-    """Refuse 1 per 3 units: the price of one unit must end, or sums of events would not."""
-    grains = EXACT.divide(Decimal(new.price_per_unit), _UNIT_PRICE_GRAIN)
-    if int(grains) % new.units:
-        raise InvalidInputError(
-            FieldProblem(
-                "units",
-                f"price_per_unit / units must be exact within {UNIT_PRICE_DECIMALS_MAX} decimals",
-            )
-        )
-
-
 def get_meter(conn: Connection, business_id: BusinessId, meter_id: MeterId) -> Meter:
-    """Return a meter of this business.
-
-    Raises:
-        NotFoundError: there is none of that id.
-
-    """
-    row = conn.execute(
-        statements.METER, {"business_id": business_id, "meter_id": meter_id}
-    ).one_or_none()
-    if row is None:
-        raise NotFoundError("meter", meter_id)
-    return _meter(row)
+    """Return a meter of this business. Raises: NotFoundError if it has none of that id."""
+    key = {"business_id": business_id, "meter_id": meter_id}
+    return db.get_one(_meter, conn.execute(statements.METER, key), "meter", meter_id)
 
 
 def list_meters(conn: Connection, business_id: BusinessId) -> list[Meter]:
     """Return the meters of a business, archived ones too, oldest first."""
-    return [_meter(row) for row in conn.execute(statements.METERS, {"business_id": business_id})]
+    return db.rows(_meter, conn.execute(statements.METERS, {"business_id": business_id}))
+
+
+def list_prices(conn: Connection, business_id: BusinessId) -> list[Price]:
+    """Return the prices of a business, by meter and currency, in the order they take effect."""
+    return db.rows(Price, conn.execute(statements.PRICES, {"business_id": business_id}))
 
 
 def page_of_meters(
@@ -285,17 +250,14 @@ def page_of_meters(
     after: MeterId | None = None,
 ) -> list[Meter]:
     """Return up to `page` meters in use, or archived ones, newest first, older than `after`."""
-    rows = conn.execute(
-        statements.METER_PAGE,
-        {
-            "business_id": business_id,
-            "archived": archived,
-            "page": page,
-            "offset": offset,
-            "after": after,
-        },
-    )
-    return [_meter(row) for row in rows]
+    values = {
+        "business_id": business_id,
+        "archived": archived,
+        "page": page,
+        "offset": offset,
+        "after": after,
+    }
+    return db.rows(_meter, conn.execute(statements.METER_PAGE, values))
 
 
 def page_of_prices(
@@ -308,23 +270,14 @@ def page_of_prices(
     after: PriceId | None = None,
 ) -> list[Price]:
     """Return up to `page` prices, of one meter or of all, newest first, older than `after`."""
-    rows = conn.execute(
-        statements.PRICE_PAGE,
-        {
-            "business_id": business_id,
-            "meter_id": meter_id,
-            "page": page,
-            "offset": offset,
-            "after": after,
-        },
-    )
-    return [Price(**row._mapping) for row in rows]  # noqa: SLF001
-
-
-def list_prices(conn: Connection, business_id: BusinessId) -> list[Price]:
-    """Return the prices of a business, by meter and currency, in the order they take effect."""
-    rows = conn.execute(statements.PRICES, {"business_id": business_id})
-    return [Price(**row._mapping) for row in rows]  # noqa: SLF001
+    values = {
+        "business_id": business_id,
+        "meter_id": meter_id,
+        "page": page,
+        "offset": offset,
+        "after": after,
+    }
+    return db.rows(Price, conn.execute(statements.PRICE_PAGE, values))
 
 
 def archive_meter(
@@ -332,25 +285,21 @@ def archive_meter(
 ) -> None:
     """Stop measuring by a meter, or (archived=False) begin again.
 
-    Raises:
-        NotFoundError: the business has no such meter.
-
+    Raises: NotFoundError if the business has no such meter.
     """
-    found = conn.execute(
-        statements.SET_ARCHIVED,
-        {"business_id": business_id, "meter_id": meter_id, "archived": archived},
-    ).rowcount
-    if not found:
+    values = {"business_id": business_id, "meter_id": meter_id, "archived": archived}
+    if not conn.execute(statements.SET_ARCHIVED, values).rowcount:
         raise NotFoundError("meter", meter_id)
     conn.execute(statements.TOUCH, {"business_id": business_id})
 
 
-def _meter(row: Row[Any]) -> Meter:
-    values = dict(row._mapping)  # noqa: SLF001
-    kind, key = values.pop("aggregation_type"), values.pop("aggregation_key")
-    found = values.pop("filter")
+def _meter(
+    *, aggregation_type: Literal["count", "sum"], aggregation_key: str | None, **columns: Any
+) -> Meter:
+    """Return the meter of a row, given as its columns."""
+    stored = columns.pop("filter")
     return Meter(
-        **values,
-        aggregation=Aggregation(type=kind, key=key),
-        filter=None if found is None else Filter.model_validate(found),
+        **columns,
+        aggregation=Aggregation(type=aggregation_type, key=aggregation_key),
+        filter=None if stored is None else Filter.model_validate(stored),
     )

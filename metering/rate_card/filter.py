@@ -1,7 +1,6 @@
-"""Filters of meters: checked when they come in, compiled once, then only called.
+"""Filters of meters: checked at creation, compiled once, called for every event.
 
-An event without the filtered property does not match, whatever the operator: `not_equals` is a
-statement about a property that is there.
+An event without the filtered property never matches, not even by `not_equals`.
 """
 
 import operator
@@ -32,32 +31,29 @@ _ORDERINGS: Final[dict[str, Callable[[Decimal, Decimal], bool]]] = {
     "less_than": operator.lt,
     "less_than_or_equals": operator.le,
 }
-_MODEL: Final = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Condition(BaseModel):
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Condition(_Model):
     """One comparison of a metadata property with a value."""
-
-    model_config = _MODEL
 
     key: Annotated[StrictStr, Field(min_length=1, max_length=100)]
     operator: Operator
     value: FilterValue
 
 
-class InnerFilter(BaseModel):
-    """The third and last level: conditions only."""
-
-    model_config = _MODEL
+class InnerFilter(_Model):
+    """The third and last level: only conditions."""
 
     conjunction: Literal["and", "or"]
     clauses: Annotated[list[Condition], Field(min_length=1, max_length=10)]
 
 
-class MiddleFilter(BaseModel):
+class MiddleFilter(_Model):
     """The second level."""
-
-    model_config = _MODEL
 
     conjunction: Literal["and", "or"]
     clauses: (
@@ -66,10 +62,8 @@ class MiddleFilter(BaseModel):
     )
 
 
-class Filter(BaseModel):
+class Filter(_Model):
     """A filter: 1 to 10 conditions or nested filters, at most three levels."""
-
-    model_config = _MODEL
 
     conjunction: Literal["and", "or"]
     clauses: (
@@ -112,7 +106,7 @@ def _comparison(name: Operator, wanted: FilterValue) -> Callable[[MetadataValue]
 
 
 def _equality(wanted: FilterValue) -> Callable[[MetadataValue], bool]:
-    """Numbers equal numbers (5 and 5.0), all else only its own type: `True` is not 1."""
+    """Compare numbers by value (5 and 5.0), other values only within a type: `True` is not 1."""
     number = _number(wanted)
     if number is not None:
         return lambda value: _number(value) == number
@@ -122,7 +116,7 @@ def _equality(wanted: FilterValue) -> Callable[[MetadataValue], bool]:
 def _ordering(
     compare: Callable[[Decimal, Decimal], bool], wanted: FilterValue
 ) -> Callable[[MetadataValue], bool]:
-    """Order numbers by value and texts alphabetically; what cannot be compared does not match."""
+    """Order numbers by value and texts alphabetically. Other values do not match."""
     limit = _number(wanted)
     if limit is None:
         if type(wanted) is not str:

@@ -1,8 +1,7 @@
-"""What an event's cost is made of: meter by meter, by the meters and prices as they are now.
+"""The cost of an event meter by meter, computed with the present meters and prices.
 
-Kept usage holds the exact cost of each event and no more, because more would be paid for by every
-event. A meter or price that was changed after an event was charged makes its lines add up to
-something else: whoever shows them says so.
+Kept usage holds only the exact total of each event, because every event pays for what is stored. If
+a meter or price has changed since, the lines add up to another sum; the caller must show that.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,7 +23,7 @@ _ONE: Final = Decimal(1)
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """So much of a meter's unit, at so many minor units each."""
+    """A quantity of a meter's unit, and the price of one unit in minor units."""
 
     meter_id: MeterId
     meter_name: str
@@ -39,7 +38,7 @@ class Line:
 
 
 class LineCard:
-    """The meters of a business with their prices, for looking at single events."""
+    """The meters of a business with their prices, for single events."""
 
     def __init__(self, meters: Iterable[Meter], prices: Iterable[Price]) -> None:
         self._meters: dict[str, list[tuple[Meter, Matches | None]]] = {}
@@ -54,7 +53,7 @@ class LineCard:
     def lines(
         self, event_name: str, event_at: datetime, metadata: Metadata, currency: Currency
     ) -> list[Line]:
-        """Return a line for each meter that an event adds to and that has a price at its time."""
+        """Return a line for each meter that the event adds to and that has a price at its time."""
         found = []
         for meter, matches in self._meters.get(event_name, ()):
             quantity = _quantity(meter, metadata)
@@ -65,13 +64,13 @@ class LineCard:
         return found
 
     def _price_at(self, meter_id: MeterId, currency: Currency, at: datetime) -> Price | None:
-        known = self._prices.get((meter_id, currency), ())
-        in_force = [price for price in known if price.effective_from <= at]
-        return max(in_force, key=lambda price: price.effective_from, default=None)
+        prices = self._prices.get((meter_id, currency), ())
+        begun = [price for price in prices if price.effective_from <= at]
+        return max(begun, key=lambda price: price.effective_from, default=None)
 
 
 def line_card(conn: Connection, business_id: BusinessId) -> LineCard:
-    """Return the card of a business as it is now."""
+    """Return the present card of a business."""
     return LineCard(list_meters(conn, business_id), list_prices(conn, business_id))
 
 
@@ -82,7 +81,7 @@ def _quantity(meter: Meter, metadata: Metadata) -> Decimal:
 
 
 def total(lines: Sequence[Line]) -> Decimal:
-    """Return what lines add up to, exact."""
+    """Return the exact sum of lines."""
     cost = ZERO
     for line in lines:
         cost = EXACT.add(cost, line.cost)

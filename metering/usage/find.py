@@ -1,33 +1,34 @@
 """Where an event is: buffered, posted or refused.
 
-A repetition is no event of its own: whoever sends an id again finds the one that was charged.
+A repetition is no event of its own. A search for its id finds the event that was charged.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection, Row
 
+from metering import db
 from metering.buffer.chunk import BufferedEvent, Metadata, event_key
 from metering.buffer.lookup import find_buffered
 from metering.buffer.stream import UsageBuffer
 from metering.clock import from_wire
-from metering.db import Transactions
-from metering.debit import statements
+from metering.debit.statements import CHARGED_KEYS
 from metering.errors import EventNotSeenError, NotFoundError
 from metering.ids import BatchId, BusinessId, Currency, EntryId
+from metering.usage import statements
 from metering.usage.refused import RefusedEvent
 
 EventStatus = Literal["buffered", "posted", "refused"]
 
 
 class Place(NamedTuple):
-    """Where an event stands in the list: by when and with which batch it was settled.
+    """The place of a settled event in the list: the time and batch that settled it.
 
-    Refused ones come before the posted ones of their batch; `within` is the refusal's number.
+    Refused events come before the posted events of their batch; `within` is the refusal's number.
     """
 
     settled_at: datetime
@@ -37,11 +38,11 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundEvent:
-    """An event and what became of it.
+    """An event, and how it ended.
 
-    cost_minor  exact, of a posted event; `currency` None: no meter priced it
+    cost_minor  exact, of a posted event; without a `currency` no meter priced it
     entry_id    the debit that it is part of
-    reason      of a refused event: as its dead letter has it, with `detail` as prose
+    reason      why it was refused, as its dead letter says; `detail` in prose
     place       None while it is buffered
     """
 
@@ -61,27 +62,27 @@ class FoundEvent:
 
 
 def find_event(
-    transaction: Transactions, buffer: UsageBuffer, business_id: BusinessId, event_id: str
+    transaction: db.Transactions, buffer: UsageBuffer, business_id: BusinessId, event_id: str
 ) -> FoundEvent:
     """Return an event of this business, by the producer's id.
 
-    It is looked for in Postgres, then among the newest of what is buffered, and, because it may
-    have been settled meanwhile, in Postgres again. If other content came with the same id, the one
-    that was charged is returned.
+    It searches Postgres, then the newest part of the buffer, then Postgres again, because the event
+    may have been settled meanwhile. If the id came with other content too, it returns the event
+    that was charged.
 
     Raises:
         NotFoundError: it is nowhere, or its row is older than the retention.
-        EventNotSeenError: it is not settled, and more is buffered than was looked through.
-        BufferUnavailableError: it is not settled, and Redis cannot be asked.
+        EventNotSeenError: it is not settled, and only a part of the buffer was searched.
+        BufferUnavailableError: it is not settled, and Redis is away.
 
     """
     key = event_key(business_id, event_id)
     with transaction() as conn:
         if found := _settled(conn, business_id, event_id, key):
             return found
-    waiting, is_cut = find_buffered(buffer, business_id, key)
-    if waiting is not None:
-        return of_buffered(business_id, waiting)
+    buffered, is_cut = find_buffered(buffer, business_id, key)
+    if buffered is not None:
+        return of_buffered(business_id, buffered)
     with transaction() as conn:
         if found := _settled(conn, business_id, event_id, key):
             return found
@@ -91,9 +92,9 @@ def find_event(
 def _settled(
     conn: Connection, business_id: BusinessId, event_id: str, key: str
 ) -> FoundEvent | None:
-    batch = conn.execute(statements.BATCH_OF_KEY, {"event_key": key}).one_or_none()
+    batch = conn.execute(statements.BATCH_OF_KEY, {"event_key": key}).mappings().one_or_none()
     if batch is not None:
-        values = {**batch._mapping, "business_id": business_id, "event_id": event_id}  # noqa: SLF001
+        values = {**batch, "business_id": business_id, "event_id": event_id}
         row = conn.execute(statements.USAGE_EVENT, values).one_or_none()
         return None if row is None else of_posted(conn, [row])[0]
     wanted = {"business_id": business_id, "event_key": key}
@@ -102,7 +103,7 @@ def _settled(
 
 
 def of_posted(conn: Connection, rows: Sequence[Row[Any]]) -> list[FoundEvent]:
-    """Return the events in rows of one business's kept usage, with the entries they are part of."""
+    """Return the events of rows of one business's kept usage, with the entries of their debits."""
     entries = _entries(conn, rows)
     return [
         FoundEvent(
@@ -137,40 +138,31 @@ def _entries(
 
 
 def of_refusal(row: Row[Any]) -> FoundEvent | None:
-    """Return the event of a dead letter; None if its bytes could not be read.
+    """Return the event of a dead letter. Returns None if its bytes cannot be read.
 
-    One that was sent again is in the buffer until it is posted or refused anew.
+    A replayed event is in the buffer until it is posted or refused again.
     """
-    refused = RefusedEvent(**row._mapping)  # noqa: SLF001
+    refused = db.row(RefusedEvent, row)
     event = refused.event()
-    if event is None or (event_at := _moment(event.event_at)) is None:
+    if event is None:
         return None
-    place = Place(refused.refused_at, refused.batch_id, refused.refusal_id)
+    try:
+        found = of_buffered(refused.business_id, event)
+    except ValueError:  # its time cannot be read
+        return None
     if refused.resolution == "replayed":
-        return of_buffered(refused.business_id, event)
-    return FoundEvent(
-        business_id=refused.business_id,
-        event_id=event.event_id,
-        customer_id=event.customer_id,
-        event_name=event.event_name,
-        event_at=event_at,
-        metadata=event.metadata,
+        return found
+    return replace(
+        found,
         status="refused",
         reason=refused.reason,
         detail=refused.detail,
-        place=place,
+        place=Place(refused.refused_at, refused.batch_id, refused.refusal_id),
     )
 
 
-def _moment(text: str) -> datetime | None:
-    try:
-        return from_wire(text)
-    except ValueError:
-        return None
-
-
 def of_buffered(business_id: BusinessId, event: BufferedEvent) -> FoundEvent:
-    """Return an event that has not been settled."""
+    """Return an event that has not been settled. Raises: ValueError if its time cannot be read."""
     return FoundEvent(
         business_id=business_id,
         event_id=event.event_id,
@@ -183,6 +175,6 @@ def of_buffered(business_id: BusinessId, event: BufferedEvent) -> FoundEvent:
 
 
 def charged_keys(conn: Connection, keys: Iterable[str]) -> set[str]:
-    """Return which of some event keys have been charged."""
-    rows = conn.execute(statements.CHARGED_KEYS, {"event_keys": list(keys)})
+    """Return those event keys that have been charged."""
+    rows = conn.execute(CHARGED_KEYS, {"event_keys": list(keys)})
     return {row.event_key for row in rows}

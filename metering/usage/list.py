@@ -1,4 +1,4 @@
-"""The events of a business, newest first: what is buffered, then what was settled."""
+"""The events of a business, newest first: buffered events, then settled ones."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,25 +13,25 @@ from metering.buffer.chunk import BufferedEvent
 from metering.buffer.lookup import newest_buffered
 from metering.buffer.stream import UsageBuffer
 from metering.db import Transactions
-from metering.debit import statements
 from metering.ids import BusinessId, CustomerId, EntryId, MeterId
 from metering.ledger.history import get_entry
 from metering.rate_card.catalogue import get_meter
 from metering.rate_card.filter import Matches, compile_filter
+from metering.usage import statements
 from metering.usage.entry_usage import events_of_entry
 from metering.usage.find import FoundEvent, Place, charged_keys, find_event, of_buffered, of_refusal
 from metering.usage.walk import BatchWalk
 
-# Of what is buffered only the newest is listed: it is on its way.
+# Only the newest of the buffered events are listed.
 BUFFERED_MAX: Final = 1000
 ROWS_PER_READ: Final = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventFilter:
-    """Which events; what is None does not matter. `start` ≤ when it happened ≤ `end`.
+    """Which events; a field of None matches all. `start` and `end` are inclusive times of events.
 
-    `entry_id`: the debit that they are part of.
+    `entry_id` selects the events of one debit.
     """
 
     entry_id: EntryId | None = None
@@ -42,7 +42,7 @@ class EventFilter:
     end: datetime | None = None
 
     def takes(self, event: FoundEvent) -> bool:
-        """Tell whether an event is wanted, but for the meter's own filter."""
+        """Tell whether an event matches, apart from the entry and the meter's own filter."""
         return (
             self.customer_id in (None, event.customer_id)
             and self.event_name in (None, event.event_name)
@@ -63,8 +63,8 @@ def list_events(
 ) -> list[FoundEvent]:
     """Return up to `page` events, newest first, past `offset` of them or after the event `after`.
 
-    What is buffered comes first, then what was settled, by when it was. Dead letters that wait are
-    there, but for those whose bytes could not be read.
+    Buffered events come first, then settled ones by the time of their settlement. Waiting dead
+    letters are included, except those whose bytes cannot be read.
 
     Raises:
         NotFoundError: the business has no such meter or entry, or no event `after`.
@@ -73,9 +73,9 @@ def list_events(
 
     """
     last = None if after is None else find_event(transaction, buffer, business_id, after)
-    waiting = _waiting(buffer, business_id, wanted, last)
+    waiting = _buffered(buffer, business_id, wanted, last)
     with transaction() as conn:
-        # Charged meanwhile, or a repetition: listed below, once.
+        # An event that was charged meanwhile, or a repetition, is listed once: as posted.
         charged = charged_keys(conn, [key for key, _ in waiting])
         buffered = [of_buffered(business_id, event) for key, event in waiting if key not in charged]
         wanted, matches = _with_meter(conn, business_id, wanted)
@@ -86,10 +86,10 @@ def list_events(
         return list(islice(taken, offset, offset + page))
 
 
-def _waiting(
+def _buffered(
     buffer: UsageBuffer, business_id: BusinessId, wanted: EventFilter, last: FoundEvent | None
 ) -> list[tuple[str, BufferedEvent]]:
-    """Return what is buffered, with its keys, after the event `last`."""
+    """Return the buffered events after the event `last`, with their keys."""
     if wanted.entry_id is not None or (last is not None and last.place is not None):
         return []
     waiting = newest_buffered(buffer, business_id, wanted.customer_id, BUFFERED_MAX)
@@ -140,18 +140,17 @@ def _settled(
 def _refused(
     conn: Connection, business_id: BusinessId, customer_id: CustomerId | None, last: Place | None
 ) -> Iterator[FoundEvent]:
+    values: dict[str, object] = {
+        "business_id": business_id,
+        "customer_id": customer_id,
+        "reason": None,
+        "event_id": None,
+        "page": ROWS_PER_READ,
+        "offset": 0,
+    }
     after_at, after_id = (None, 0) if last is None else (last.settled_at, last.within)
     while True:
-        values = {
-            "business_id": business_id,
-            "customer_id": customer_id,
-            "reason": None,
-            "event_id": None,
-            "after_at": after_at,
-            "after_id": after_id,
-            "page": ROWS_PER_READ,
-            "offset": 0,
-        }
+        values |= {"after_at": after_at, "after_id": after_id}
         rows = conn.execute(statements.REFUSED_NEWEST, values).all()
         yield from filter(None, map(of_refusal, rows))
         if len(rows) < ROWS_PER_READ:

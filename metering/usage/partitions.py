@@ -1,6 +1,5 @@
-"""Kept usage by day: partitions made ahead, and dropped after the retention. Keys stay for ever."""
+"""Daily partitions of kept usage: made ahead, dropped after the retention. Keys stay for ever."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Final
@@ -8,7 +7,8 @@ from typing import Final
 from sqlalchemy import Connection
 
 from metering.db import driver
-from metering.debit import statements
+from metering.debit.statements import DELETE_KINDS
+from metering.usage import statements
 
 PREFIX: Final = "usage_events_"
 DAY: Final = timedelta(days=1)
@@ -27,28 +27,28 @@ def maintain_partitions(
 ) -> PartitionReport:
     """Make the partitions of today and the days ahead; drop those older than the retention.
 
-    Safe at any time and twice at once: the second finds the lock taken and does nothing.
+    If another run holds the lock, this one does nothing.
     """
     if not conn.execute(statements.TRY_MAINTENANCE).scalar_one():
         return PartitionReport(0, 0)
     today: date = conn.execute(statements.TODAY).scalar_one()
-    days = _days(conn.execute(statements.PARTITIONS).scalars().all())
+    suffixes = [name.removeprefix(PREFIX) for name in conn.execute(statements.PARTITIONS).scalars()]
+    days = [date.fromisoformat(suffix) for suffix in suffixes if suffix.isdigit()]
     wanted = [today + DAY * offset for offset in range(ahead_days + 1)]
     made = sum(_make(conn, day) for day in wanted if day not in days)
     first_kept = today - DAY * retention_days
     old = [day for day in days if day < first_kept]
     for day in old:
         driver(conn).execute(f"DROP TABLE {PREFIX}{day:%Y%m%d}")
-    for statement in (statements.CLEAR_DEFAULT, statements.CLEAR_NOTES, statements.FORGET_TOLD):
+    for statement in (statements.CLEAR_DEFAULT, statements.CLEAR_NOTES, DELETE_KINDS):
         conn.execute(statement, {"first": first_kept})
     return PartitionReport(made, len(old))
 
 
 def summarize_usage(conn: Connection) -> int:
-    """Bring the index of kept usage up to its last row; return how many block ranges were added.
+    """Add new rows to the index of kept usage; return how many block ranges were added.
 
-    Postgres does so itself only when it vacuums, and rows that are only added bring that about
-    rarely.
+    Postgres itself does this only in a vacuum, which is rare for tables that are only appended to.
     """
     today: date = conn.execute(statements.TODAY).scalar_one()
     names = [f"{PREFIX}{day:%Y%m%d}" for day in (today, today - DAY)]
@@ -56,13 +56,8 @@ def summarize_usage(conn: Connection) -> int:
     return added
 
 
-def _days(names: Sequence[str]) -> list[date]:
-    suffixes = [name.removeprefix(PREFIX) for name in names]
-    return [date.fromisoformat(suffix) for suffix in suffixes if suffix.isdigit()]
-
-
 def _make(conn: Connection, day: date) -> bool:
-    """Make one day's partition, unless the catch-all already holds rows of that day."""
+    """Make one day's partition, unless the default partition already holds rows of that day."""
     following = day + DAY
     if conn.execute(statements.DEFAULT_HOLDS, {"first": day, "last": following}).scalar_one():
         return False

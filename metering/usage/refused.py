@@ -1,4 +1,4 @@
-"""Dead letters: events that could not be charged, their reasons, and sending them again."""
+"""Dead letters: events that could not be charged, with the reason, and their replay."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -9,12 +9,12 @@ from typing import Final, Literal
 
 from sqlalchemy import Connection
 
+from metering import db
 from metering.buffer.chunk import BufferedEvent
 from metering.buffer.stream import UsageBuffer
-from metering.db import Transactions
-from metering.debit import statements
-from metering.errors import MalformedChunkError, NotFoundError
+from metering.errors import MalformedChunkError
 from metering.ids import BatchId, BusinessId, RefusalId
+from metering.usage import statements
 
 REPLAY_PAGE: Final = 500
 MEND_PAGE: Final = 2_000
@@ -27,8 +27,8 @@ Resolution = Literal["replayed", "mended", "dismissed"]
 class RefusedEvent:
     """A dead letter; `payload` is the event as it was buffered, or the bytes of its chunk.
 
-    resolution  why it waits no more: it was sent again, another event of its id was charged, or a
-                person dismissed it, for the reason in `resolution_note`
+    `resolution` says why it no longer waits: it was replayed, another event of its id was charged,
+    or a person dismissed it for the reason in `resolution_note`.
     """
 
     refusal_id: RefusalId
@@ -45,7 +45,7 @@ class RefusedEvent:
     resolution_note: str | None = None
 
     def event(self) -> BufferedEvent | None:
-        """Return the event to send again; None if its bytes could not be read."""
+        """Return the event for a replay. Returns None if its bytes cannot be read."""
         if self.reason == MalformedChunkError.reason or not isinstance(self.payload, list):
             return None
         return BufferedEvent(*self.payload)
@@ -53,7 +53,7 @@ class RefusedEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which dead letters: all filters are optional."""
+    """Which dead letters; a field of None matches all."""
 
     business_id: BusinessId | None = None
     reason: str | None = None
@@ -69,14 +69,13 @@ def refused_events(
 ) -> list[RefusedEvent]:
     """Return a page of waiting dead letters, oldest first, after a refusal id."""
     values = {**asdict(selection), "after": after, "page": page}
-    rows = conn.execute(statements.REFUSED, values)
-    return [RefusedEvent(**row._mapping) for row in rows]  # noqa: SLF001
+    return db.rows(RefusedEvent, conn.execute(statements.REFUSED, values))
 
 
 def resolved_events(conn: Connection, selection: Selection, *, page: int) -> list[RefusedEvent]:
-    """Return a page of dead letters that wait no more, newest first."""
-    rows = conn.execute(statements.RESOLVED, {**asdict(selection), "page": page})
-    return [RefusedEvent(**row._mapping) for row in rows]  # noqa: SLF001
+    """Return a page of dead letters that no longer wait, newest first."""
+    values = {**asdict(selection), "page": page}
+    return db.rows(RefusedEvent, conn.execute(statements.RESOLVED, values))
 
 
 def newest_refused(
@@ -89,42 +88,28 @@ def newest_refused(
     after: RefusalId | None = None,
     resolved: bool = False,
 ) -> list[RefusedEvent]:
-    """Return a page of a business's dead letters that wait, or no more, newest first.
+    """Return a page of a business's dead letters that wait, or no longer wait, newest first.
 
-    Raises:
-        NotFoundError: the business has no dead letter `after`.
-
+    Raises: NotFoundError if the business has no dead letter `after`.
     """
-    after_at: datetime | None = None
-    if after is not None:
-        key = {"business_id": business_id, "refusal_id": after}
-        after_at = conn.execute(statements.REFUSED_AT, key).scalar_one_or_none()
-        if after_at is None:
-            raise NotFoundError("refused event", str(after))
+    last = None if after is None else get_refused(conn, business_id, after)
     values = {
         **asdict(selection),
         "business_id": business_id,
-        "after_at": after_at,
+        "after_at": last and last.refused_at,
         "after_id": after,
         "page": page,
         "offset": offset,
     }
     statement = statements.RESOLVED_NEWEST if resolved else statements.REFUSED_NEWEST
-    return [RefusedEvent(**row._mapping) for row in conn.execute(statement, values)]  # noqa: SLF001
+    return db.rows(RefusedEvent, conn.execute(statement, values))
 
 
 def get_refused(conn: Connection, business_id: BusinessId, refusal_id: RefusalId) -> RefusedEvent:
-    """Return a dead letter of this business.
-
-    Raises:
-        NotFoundError: there is none of that id.
-
-    """
+    """Return a dead letter of this business. Raises: NotFoundError if it has none of that id."""
     key = {"business_id": business_id, "refusal_id": refusal_id}
-    row = conn.execute(statements.REFUSAL, key).one_or_none()
-    if row is None:
-        raise NotFoundError("refused event", str(refusal_id))
-    return RefusedEvent(**row._mapping)  # noqa: SLF001
+    found = conn.execute(statements.REFUSAL, key)
+    return db.get_one(RefusedEvent, found, "refused event", str(refusal_id))
 
 
 def dismiss(
@@ -134,9 +119,9 @@ def dismiss(
     selection: Selection = EVERYTHING,
     refusal_ids: Sequence[RefusalId] | None = None,
 ) -> int:
-    """Take dead letters that wait off the list, for good: those named, or those selected.
+    """Take waiting dead letters off the list for good, by their ids or by the selection.
 
-    They are kept, with the reason. The account of events does not change: they stay refused.
+    They are kept, with the note. The balance of events does not change: they stay refused.
     """
     values = {
         **asdict(selection),
@@ -147,26 +132,27 @@ def dismiss(
     return conn.execute(statements.DISMISS, values).rowcount
 
 
-def mark_mended(transaction: Transactions, ends_at: float) -> int:
-    """Mark dead letters that another event of their id has mended; return how many.
+def mark_mended(transaction: db.Transactions, ends_at: float) -> int:
+    """Mark dead letters whose id was charged with another event; return how many.
 
-    A walk over all that wait, a page in each transaction, until the monotonic time `ends_at`.
+    It walks over all that wait, a page in each transaction, until the monotonic time `ends_at`.
     """
     place: dict[str, object] = {"business_id": "", "refusal_id": 0}
     marked = 0
     while True:
         with transaction() as conn:
-            rows = conn.execute(statements.WAITING_PAGE, {**place, "page": MEND_PAGE}).all()
-            ids = [row.refusal_id for row in rows]
+            values = {**place, "page": MEND_PAGE}
+            rows = conn.execute(statements.WAITING_PAGE, values).mappings().all()
+            ids = [row["refusal_id"] for row in rows]
             if ids:
                 marked += conn.execute(statements.MARK_MENDED, {"refusal_ids": ids}).rowcount
         if len(rows) < MEND_PAGE or monotonic() >= ends_at:
             return marked
-        place = dict(rows[-1]._mapping)  # noqa: SLF001
+        place = dict(rows[-1])
 
 
 def replay(
-    transaction: Transactions,
+    transaction: db.Transactions,
     buffer: UsageBuffer,
     selection: Selection,
     *,
@@ -174,13 +160,11 @@ def replay(
 ) -> int:
     """Send the selected dead letters through the buffer again; return how many.
 
-    They are buffered first and marked after: killed in between, they are sent twice, and the
-    second is a duplicate. One that is refused again before it is marked stays waiting. Bytes that
-    cannot be read stay where they are. With `events_max`, it stops at the page that reaches it.
+    They are buffered first and marked afterwards. If the process dies in between, they are sent
+    twice, and the second is a duplicate. One that is refused again before it is marked stays
+    waiting. Unreadable bytes are left alone. It stops after the page that reaches `events_max`.
 
-    Raises:
-        BufferFullError, BufferUnavailableError: what was not sent is still waiting.
-
+    Raises: BufferFullError or BufferUnavailableError; the events that were not sent still wait.
     """
     sent = 0
     for page in _pages(transaction, selection):
@@ -202,7 +186,7 @@ def replay(
     return sent
 
 
-def _pages(transaction: Transactions, selection: Selection) -> Iterator[list[RefusedEvent]]:
+def _pages(transaction: db.Transactions, selection: Selection) -> Iterator[list[RefusedEvent]]:
     after = 0
     while True:
         with transaction() as conn:

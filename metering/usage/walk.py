@@ -1,8 +1,8 @@
 """Walk over kept usage, newest batch first.
 
-Kept usage has no index but that of its batches, because each further one would be paid for by
-every event. So the way leads over batches: all of a business, or those that debited a customer's
-wallets and those with usage that charged nobody; of each is read what is asked for.
+Kept usage is indexed only by batch, because every event pays for a further index. So a search reads
+batches: all of a business, or those that debited a customer's wallets and those with usage that
+charged nobody. From each batch it reads only the matching rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,11 +14,11 @@ from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
-from metering.debit import statements
 from metering.errors import FieldProblem, InvalidInputError, NotFoundError
 from metering.ids import BatchId, BusinessId, CustomerId, WalletId
 from metering.ledger.wallets import wallets_of
 from metering.money import INT64_MAX
+from metering.usage import statements
 from metering.usage.find import FoundEvent, of_posted
 
 # A walk over more batches is refused: it takes seconds, and narrower bounds help.
@@ -33,7 +33,7 @@ class _Batch(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchWalk:
-    """What to look for; `last`: the event that the walk goes on after."""
+    """The filters of a walk; it continues after the event `last`."""
 
     conn: Connection
     business_id: BusinessId
@@ -45,11 +45,9 @@ class BatchWalk:
     rows_per_read: int
 
     def events(self) -> Iterator[FoundEvent]:
-        """Give posted events, by batch and, within one, by time; newest first.
+        """Yield posted events by batch, and within a batch by time, newest first.
 
-        Raises:
-            InvalidInputError: more than `BATCHES_MAX` batches would have to be read.
-
+        Raises: InvalidInputError if more than `BATCHES_MAX` batches would have to be read.
         """
         batches = _distinct(self._batches())
         size = 1
@@ -72,25 +70,22 @@ class BatchWalk:
         ways = [self._of_wallet(view.wallet.wallet_id) for view in wallets]
         return merge(*ways, self._of_business(is_uncharged=True), reverse=True)
 
-    def _reach(self) -> dict[str, object]:
+    def _bounds(self) -> dict[str, object]:
         place = None if self.last is None else self.last.place
         return {
             "business_id": self.business_id,
-            "before": None if place is None else place.settled_at,
+            "before": place and place.settled_at,
             "start": self.start,
             "end": self.end,
             "page": _BATCHES_PER_READ_MAX,
         }
 
     def _of_business(self, *, is_uncharged: bool) -> Iterator[_Batch]:
+        values = {**self._bounds(), "uncharged": is_uncharged}
         after: _Batch | None = None
         while True:
-            values = {
-                **self._reach(),
-                "uncharged": is_uncharged,
-                "after_at": after and after.posted_at,
-                "after_batch": after and after.batch_id,
-            }
+            values["after_at"] = after and after.posted_at
+            values["after_batch"] = after and after.batch_id
             rows = self.conn.execute(statements.BATCHES_OF_BUSINESS, values).all()
             for row in rows:
                 after = _Batch(row.posted_at, row.batch_id)
@@ -99,13 +94,11 @@ class BatchWalk:
                 return
 
     def _of_wallet(self, wallet_id: WalletId) -> Iterator[_Batch]:
-        reach = self._reach()
-        version = INT64_MAX
+        values = {**self._bounds(), "wallet_id": wallet_id, "before_version": INT64_MAX}
         while True:
-            values = {**reach, "wallet_id": wallet_id, "before_version": version}
             rows = self.conn.execute(statements.BATCHES_OF_WALLET, values).all()
             for row in rows:
-                version = row.version
+                values["before_version"] = row.version
                 yield _Batch(row.posted_at, row.batch_id)
             if len(rows) < _BATCHES_PER_READ_MAX:
                 return

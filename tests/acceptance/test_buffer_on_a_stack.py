@@ -124,13 +124,13 @@ def test_an_idle_worker_stays_though_a_stream_was_deleted_by_hand(
     shop.buffer.redis.delete(stream_key(shard))
     os.kill(pids["worker"], signal.SIGCONT)
 
-    wait_for(lambda: shop.buffer.account(shard).buffered == 0)
+    wait_for(lambda: shop.buffer.counters(shard).buffered == 0)
     time.sleep(8)
 
     assert stack.pids == pids
     assert "counters of shard" in (stack.data_dir / "log" / "worker.log").read_text()
     account = read_account(shop.sessions.snapshot, shop.buffer)
-    epoch = shop.buffer.account(shard).epoch
+    epoch = shop.buffer.counters(shard).epoch
     assert [fault.detail for fault in account_faults(account)] == [
         f"shard {shard}: 2 accepted events are gone from Redis (epoch {epoch})"
     ]

@@ -7,9 +7,10 @@ import psycopg
 
 from bed import CURRENCIES, Bed, Market
 from metering.debit.batch import key_events
-from metering.debit.drain import Drain, drain_shard
-from metering.debit.prepare import _lines
+from metering.debit.drain import drain_shard
+from metering.debit.prepare import usage_lines
 from metering.debit.price import price_events
+from metering.debit.resources import Drain
 from metering.ids import BatchId, CustomerId
 from metering.ledger.wallets import payers
 from metering.rate_card.cards import RateCards
@@ -68,7 +69,7 @@ def _rows(here: Bed, market: Market, head: list) -> bytes:  # type: ignore[type-
         current = cards.current(conn, cards.versions(conn, {market.business_id}))
         known = payers(conn, {CustomerId(event.customer_id) for event in keyed})
     priced, _ = price_events(current, known, keyed)
-    lines = _lines(priced, BatchId(1))
+    lines = usage_lines(priced, BatchId(1))
     return "".join(
         f"{line}\t{event.keyed.key}\n" for line, event in zip(lines, priced, strict=True)
     ).encode()

@@ -105,12 +105,12 @@ def _keys(conn: Connection, events: Rows) -> Iterator[str]:
 def _account(conn: Connection, buffer: UsageBuffer) -> Iterator[str]:
     """In = posted + duplicate + refused + buffered, and Redis counts as its streams do."""
     totals = conn.execute(text(TOTALS)).one()
-    accepted = sum(buffer.account(shard).accepted for shard in buffer.shards)
+    accepted = sum(buffer.counters(shard).accepted for shard in buffer.shards)
     held = buffered(buffer)
     ended = totals.posted + totals.duplicate + totals.refused
     yield from _same("in = posted + duplicate + refused + buffered", accepted, ended + held)
     yield from _same(
-        "buffered by the accounts", sum(buffer.account(s).buffered for s in buffer.shards), held
+        "buffered by the accounts", sum(buffer.counters(s).buffered for s in buffer.shards), held
     )
     backlog = buffer.redis.hget(BACKLOG, "events") or 0
     yield from _same("buffered by the high-water mark", int(backlog), held)

@@ -16,7 +16,8 @@ from metering.buffer.chunk import BufferedEvent, Metadata
 from metering.buffer.stream import UsageBuffer
 from metering.checkpoint import Checkpoint, no_checkpoint
 from metering.clock import to_wire, utc_now
-from metering.debit.drain import Drain, DrainReport, drain_shard
+from metering.debit.drain import DrainReport, drain_shard
+from metering.debit.resources import Drain
 from metering.debit.write import Outcome
 from metering.ids import BusinessId, CustomerId
 from metering.ledger.businesses import BusinessChange, change_business

@@ -8,7 +8,7 @@ from fakeredis import FakeRedis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from metering.buffer.chunk import CHUNK_VERSION
-from metering.buffer.keys import BACKLOG, PULSE, Shard, account_key, stream_key
+from metering.buffer.keys import BACKLOG, PULSE, Shard, counters_key, stream_key
 from metering.buffer.stream import PULSE_TTL_S, UsageBuffer
 from worker import watchdog as pulse_module
 from worker.alive import is_alive, touch
@@ -53,11 +53,11 @@ class World:
     def hold(self, shard: int, events: int, version: int = CHUNK_VERSION) -> None:
         fields = {"b": "bus", "n": events, "v": version, "e": "[]"}
         self.redis.xadd(stream_key(Shard(shard)), fields)
-        self.redis.hset(account_key(Shard(shard)), mapping={"epoch": "e", "accepted": events})
+        self.redis.hset(counters_key(Shard(shard)), mapping={"epoch": "e", "accepted": events})
         self.redis.hset(BACKLOG, mapping={"events": events, "bytes": 2})
 
     def settle(self, shard: int, events: int) -> None:
-        self.redis.hset(account_key(Shard(shard)), "settled", events)
+        self.redis.hset(counters_key(Shard(shard)), "settled", events)
 
     def sweep_was(self, seconds_ago: float) -> None:
         self.redis.set(PULSE, 1, px=int((PULSE_TTL_S - seconds_ago) * 1000))
@@ -174,7 +174,7 @@ def test_an_empty_buffer_keeps_the_worker(world: World) -> None:
 
 def test_an_account_that_is_off_keeps_the_worker_while_the_streams_are_empty(world: World) -> None:
     """Redis may come back with half of an append; a stream may have been deleted by hand."""
-    world.redis.hset(account_key(Shard(0)), mapping={"epoch": "e", "accepted": 5, "settled": 2})
+    world.redis.hset(counters_key(Shard(0)), mapping={"epoch": "e", "accepted": 5, "settled": 2})
     world.redis.hset(BACKLOG, mapping={"events": 3, "bytes": 2})
     let_pass(world, 0)
 

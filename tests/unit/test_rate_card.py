@@ -23,7 +23,7 @@ from metering.errors import (
     UnpricedEventError,
 )
 from metering.ids import BusinessId, Currency, MeterId, PriceId
-from metering.rate_card.card import Charge, OnUnmetered, RateCard
+from metering.rate_card.card import Cost, OnUnmetered, RateCard, exact_cost
 from metering.rate_card.catalogue import Aggregation, Meter, NewPrice, Price, _check_exact
 from metering.rate_card.filter import Filter
 
@@ -79,7 +79,7 @@ def price(
     )
 
 
-def charge(
+def cost_of(
     meters: Sequence[Meter],
     prices: Sequence[Price],
     metadata: Metadata | None = None,
@@ -88,12 +88,12 @@ def charge(
     at: datetime = CHANGE,
     billing: Currency | None = None,
 ) -> tuple[Currency | None, Decimal]:
-    found = charged(meters, prices, metadata, name=name, at=at, billing=billing)
+    found = full_cost(meters, prices, metadata, name=name, at=at, billing=billing)
     assert found.gap is None
-    return found.currency, found.cost
+    return found.currency, exact_cost(found.mantissa, found.scale)
 
 
-def charged(
+def full_cost(
     meters: Sequence[Meter],
     prices: Sequence[Price],
     metadata: Metadata | None = None,
@@ -102,38 +102,39 @@ def charged(
     at: datetime = CHANGE,
     billing: Currency | None = None,
     on_unmetered: OnUnmetered = "refuse",
-) -> Charge:
+) -> Cost:
     given_metadata: Metadata = {"tokens": 10} if metadata is None else metadata
     card = RateCard(meters, prices, (USD, INR), on_unmetered)
-    return card.charge(name, to_wire(at), given_metadata, billing)
+    return card.cost(name, to_wire(at), given_metadata, billing)
 
 
 def gap(*args: Any, **options: Any) -> tuple[str, str | None, Currency | None, Decimal]:
     """Why an event is refused, and at which meter; then what is charged where it is kept."""
     with pytest.raises(UnpricedEventError) as refused:
-        charged(*args, **options)
-    kept = charged(*args, **options, on_unmetered="keep_free")
+        full_cost(*args, **options)
+    kept = full_cost(*args, **options, on_unmetered="keep_free")
     assert kept.gap is not None
     assert (kept.gap.reason, kept.gap.message) == (refused.value.reason, refused.value.message)
-    return refused.value.reason, refused.value.meter_id, kept.currency, kept.cost
+    cost = exact_cost(kept.mantissa, kept.scale)
+    return refused.value.reason, refused.value.meter_id, kept.currency, cost
 
 
 def test_a_sum_costs_its_property_times_the_price_of_a_unit() -> None:
     tokens = meter()
 
-    assert charge([tokens], [price(tokens, "0.25")]) == (USD, Decimal("2.5"))
+    assert cost_of([tokens], [price(tokens, "0.25")]) == (USD, Decimal("2.5"))
 
 
 def test_a_count_costs_the_price_once_per_event() -> None:
     calls = meter(None)
 
-    assert charge([calls], [price(calls, "3")], {}) == (USD, Decimal(3))
+    assert cost_of([calls], [price(calls, "3")], {}) == (USD, Decimal(3))
 
 
 def test_a_price_per_many_units_is_the_exact_part_of_it() -> None:
     tokens = meter()
 
-    found = charge([tokens], [price(tokens, "0.15", units=10**6)], {"tokens": 7})
+    found = cost_of([tokens], [price(tokens, "0.15", units=10**6)], {"tokens": 7})
 
     assert found == (USD, Decimal("0.00000105"))
 
@@ -159,7 +160,7 @@ def test_the_price_in_force_at_the_event_s_moment_applies(at: datetime, cost: st
         price(tokens, "2", since=CHANGE),
     ]
 
-    assert charge([tokens], prices, at=at) == (USD, Decimal(cost))
+    assert cost_of([tokens], prices, at=at) == (USD, Decimal(cost))
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=8, unique=True), st.integers(-10, 1010))
@@ -171,7 +172,7 @@ def test_the_price_in_force_is_the_last_that_began(starts: list[int], at: int) -
 
     begun = [start + 1 for start in starts if start <= at]
     if begun:
-        found = charge([tokens], prices, {"tokens": 1}, at=LONG_AGO + at * MICROSECOND)
+        found = cost_of([tokens], prices, {"tokens": 1}, at=LONG_AGO + at * MICROSECOND)
         assert found == (USD, max(begun))
     else:
         found = gap([tokens], prices, {"tokens": 1}, at=LONG_AGO + at * MICROSECOND)
@@ -182,14 +183,14 @@ def test_a_moment_is_compared_in_utc_wherever_the_price_was_written() -> None:
     tokens = meter()
     there = datetime.fromisoformat("2026-06-01T17:30:00+05:30")
 
-    assert charge([tokens], [price(tokens, "2", since=there)], at=CHANGE) == (USD, 20)
+    assert cost_of([tokens], [price(tokens, "2", since=there)], at=CHANGE) == (USD, 20)
 
 
 def test_all_meters_of_an_event_are_summed() -> None:
     tokens, images, calls = meter(), meter("images"), meter(None)
     prices = [price(tokens, "0.1"), price(images, "4"), price(calls, "0.5")]
 
-    found = charge([tokens, images, calls], prices, {"tokens": 10, "images": 2})
+    found = cost_of([tokens, images, calls], prices, {"tokens": 10, "images": 2})
 
     assert found == (USD, Decimal("9.5"))
 
@@ -198,7 +199,7 @@ def test_a_meter_whose_filter_does_not_match_adds_nothing() -> None:
     calls, premium = meter(None), meter(None, wanted="premium")
     prices = [price(calls, "1"), price(premium, "10")]
 
-    found = [charge([calls, premium], prices, {"tier": tier}) for tier in ("basic", "premium")]
+    found = [cost_of([calls, premium], prices, {"tier": tier}) for tier in ("basic", "premium")]
 
     assert found == [(USD, 1), (USD, 11)]
 
@@ -244,8 +245,8 @@ def test_a_part_of_an_event_is_not_free_by_omission() -> None:
     found = gap([tokens, images], prices, {"tokens": 10, "images": 1}, **before)
 
     assert found == ("no_price", images.meter_id, USD, 10)
-    assert charge([tokens, images], prices, {"tokens": 10}, **before) == (USD, 10)
-    assert charge([tokens, images], prices, {"tokens": 10, "images": 0}, **before) == (USD, 10)
+    assert cost_of([tokens, images], prices, {"tokens": 10}, **before) == (USD, 10)
+    assert cost_of([tokens, images], prices, {"tokens": 10, "images": 0}, **before) == (USD, 10)
 
 
 def test_an_event_that_adds_only_to_a_meter_without_a_price_is_not_free_by_omission() -> None:
@@ -260,14 +261,14 @@ def test_an_event_that_adds_only_to_a_meter_without_a_price_is_not_free_by_omiss
 def test_a_price_of_zero_is_free_on_purpose(wanted: str | None) -> None:
     tokens = meter(wanted=wanted)
 
-    assert charge([tokens], [price(tokens, "0")], {"tokens": 10, "tier": "a"}) == (USD, 0)
+    assert cost_of([tokens], [price(tokens, "0")], {"tokens": 10, "tier": "a"}) == (USD, 0)
 
 
 def test_the_currency_is_one_in_which_the_event_is_priced_at_its_time() -> None:
     tokens = meter()
     prices = [price(tokens, "80", INR), price(tokens, "1", USD, since=CHANGE)]
 
-    found = [charge([tokens], prices, at=at) for at in (CHANGE - MICROSECOND, CHANGE)]
+    found = [cost_of([tokens], prices, at=at) for at in (CHANGE - MICROSECOND, CHANGE)]
 
     assert found == [(INR, 800), (USD, 10)]
 
@@ -275,7 +276,7 @@ def test_the_currency_is_one_in_which_the_event_is_priced_at_its_time() -> None:
 def test_a_meter_without_a_price_adds_nothing_to_one_that_has() -> None:
     tokens, calls = meter(), meter(None)
 
-    assert charge([tokens, calls], [price(calls, "1")]) == (USD, 1)
+    assert cost_of([tokens, calls], [price(calls, "1")]) == (USD, 1)
 
 
 BOTH, USD_ONLY, INR_ONLY = (USD, INR), (USD,), (INR,)
@@ -305,7 +306,7 @@ def test_the_billing_currency_applies_or_else_the_first_that_all_meters_have(
     one, other = meter(None, wanted=wanted), meter(None, wanted=wanted)
     prices = [price(one, "1", code) for code in first] + [price(other, "1", c) for c in second]
 
-    found = charge([one, other], prices, {"tier": "a"}, billing=billing)
+    found = cost_of([one, other], prices, {"tier": "a"}, billing=billing)
 
     assert found == (currency, len([found for found in (first, second) if found]))
 
@@ -327,7 +328,7 @@ def test_meters_without_a_price_in_a_currency_that_applies_are_refused(
     prices = [price(one, "1", code) for code in first] + [price(other, "1", c) for c in second]
 
     with pytest.raises(NoPriceError):
-        charge([one, other], prices, {}, billing=billing)
+        cost_of([one, other], prices, {}, billing=billing)
 
 
 @pytest.mark.parametrize("priced", [True, False], ids=["priced", "measured only"])
@@ -340,7 +341,7 @@ def test_a_summed_property_that_is_no_quantity_is_refused_and_named(
     tokens = meter()
 
     with pytest.raises(BadQuantityError, match="'tokens'"):
-        charge([tokens], [price(tokens, "1")] if priced else [], metadata)
+        cost_of([tokens], [price(tokens, "1")] if priced else [], metadata)
 
 
 @pytest.mark.parametrize("wanted", [None, "a"], ids=["plain", "filtered"])
@@ -350,7 +351,7 @@ def test_an_absent_property_adds_nothing_to_its_meter_and_stops_no_other(
     meters = [meter(key, wanted=wanted) for key in ("input", "output", "cached")]
     prices = [price(of, amount) for of, amount in zip(meters, ("1", "10", "100"), strict=True)]
 
-    found = charge(meters, prices, {"input": 10, "output": 5, "tier": "a"})
+    found = cost_of(meters, prices, {"input": 10, "output": 5, "tier": "a"})
 
     assert found == (USD, 60)
 
@@ -364,9 +365,9 @@ def test_an_event_that_adds_to_no_meter_is_refused_and_one_that_adds_zero_is_not
     prices = [price(tokens, amount), price(images, amount)]
 
     with pytest.raises(BadQuantityError, match=r"none of the properties.*'images', 'tokens'"):
-        charge([tokens, images], prices, {"token": 7, "tier": "a"})
+        cost_of([tokens, images], prices, {"token": 7, "tier": "a"})
 
-    assert charge([tokens, images], prices, {"tokens": 0, "tier": "a"}) == (USD, 0)
+    assert cost_of([tokens, images], prices, {"tokens": 0, "tier": "a"}) == (USD, 0)
 
 
 said = st.one_of(
@@ -396,10 +397,10 @@ def test_the_edge_takes_a_summed_property_just_when_it_can_be_priced(
     except InvalidInputError as refused:
         reason = refused.problems[0].reason.removeprefix("is summed by a meter, but ")
         with pytest.raises(BadQuantityError, match=reason):
-            charge([tokens], [price(tokens, "1")], {"tokens": value})
+            cost_of([tokens], [price(tokens, "1")], {"tokens": value})
         return
 
-    found = charge([tokens], [price(tokens, "1")], taken.metadata)
+    found = cost_of([tokens], [price(tokens, "1")], taken.metadata)
 
     assert abs(found[1] - Decimal(str(value))) <= Decimal("5e-13")
 
@@ -409,7 +410,7 @@ def test_a_cost_does_not_depend_on_the_host_s_decimal_context() -> None:
     prices = [price(tokens, "12345.678901234567", units=1000)]
 
     with localcontext(Context(prec=3, rounding=ROUND_UP, traps=[])):
-        found = charge([tokens], prices, {"tokens": "987654321.123456"})
+        found = cost_of([tokens], prices, {"tokens": "987654321.123456"})
 
     assert found == (USD, Decimal("12193263114.007000466544821703552"))
 
@@ -481,6 +482,6 @@ def test_of_prices_that_have_begun_and_not_ended_the_last_begun_is_in_force(
     moment = LONG_AGO + at * MICROSECOND
 
     if in_force:
-        assert charge([tokens], prices, {"tokens": 1}, at=moment) == (USD, max(in_force)[1])
+        assert cost_of([tokens], prices, {"tokens": 1}, at=moment) == (USD, max(in_force)[1])
     else:
         assert gap([tokens], prices, {"tokens": 1}, at=moment)[0] == "no_price"

@@ -1,4 +1,4 @@
-"""`gullak verify`: every invariant of the ledger, and the account of events over both stores."""
+"""`gullak verify`: every invariant of the ledger, and the balance of events over both stores."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from metering.errors import ConfigurationError, FieldProblem, InvalidInputError, NotFoundError
 from metering.ledger.verify import Fault, find_faults
 from metering.ledger.verify.accepted import AcceptedFault, accept_fault, accepted_faults
-from metering.usage.balance_of_events import EventsAccount, account_faults, read_account
+from metering.usage.balance_of_events import EventBalance, read_balance
 from worker.cli.options import AsJson
 from worker.cli.show import print_json, print_table
 from worker.cli.target import DataDir, Target, open_target
@@ -30,15 +30,15 @@ def verify(context: typer.Context, *, as_json: AsJson = False, data_dir: DataDir
     if context.invoked_subcommand is not None:
         return
     with open_target(data_dir) as target:
-        account, unknown, faults, accepted = _look(target)
+        balance, unknown, faults, accepted = _look(target)
     known = {fault.fault_id for fault in accepted}
     faults = [fault for fault in faults if fault.fault_id not in known]
     if as_json:
-        print_json(_record(faults, accepted, account, unknown))
+        print_json(_record(faults, accepted, balance, unknown))
     else:
-        _print_account(account, unknown)
+        _print_balance(balance, unknown)
         _print_faults(faults, accepted)
-    if faults or account is None:
+    if faults or balance is None:
         raise typer.Exit(1)
 
 
@@ -55,7 +55,7 @@ def accept(
     if not reason.strip():
         raise InvalidInputError(FieldProblem("reason", "is empty"))
     with open_target(data_dir) as target:
-        _account_of_events, _unknown, faults, _accepted = _look(target)
+        _balance, _unknown, faults, _accepted = _look(target)
         named = [fault for fault in faults if fault.fault_id == fault_id]
         if not named:
             raise NotFoundError("fault", fault_id)
@@ -64,23 +64,23 @@ def accept(
     typer.echo(f"{fault_id} accepted: {named[0].invariant}: {named[0].detail}")
 
 
-Found = tuple[EventsAccount | None, str, Sequence[Fault], Sequence[AcceptedFault]]
+Found = tuple[EventBalance | None, str, Sequence[Fault], Sequence[AcceptedFault]]
 
 
 def _look(target: Target) -> Found:
-    """Return the account of events, or why it is unknown; all faults, each once; those accepted."""
-    account, unknown = _account(target)
+    """Return the balance of events, or why it is unknown; all faults, each once; those accepted."""
+    balance, unknown = _read(target)
     with target.snapshot() as conn:
         faults = list(find_faults(conn))
         accepted = accepted_faults(conn)
-    faults += [] if account is None else account_faults(account)
-    return account, unknown, list(dict.fromkeys(faults)), accepted
+    faults += [] if balance is None else balance.faults()
+    return balance, unknown, list(dict.fromkeys(faults)), accepted
 
 
-def _account(target: Target) -> tuple[EventsAccount | None, str]:
-    """Return the account of events, or why it is unknown."""
+def _read(target: Target) -> tuple[EventBalance | None, str]:
+    """Return the balance of events, or why it is unknown."""
     try:
-        return read_account(target.snapshot, target.buffer), ""
+        return read_balance(target.snapshot, target.buffer), ""
     except RedisError as error:
         return None, f"Redis does not answer ({type(error).__name__})"
     except ConfigurationError as error:
@@ -90,12 +90,12 @@ def _account(target: Target) -> tuple[EventsAccount | None, str]:
 def _record(
     faults: Sequence[Fault],
     accepted: Sequence[AcceptedFault],
-    account: EventsAccount | None,
+    balance: EventBalance | None,
     unknown: str,
 ) -> dict[str, object]:
-    events = None if account is None else {**asdict(account), "difference": account.difference}
+    events = None if balance is None else {**asdict(balance), "difference": balance.difference}
     return {
-        "is_sound": not faults and account is not None,
+        "is_sound": not faults and balance is not None,
         "faults": [{"fault_id": fault.fault_id, **asdict(fault)} for fault in faults],
         "accepted": list(accepted),
         "events": events,
@@ -103,8 +103,8 @@ def _record(
     }
 
 
-def _print_account(account: EventsAccount | None, unknown: str) -> None:
-    if account is None:
+def _print_balance(balance: EventBalance | None, unknown: str) -> None:
+    if balance is None:
         typer.echo(f"events: unknown, because {unknown}")
         return
     columns = ("shard#", "life", "in#", "settled#", "buffered#", "lost#", "rewound#")
@@ -118,12 +118,12 @@ def _print_account(account: EventsAccount | None, unknown: str) -> None:
             s.lost,
             s.rewound,
         )
-        for s in account.shards
+        for s in balance.shards
     ]
     print_table(columns, rows, "events by shard")
     names = ("accepted", "posted", "duplicate", "refused", "buffered", "lost", "difference")
     heads = [f"{'in' if name == 'accepted' else name}#" for name in names]
-    print_table(heads, [[getattr(account, name) for name in names]], "events")
+    print_table(heads, [[getattr(balance, name) for name in names]], "events")
 
 
 def _print_faults(faults: Sequence[Fault], accepted: Sequence[AcceptedFault]) -> None:

@@ -11,11 +11,11 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from metering.buffer.entry import stream_position
-from metering.buffer.keys import Shard, StreamId, account_key, stream_key
+from metering.buffer.keys import Shard, StreamId, counters_key, stream_key
 from metering.buffer.stream import UsageBuffer
 from metering.db import Transactions
-from metering.debit import statements as debit
 from metering.ids import CustomerId
+from metering.usage import statements as usage
 from worker.demo import statements
 
 STORE_AWAY: Final = (RedisError, SQLAlchemyError, psycopg.Error)
@@ -116,7 +116,7 @@ class Watch:
         pipe = self._buffer.redis.pipeline(transaction=False)
         pipe.time()
         for shard in shards:
-            pipe.hmget(account_key(shard), ["accepted", "settled"])
+            pipe.hmget(counters_key(shard), ["accepted", "settled"])
         for shard in shards:
             pipe.xrange(stream_key(shard), count=1)
         now, *rest = pipe.execute()
@@ -135,5 +135,5 @@ def _stream_id(raw: bytes) -> StreamId:
 
 
 def _totals(conn: Connection) -> Counts:
-    row = conn.execute(debit.TOTALS).one()
+    row = conn.execute(usage.TOTALS).one()
     return Counts(**{name: int(value) for name, value in row._mapping.items()})  # noqa: SLF001

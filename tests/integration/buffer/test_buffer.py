@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from metering.buffer.chunk import BufferedEvent, decode_chunk
-from metering.buffer.keys import BACKLOG, PULSE, Shard, account_key, attempts_key, stream_key
+from metering.buffer.keys import BACKLOG, PULSE, Shard, attempts_key, counters_key, stream_key
 from metering.buffer.shard import shard_of
 from metering.buffer.stream import Backlog, UsageBuffer
 from metering.errors import (
@@ -42,9 +42,9 @@ def test_an_append_writes_streams_accounts_and_the_backlog_and_nothing_else(
 
     assert keyspace(four) == {
         stream_key(Shard(0)): [["a", "b"]],
-        account_key(Shard(0)): account([first], []),
+        counters_key(Shard(0)): account([first], []),
         stream_key(Shard(3)): [["c"]],
-        account_key(Shard(3)): account([second], []),
+        counters_key(Shard(3)): account([second], []),
         BACKLOG: {"shards": SHARDS, "events": 3, "bytes": size_of(first, second)},
     }
     assert all(four.redis.ttl(key) == -1 for key in keyspace(four))
@@ -89,7 +89,7 @@ def test_a_trim_deletes_exactly_what_was_read(four: UsageBuffer) -> None:
     assert four.trim(Shard(2), head) == 2
     assert keyspace(four) == {
         stream_key(Shard(2)): [["d"]],
-        account_key(Shard(2)): account([first, second, later], [first, second]),
+        counters_key(Shard(2)): account([first, second, later], [first, second]),
         BACKLOG: {"shards": SHARDS, "events": 1, "bytes": size_of(later)},
     }
 
@@ -102,7 +102,7 @@ def test_a_trim_done_twice_counts_once(four: UsageBuffer) -> None:
     assert [four.trim(Shard(2), head) for _ in range(3)] == [1, 0, 0]
     assert keyspace(four) == {
         stream_key(Shard(2)): [],
-        account_key(Shard(2)): account([chunk], [chunk]),
+        counters_key(Shard(2)): account([chunk], [chunk]),
         BACKLOG: {"shards": SHARDS, "events": 0, "bytes": 0},
     }
 
@@ -209,15 +209,15 @@ def test_attempts_at_a_head_are_counted_until_it_is_trimmed(four: UsageBuffer) -
 
 def test_after_a_flush_the_stream_begins_a_new_epoch(four: UsageBuffer) -> None:
     four.append(BUSINESS, events_of(0, "a", "b"))
-    head, before = four.read_head(Shard(0), 10), four.account(Shard(0))
+    head, before = four.read_head(Shard(0), 10), four.counters(Shard(0))
     four.redis.flushall()
 
-    gone = four.account(Shard(0))
+    gone = four.counters(Shard(0))
     assert (gone.epoch, gone.buffered) == ("", 0)
     assert four.trim(Shard(0), head) == 0
     assert keyspace(four) == {}
     four.append(BUSINESS, events_of(0, "c"))
-    after = four.account(Shard(0))
+    after = four.counters(Shard(0))
     assert after.epoch not in ("", before.epoch)
     assert (after.accepted, after.settled, after.buffered) == (1, 0, 1)
 
@@ -250,7 +250,7 @@ def test_accepted_is_settled_plus_buffered_whatever_the_order(four: UsageBuffer)
     for shard, chunks in model.items():
         ids = [[event.event_id for event in chunk] for chunk in chunks]
         assert held[stream_key(Shard(shard))] == ids
-        assert four.account(Shard(shard)).buffered == sum(map(len, chunks))
+        assert four.counters(Shard(shard)).buffered == sum(map(len, chunks))
     everything = [chunk for chunks in model.values() for chunk in chunks]
     assert held[BACKLOG] == {
         "shards": SHARDS,
@@ -267,15 +267,15 @@ def test_counters_that_are_off_are_put_right_once_the_stream_is_empty(
     four.append(BUSINESS, events_of(2, "d"))
     four.redis.delete(stream_key(Shard(0)))
     for shard in (1, 3):
-        four.redis.hsetnx(account_key(Shard(shard)), "epoch", "torn")
-        four.redis.hincrby(account_key(Shard(shard)), "accepted", 5)
+        four.redis.hsetnx(counters_key(Shard(shard)), "epoch", "torn")
+        four.redis.hincrby(counters_key(Shard(shard)), "accepted", 5)
     four.trim(Shard(1), four.read_head(Shard(1), 10))
 
     four.sweep()
 
     assert four.backlog() == Backlog(1, size_of(events_of(2, "d")), (Shard(2),))
-    assert [four.account(shard).buffered for shard in four.shards] == [0, 0, 1, 0]
-    assert [four.account(shard).accepted for shard in four.shards] == [2, 6, 1, 5]
+    assert [four.counters(shard).buffered for shard in four.shards] == [0, 0, 1, 0]
+    assert [four.counters(shard).accepted for shard in four.shards] == [2, 6, 1, 5]
     said = [record.args for record in caplog.records]
     assert said == [(0, 2), (1, 5), (3, 5)]
     before = keyspace(four)
@@ -285,12 +285,12 @@ def test_counters_that_are_off_are_put_right_once_the_stream_is_empty(
 
 def test_counters_of_a_shard_that_holds_events_wait_until_it_is_empty(four: UsageBuffer) -> None:
     four.append(BUSINESS, events_of(0, "a"))
-    four.redis.hincrby(account_key(Shard(0)), "accepted", 5)
+    four.redis.hincrby(counters_key(Shard(0)), "accepted", 5)
     four.sweep()
-    assert four.account(Shard(0)).buffered == 6
+    assert four.counters(Shard(0)).buffered == 6
 
     four.trim(Shard(0), four.read_head(Shard(0), 10))
     four.sweep()
 
-    assert four.account(Shard(0)).buffered == 0
+    assert four.counters(Shard(0)).buffered == 0
     assert four.backlog() == Backlog(0, 0, ())

@@ -70,7 +70,7 @@ def test_it_is_kept_by_a_server_that_syncs_every_write(
         running.kill()
         running.start()
 
-        assert strict.account(Shard(0)).buffered == 50
+        assert strict.counters(Shard(0)).buffered == 50
         strict.redis.close()
 
 

@@ -5,7 +5,6 @@ from typing import cast
 import pytest
 
 from metering.buffer.keys import stream_key
-from metering.buffer.oldest import oldest_age_s
 from metering.buffer.stream import UsageBuffer
 from support.checkout_driver import AT_ONCE, Till, unavailable
 from support.command import Gullak
@@ -77,12 +76,12 @@ def test_usage_that_waits_is_a_fault_when_it_waits_too_long(
 
 
 def test_the_oldest_of_all_shards_counts(shop: Shop, buffer: UsageBuffer) -> None:
-    assert oldest_age_s(buffer) is None
+    assert buffer.oldest_age_s() is None
     shop.send(event("cus_a"))
     age(buffer, 30)
     shop.send(*(event(f"cus_{number}") for number in range(50)))
 
-    assert 30 <= cast("float", oldest_age_s(buffer)) < 90
+    assert 30 <= cast("float", buffer.oldest_age_s()) < 90
 
 
 def test_what_waits_for_a_person_is_named_with_the_command_that_shows_it(

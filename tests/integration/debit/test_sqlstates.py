@@ -13,7 +13,8 @@ from structlog.testing import capture_logs
 
 from metering.buffer.keys import Shard
 from metering.buffer.shard import shard_of
-from metering.debit.drain import Drain, drain_shard
+from metering.debit.drain import drain_shard
+from metering.debit.resources import Drain
 from metering.ids import ProviderEventNumber
 from metering.payment.inbox import EventFilter, ProviderEvent, page_of_events
 from metering.purchase.purchases import NewPurchase, order_purchase

@@ -13,7 +13,8 @@ from alembic import command
 from sqlalchemy import text
 
 from metering.clock import to_wire
-from metering.debit.drain import Drain, drain_shard
+from metering.debit.drain import drain_shard
+from metering.debit.resources import Drain
 from metering.debit.unpriced import KINDS_PER_BUSINESS_MAX
 from metering.ledger.businesses import BusinessChange, change_business
 from metering.rate_card.card import OnUnmetered

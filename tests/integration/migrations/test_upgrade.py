@@ -5,7 +5,7 @@ import pytest
 from metering.buffer.keys import Shard
 from metering.buffer.shard import shard_of
 from metering.errors import NotFoundError
-from metering.usage.balance_of_events import account_faults, read_account
+from metering.usage.balance_of_events import read_balance
 from metering.usage.find import find_event
 from support.buffer_probe import written_by_a_newer_release
 from support.tenant import Shop, event
@@ -13,7 +13,7 @@ from support.tenant import Shop, event
 
 def buffered(shop: Shop) -> int:
     shard = shard_of(shop.business_id, shop.customers[0], len(shop.buffer.shards))
-    return shop.buffer.account(Shard(shard)).buffered
+    return shop.buffer.counters(Shard(shard)).buffered
 
 
 def test_what_a_newer_release_wrote_stays_at_the_head_and_is_read_after_the_upgrade(
@@ -43,8 +43,8 @@ def test_verify_counts_what_waits_for_an_upgrade_and_a_look_up_does_not_misread_
     with written_by_a_newer_release():
         shop.send(event(shop.customers[0], {"tokens": 2}, event_id="r-1"))
 
-    account = read_account(shop.sessions.snapshot, shop.buffer)
+    balance = read_balance(shop.sessions.snapshot, shop.buffer)
 
-    assert (account.buffered, list(account_faults(account))) == (1, [])
+    assert (balance.buffered, list(balance.faults())) == (1, [])
     with pytest.raises(NotFoundError):
         find_event(shop.sessions.transaction, shop.buffer, shop.business_id, "r-1")

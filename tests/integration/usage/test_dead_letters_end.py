@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from metering.buffer.chunk import BufferedEvent
-from metering.usage.balance_of_events import read_account
+from metering.usage.balance_of_events import read_balance
 from metering.usage.refused import mark_mended
 from support.command import Gullak
 from support.edge import Api
@@ -61,7 +61,7 @@ def sweep(shop: Shop) -> int:
 
 
 def difference(shop: Shop) -> int:
-    return read_account(shop.sessions.snapshot, shop.buffer).difference
+    return read_balance(shop.sessions.snapshot, shop.buffer).difference
 
 
 def test_an_id_that_is_sent_again_with_good_content_is_off_the_list_and_in_the_log(

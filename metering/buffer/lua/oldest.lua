@@ -1,4 +1,4 @@
--- How long the longest buffered chunk has waited, by the clock of Redis: that clock names the chunks.
+-- How long the oldest chunk has waited, by the clock of Redis, which is also that of stream ids.
 --
 -- KEYS[1...]  the streams of all shards
 -- RETURNS     milliseconds, or -1 if nothing is buffered (integer)

@@ -1,6 +1,6 @@
--- Delete exactly the chunks that were read, once each: a second trim of a chunk changes nothing.
+-- Delete exactly these chunks. A second trim of a chunk changes nothing.
 --
--- KEYS[1] stream, KEYS[2] account, KEYS[3] gullak:usage:backlog, KEYS[4] attempts
+-- KEYS[1] stream, KEYS[2] counters, KEYS[3] gullak:usage:backlog, KEYS[4] attempts
 -- ARGV    triples: stream id (text), number of events (integer), bytes (integer)
 -- RETURNS number of chunks deleted (integer)
 
@@ -15,7 +15,7 @@ end
 if chunks > 0 then
   redis.call('HINCRBY', KEYS[2], 'settled', events)
   redis.call('HINCRBY', KEYS[2], 'settled_bytes', bytes)
-  -- Not `-events`: of an entry that is not ours that is -0, which Redis does not take for a number.
+  -- Not `-events`: for a foreign entry that is -0, which Redis does not read as a number.
   redis.call('HINCRBY', KEYS[3], 'events', 0 - events)
   redis.call('HINCRBY', KEYS[3], 'bytes', 0 - bytes)
 end
