@@ -72,6 +72,8 @@ class CompiledMeter:
     """A meter ready to be applied; it counts events if `summed` is None."""
 
     meter_id: MeterId
+    name: str
+    unit: str
     summed: str | None
     matches: Callable[[Metadata], bool] | None
     prices: dict[Currency, Timeline]
@@ -128,7 +130,7 @@ class RateCard:
     ) -> None:
         self._currencies = tuple(currencies)
         self._keeps_free = on_unmetered == "keep_free"
-        self._by_event_name = _compile(meters, prices)
+        self._by_event_name = compile_meters(meters, prices)
         # Event names whose meters have no filters and share a currency. This is most traffic, and
         # the few lines of the cost are the same for every event.
         self._plain = {
@@ -177,25 +179,32 @@ class RateCard:
             total, unpriced = _total(priced, currency, event_at, metadata)
             if total and unpriced is None:
                 return _cost(currency, total)
-        return self._cost_of_zero(_Measured(name, event_at, metadata, meters, priced), billing)
+        # Now tell an omission from a price or a quantity of 0.
+        if not meters:
+            has_meters = name in self._by_event_name
+            return self._gap(UnmeteredError(_unmetered(name, has_meters=has_meters)))
+        _check_quantities(meters, metadata)
+        if not any(meter.measures(metadata) for meter in priced):
+            at_fault = next(meter.meter_id for meter in meters if meter.measures(metadata))
+            return self._gap(NoPriceError(f"the meter {at_fault} has no price", at_fault))
+        return self._cost_in_some_currency(priced, event_at, metadata, billing)
 
-    def _cost_of_zero(self, event: "_Measured", billing: Currency | None) -> Cost:
-        """Tell an omission from a price or a quantity of 0."""
-        if not event.meters:
-            is_known = event.name in self._by_event_name
-            return self._gap(UnmeteredError(_unmetered(event.name, is_known=is_known)))
-        event.check_measured()
-        if not event.has_a_priced_meter():
-            unpriced = next(m.meter_id for m in event.meters if m.measures(event.metadata))
-            return self._gap(NoPriceError(f"the meter {unpriced} has no price", unpriced))
-        currencies = self._currencies_of(event.priced, billing)
-        totals = [(c, *_total(event.priced, c, event.event_at, event.metadata)) for c in currencies]
-        for currency, total, lacking in totals:
-            if lacking is None:
+    def _cost_in_some_currency(
+        self,
+        priced: Sequence[CompiledMeter],
+        event_at: str,
+        metadata: Metadata,
+        billing: Currency | None,
+    ) -> Cost:
+        """Return the cost in the first currency in which no meter lacks a price."""
+        currencies = self._currencies_of(priced, billing)
+        totals = [(code, *_total(priced, code, event_at, metadata)) for code in currencies]
+        for currency, total, unpriced in totals:
+            if unpriced is None:
                 return _cost(currency, total)
-        currency, total, lacking = totals[0]
-        at_fault = lacking.meter_id if lacking else None
-        reason = f"the meter {at_fault} has no {currency} price at {event.event_at}"
+        currency, total, unpriced = totals[0]
+        at_fault = unpriced.meter_id if unpriced else None
+        reason = f"the meter {at_fault} has no {currency} price at {event_at}"
         return self._gap(NoPriceError(reason, at_fault), _cost(currency, total))
 
     def _gap(self, error: UnpricedEventError, kept: Cost | None = None) -> Cost:
@@ -220,29 +229,17 @@ class RateCard:
         raise NoPriceError("the meters of this event have no currency in common")
 
 
-class _Measured(NamedTuple):
-    """An event, the meters whose filter it matches, and those of them that have prices."""
-
-    name: str
-    event_at: str
-    metadata: Metadata
-    meters: Sequence[CompiledMeter]
-    priced: Sequence[CompiledMeter]
-
-    def check_measured(self) -> None:
-        """Refuse an event without any of the summed properties: one is probably misspelt."""
-        if not any(meter.measures(self.metadata) for meter in self.meters):
-            wanted = ", ".join(sorted({repr(meter.summed) for meter in self.meters}))
-            raise BadQuantityError(f"it has none of the properties that its meters sum: {wanted}")
-        for meter in self.meters:
-            meter.quantity(self.metadata)
-
-    def has_a_priced_meter(self) -> bool:
-        return any(meter.measures(self.metadata) for meter in self.priced)
+def _check_quantities(meters: Sequence[CompiledMeter], metadata: Metadata) -> None:
+    """Refuse an event with a bad quantity, or with none at all: a property is then misspelt."""
+    if not any(meter.measures(metadata) for meter in meters):
+        wanted = ", ".join(sorted({repr(meter.summed) for meter in meters}))
+        raise BadQuantityError(f"it has none of the properties that its meters sum: {wanted}")
+    for meter in meters:
+        meter.quantity(metadata)
 
 
-def _unmetered(name: str, *, is_known: bool) -> str:
-    if is_known:
+def _unmetered(name: str, *, has_meters: bool) -> str:
+    if has_meters:
         return f"no meter of {name!r} has a filter that the event matches"
     return f"no meter measures {name!r}"
 
@@ -286,9 +283,10 @@ def _total(
     return total, unpriced
 
 
-def _compile(
+def compile_meters(
     meters: Iterable[Meter], prices: Iterable[Price]
 ) -> dict[str, tuple[CompiledMeter, ...]]:
+    """Return the meters in use with their prices, by event name."""
     timelines = _timelines(prices)
     by_event_name: dict[str, list[CompiledMeter]] = {}
     for meter in meters:
@@ -296,6 +294,8 @@ def _compile(
             continue
         compiled = CompiledMeter(
             meter.meter_id,
+            meter.name,
+            meter.measurement_unit,
             meter.aggregation.key,
             compile_filter(meter.filter) if meter.filter else None,
             timelines.get(meter.meter_id, {}),

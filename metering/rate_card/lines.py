@@ -8,17 +8,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Final
 
 from sqlalchemy import Connection
 
 from metering.buffer.chunk import Metadata
+from metering.clock import to_wire
+from metering.errors import BadQuantityError
 from metering.ids import BusinessId, Currency, MeterId
-from metering.money import EXACT, ZERO, quantity_of
+from metering.money import EXACT, ZERO
+from metering.rate_card.card import CompiledMeter, compile_meters
 from metering.rate_card.catalogue import Meter, Price, list_meters, list_prices
-from metering.rate_card.filter import Matches, compile_filter
-
-_ONE: Final = Decimal(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,32 +40,20 @@ class LineCard:
     """The meters of a business with their prices, for single events."""
 
     def __init__(self, meters: Iterable[Meter], prices: Iterable[Price]) -> None:
-        self._meters: dict[str, list[tuple[Meter, Matches | None]]] = {}
-        for meter in meters:
-            if meter.archived_at is None:
-                matches = None if meter.filter is None else compile_filter(meter.filter)
-                self._meters.setdefault(meter.event_name, []).append((meter, matches))
-        self._prices: dict[tuple[MeterId, Currency], list[Price]] = {}
-        for price in prices:
-            self._prices.setdefault((price.meter_id, price.currency), []).append(price)
+        self._meters = compile_meters(meters, prices)
 
     def lines(
         self, event_name: str, event_at: datetime, metadata: Metadata, currency: Currency
     ) -> list[Line]:
         """Return a line for each meter that the event adds to and that has a price at its time."""
         found = []
-        for meter, matches in self._meters.get(event_name, ()):
-            quantity = _quantity(meter, metadata)
-            price = self._price_at(meter.meter_id, currency, event_at)
-            if quantity and price is not None and (matches is None or matches(metadata)):
-                unit = meter.measurement_unit
-                found.append(Line(meter.meter_id, meter.name, unit, quantity, price.unit_price))
+        for meter in self._meters.get(event_name, ()):
+            if currency in meter.prices and (meter.matches is None or meter.matches(metadata)):
+                quantity = _quantity(meter, metadata)
+                price = meter.prices[currency].at(to_wire(event_at))
+                if quantity and price is not None:
+                    found.append(Line(meter.meter_id, meter.name, meter.unit, quantity, price))
         return found
-
-    def _price_at(self, meter_id: MeterId, currency: Currency, at: datetime) -> Price | None:
-        prices = self._prices.get((meter_id, currency), ())
-        begun = [price for price in prices if price.effective_from <= at]
-        return max(begun, key=lambda price: price.effective_from, default=None)
 
 
 def line_card(conn: Connection, business_id: BusinessId) -> LineCard:
@@ -74,10 +61,11 @@ def line_card(conn: Connection, business_id: BusinessId) -> LineCard:
     return LineCard(list_meters(conn, business_id), list_prices(conn, business_id))
 
 
-def _quantity(meter: Meter, metadata: Metadata) -> Decimal:
-    if meter.aggregation.key is None:
-        return _ONE
-    return quantity_of(metadata.get(meter.aggregation.key, 0)) or ZERO
+def _quantity(meter: CompiledMeter, metadata: Metadata) -> Decimal:
+    try:
+        return meter.quantity(metadata)
+    except BadQuantityError:  # the meter is newer than the event
+        return ZERO
 
 
 def total(lines: Sequence[Line]) -> Decimal:
