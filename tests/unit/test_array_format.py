@@ -1,4 +1,4 @@
-"""Arrays as parameters of statements: what Postgres reads is what was given."""
+"""Arrays as parameters of statements: Postgres reads the values that were given."""
 
 from datetime import UTC, datetime
 from decimal import Decimal

@@ -8,7 +8,12 @@ from decimal import Decimal
 
 import pytest
 
-from metering.ids import BusinessId, Currency, CustomerId, LotId, WalletId
+from metering.buffer.chunk import LINE_FIELDS, BufferedEvent, encode_chunk
+from metering.debit.batch import key_event
+from metering.debit.prepare import usage_lines
+from metering.debit.price import PricedEvent
+from metering.debit.statements import COPY_EVENTS, USAGE_COLUMNS
+from metering.ids import BatchId, BusinessId, Currency, CustomerId, LotId, WalletId
 from metering.ledger import post, statements
 from metering.ledger.entry import Entry, LotMove, Posting, Wallet
 from metering.ledger.plan import plan_entries
@@ -103,3 +108,19 @@ def test_a_debit_moves_the_fields_that_it_should_and_no_other(moves: tuple[LotMo
         covered_minor=5_990 + in_turn,
         lot_left_minor=44 - in_turn,
     )
+
+
+def test_an_event_keeps_its_columns_from_the_buffered_line_to_the_row_of_kept_usage() -> None:
+    event = BufferedEvent("r-1", "cus_1", "call", "2026-01-31T09:30:00.000000Z", {"tokens": 8})
+    written = {**event._asdict(), "metadata": '{"tokens":8}', "time_given": "g"}
+    of_batch = {"business_id": "bus_1", "currency": "USD", "cost_minor": "25e-1", "batch_id": "7"}
+
+    line = encode_chunk(BusinessId("bus_1"), [event]).decode()
+    priced = PricedEvent(
+        key_event(BusinessId("bus_1"), event), WalletId("wal_1"), Currency("USD"), 25, 1, None
+    )
+    (row,) = usage_lines([priced], BatchId(7))
+
+    assert line.split("\t")[2:] == [written[name] for name in LINE_FIELDS[2:]]
+    assert row.split("\t") == [{**written, **of_batch}[name] for name in USAGE_COLUMNS]
+    assert columns(COPY_EVENTS.partition("(")[2].partition(")")[0]) == list(USAGE_COLUMNS)

@@ -1,4 +1,4 @@
-"""Filters of meters: what each operator says of each type, and what shapes are taken."""
+"""Filters of meters: each operator on each type of value, and the shapes that are accepted."""
 
 from typing import Any
 
@@ -111,7 +111,7 @@ def test_numbers_are_ordered_by_value_and_texts_alphabetically(
     [(5, "6"), ("5", 6), (0, True), (True, 1), (True, True), (False, True), ("a", True)],
 )
 @pytest.mark.parametrize("operator", ORDERINGS)
-def test_what_has_no_order_does_not_match(operator: str, wanted: Value, value: Value) -> None:
+def test_values_without_an_order_do_not_match(operator: str, wanted: Value, value: Value) -> None:
     assert matches(operator, wanted, value) is False
 
 

@@ -1,7 +1,7 @@
 """Literal values of all that is stored for ever, or read by the next release.
 
-A test that fails here says: events that were charged would be charged again, or called a conflict;
-a chain that is sound would be called broken. Do not adjust a value. Give the new form a version.
+If a test fails here, charged events would be charged again or become conflicts, and sound chains
+would count as broken. Do not adjust a value. Give the new form a version.
 """
 
 from datetime import UTC, datetime
@@ -76,7 +76,7 @@ GOLDEN = [(NUMBERS, NUMBERS_LINE), (STAMPED, STAMPED_LINE), (ESCAPED, ESCAPED_LI
 
 @pytest.mark.parametrize(("event", "line"), GOLDEN)
 def test_an_event_is_one_line_for_ever(event: BufferedEvent, line: str) -> None:
-    """Alone, too: what needs no escape is written by another path than what does."""
+    """Also alone: events without characters to escape are written by another code path."""
     assert encode_chunk(BUSINESS, [event]).decode() == line
 
 
@@ -113,7 +113,7 @@ def test_the_key_of_an_event_is_of_its_business_and_its_id_alone() -> None:
     ]
 
 
-def test_a_time_that_the_edge_put_in_is_no_part_of_the_digest() -> None:
+def test_a_time_that_the_api_set_is_not_part_of_the_digest() -> None:
     later = STAMPED._replace(event_at="2027-01-01T00:00:00.000000Z")
 
     assert key_event(BUSINESS, later).digest == key_event(BUSINESS, STAMPED).digest
@@ -125,7 +125,7 @@ def test_a_customer_stays_in_its_shard() -> None:
     assert [shard_of("bus_é", "cus_गुल्लक", shards) for shards in (4, 16, 256)] == [3, 3, 163]
 
 
-def test_an_entry_of_a_stream_without_a_version_is_of_the_first() -> None:
+def test_an_entry_of_a_stream_without_a_version_has_version_one() -> None:
     fields = {b"b": b"bus_1", b"n": b"1", b"t": b"7", b"e": b"line"}
     chunk = head_chunk(b"5-1", fields)
 
@@ -173,14 +173,14 @@ def test_the_chain_of_entries_keeps_its_digests(place: int | None, digest: str) 
     assert chain_digest(b"\0" * 32, entry).hex() == digest
 
 
-def test_what_a_request_asked_for_keeps_its_digest() -> None:
+def test_the_content_of_a_request_keeps_its_digest() -> None:
     asked = {"kind": "credit", "customer_id": "cus_é", "amount": 5000, "metadata": {"b": 1.0}}
 
     assert digest_of(asked).hex() == "173cbc86fd152527901f1d4b4c667098"
 
 
 def test_a_manual_entry_keeps_its_digest() -> None:
-    """A field that was not given must not take part, or each retry over an upgrade conflicts."""
+    """A field that was not given must not count, or each retry across an upgrade conflicts."""
     asked = ManualEntry(
         amount=50_00, currency="USD", entry_type="credit", reason="top-up", idempotency_key="o-1"
     )

@@ -1,4 +1,4 @@
-"""What an event costs: the price in force, the meters that match, the currency that applies."""
+"""The cost of an event: the price in force, the meters that match, the currency that applies."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,7 +41,7 @@ def meter(
     wanted: object = None,
     archived: bool = False,
 ) -> Meter:
-    """A meter summing `key` (None: counting); with `wanted`, only of events whose tier it is."""
+    """A meter that sums `key`, or counts if it is None; with `wanted`, only events of that tier."""
     only = {"key": "tier", "operator": "equals", "value": wanted}
     return Meter(
         meter_id=MeterId(f"mtr_{next(_ids)}"),
@@ -109,7 +109,7 @@ def full_cost(
 
 
 def gap(*args: Any, **options: Any) -> tuple[str, str | None, Currency | None, Decimal]:
-    """Why an event is refused, and at which meter; then what is charged where it is kept."""
+    """The reason and meter of a refusal; then the currency and cost if the business keeps it."""
     with pytest.raises(UnpricedEventError) as refused:
         full_cost(*args, **options)
     kept = full_cost(*args, **options, on_unmetered="keep_free")
@@ -131,7 +131,7 @@ def test_a_count_costs_the_price_once_per_event() -> None:
     assert cost_of([calls], [price(calls, "3")], {}) == (USD, Decimal(3))
 
 
-def test_a_price_per_many_units_is_the_exact_part_of_it() -> None:
+def test_a_price_per_many_units_is_divided_exactly() -> None:
     tokens = meter()
 
     found = cost_of([tokens], [price(tokens, "0.15", units=10**6)], {"tokens": 7})
@@ -335,7 +335,7 @@ def test_meters_without_a_price_in_a_currency_that_applies_are_refused(
 @pytest.mark.parametrize(
     "metadata", [{}, {"tokens": "many"}, {"tokens": True}, {"tokens": -1}, {"tokens": 10**13}]
 )
-def test_a_summed_property_that_is_no_quantity_is_refused_and_named(
+def test_a_summed_property_that_is_no_quantity_is_refused_by_name(
     metadata: Metadata, *, priced: bool
 ) -> None:
     tokens = meter()
@@ -381,7 +381,7 @@ said = st.one_of(
 
 
 @given(said)
-def test_the_edge_takes_a_summed_property_just_when_it_can_be_priced(
+def test_the_api_accepts_a_summed_property_exactly_if_the_drain_can_price_it(
     value: MetadataValue,
 ) -> None:
     raw = {
@@ -463,10 +463,10 @@ def test_a_price_that_is_taken_has_an_exact_price_per_unit(amount: Decimal, unit
     st.lists(st.tuples(st.integers(0, 30), st.none() | st.integers(0, 20)), min_size=1, max_size=6),
     st.integers(-1, 55),
 )
-def test_of_prices_that_have_begun_and_not_ended_the_last_begun_is_in_force(
+def test_the_price_in_force_is_the_last_begun_of_those_not_ended(
     spans: list[tuple[int, int | None]], at: int
 ) -> None:
-    """Some end at once: they were taken back. Of two from one moment the later made one holds."""
+    """Some end at once: they were taken back. Of two from one moment, the one made last counts."""
     tokens = meter()
     prices = []
     for number, (start, length) in enumerate(spans):

@@ -34,7 +34,7 @@ def account(accepted: list[list[BufferedEvent]], settled: list[list[BufferedEven
     return counts
 
 
-def test_an_append_writes_streams_accounts_and_the_backlog_and_nothing_else(
+def test_an_append_writes_streams_counters_and_the_backlog_and_nothing_else(
     four: UsageBuffer,
 ) -> None:
     first, second = events_of(0, "a", "b"), events_of(3, "c")
@@ -107,7 +107,7 @@ def test_a_trim_done_twice_counts_once(four: UsageBuffer) -> None:
     }
 
 
-def test_the_mark_is_kept_to_the_event(redis_url: str) -> None:
+def test_the_high_water_mark_is_exact_to_the_event(redis_url: str) -> None:
     buffer = open_buffer(redis_url, events=5)
     buffer.append(BUSINESS, events_of(0, "1", "2", "3"))
     before = keyspace(buffer)
@@ -125,7 +125,7 @@ def test_the_mark_is_kept_to_the_event(redis_url: str) -> None:
     buffer.redis.close()
 
 
-def test_the_mark_is_kept_to_the_byte(redis_url: str) -> None:
+def test_the_high_water_mark_is_exact_to_the_byte(redis_url: str) -> None:
     first, second = events_of(0, "1"), events_of(1, "2")
     exact = size_of(first, second)
     buffer = open_buffer(redis_url, size_bytes=exact)
@@ -139,7 +139,7 @@ def test_the_mark_is_kept_to_the_byte(redis_url: str) -> None:
     buffer.redis.close()
 
 
-def test_a_request_over_several_shards_is_taken_whole_or_not_at_all(redis_url: str) -> None:
+def test_a_request_for_several_shards_is_appended_whole_or_not_at_all(redis_url: str) -> None:
     buffer = open_buffer(redis_url, events=3)
     with pytest.raises(BufferFullError):
         buffer.append(BUSINESS, [event for s in range(4) for event in events_of(s, f"{s}")])
@@ -149,7 +149,7 @@ def test_a_request_over_several_shards_is_taken_whole_or_not_at_all(redis_url: s
 
 
 def test_only_an_empty_buffer_takes_another_number_of_shards(redis_url: str) -> None:
-    """Events in shards that no worker sweeps would lie there, unseen."""
+    """No worker would sweep the events in shards of another number."""
     four, eight = open_buffer(redis_url), open_buffer(redis_url, shards=8)
     four.append(BUSINESS, events_of(0, "a"))
     before = keyspace(four)
@@ -166,7 +166,7 @@ def test_only_an_empty_buffer_takes_another_number_of_shards(redis_url: str) -> 
 
 
 def test_a_customer_keeps_its_shard_and_customers_spread(four: UsageBuffer) -> None:
-    """What the hash says is stored state: it must never change."""
+    """The hash decides where stored events are: it must never change."""
     assert [shard_of("bus_1", f"cus_{n}", 16) for n in range(6)] == [11, 13, 7, 1, 2, 4]
     spread = [shard_of("bus_1", f"cus_{n}", 16) for n in range(16_000)]
     assert all(800 < spread.count(Shard(shard)) < 1200 for shard in range(16))
@@ -177,7 +177,7 @@ def test_a_customer_keeps_its_shard_and_customers_spread(four: UsageBuffer) -> N
     assert four.backlog().busy == (Shard(1),)
 
 
-def test_the_backlog_is_seen_in_one_look_which_changes_nothing(four: UsageBuffer) -> None:
+def test_a_look_at_the_backlog_is_one_round_trip_and_changes_nothing(four: UsageBuffer) -> None:
     four.append(BUSINESS, events_of(0, "a") + events_of(3, "b", "c"))
     before = keyspace(four)
     seen = four.backlog()
@@ -222,7 +222,7 @@ def test_after_a_flush_the_stream_begins_a_new_epoch(four: UsageBuffer) -> None:
     assert (after.accepted, after.settled, after.buffered) == (1, 0, 1)
 
 
-def test_what_others_wrote_into_a_stream_is_found_and_can_be_trimmed(four: UsageBuffer) -> None:
+def test_a_foreign_entry_in_a_stream_is_read_and_can_be_trimmed(four: UsageBuffer) -> None:
     four.redis.xadd(stream_key(Shard(0)), {b"junk": b"\xff", b"b": b"\xff", b"n": b"-1"})
     (chunk,) = four.read_head(Shard(0), 10)
 
@@ -259,10 +259,10 @@ def test_accepted_is_settled_plus_buffered_whatever_the_order(four: UsageBuffer)
     }
 
 
-def test_counters_that_are_off_are_put_right_once_the_stream_is_empty(
+def test_wrong_counters_are_corrected_once_the_stream_is_empty(
     four: UsageBuffer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One stream was deleted by hand; of another append Redis kept only the first half."""
+    """One stream was deleted by hand. Of another append, Redis kept only the first half."""
     four.append(BUSINESS, events_of(0, "a", "b") + events_of(1, "c"))
     four.append(BUSINESS, events_of(2, "d"))
     four.redis.delete(stream_key(Shard(0)))
@@ -283,7 +283,7 @@ def test_counters_that_are_off_are_put_right_once_the_stream_is_empty(
     assert (keyspace(four), len(caplog.records)) == (before, 3)
 
 
-def test_counters_of_a_shard_that_holds_events_wait_until_it_is_empty(four: UsageBuffer) -> None:
+def test_wrong_counters_stay_while_the_shard_holds_events(four: UsageBuffer) -> None:
     four.append(BUSINESS, events_of(0, "a"))
     four.redis.hincrby(counters_key(Shard(0)), "accepted", 5)
     four.sweep()

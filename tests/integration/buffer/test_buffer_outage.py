@@ -31,8 +31,10 @@ def own(own_redis: OwnRedis) -> Iterator[UsageBuffer]:
     opened.redis.close()
 
 
-def test_out_of_memory_refuses_keeps_and_recovers(own: UsageBuffer, own_redis: OwnRedis) -> None:
-    """Under noeviction a full Redis takes and loses nothing, and the drain does its work."""
+def test_a_full_redis_refuses_new_usage_keeps_the_old_and_recovers(
+    own: UsageBuffer, own_redis: OwnRedis
+) -> None:
+    """Under noeviction a full Redis accepts and loses nothing, and the drain still works."""
     own.append(BUSINESS, events_of(0, "a") + events_of(1, "b"))
     before = keyspace(own)
     own_redis.configure(maxmemory="1")
@@ -53,7 +55,7 @@ def test_out_of_memory_refuses_keeps_and_recovers(own: UsageBuffer, own_redis: O
     assert own.backlog().events == 2
 
 
-def test_usage_leaves_a_reserve_of_the_memory_of_redis(
+def test_usage_leaves_part_of_the_memory_of_redis_free(
     own: UsageBuffer, own_redis: OwnRedis
 ) -> None:
     """The wake-ups of the drain may live in the same Redis, so usage must not use it up."""
@@ -74,7 +76,7 @@ def test_usage_leaves_a_reserve_of_the_memory_of_redis(
     buffer.redis.close()
 
 
-def test_a_killed_redis_comes_back_with_everything_and_the_pool_recovers(
+def test_a_killed_redis_comes_back_with_all_usage_and_the_pool_recovers(
     own: UsageBuffer, own_redis: OwnRedis
 ) -> None:
     own.append(BUSINESS, events_of(0, "a"))
@@ -90,7 +92,7 @@ def test_a_killed_redis_comes_back_with_everything_and_the_pool_recovers(
     assert [ids_in(chunk.payload) for chunk in own.read_head(Shard(0), 10)] == [["a"], ["b"]]
 
 
-def test_a_restart_between_two_calls_is_not_even_noticed(
+def test_a_restart_of_redis_between_two_calls_raises_no_error(
     own: UsageBuffer, own_redis: OwnRedis
 ) -> None:
     """The pool holds a socket that the restart closed: one retry, no error."""

@@ -1,4 +1,4 @@
-"""`strict`: an answer means a write on the disk, or there is none, and the cause is told."""
+"""`strict`: either an answer means a write on the disk, or usage is refused with the cause."""
 
 import logging
 from collections.abc import Callable
@@ -37,7 +37,7 @@ REFUSED: list[Case] = [
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: " ".join((case[0], case[1], *case[2])))
-def test_it_is_refused_where_it_cannot_be_kept_and_the_cause_is_logged_once(
+def test_usage_is_refused_if_redis_cannot_keep_the_promise_and_the_cause_is_logged_once(
     data_dir: Path,
     caplog: pytest.LogCaptureFixture,
     case: Case,
@@ -60,7 +60,7 @@ def test_it_is_refused_where_it_cannot_be_kept_and_the_cause_is_logged_once(
     ("durability", "lines"),
     [("strict", ()), ("strict_unchecked", ()), ("strict_unchecked", (HIDDEN,))],
 )
-def test_it_is_kept_by_a_server_that_syncs_every_write(
+def test_a_server_that_syncs_every_write_keeps_the_promise(
     data_dir: Path, server: str, durability: Durability, lines: tuple[str, ...]
 ) -> None:
     with running_redis(data_dir, "always", *lines, binary=SERVERS[server]()) as running:
@@ -74,7 +74,7 @@ def test_it_is_kept_by_a_server_that_syncs_every_write(
         strict.redis.close()
 
 
-def test_what_is_put_right_while_it_runs_is_taken_soon(
+def test_a_configuration_that_is_corrected_at_run_time_counts_soon(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("metering.buffer.durability.REFUSED_FOR_S", 0.0)
@@ -94,7 +94,7 @@ def test_what_is_put_right_while_it_runs_is_taken_soon(
         strict.redis.close()
 
 
-def test_the_api_takes_nothing_and_its_readiness_names_the_cause(
+def test_the_api_refuses_usage_and_its_readiness_names_the_cause(
     data_dir: Path, shop: Shop, database_url: str
 ) -> None:
     with running_redis(data_dir, "everysec", HIDDEN) as running:

@@ -1,4 +1,4 @@
-"""The drain on real Redis and Postgres: every event ends once, somewhere a person can find."""
+"""The drain on real Redis and Postgres: every event ends once, where a person can find it."""
 
 import threading
 from collections.abc import Sequence
@@ -136,7 +136,7 @@ def test_a_bad_event_is_dead_lettered_with_its_reason_and_the_rest_posts(
 
 
 @pytest.mark.parametrize("metadata", [{}, {"tokens": True}, {"tokens": -1}, {"tokens": 10**13}])
-def test_what_is_not_a_quantity_is_refused(
+def test_an_event_without_a_valid_quantity_is_refused(
     shop: Shop, metadata: dict[str, str | int | float | bool]
 ) -> None:
     shop.meter("tokens", {"USD": "1"})
@@ -151,7 +151,7 @@ def test_what_is_not_a_quantity_is_refused(
     assert (outcome.posted, outcome.refused) == (0, 1)
 
 
-def test_bytes_that_are_no_chunk_are_kept_and_the_shard_goes_on(shop: Shop) -> None:
+def test_unreadable_bytes_become_a_dead_letter_and_the_shard_goes_on(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.buffer.redis.xadd(stream_key(Shard(0)), {"b": "?", "n": "2", "e": "not json"})
     shop.send(event(shop.customers[0], {"tokens": 2}))
@@ -163,7 +163,7 @@ def test_bytes_that_are_no_chunk_are_kept_and_the_shard_goes_on(shop: Shop) -> N
     assert (outcome.posted, refused.reason, shop.buffer.backlog().busy) == (1, "malformed", ())
 
 
-def test_a_dead_letter_is_replayed_once_its_cause_is_gone(shop: Shop) -> None:
+def test_a_replay_after_its_cause_is_gone_charges_a_dead_letter_once(shop: Shop) -> None:
     shop.send(event(shop.customers[0], {"calls": 1}), event(shop.customers[0], {"tokens": 4}))
     shop.meter("tokens", {"USD": "1"})
     shop.drain()
@@ -178,7 +178,7 @@ def test_a_dead_letter_is_replayed_once_its_cause_is_gone(shop: Shop) -> None:
         assert refused_events(conn, Selection(), page=10) == []
 
 
-def test_a_dead_letter_sent_again_by_its_producer_waits_once(shop: Shop) -> None:
+def test_a_refused_event_that_its_producer_repeats_is_one_dead_letter(shop: Shop) -> None:
     lost = event("cus_nobody")
     shop.send(lost)
     shop.drain()
@@ -189,7 +189,7 @@ def test_a_dead_letter_sent_again_by_its_producer_waits_once(shop: Shop) -> None
     assert (outcome.refused, outcome.duplicate) == (0, 1)
 
 
-def test_a_repetition_of_a_charged_event_that_could_no_longer_be_charged_is_a_duplicate(
+def test_a_repetition_of_a_charged_event_is_a_duplicate_even_if_it_could_not_be_charged_now(
     shop: Shop,
 ) -> None:
     meter = shop.meter("tokens", {"USD": "1"})
@@ -246,7 +246,9 @@ def test_a_customer_whose_billing_currency_has_no_price_is_refused_until_it_has(
     assert (outcome.refused, shop.wallet(1, "USD").version) == (1, 0)
 
 
-def test_a_chunk_read_again_after_its_commit_charges_nothing_and_counts_apart(shop: Shop) -> None:
+def test_a_chunk_that_is_read_again_after_its_commit_charges_nothing_and_counts_as_replayed(
+    shop: Shop,
+) -> None:
     shop.meter("tokens", {"USD": "1"})
     bad = event(shop.customers[0], {"tokens": "many"})
     shop.send(*(event(shop.customers[0]) for _ in range(5)), bad)
@@ -263,7 +265,7 @@ def test_a_chunk_read_again_after_its_commit_charges_nothing_and_counts_apart(sh
     assert (shop.wallet().balance_minor, shop.faults()) == (-5, [])
 
 
-def test_after_flushall_the_ledger_says_what_was_lost_and_goes_on(shop: Shop) -> None:
+def test_after_flushall_the_ledger_reports_the_loss_and_goes_on(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.send(event(shop.customers[0]))
     shop.drain()
@@ -289,7 +291,7 @@ def test_a_chunk_that_vanished_from_the_stream_is_reported_as_lost(shop: Shop) -
     assert "2 accepted events are gone" in fault.detail
 
 
-def test_the_same_events_drained_by_two_at_once_are_charged_once(shop: Shop) -> None:
+def test_two_drains_of_the_same_events_at_once_charge_them_once(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "1"})
     for _ in range(20):
         shop.send(*(event(shop.customers[0]) for _ in range(20)))
@@ -352,7 +354,7 @@ def test_the_number_of_statements_does_not_grow_with_the_batch(shop: Shop) -> No
     assert large <= small
 
 
-def test_a_batch_that_killed_its_workers_is_halved_until_the_culprit_is_alone(shop: Shop) -> None:
+def test_a_batch_that_killed_its_workers_is_halved_until_the_bad_chunk_is_alone(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "1"})
     for _ in range(8):
         shop.send(event(shop.customers[0]))
@@ -380,7 +382,7 @@ def test_a_chunk_that_kills_every_worker_ends_in_the_dead_letters(shop: Shop) ->
     assert (outcome.refused, shop.wallet().version, shop.buffer.backlog().busy) == (1, 0, ())
 
 
-def test_a_database_error_that_passes_leaves_the_head_where_it_was(shop: Shop) -> None:
+def test_after_a_passing_database_error_the_head_is_still_there(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.send(event(shop.customers[0]))
 
@@ -424,7 +426,7 @@ def test_a_dead_letter_that_is_refused_again_while_it_is_replayed_stays_visible(
         assert len(refused_events(conn, Selection(), page=10)) == 1
 
 
-def test_processes_with_different_numbers_of_shards_are_told_before_events_lie_unswept(
+def test_a_process_with_another_number_of_shards_fails_before_it_appends(
     shop: Shop, config: Settings
 ) -> None:
     shop.send(event(shop.customers[0]))
@@ -461,7 +463,7 @@ FORGED = {
 
 
 @pytest.mark.parametrize("forgery", FORGED)
-def test_a_forged_line_ends_in_the_dead_letters_and_does_not_wedge_its_shard(
+def test_a_forged_line_ends_in_the_dead_letters_and_does_not_block_its_shard(
     shop: Shop, forgery: str
 ) -> None:
     shop.meter("tokens", {"USD": "1"})
@@ -485,9 +487,7 @@ def test_a_forged_line_ends_in_the_dead_letters_and_does_not_wedge_its_shard(
         {"b": "b" * 100_000, "n": "9" * 5000, "t": "9" * 5000, "e": "x"},
     ],
 )
-def test_an_entry_of_somebody_else_does_not_wedge_its_shard(
-    shop: Shop, fields: dict[str, str]
-) -> None:
+def test_a_foreign_entry_does_not_block_its_shard(shop: Shop, fields: dict[str, str]) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.buffer.redis.xadd(stream_key(Shard(0)), fields)
     shop.send(event(shop.customers[0]))
@@ -497,7 +497,7 @@ def test_an_entry_of_somebody_else_does_not_wedge_its_shard(
     assert (outcome.posted, shop.buffer.backlog().busy) == (1, ())
 
 
-def test_a_wallet_that_would_leave_its_range_refuses_its_events_and_no_others(shop: Shop) -> None:
+def test_only_the_events_of_a_wallet_that_would_leave_its_range_are_refused(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "99999"})
     with shop.sessions.transaction() as conn:
         other = shop.add_customer(conn)
@@ -509,7 +509,7 @@ def test_a_wallet_that_would_leave_its_range_refuses_its_events_and_no_others(sh
     assert shop.wallet(1).balance_minor == -99999
 
 
-def test_a_backlog_whose_streams_were_deleted_is_forgotten_by_the_next_sweep(shop: Shop) -> None:
+def test_the_next_sweep_corrects_the_backlog_of_deleted_streams(shop: Shop) -> None:
     shop.send(event(shop.customers[0]))
     for shard in shop.buffer.shards:
         shop.buffer.redis.delete(stream_key(shard))

@@ -1,4 +1,4 @@
-"""A server that fails is not what it was asked to store: all waits, and nothing is refused."""
+"""While a server fails, events wait; none is refused for the fault of a server."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ ENTRY = {"amount": 5, "currency": "USD", "entry_type": "credit"}
 
 @contextmanager
 def failing(shop: Shop, sqlstate: str, table: str = "ledger_entries") -> Iterator[None]:
-    """Let the server fail whoever writes into a table."""
+    """Let the server fail at every write into a table."""
     if sqlstate == RENAMED:
         shop.run(f"ALTER TABLE {table} RENAME TO zz_away")
         yield
@@ -50,12 +50,12 @@ def failing(shop: Shop, sqlstate: str, table: str = "ledger_entries") -> Iterato
 
 @pytest.mark.parametrize("table", ["ledger_entries", "usage_batches", "usage_event_keys"])
 @pytest.mark.parametrize("sqlstate", [*STATES, RENAMED])
-def test_good_events_wait_for_a_server_that_fails(shop: Shop, sqlstate: str, table: str) -> None:
+def test_good_events_wait_while_the_server_fails(shop: Shop, sqlstate: str, table: str) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.send(*(event(shop.customers[0]) for _ in range(50)))
 
     with failing(shop, sqlstate, table):
-        for _ in range(30):  # more often than a chunk that kills its workers is tried
+        for _ in range(30):  # more attempts than a chunk gets that kills its workers
             with pytest.raises((DBAPIError, psycopg.Error)):
                 shop.drain()
     outcome = shop.drain()
@@ -64,11 +64,11 @@ def test_good_events_wait_for_a_server_that_fails(shop: Shop, sqlstate: str, tab
     assert shop.faults() == []
 
 
-def test_an_attempt_that_never_reached_the_ledger_is_none(shop: Shop) -> None:
+def test_an_attempt_that_never_reached_the_ledger_does_not_count(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.send(event(shop.customers[0]))
 
-    with failing(shop, RENAMED, "businesses"):  # what a batch is prepared from
+    with failing(shop, RENAMED, "businesses"):  # read when a batch is prepared
         for _ in range(30):
             with pytest.raises((DBAPIError, psycopg.Error)):
                 shop.drain()
@@ -77,7 +77,7 @@ def test_an_attempt_that_never_reached_the_ledger_is_none(shop: Shop) -> None:
     assert (outcome.posted, outcome.refused) == (1, 0)
 
 
-def test_a_batch_that_the_server_fails_is_not_split(shop: Shop) -> None:
+def test_a_batch_is_not_split_when_the_server_fails(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.send(*(event(shop.customers[0]) for _ in range(200)))
     savepoints: list[str] = []
@@ -90,7 +90,7 @@ def test_a_batch_that_the_server_fails_is_not_split(shop: Shop) -> None:
     assert len(savepoints) <= 3
 
 
-def test_a_write_is_told_to_come_back_and_is_then_done_once(api: Api, shop: Shop) -> None:
+def test_a_write_is_asked_to_try_again_and_is_then_done_once(api: Api, shop: Shop) -> None:
     customer = shop.customers[0]
     entry = {"amount": 5, "currency": "USD", "entry_type": "credit", "idempotency_key": "k"}
     with api.client() as client:
@@ -108,7 +108,7 @@ def test_a_write_is_told_to_come_back_and_is_then_done_once(api: Api, shop: Shop
     assert shop.wallet().balance_minor == 5
 
 
-def test_what_the_database_refuses_as_data_is_no_fault_of_the_server(api: Api, shop: Shop) -> None:
+def test_data_that_the_database_refuses_is_no_fault_of_the_server(api: Api, shop: Shop) -> None:
     entry = {"amount": 5, "currency": "USD", "entry_type": "credit"}
     with api.client() as client, failing(shop, "23514"):
         refused = client.post(f"/customers/{shop.customers[0]}/wallets/ledger-entries", json=entry)
@@ -128,7 +128,7 @@ def test_readiness_and_a_metric_name_the_cause(api: Api, shop: Shop) -> None:
     assert 'gullak_server_faults_total{sqlstate_class="53",stage="api"}' in metrics
 
 
-def test_readiness_tells_of_what_workers_met_until_they_work_again(
+def test_readiness_shows_the_faults_of_workers_until_they_work_again(
     api: Api, config: Settings
 ) -> None:
     with (
@@ -144,7 +144,7 @@ def test_readiness_tells_of_what_workers_met_until_they_work_again(
     assert broken.json()["causes"] == {"debit.drain": "disk_full"}
 
 
-def test_a_worker_whose_drains_wait_for_the_server_is_not_ended_for_it(config: Settings) -> None:
+def test_the_watchdog_does_not_end_a_worker_that_waits_for_the_server(config: Settings) -> None:
     with connect(config.redis_url.get_secret_value(), timeout_s=1) as redis:
         at_first = _postgres_works(config, redis)
         Faults(redis).note("debit.drain", psycopg.errors.LockNotAvailable())
@@ -168,10 +168,10 @@ def filled(path: str, shop: Shop) -> str:
     return path.replace("{customer_id}", shop.customers[0]).replace("{currency}", "USD")
 
 
-def test_where_nothing_can_be_written_all_is_read_and_readiness_says_so(
+def test_a_read_only_database_serves_reads_and_readiness_says_so(
     config: Settings, shop: Shop
 ) -> None:
-    """A standby, or a server whose operator has stopped all writes: every GET that takes no id."""
+    """A standby, or a server whose operator stopped all writes. Tries every GET without an id."""
     key = Api("", shop.sessions, shop.business_id, "").key_for()
     shop.enter(5)
     shop.run("ALTER DATABASE " + shop.sessions.engine.url.database + READ_ONLY)  # type: ignore[operator]
@@ -191,9 +191,7 @@ def test_where_nothing_can_be_written_all_is_read_and_readiness_says_so(
     assert refused.status_code == 503
 
 
-def test_a_key_that_is_used_for_the_first_time_may_read_where_nothing_can_be_written(
-    api: Api, shop: Shop
-) -> None:
+def test_the_first_use_of_a_key_may_read_from_a_read_only_database(api: Api, shop: Shop) -> None:
     shop.run("ALTER TABLE api_keys RENAME COLUMN last_used_at TO zz_last_used_at")
 
     with api.client() as client:

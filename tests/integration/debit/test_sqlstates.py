@@ -28,15 +28,15 @@ from support.tenant import CURRENCIES, Shop, event
 
 FAULTS = (DBAPIError, psycopg.Error)
 CLASSES = [*all_classes(), LOST]
-# These meet every statement; of the others each meets one in so many, and another one than the next
-# class does, unless `--every-statement` is given.
+# These are tried at every statement. Unless `--every-statement` is given, each other class is tried
+# at one in so many statements, shifted from class to class.
 THOROUGH = {"53100", "40P01", "23514", LOST}
 STRIDE = 16
 
 
 @dataclass
 class Trials:
-    """What is tried in turn: each class at some statements, until it finds no more of them."""
+    """The trials in turn: each class at some statements, until there are no more statements."""
 
     monkeypatch: pytest.MonkeyPatch
     is_thorough: bool
@@ -51,7 +51,7 @@ class Trials:
                     break
 
     def fail(self, sqlstate: str, at: int, work: Callable[[], object]) -> None:
-        """Do `work`, which meets an error; that it raises anything else fails the test."""
+        """Do `work` with an error at one statement. If it raises anything else, the test fails."""
         with injected(self.monkeypatch, sqlstate, at) as self.last:
             try:
                 work()

@@ -1,4 +1,4 @@
-"""Usage that no meter or price covers: refused and charged later, or kept by choice; and told."""
+"""Usage without a meter or price: refused and charged later, or kept by choice, with a notice."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -73,7 +73,7 @@ def card_changes(shop: Shop) -> None:
     shop.meter("something", {"USD": "1"}, event_name="some.thing.else")
 
 
-def test_usage_from_before_the_first_price_waits_and_is_charged_once_it_has_a_price(
+def test_usage_without_a_price_waits_and_is_charged_after_a_price_is_made(
     client: httpx.Client, shop: Shop
 ) -> None:
     meter = shop.meter("tokens", {"USD": "2"}, effective_from=JUST_NOW)
@@ -92,7 +92,7 @@ def test_usage_from_before_the_first_price_waits_and_is_charged_once_it_has_a_pr
     assert waiting(client) == []
 
 
-def test_usage_that_no_meter_knows_waits_and_is_charged_once_there_is_one(
+def test_usage_without_a_meter_waits_and_is_charged_after_a_meter_is_made(
     client: httpx.Client, gullak: Gullak, shop: Shop
 ) -> None:
     shop.meter("tokens", {"USD": "2"})
@@ -128,7 +128,7 @@ def test_readme_s_order_price_now_import_yesterday_charges_yesterday(
 @pytest.mark.parametrize(
     ("start", "is_charged"), [(None, False), ("now", False), ("beginning", True)]
 )
-def test_a_price_after_the_first_begins_now_unless_something_else_is_said(
+def test_a_price_after_the_first_begins_now_by_default(
     client: httpx.Client, shop: Shop, start: str | None, *, is_charged: bool
 ) -> None:
     meter = shop.meter("tokens", {"USD": "2"}, effective_from=JUST_NOW)
@@ -153,7 +153,7 @@ def test_the_first_price_in_each_currency_is_from_the_beginning(
     assert made[1]["effective_from"] is not None
 
 
-def test_a_business_may_choose_to_keep_what_nothing_prices(
+def test_a_business_may_choose_to_keep_usage_without_a_price(
     client: httpx.Client, shop: Shop
 ) -> None:
     before = client.get("/business").json()["on_unmetered"]
@@ -180,8 +180,8 @@ def test_the_policy_is_shown_and_set_by_the_command(gullak: Gullak, shop: Shop) 
     assert shop.drain().unmetered == 1
 
 
-def test_the_policy_counts_from_the_next_batch_of_a_drain_that_is_warm(shop: Shop) -> None:
-    """The compiled rate card of a worker is made again, as after a change of price."""
+def test_a_running_drain_follows_a_new_policy_from_its_next_batch(shop: Shop) -> None:
+    """The worker compiles its rate card again, as after a change of a price."""
     drain = Drain(shop.sessions.transaction, shop.buffer, RateCards(CURRENCIES), 100)
     counts = []
     for policy in POLICIES:
@@ -205,7 +205,7 @@ def test_usage_kept_before_its_first_price_is_counted(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_each_kind_is_told_once_with_its_first_event(shop: Shop, policy: OnUnmetered) -> None:
+def test_each_kind_has_one_notice_with_its_first_event(shop: Shop, policy: OnUnmetered) -> None:
     choose(shop, policy)
     meter = shop.meter("tokens", {"USD": "2"}, effective_from=JUST_NOW)
     for number in range(3):
@@ -228,7 +228,7 @@ def test_each_kind_is_told_once_with_its_first_event(shop: Shop, policy: OnUnmet
     assert undescribed(shop) == []
 
 
-def test_a_kind_is_told_again_when_the_card_has_changed_and_a_day_has_passed(shop: Shop) -> None:
+def test_a_notice_is_repeated_after_a_day_if_the_card_has_changed(shop: Shop) -> None:
     def comes() -> int:
         shop.send(event(shop.customers[0], name="new.model"))
         shop.drain()
@@ -245,7 +245,7 @@ def test_a_kind_is_told_again_when_the_card_has_changed_and_a_day_has_passed(sho
     assert counts == [1, 1, 2, 2, 2]
 
 
-def test_what_was_told_long_ago_is_forgotten(shop: Shop) -> None:
+def test_kinds_with_an_old_notice_are_deleted(shop: Shop) -> None:
     shop.send(event(shop.customers[0], name="new.model"))
     shop.drain()
     age_of_what_was_told(shop, 40)
@@ -256,7 +256,7 @@ def test_what_was_told_long_ago_is_forgotten(shop: Shop) -> None:
     assert shop.rows("SELECT 1 FROM unpriced_usage") == []
 
 
-def test_names_that_come_with_events_flood_nobody(shop: Shop) -> None:
+def test_the_number_of_kinds_with_a_notice_is_limited(shop: Shop) -> None:
     shop.run(
         "INSERT INTO unpriced_usage (business_id, reason, event_name, meter_id, rate_card_version)"
         f" SELECT '{shop.business_id}', 'unmetered', 'm' || n, '', 0"
@@ -269,7 +269,7 @@ def test_names_that_come_with_events_flood_nobody(shop: Shop) -> None:
     assert (outcome.refused, told(shop)) == (200, [])
 
 
-def test_shards_that_meet_a_kind_at_once_tell_it_once(shop: Shop) -> None:
+def test_two_shards_with_a_new_kind_at_once_send_one_notice(shop: Shop) -> None:
     with shop.sessions.transaction() as conn:
         for _ in range(40):
             shop.add_customer(conn)
@@ -282,7 +282,7 @@ def test_shards_that_meet_a_kind_at_once_tell_it_once(shop: Shop) -> None:
     assert len(told(shop)) == 1
 
 
-def test_a_webhook_reaches_an_endpoint_that_wants_it_in_the_batch_s_transaction(
+def test_the_notice_is_written_for_each_endpoint_in_the_transaction_of_the_batch(
     client: httpx.Client, shop: Shop
 ) -> None:
     made = client.post(
@@ -313,7 +313,7 @@ def test_an_upgrade_refuses_nothing_that_was_free(empty_database_url: str) -> No
     assert policies == [("bus_new", "refuse"), ("bus_old", "keep_free")]
 
 
-def test_the_cards_that_were_not_used_for_longest_are_given_up(shop: Shop) -> None:
+def test_the_cache_drops_the_card_that_was_not_used_for_longest(shop: Shop) -> None:
     shops = [shop, *(Shop.open(shop.sessions, shop.buffer, name=name) for name in ("B", "C"))]
     cards = RateCards(CURRENCIES, kept_max=2)
 

@@ -1,4 +1,4 @@
-"""Prices end: a wrong one is taken back or ended, one that changes nothing says so."""
+"""How prices end: taken back, ended, or superseded by a later one."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -57,7 +57,7 @@ def end(client: httpx.Client, price: dict[str, Any]) -> dict[str, Any]:
 
 
 def cost_of_one(shop: Shop, at: datetime | None = None) -> int | None:
-    """What one token costs that is used at a moment (default: now); None if it is refused."""
+    """The cost of a token used at a moment (default: now). None if the event is refused."""
     before = shop.charged()
     moment = to_wire(at or datetime.now(UTC))
     shop.send(event(shop.customers[0], {"tokens": 1}, at=moment))
@@ -65,7 +65,7 @@ def cost_of_one(shop: Shop, at: datetime | None = None) -> int | None:
     return int(shop.charged() - before) if outcome.posted else None
 
 
-def test_a_right_price_before_a_wrong_one_says_that_it_is_superseded_until_that_one_is_ended(
+def test_a_price_is_shown_as_superseded_until_the_later_one_is_ended(
     client: httpx.Client, shop: Shop, meter: Meter
 ) -> None:
     wrong = make(client, meter, "300", YESTERDAY)
@@ -84,7 +84,7 @@ def test_a_right_price_before_a_wrong_one_says_that_it_is_superseded_until_that_
     assert listed[right["id"]]["superseded_by"] is None
 
 
-def test_a_price_is_taken_back_before_anything_was_charged_by_it(
+def test_a_price_that_charged_nothing_yet_is_taken_back(
     client: httpx.Client, shop: Shop, meter: Meter
 ) -> None:
     make(client, meter, "3", LAST_WEEK)
@@ -97,7 +97,7 @@ def test_a_price_is_taken_back_before_anything_was_charged_by_it(
     assert (cost_of_one(shop, late), cost_of_one(shop)) == (3, 3)
 
 
-def test_usage_of_the_time_of_an_ended_price_costs_what_it_cost_then(
+def test_usage_from_the_time_of_an_ended_price_is_charged_by_it(
     client: httpx.Client, shop: Shop, meter: Meter
 ) -> None:
     make(client, meter, "3", LAST_WEEK)
@@ -110,7 +110,7 @@ def test_usage_of_the_time_of_an_ended_price_costs_what_it_cost_then(
     assert cost_of_one(shop, YESTERDAY - timedelta(hours=1)) == 3
 
 
-def test_another_price_may_begin_where_an_ended_one_began_and_holds_for_what_comes_late(
+def test_a_new_price_may_begin_where_an_ended_one_began_and_prices_late_usage(
     client: httpx.Client, shop: Shop, meter: Meter
 ) -> None:
     wrong = make(client, meter, "300", YESTERDAY)
@@ -122,7 +122,7 @@ def test_another_price_may_begin_where_an_ended_one_began_and_holds_for_what_com
     assert (cost_of_one(shop, YESTERDAY + timedelta(hours=1)), cost_of_one(shop)) == (3, 3)
 
 
-def test_without_any_price_left_usage_waits_as_refused(
+def test_usage_is_refused_when_no_price_is_left(
     client: httpx.Client, shop: Shop, meter: Meter
 ) -> None:
     only = make(client, meter, "3")
@@ -138,7 +138,7 @@ def test_without_any_price_left_usage_waits_as_refused(
     assert shop.charged() == 3 + 5
 
 
-def test_the_price_after_an_ended_one_leaves_no_time_without_a_price(
+def test_the_price_after_an_ended_one_begins_where_that_one_ended(
     client: httpx.Client, shop: Shop, meter: Meter
 ) -> None:
     first = make(client, meter, "3")
@@ -150,7 +150,7 @@ def test_the_price_after_an_ended_one_leaves_no_time_without_a_price(
     assert (first["effective_from"], following["effective_from"]) == (None, ended["ended_at"])
 
 
-def test_a_price_that_has_not_begun_is_taken_back_whatever_was_charged_meanwhile(
+def test_a_price_that_has_not_begun_is_taken_back_even_if_usage_was_charged(
     client: httpx.Client, shop: Shop, meter: Meter
 ) -> None:
     make(client, meter, "3")

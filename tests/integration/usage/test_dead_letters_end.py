@@ -1,4 +1,4 @@
-"""Dead letters end: mended by the same id with good content, sent again, or dismissed."""
+"""How dead letters end: mended by good content under the same id, replayed, or dismissed."""
 
 from collections.abc import Iterator
 from time import monotonic
@@ -64,7 +64,7 @@ def difference(shop: Shop) -> int:
     return read_balance(shop.sessions.snapshot, shop.buffer).difference
 
 
-def test_an_id_that_is_sent_again_with_good_content_is_off_the_list_and_in_the_log(
+def test_good_content_under_the_same_id_takes_a_dead_letter_off_the_list(
     client: httpx.Client, gullak: Gullak, shop: Shop
 ) -> None:
     sent(shop, bad(shop))
@@ -86,7 +86,7 @@ def test_an_id_that_is_sent_again_with_good_content_is_off_the_list_and_in_the_l
 
 
 @pytest.mark.parametrize("is_swept", [False, True])
-def test_replay_sends_no_more_of_what_was_mended(
+def test_a_replay_leaves_out_mended_dead_letters(
     client: httpx.Client, shop: Shop, *, is_swept: bool
 ) -> None:
     sent(shop, bad(shop))
@@ -100,7 +100,7 @@ def test_replay_sends_no_more_of_what_was_mended(
     assert listed(client) == []
 
 
-def test_a_replay_under_way_while_it_is_mended_does_not_bring_it_back(
+def test_a_dead_letter_that_is_mended_during_its_replay_stays_mended(
     client: httpx.Client, shop: Shop
 ) -> None:
     sent(shop, bad(shop))
@@ -114,7 +114,7 @@ def test_a_replay_under_way_while_it_is_mended_does_not_bring_it_back(
 
 
 @pytest.mark.parametrize("in_one_batch", [False, True])
-def test_the_bad_content_once_more_is_a_repetition_after_it_was_mended(
+def test_bad_content_that_comes_again_after_it_was_mended_is_a_duplicate(
     client: httpx.Client, shop: Shop, *, in_one_batch: bool
 ) -> None:
     for one in (bad(shop), good(shop), bad(shop)):
@@ -147,7 +147,9 @@ def test_bad_and_good_content_in_one_batch_charge_once_and_leave_nothing_waiting
     assert (shop.charged(), listed(client), sweep(shop)) == (7, [], 1)
 
 
-def test_one_is_dismissed_over_http_with_its_reason(client: httpx.Client, shop: Shop) -> None:
+def test_a_dead_letter_is_dismissed_over_http_with_a_reason(
+    client: httpx.Client, shop: Shop
+) -> None:
     sent(shop, bad(shop), bad(shop, "e-2"))
     items = {item["event_id"]: item["id"] for item in client.get("/refused-events").json()["items"]}
 
@@ -167,7 +169,9 @@ def test_one_is_dismissed_over_http_with_its_reason(client: httpx.Client, shop: 
     assert difference(shop) == 0
 
 
-def test_what_was_dismissed_stays_so_when_it_comes_again(client: httpx.Client, shop: Shop) -> None:
+def test_a_dismissed_event_that_comes_again_stays_dismissed(
+    client: httpx.Client, shop: Shop
+) -> None:
     sent(shop, bad(shop))
     client.delete(f"/refused-events/{client.get('/refused-events').json()['items'][0]['id']}")
 
@@ -188,11 +192,11 @@ def test_nothing_of_another_business_is_dismissed(client: httpx.Client, shop: Sh
 
 
 @pytest.mark.parametrize("number", ["x", "9" * 30, "12345"])
-def test_a_dead_letter_that_is_none_is_not_found(client: httpx.Client, number: str) -> None:
+def test_a_number_without_a_dead_letter_is_not_found(client: httpx.Client, number: str) -> None:
     assert client.delete(f"/refused-events/{number}").status_code == 404
 
 
-def test_the_command_dismisses_what_it_names(gullak: Gullak, shop: Shop) -> None:
+def test_the_command_dismisses_the_dead_letters_that_it_names(gullak: Gullak, shop: Shop) -> None:
     sent(shop, bad(shop), bad(shop, "e-2"), event("cus_nobody", event_id="e-3"))
     sent(shop, event("cus_nobody", event_id="e-4"))
     numbers = {one["event_id"]: one["refusal_id"] for one in gullak("refused", "--json").json}

@@ -1,4 +1,4 @@
-"""From a debit to its events and back: what each used, at which price, and that it adds up."""
+"""From a debit to its events and back: their quantities, their prices, and the sum."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -42,13 +42,13 @@ def gullak(
 def used(
     shop: Shop, event_id: str, minutes: int = 0, customer: int = 0, **more: Any
 ) -> BufferedEvent:
-    """An event so many minutes ago."""
+    """An event from so many minutes ago."""
     at = to_wire(NOW - timedelta(minutes=minutes))
     return event(shop.customers[customer], more, event_id=event_id, at=at)
 
 
 def priced(shop: Shop) -> None:
-    """Price tokens, dearer since half an hour, and large answers on top."""
+    """Price tokens, higher since half an hour ago, and large answers on top."""
     tokens = shop.meter("tokens", {"USD": "0.25"})
     only_large = Filter.model_validate(
         {
@@ -178,7 +178,7 @@ def test_a_debit_of_many_events_is_read_to_its_end(client: httpx.Client, shop: S
     assert sorted(chain(*pages)) == [f"e-{n:04}" for n in range(1005)]
 
 
-def test_a_price_that_was_changed_after_the_charge_is_told(
+def test_a_price_that_changed_after_the_charge_is_shown(
     client: httpx.Client, shop: Shop, gullak: Gullak
 ) -> None:
     entry = debited(shop)
@@ -201,7 +201,7 @@ def test_a_price_that_was_changed_after_the_charge_is_told(
     assert "a meter or a price has changed since" in said
 
 
-def test_events_that_are_older_than_the_retention_are_told_to_be_gone(
+def test_events_older_than_the_retention_are_shown_as_gone(
     client: httpx.Client, shop: Shop, gullak: Gullak
 ) -> None:
     entry = debited(shop)
@@ -234,7 +234,7 @@ def test_entries_of_a_batch_that_was_split_share_their_events(
     assert f"these events are also those of {entries[1].entry_id}" in shown
 
 
-def test_what_is_no_debit_for_usage_has_no_events(
+def test_an_entry_that_is_no_debit_for_usage_has_no_events(
     client: httpx.Client, shop: Shop, gullak: Gullak
 ) -> None:
     shop.enter(500)
@@ -245,7 +245,7 @@ def test_what_is_no_debit_for_usage_has_no_events(
     assert "events" not in gullak("explain", entry.entry_id).out
 
 
-def test_the_debit_of_a_stranger_is_not_found(api: Api, shop: Shop) -> None:
+def test_the_debit_of_another_business_is_not_found(api: Api, shop: Shop) -> None:
     entry = debited(shop)
     other = Shop.open(shop.sessions, shop.buffer, name="Other")
     with api.client(api.key_for(business_id=other.business_id)) as client:

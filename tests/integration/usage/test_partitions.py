@@ -1,4 +1,4 @@
-"""Kept usage by day: partitions made ahead, dropped after the retention; keys are for ever."""
+"""Daily partitions of kept usage: made ahead, dropped after the retention. Keys stay."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -137,7 +137,7 @@ def test_an_event_sent_again_after_its_row_was_dropped_is_still_a_duplicate(shop
     assert (shop.wallet().balance_minor, shop.faults()) == (-5, [])
 
 
-def test_of_two_at_once_the_second_does_nothing(shop: Shop) -> None:
+def test_the_second_of_two_runs_at_once_does_nothing(shop: Shop) -> None:
     with shop.sessions.transaction() as conn:
         first = maintain_partitions(conn, ahead_days=3, retention_days=30)
         second = maintain(shop)
@@ -145,7 +145,7 @@ def test_of_two_at_once_the_second_does_nothing(shop: Shop) -> None:
     assert (first.made, second) == (4, PartitionReport(made=0, dropped=0))
 
 
-def test_rows_added_since_are_brought_into_the_index_of_batches(shop: Shop) -> None:
+def test_new_rows_are_added_to_the_index_of_batches(shop: Shop) -> None:
     maintain(shop)
     with shop.sessions.transaction() as conn:
         summarize_usage(conn)
@@ -163,7 +163,7 @@ def test_rows_added_since_are_brought_into_the_index_of_batches(shop: Shop) -> N
     assert again == 0
 
 
-def test_the_notes_of_whose_usage_a_batch_held_go_with_its_rows(shop: Shop) -> None:
+def test_the_notes_about_a_batch_are_deleted_with_its_rows(shop: Shop) -> None:
     maintain(shop)
     post_event(shop)
     kept = shop.rows("SELECT business_id FROM usage_of_businesses")

@@ -1,4 +1,4 @@
-"""Refused events over HTTP: found, explained, and sent again once the cause is gone."""
+"""Refused events over HTTP: listed with their reasons, and replayed after the cause is gone."""
 
 from collections.abc import Iterator
 
@@ -27,7 +27,7 @@ def listed(client: httpx.Client, **wanted: str | int) -> list[str]:
     return [item["event_id"] for item in answer.json()["items"]]
 
 
-def test_a_refused_event_is_listed_with_its_reason_and_what_was_sent(
+def test_a_refused_event_is_listed_with_its_reason_and_content(
     client: httpx.Client, shop: Shop
 ) -> None:
     refuse(shop, "e-1")
@@ -39,7 +39,9 @@ def test_a_refused_event_is_listed_with_its_reason_and_what_was_sent(
     assert found["event"]["metadata"] == {"tokens": 1}
 
 
-def test_the_newest_is_first_and_pages_follow_each_other(client: httpx.Client, shop: Shop) -> None:
+def test_refused_events_are_listed_newest_first_page_by_page(
+    client: httpx.Client, shop: Shop
+) -> None:
     refuse(shop, "e-1", "e-2", "e-3")
 
     first = client.get("/refused-events", params={"page_size": 2}).json()["items"]
@@ -58,7 +60,7 @@ def test_the_newest_is_first_and_pages_follow_each_other(client: httpx.Client, s
         ({"reason": "conflict"}, []),
     ],
 )
-def test_a_filter_takes_what_it_names(
+def test_a_filter_selects_the_matching_events(
     client: httpx.Client, shop: Shop, wanted: dict[str, str], found: list[str]
 ) -> None:
     refuse(shop, "e-1", customer_id="cus_a")
@@ -68,13 +70,13 @@ def test_a_filter_takes_what_it_names(
 
 
 @pytest.mark.parametrize("after", ["x", "9" * 30, "-1", "12345"])
-def test_a_place_that_is_none_is_not_found(client: httpx.Client, after: str) -> None:
+def test_a_page_after_an_unknown_event_is_not_found(client: httpx.Client, after: str) -> None:
     answer = client.get("/refused-events", params={"starting_after": after})
 
     assert answer.status_code == 404
 
 
-def test_an_event_sent_again_after_its_cause_is_gone_is_charged_once(
+def test_a_replay_after_the_cause_is_gone_charges_the_event_once(
     client: httpx.Client, shop: Shop
 ) -> None:
     meter = shop.meter("tokens", {"INR": "2"})
@@ -92,7 +94,7 @@ def test_an_event_sent_again_after_its_cause_is_gone_is_charged_once(
     assert listed(client) == []
 
 
-def test_only_what_is_named_is_sent_again(client: httpx.Client, shop: Shop) -> None:
+def test_a_replay_sends_only_the_named_events(client: httpx.Client, shop: Shop) -> None:
     refuse(shop, "e-1", "e-2")
 
     answer = client.post("/refused-events/replay", json={"event_id": "e-1"})
@@ -101,7 +103,7 @@ def test_only_what_is_named_is_sent_again(client: httpx.Client, shop: Shop) -> N
     assert listed(client) == ["e-2"]
 
 
-def test_nothing_of_another_business_is_sent_again(client: httpx.Client, shop: Shop) -> None:
+def test_a_replay_sends_no_event_of_another_business(client: httpx.Client, shop: Shop) -> None:
     other = Shop.open(shop.sessions, shop.buffer, name="Other")
     refuse(other, "e-1")
 

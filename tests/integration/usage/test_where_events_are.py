@@ -1,4 +1,4 @@
-"""Every event is findable over the API: while it is buffered, when it is posted, when refused."""
+"""The API finds every event: buffered, posted or refused."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -40,7 +40,7 @@ def ids(client: httpx.Client, **wanted: str | int) -> list[str]:
 def of(
     shop: Shop, event_id: str, *, minute: int = 0, customer: int = 0, **more: str
 ) -> BufferedEvent:
-    """An event so many minutes ago."""
+    """An event from so many minutes ago."""
     at = to_wire(NOW - timedelta(minutes=minute))
     return event(shop.customers[customer], {"tokens": 3}, event_id=event_id, at=at, **more)
 
@@ -55,10 +55,10 @@ def test_a_buffered_event_is_found_before_it_is_drained(client: httpx.Client, sh
     assert found["metadata"] == {"tokens": 3}
 
 
-def test_a_look_for_an_unknown_event_reads_a_bounded_part_of_a_backlog_and_says_so(
+def test_a_search_for_an_unknown_event_reads_a_bounded_part_of_a_backlog_and_says_so(
     client: httpx.Client, shop: Shop
 ) -> None:
-    """Whoever may read could otherwise keep Redis busy for everybody."""
+    """Otherwise a key that may only read could keep Redis busy for everybody."""
     note = {"note": "x" * 1000}
     for _ in range(10):
         shop.send(*(event(shop.customers[0], note) for _ in range(400)))
@@ -77,7 +77,7 @@ def test_a_look_for_an_unknown_event_reads_a_bounded_part_of_a_backlog_and_says_
     assert [item["event_id"] for item in listed.json()["items"]] == ["e-newest"]
 
 
-def test_an_unknown_event_is_no_doubt_unknown_where_all_was_looked_through(
+def test_an_unknown_event_is_not_found_if_the_whole_backlog_was_searched(
     client: httpx.Client, shop: Shop
 ) -> None:
     shop.send(of(shop, "e-1"))
@@ -111,7 +111,7 @@ def test_an_event_that_no_meter_counts_is_posted_without_an_entry(
     assert ids(client, customer_id=shop.customers[0]) == ["e-1"]
 
 
-def test_a_refused_event_says_why_and_is_buffered_again_when_it_is_replayed(
+def test_a_refused_event_has_its_reason_and_is_buffered_again_by_a_replay(
     client: httpx.Client, shop: Shop
 ) -> None:
     shop.send(event("cus_unknown", event_id="e-1"))
@@ -126,7 +126,7 @@ def test_a_refused_event_says_why_and_is_buffered_again_when_it_is_replayed(
     assert (again["status"], again["reason"]) == ("buffered", None)
 
 
-def test_a_repetition_is_the_event_that_was_charged_and_listed_once(
+def test_a_repetition_is_shown_once_as_the_event_that_was_charged(
     client: httpx.Client, shop: Shop
 ) -> None:
     shop.meter("tokens", {"USD": "0.25"})
@@ -151,7 +151,7 @@ def test_an_event_of_another_business_is_not_found(client: httpx.Client, shop: S
 
 
 @pytest.mark.parametrize("event_id", ["a/b", "ingest", "100%", "ü", "a b", "x" * 255])
-def test_any_id_that_a_producer_may_give_is_found(
+def test_every_valid_id_of_a_producer_is_found(
     sdk: DodoPayments, shop: Shop, event_id: str
 ) -> None:
     shop.send(of(shop, event_id))
@@ -191,7 +191,7 @@ FOUND = {
 
 @pytest.mark.parametrize("status", ["posted", "buffered"])
 @pytest.mark.parametrize("name", FILTERS)
-def test_a_filter_takes_what_it_names(
+def test_a_filter_selects_the_matching_events(
     client: httpx.Client, shop: Shop, name: str, status: str
 ) -> None:
     with shop.sessions.transaction() as conn:
@@ -210,7 +210,7 @@ def test_a_filter_takes_what_it_names(
     assert sorted(ids(client, **wanted)) == sorted(FOUND[name])
 
 
-def test_a_meter_lists_what_it_counts(client: httpx.Client, shop: Shop) -> None:
+def test_a_meter_lists_the_events_that_it_counts(client: httpx.Client, shop: Shop) -> None:
     filtered = {"conjunction": "and", "clauses": [
         {"key": "model", "operator": "equals", "value": "large"}]}  # fmt: skip
     made = {"name": "m", "event_name": "llm.completion", "measurement_unit": "call",
@@ -299,7 +299,7 @@ def test_a_page_follows_an_event_that_is_still_buffered(client: httpx.Client, sh
     assert client.get("/events", params={"starting_after": "nowhere"}).status_code == 404
 
 
-def test_a_list_over_too_many_batches_is_refused_with_the_way_out(
+def test_a_list_over_too_many_batches_is_refused_with_advice(
     client: httpx.Client, shop: Shop
 ) -> None:
     with shop.sessions.transaction() as conn:
