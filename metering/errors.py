@@ -65,13 +65,13 @@ class NotFoundError(GullakError):
 
 
 class EventNotSeenError(NotFoundError):
-    """The event is not settled, and more is buffered than was looked through for it."""
+    """The event is not settled, and only a part of the buffer was searched."""
 
     def __init__(self, event_id: str) -> None:
         super().__init__("event", event_id)
         self.message += (
-            " among what is settled and the newest of what is buffered; more is buffered than was"
-            " looked through, so ask again once it is settled"
+            " among the settled events and the newest buffered ones; the buffer holds more than was"
+            " searched, so ask again later"
         )
 
 
@@ -293,7 +293,7 @@ class ConfigurationError(GullakError):
 
 
 class ShardMismatchError(ConfigurationError):
-    """This process counts other shards than the buffer holds; nothing was taken."""
+    """This process uses another number of shards than the buffer; nothing was buffered."""
 
     code = "UNAVAILABLE"
 
@@ -385,6 +385,6 @@ class ConflictingEventError(RefusedEventError):
 
 
 class UnpostableEventError(RefusedEventError):
-    """The database refused this event alone, whatever it was batched with."""
+    """The database refuses this event, in whatever batch."""
 
     reason = "unpostable"

@@ -72,7 +72,7 @@ def test_a_search_for_an_unknown_event_reads_a_bounded_part_of_a_backlog_and_say
     assert read < 4 << 20
     assert shop.buffer.backlog().bytes > 4 << 20
     assert unknown.status_code == 404
-    assert "more is buffered than was looked through" in unknown.json()["message"]
+    assert "the buffer holds more than was searched" in unknown.json()["message"]
     assert client.get("/events/e-newest").json()["status"] == "buffered"
     assert [item["event_id"] for item in listed.json()["items"]] == ["e-newest"]
 
