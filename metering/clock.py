@@ -1,4 +1,4 @@
-"""Time: always aware, always UTC, and in one fixed-width text form that sorts as time does."""
+"""Time: always aware, always UTC, and in one fixed-width text form that sorts by time."""
 
 import re
 from datetime import UTC, datetime
@@ -13,27 +13,27 @@ RFC3339: Final = re.compile(
 )
 
 
-def _said(value: object) -> object:
-    """Refuse what pydantic would guess at: a number may be seconds or milliseconds."""
+def _rfc3339(value: object) -> object:
+    """Refuse values that pydantic would guess: a number may be seconds or milliseconds."""
     if isinstance(value, datetime) or (isinstance(value, str) and RFC3339.fullmatch(value)):
         return value
     raise ValueError("is not RFC 3339 with a time zone, such as 2026-01-31T09:30:00Z")
 
 
-# A moment as a client names it.
-Moment = Annotated[AwareDatetime, BeforeValidator(_said)]
+# A moment in a request.
+Moment = Annotated[AwareDatetime, BeforeValidator(_rfc3339)]
 
 
 def utc_now() -> datetime:
-    """Return this process's clock; what decides about money is the database's (`ledger.post`)."""
+    """Return the time by this process. The clock of the database decides about money."""
     return datetime.now(UTC)
 
 
 @lru_cache(maxsize=16)
 def to_wire(moment: datetime) -> str:
     """Return `2026-01-31T09:30:00.000000Z`: 27 characters, so that text order is time order."""
-    # isoformat takes two thirds of the time of strftime. Kept, because all entries of a batch are
-    # of one moment, and each says it twice.
+    # isoformat takes two thirds of the time of strftime. The cache helps because all entries of a
+    # batch have one time, and each writes it twice.
     return moment.astimezone(UTC).isoformat(timespec="microseconds")[:26] + "Z"
 
 

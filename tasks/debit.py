@@ -111,11 +111,11 @@ def _note_newer(shard: int, newer: NewerChunkError | None) -> None:
 @cache
 def _drain(_pid: int) -> Drain:
     """Make the drain of this process, with its caches."""
-    here = context()
+    current = context()
     return Drain(
-        here.transaction,
-        here.buffer,
-        RateCards(tuple(here.settings.currencies)),
-        here.settings.batch_events,
-        checkpoint_of(here.settings),
+        current.transaction,
+        current.buffer,
+        RateCards(tuple(current.settings.currencies)),
+        current.settings.batch_events,
+        checkpoint_of(current.settings),
     )
