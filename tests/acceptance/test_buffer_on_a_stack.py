@@ -14,7 +14,7 @@ from redis.exceptions import OutOfMemoryError
 from metering.buffer.keys import stream_key
 from metering.buffer.shard import shard_of
 from metering.buffer.stream import UsageBuffer
-from metering.usage.balance_of_events import account_faults, read_account
+from metering.usage.balance_of_events import read_balance
 from support.buffer_probe import written_by_a_newer_release
 from support.own_redis import OwnRedis, running_redis
 from support.tenant import Shop, event
@@ -129,9 +129,9 @@ def test_an_idle_worker_stays_though_a_stream_was_deleted_by_hand(
 
     assert stack.pids == pids
     assert "counters of shard" in (stack.data_dir / "log" / "worker.log").read_text()
-    account = read_account(shop.sessions.snapshot, shop.buffer)
+    balance = read_balance(shop.sessions.snapshot, shop.buffer)
     epoch = shop.buffer.counters(shard).epoch
-    assert [fault.detail for fault in account_faults(account)] == [
+    assert [fault.detail for fault in balance.faults()] == [
         f"shard {shard}: 2 accepted events are gone from Redis (epoch {epoch})"
     ]
 
