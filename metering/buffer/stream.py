@@ -252,8 +252,8 @@ class UsageBuffer:
         for shard, events in zip(self.shards, off, strict=True):
             if events:
                 log.warning(
-                    "the stream of shard %d is empty, but its counters held %d events:"
-                    " they are corrected",
+                    "the counters of shard %d were off by %d events and are corrected:"
+                    " its stream is empty",
                     shard,
                     events,
                 )
