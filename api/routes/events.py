@@ -14,7 +14,8 @@ from metering.clock import Moment
 from metering.ids import BusinessId, Currency, CustomerId, EntryId, MeterId
 from metering.money import plain
 from metering.usage.find import EventStatus, FoundEvent, find_event
-from metering.usage.list import EventFilter, list_events
+from metering.usage.list import list_events
+from metering.usage.walk import EventFilter
 
 router: Final = APIRouter(prefix="/events", tags=["events"])
 

@@ -1,8 +1,7 @@
 """The events of a business, newest first: buffered events, then settled ones."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from heapq import merge
 from itertools import chain, dropwhile, islice
 from typing import Final
@@ -13,42 +12,18 @@ from metering.buffer.chunk import BufferedEvent
 from metering.buffer.lookup import newest_buffered
 from metering.buffer.stream import UsageBuffer
 from metering.db import Transactions
-from metering.ids import BusinessId, CustomerId, EntryId, MeterId
+from metering.ids import BusinessId, CustomerId
 from metering.ledger.history import get_entry
 from metering.rate_card.catalogue import get_meter
 from metering.rate_card.filter import Matches, compile_filter
 from metering.usage import statements
 from metering.usage.entry_usage import events_of_entry
 from metering.usage.find import FoundEvent, Place, charged_keys, find_event, of_buffered, of_refusal
-from metering.usage.walk import BatchWalk
+from metering.usage.walk import BatchWalk, EventFilter
 
 # Only the newest of the buffered events are listed.
 BUFFERED_MAX: Final = 1000
 ROWS_PER_READ: Final = 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventFilter:
-    """Which events; a field of None matches all. `start` and `end` are inclusive times of events.
-
-    `entry_id` selects the events of one debit.
-    """
-
-    entry_id: EntryId | None = None
-    customer_id: CustomerId | None = None
-    event_name: str | None = None
-    meter_id: MeterId | None = None
-    start: datetime | None = None
-    end: datetime | None = None
-
-    def takes(self, event: FoundEvent) -> bool:
-        """Tell whether an event matches, apart from the entry and the meter's own filter."""
-        return (
-            self.customer_id in (None, event.customer_id)
-            and self.event_name in (None, event.event_name)
-            and (self.start is None or self.start <= event.event_at)
-            and (self.end is None or event.event_at <= self.end)
-        )
 
 
 def list_events(
@@ -122,16 +97,7 @@ def _settled(
     if wanted.entry_id is not None:
         entry = get_entry(conn, business_id, wanted.entry_id)
         return events_of_entry(conn, entry, last, rows_per_read)
-    walk = BatchWalk(
-        conn=conn,
-        business_id=business_id,
-        customer_id=wanted.customer_id,
-        event_name=wanted.event_name,
-        start=wanted.start,
-        end=wanted.end,
-        last=last,
-        rows_per_read=rows_per_read,
-    )
+    walk = BatchWalk(conn, business_id, wanted, last, rows_per_read)
     place = None if last is None else last.place
     refused = _refused(conn, business_id, wanted.customer_id, place)
     return merge(walk.events(), refused, key=lambda event: event.place or (), reverse=True)

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from sqlalchemy import Connection
 
 from metering.errors import FieldProblem, InvalidInputError, NotFoundError
-from metering.ids import BatchId, BusinessId, CustomerId, WalletId
+from metering.ids import BatchId, BusinessId, CustomerId, EntryId, MeterId, WalletId
 from metering.ledger.wallets import wallets_of
 from metering.money import INT64_MAX
 from metering.usage import statements
@@ -32,15 +32,36 @@ class _Batch(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EventFilter:
+    """Which events; a field of None matches all. `start` and `end` are inclusive times of events.
+
+    `entry_id` selects the events of one debit.
+    """
+
+    entry_id: EntryId | None = None
+    customer_id: CustomerId | None = None
+    event_name: str | None = None
+    meter_id: MeterId | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def takes(self, event: FoundEvent) -> bool:
+        """Tell whether an event matches, apart from the entry and the meter's own filter."""
+        return (
+            self.customer_id in (None, event.customer_id)
+            and self.event_name in (None, event.event_name)
+            and (self.start is None or self.start <= event.event_at)
+            and (self.end is None or event.event_at <= self.end)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class BatchWalk:
-    """The filters of a walk; it continues after the event `last`."""
+    """One walk over the settled events of a business; it continues after the event `last`."""
 
     conn: Connection
     business_id: BusinessId
-    customer_id: CustomerId | None
-    event_name: str | None
-    start: datetime | None
-    end: datetime | None
+    wanted: EventFilter
     last: FoundEvent | None
     rows_per_read: int
 
@@ -61,10 +82,10 @@ class BatchWalk:
             size = min(2 * size, _BATCHES_PER_READ_MAX)
 
     def _batches(self) -> Iterator[_Batch]:
-        if self.customer_id is None:
+        if self.wanted.customer_id is None:
             return self._of_business(is_uncharged=False)
         try:
-            wallets = wallets_of(self.conn, self.business_id, self.customer_id).values()
+            wallets = wallets_of(self.conn, self.business_id, self.wanted.customer_id).values()
         except NotFoundError:
             return iter(())
         ways = [self._of_wallet(view.wallet.wallet_id) for view in wallets]
@@ -75,8 +96,8 @@ class BatchWalk:
         return {
             "business_id": self.business_id,
             "before": place and place.settled_at,
-            "start": self.start,
-            "end": self.end,
+            "start": self.wanted.start,
+            "end": self.wanted.end,
             "page": _BATCHES_PER_READ_MAX,
         }
 
@@ -106,10 +127,10 @@ class BatchWalk:
     def _of_batches(self, batches: Sequence[_Batch]) -> Iterator[FoundEvent]:
         values: dict[str, object] = {
             "business_id": self.business_id,
-            "customer_id": self.customer_id,
-            "event_name": self.event_name,
-            "start": self.start,
-            "end": self.end,
+            "customer_id": self.wanted.customer_id,
+            "event_name": self.wanted.event_name,
+            "start": self.wanted.start,
+            "end": self.wanted.end,
             "oldest": min(batch.posted_at for batch in batches),
             "newest": max(batch.posted_at for batch in batches),
             "batch_ids": [batch.batch_id for batch in batches],

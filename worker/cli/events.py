@@ -6,7 +6,8 @@ import typer
 
 from metering.ids import CustomerId, EntryId
 from metering.usage.find import FoundEvent, find_event
-from metering.usage.list import EventFilter, list_events
+from metering.usage.list import list_events
+from metering.usage.walk import EventFilter
 from worker.cli.options import AsJson, Business, Limit, Wide
 from worker.cli.show import print_json, print_table
 from worker.cli.target import DataDir, business_of, open_target
