@@ -370,7 +370,7 @@ def test_an_event_that_adds_to_no_meter_is_refused_and_one_that_adds_zero_is_not
     assert cost_of([tokens, images], prices, {"tokens": 0, "tier": "a"}) == (USD, 0)
 
 
-said = st.one_of(
+values_of_any_kind = st.one_of(
     st.integers(-(2**63), 2**63 - 1),
     st.floats(-1e13, 1e13),
     st.booleans(),
@@ -380,7 +380,7 @@ said = st.one_of(
 )
 
 
-@given(said)
+@given(values_of_any_kind)
 def test_the_api_accepts_a_summed_property_exactly_if_the_drain_can_price_it(
     value: MetadataValue,
 ) -> None:

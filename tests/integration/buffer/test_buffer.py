@@ -24,7 +24,7 @@ def four(redis_url: str) -> Iterator[UsageBuffer]:
     opened.redis.close()
 
 
-def account(accepted: list[list[BufferedEvent]], settled: list[list[BufferedEvent]]) -> object:
+def counters(accepted: list[list[BufferedEvent]], settled: list[list[BufferedEvent]]) -> object:
     counts = {
         "accepted": sum(map(len, accepted)),
         "accepted_bytes": size_of(*accepted),
@@ -42,9 +42,9 @@ def test_an_append_writes_streams_counters_and_the_backlog_and_nothing_else(
 
     assert keyspace(four) == {
         stream_key(Shard(0)): [["a", "b"]],
-        counters_key(Shard(0)): account([first], []),
+        counters_key(Shard(0)): counters([first], []),
         stream_key(Shard(3)): [["c"]],
-        counters_key(Shard(3)): account([second], []),
+        counters_key(Shard(3)): counters([second], []),
         BACKLOG: {"shards": SHARDS, "events": 3, "bytes": size_of(first, second)},
     }
     assert all(four.redis.ttl(key) == -1 for key in keyspace(four))
@@ -89,7 +89,7 @@ def test_a_trim_deletes_exactly_what_was_read(four: UsageBuffer) -> None:
     assert four.trim(Shard(2), head) == 2
     assert keyspace(four) == {
         stream_key(Shard(2)): [["d"]],
-        counters_key(Shard(2)): account([first, second, later], [first, second]),
+        counters_key(Shard(2)): counters([first, second, later], [first, second]),
         BACKLOG: {"shards": SHARDS, "events": 1, "bytes": size_of(later)},
     }
 
@@ -102,7 +102,7 @@ def test_a_trim_done_twice_counts_once(four: UsageBuffer) -> None:
     assert [four.trim(Shard(2), head) for _ in range(3)] == [1, 0, 0]
     assert keyspace(four) == {
         stream_key(Shard(2)): [],
-        counters_key(Shard(2)): account([chunk], [chunk]),
+        counters_key(Shard(2)): counters([chunk], [chunk]),
         BACKLOG: {"shards": SHARDS, "events": 0, "bytes": 0},
     }
 
@@ -276,8 +276,8 @@ def test_wrong_counters_are_corrected_once_the_stream_is_empty(
     assert four.backlog() == Backlog(1, size_of(events_of(2, "d")), (Shard(2),))
     assert [four.counters(shard).buffered for shard in four.shards] == [0, 0, 1, 0]
     assert [four.counters(shard).accepted for shard in four.shards] == [2, 6, 1, 5]
-    said = [record.args for record in caplog.records]
-    assert said == [(0, 2), (1, 5), (3, 5)]
+    logged = [record.args for record in caplog.records]
+    assert logged == [(0, 2), (1, 5), (3, 5)]
     before = keyspace(four)
     four.sweep()
     assert (keyspace(four), len(caplog.records)) == (before, 3)

@@ -99,12 +99,12 @@ def test_an_event_of_a_provider(shop: Shop, trials: Trials) -> None:
         order_again(till)
         number = till.receive(till.paid())
         trials.fail(sqlstate, at, partial(till.process, number))
-        said = said_of(till, number)
+        found = event_of(till, number)
         till.sweep()
         credited += 7
 
-        if said.status == "received":
-            assert is_of_data(sqlstate) or said.attempts == 0, (sqlstate, at)
+        if found.status == "received":
+            assert is_of_data(sqlstate) or found.attempts == 0, (sqlstate, at)
         assert till.purchase().status == "settled", (sqlstate, at)
         assert shop.wallet().balance_minor == credited, (sqlstate, at)
 
@@ -120,7 +120,7 @@ def order_again(till: Counter) -> None:
     till.purchase_id, till.payment_id = bought.purchase_id, f"pi_{bought.purchase_id}"
 
 
-def said_of(till: Counter, number: ProviderEventNumber | None) -> ProviderEvent:
+def event_of(till: Counter, number: ProviderEventNumber | None) -> ProviderEvent:
     with till.shop.sessions.transaction() as conn:
         newest = page_of_events(conn, till.shop.business_id, EventFilter(), page=1)
     assert [each.event_number for each in newest] == [number]

@@ -52,7 +52,7 @@ def choose(shop: Shop, policy: OnUnmetered) -> None:
         change_business(conn, shop.business_id, BusinessChange(on_unmetered=policy))
 
 
-def told(shop: Shop) -> list[dict[str, str]]:
+def notices(shop: Shop) -> list[dict[str, str]]:
     rows = shop.rows(
         "SELECT CAST(data AS text) FROM webhook_events WHERE type = 'usage.unpriced'"
         " ORDER BY webhook_event_id"
@@ -60,16 +60,16 @@ def told(shop: Shop) -> list[dict[str, str]]:
     return [orjson.loads(str(data)) for (data,) in rows]
 
 
-def waiting(client: httpx.Client) -> list[tuple[str, str]]:
+def refusals(client: httpx.Client) -> list[tuple[str, str]]:
     items = client.get("/refused-events").json()["items"]
     return [(item["event_id"], item["reason"]) for item in items]
 
 
-def age_of_what_was_told(shop: Shop, days: float) -> None:
+def age_notices(shop: Shop, days: float) -> None:
     shop.run(f"UPDATE unpriced_usage SET told_at = told_at - interval '{days * 24} hours'")
 
 
-def card_changes(shop: Shop) -> None:
+def change_card(shop: Shop) -> None:
     shop.meter("something", {"USD": "1"}, event_name="some.thing.else")
 
 
@@ -79,7 +79,7 @@ def test_usage_without_a_price_waits_and_is_charged_after_a_price_is_made(
     meter = shop.meter("tokens", {"USD": "2"}, effective_from=JUST_NOW)
     shop.send(event(shop.customers[0], {"tokens": 3}, event_id="y-1", at=to_wire(YESTERDAY)))
     refused = shop.drain()
-    found = waiting(client)
+    found = refusals(client)
     price = {"meter_id": meter.meter_id, "currency": "USD", "price_per_unit": "1"}
 
     made = client.post("/prices", json={**price, "effective_from": "beginning"})
@@ -89,7 +89,7 @@ def test_usage_without_a_price_waits_and_is_charged_after_a_price_is_made(
     assert (refused.posted, refused.refused, found) == (0, 1, [("y-1", "no_price")])
     assert (made.status_code, made.json()["effective_from"]) == (201, None)
     assert (replayed.json()["replayed_count"], posted.posted, shop.charged()) == (1, 1, 3)
-    assert waiting(client) == []
+    assert refusals(client) == []
 
 
 def test_usage_without_a_meter_waits_and_is_charged_after_a_meter_is_made(
@@ -98,14 +98,14 @@ def test_usage_without_a_meter_waits_and_is_charged_after_a_meter_is_made(
     shop.meter("tokens", {"USD": "2"})
     shop.send(event(shop.customers[0], {"images": 3}, name="image.made", event_id="i-1"))
     shop.drain()
-    found = waiting(client)
+    found = refusals(client)
 
     shop.meter("images", {"USD": "5"}, event_name="image.made")
     replayed = gullak("replay", "--reason=unmetered")
     shop.drain()
 
     assert found == [("i-1", "unmetered")]
-    assert (replayed.code, shop.charged(), waiting(client)) == (0, 15, [])
+    assert (replayed.code, shop.charged(), refusals(client)) == (0, 15, [])
 
 
 def test_readme_s_order_price_now_import_yesterday_charges_yesterday(
@@ -165,7 +165,7 @@ def test_a_business_may_choose_to_keep_usage_without_a_price(
     assert (before, changed.json()["on_unmetered"]) == ("refuse", "keep_free")
     assert (outcome.posted, outcome.unmetered, outcome.refused) == (1, 1, 0)
     assert shop.rows("SELECT currency, cost_minor FROM usage_events") == [(None, Decimal(0))]
-    assert [(one["event_id"], one["outcome"]) for one in told(shop)] == [("h-1", "kept_free")]
+    assert [(one["event_id"], one["outcome"]) for one in notices(shop)] == [("h-1", "kept_free")]
 
 
 def test_the_policy_is_shown_and_set_by_the_command(gullak: Gullak, shop: Shop) -> None:
@@ -201,7 +201,7 @@ def test_usage_kept_before_its_first_price_is_counted(shop: Shop) -> None:
     outcome = shop.drain()
 
     assert (outcome.posted, outcome.unmetered, shop.charged()) == (1, 1, 0)
-    assert [one["reason"] for one in told(shop)] == ["no_price"]
+    assert [one["reason"] for one in notices(shop)] == ["no_price"]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -217,14 +217,15 @@ def test_each_kind_has_one_notice_with_its_first_event(shop: Shop, policy: OnUnm
         shop.drain()
 
     found = {
-        (one["reason"], one["event_name"], one["meter_id"], one["event_id"]) for one in told(shop)
+        (one["reason"], one["event_name"], one["meter_id"], one["event_id"])
+        for one in notices(shop)
     }
     assert found == {
         ("unmetered", "new.model", None, "n-0"),
         ("unmetered", "other.model", None, "o-0"),
         ("no_price", "llm.completion", meter.meter_id, "b-0"),
     }
-    assert len(told(shop)) == 3
+    assert len(notices(shop)) == 3
     assert undescribed(shop) == []
 
 
@@ -232,14 +233,14 @@ def test_a_notice_is_repeated_after_a_day_if_the_card_has_changed(shop: Shop) ->
     def comes() -> int:
         shop.send(event(shop.customers[0], name="new.model"))
         shop.drain()
-        return len(told(shop))
+        return len(notices(shop))
 
     counts = [comes()]
-    card_changes(shop)
+    change_card(shop)
     counts.append(comes())
-    age_of_what_was_told(shop, 1.1)
+    age_notices(shop, 1.1)
     counts += [comes(), comes()]
-    age_of_what_was_told(shop, 1.1)
+    age_notices(shop, 1.1)
     counts.append(comes())
 
     assert counts == [1, 1, 2, 2, 2]
@@ -248,7 +249,7 @@ def test_a_notice_is_repeated_after_a_day_if_the_card_has_changed(shop: Shop) ->
 def test_kinds_with_an_old_notice_are_deleted(shop: Shop) -> None:
     shop.send(event(shop.customers[0], name="new.model"))
     shop.drain()
-    age_of_what_was_told(shop, 40)
+    age_notices(shop, 40)
 
     with shop.sessions.transaction() as conn:
         maintain_partitions(conn, ahead_days=1, retention_days=30)
@@ -266,7 +267,7 @@ def test_the_number_of_kinds_with_a_notice_is_limited(shop: Shop) -> None:
 
     outcome = shop.drain()
 
-    assert (outcome.refused, told(shop)) == (200, [])
+    assert (outcome.refused, notices(shop)) == (200, [])
 
 
 def test_two_shards_with_a_new_kind_at_once_send_one_notice(shop: Shop) -> None:
@@ -279,7 +280,7 @@ def test_two_shards_with_a_new_kind_at_once_send_one_notice(shop: Shop) -> None:
 
     assert [result for result in results if isinstance(result, Exception)] == []
     assert shop.rows("SELECT count(*) FROM refused_events") == [(41,)]
-    assert len(told(shop)) == 1
+    assert len(notices(shop)) == 1
 
 
 def test_the_notice_is_written_for_each_endpoint_in_the_transaction_of_the_batch(
@@ -317,14 +318,14 @@ def test_the_cache_drops_the_card_that_was_not_used_for_longest(shop: Shop) -> N
     shops = [shop, *(Shop.open(shop.sessions, shop.buffer, name=name) for name in ("B", "C"))]
     cards = RateCards(CURRENCIES, kept_max=2)
 
-    def used(one: Shop) -> object:
+    def drain_one(one: Shop) -> object:
         with shop.sessions.transaction() as conn:
             versions = cards.versions(conn, {one.business_id})
             return cards.current(conn, versions)[one.business_id]
 
-    first, _second = used(shops[0]), used(shops[1])
-    again, _third = used(shops[0]), used(shops[2])
+    first, _second = drain_one(shops[0]), drain_one(shops[1])
+    again, _third = drain_one(shops[0]), drain_one(shops[2])
 
     assert again is first
-    assert used(shops[0]) is first
+    assert drain_one(shops[0]) is first
     assert list(cards._cards) == [shops[2].business_id, shops[0].business_id]

@@ -43,12 +43,14 @@ def good(shop: Shop, event_id: str = "e-1") -> BufferedEvent:
     return event(shop.customers[0], {"tokens": 7}, event_id=event_id)
 
 
-def sent(shop: Shop, *events: BufferedEvent) -> None:
+def send(shop: Shop, *events: BufferedEvent) -> None:
     shop.send(*events)
     shop.drain()
 
 
-def listed(client: httpx.Client, status: str = "waiting") -> list[tuple[str, str, str | None]]:
+def dead_letters(
+    client: httpx.Client, status: str = "waiting"
+) -> list[tuple[str, str, str | None]]:
     answer = client.get("/refused-events", params={"status": status})
     assert answer.status_code == 200, answer.text
     return [
@@ -67,15 +69,15 @@ def difference(shop: Shop) -> int:
 def test_good_content_under_the_same_id_takes_a_dead_letter_off_the_list(
     client: httpx.Client, gullak: Gullak, shop: Shop
 ) -> None:
-    sent(shop, bad(shop))
-    before = listed(client)
+    send(shop, bad(shop))
+    before = dead_letters(client)
 
-    sent(shop, good(shop))
+    send(shop, good(shop))
 
     assert before == [("e-1", "bad_quantity", None)]
-    assert (shop.charged(), listed(client), gullak("refused", "--json").json) == (7, [], [])
+    assert (shop.charged(), dead_letters(client), gullak("refused", "--json").json) == (7, [], [])
     assert sweep(shop) == 1
-    assert listed(client, "resolved") == [("e-1", "bad_quantity", "mended")]
+    assert dead_letters(client, "resolved") == [("e-1", "bad_quantity", "mended")]
     ((found,), resolved) = (
         gullak("refused", "--resolved", "--json").json,
         gullak("refused", "--resolved"),
@@ -89,27 +91,27 @@ def test_good_content_under_the_same_id_takes_a_dead_letter_off_the_list(
 def test_a_replay_leaves_out_mended_dead_letters(
     client: httpx.Client, shop: Shop, *, is_swept: bool
 ) -> None:
-    sent(shop, bad(shop))
-    sent(shop, good(shop))
+    send(shop, bad(shop))
+    send(shop, good(shop))
     if is_swept:
         sweep(shop)
 
     replayed = client.post("/refused-events/replay", json={})
 
     assert replayed.json()["replayed_count"] == 0
-    assert listed(client) == []
+    assert dead_letters(client) == []
 
 
 def test_a_dead_letter_that_is_mended_during_its_replay_stays_mended(
     client: httpx.Client, shop: Shop
 ) -> None:
-    sent(shop, bad(shop))
+    send(shop, bad(shop))
     shop.send(good(shop))
     client.post("/refused-events/replay", json={})
 
     shop.drain()
 
-    assert (shop.charged(), listed(client), difference(shop)) == (7, [], 0)
+    assert (shop.charged(), dead_letters(client), difference(shop)) == (7, [], 0)
     assert sweep(shop) == 1
 
 
@@ -124,15 +126,15 @@ def test_bad_content_that_comes_again_after_it_was_mended_is_a_duplicate(
             sweep(shop)
     shop.drain()
 
-    assert listed(client) == []
+    assert dead_letters(client) == []
     assert (shop.charged(), difference(shop)) == (7, 0)
 
 
 def test_bad_content_after_good_is_a_conflict_and_waits(client: httpx.Client, shop: Shop) -> None:
-    sent(shop, good(shop))
-    sent(shop, bad(shop))
+    send(shop, good(shop))
+    send(shop, bad(shop))
 
-    assert listed(client) == [("e-1", "conflict", None)]
+    assert dead_letters(client) == [("e-1", "conflict", None)]
     assert sweep(shop) == 0
 
 
@@ -144,13 +146,13 @@ def test_bad_and_good_content_in_one_batch_charge_once_and_leave_nothing_waiting
         shop.send(one)
     shop.drain()
 
-    assert (shop.charged(), listed(client), sweep(shop)) == (7, [], 1)
+    assert (shop.charged(), dead_letters(client), sweep(shop)) == (7, [], 1)
 
 
 def test_a_dead_letter_is_dismissed_over_http_with_a_reason(
     client: httpx.Client, shop: Shop
 ) -> None:
-    sent(shop, bad(shop), bad(shop, "e-2"))
+    send(shop, bad(shop), bad(shop, "e-2"))
     items = {item["event_id"]: item["id"] for item in client.get("/refused-events").json()["items"]}
 
     answers = [
@@ -161,8 +163,8 @@ def test_a_dead_letter_is_dismissed_over_http_with_a_reason(
     assert [answer.status_code for answer in answers] == [200, 200], answers[0].text
     assert answers[0].json() == answers[1].json()
     assert answers[0].json()["resolution_note"] == "a test"
-    assert listed(client) == [("e-2", "bad_quantity", None)]
-    assert listed(client, "resolved") == [("e-1", "bad_quantity", "dismissed")]
+    assert dead_letters(client) == [("e-2", "bad_quantity", None)]
+    assert dead_letters(client, "resolved") == [("e-1", "bad_quantity", "dismissed")]
     assert client.get("/events/e-1").json()["status"] == "refused"
     assert client.post("/refused-events/replay", json={}).json()["replayed_count"] == 1
     shop.drain()
@@ -172,19 +174,19 @@ def test_a_dead_letter_is_dismissed_over_http_with_a_reason(
 def test_a_dismissed_event_that_comes_again_stays_dismissed(
     client: httpx.Client, shop: Shop
 ) -> None:
-    sent(shop, bad(shop))
+    send(shop, bad(shop))
     client.delete(f"/refused-events/{client.get('/refused-events').json()['items'][0]['id']}")
 
     shop.send(bad(shop))
     outcome = shop.drain()
 
-    assert (outcome.duplicate, outcome.refused, listed(client)) == (1, 0, [])
+    assert (outcome.duplicate, outcome.refused, dead_letters(client)) == (1, 0, [])
     assert difference(shop) == 0
 
 
 def test_nothing_of_another_business_is_dismissed(client: httpx.Client, shop: Shop) -> None:
     other = Shop.open(shop.sessions, shop.buffer, name="Other")
-    sent(other, event("cus_nobody", event_id="theirs"))
+    send(other, event("cus_nobody", event_id="theirs"))
     ((number,),) = shop.rows("SELECT refusal_id FROM refused_events")
 
     assert client.delete(f"/refused-events/{number}").status_code == 404
@@ -197,8 +199,8 @@ def test_a_number_without_a_dead_letter_is_not_found(client: httpx.Client, numbe
 
 
 def test_the_command_dismisses_the_dead_letters_that_it_names(gullak: Gullak, shop: Shop) -> None:
-    sent(shop, bad(shop), bad(shop, "e-2"), event("cus_nobody", event_id="e-3"))
-    sent(shop, event("cus_nobody", event_id="e-4"))
+    send(shop, bad(shop), bad(shop, "e-2"), event("cus_nobody", event_id="e-3"))
+    send(shop, event("cus_nobody", event_id="e-4"))
     numbers = {one["event_id"]: one["refusal_id"] for one in gullak("refused", "--json").json}
 
     counts = [

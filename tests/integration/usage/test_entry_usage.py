@@ -39,7 +39,7 @@ def gullak(
     return Gullak.on(config, monkeypatch, capsys)
 
 
-def used(
+def event_ago(
     shop: Shop, event_id: str, minutes: int = 0, customer: int = 0, **more: Any
 ) -> BufferedEvent:
     """An event from so many minutes ago."""
@@ -47,7 +47,7 @@ def used(
     return event(shop.customers[customer], more, event_id=event_id, at=at)
 
 
-def priced(shop: Shop) -> None:
+def set_prices(shop: Shop) -> None:
     """Price tokens, higher since half an hour ago, and large answers on top."""
     tokens = shop.meter("tokens", {"USD": "0.25"})
     only_large = Filter.model_validate(
@@ -69,17 +69,17 @@ def priced(shop: Shop) -> None:
         shop.price(conn, large, "USD", "7.000000000001")
 
 
-def debited(shop: Shop) -> Entry:
+def debit(shop: Shop) -> Entry:
     """Charge three events of the first customer in one batch, and one of another beside it."""
-    priced(shop)
+    set_prices(shop)
     with shop.sessions.transaction() as conn:
         shop.add_customer(conn)
     shop.send(
-        used(shop, "new", 1, tokens=3, model="large"),
-        used(shop, "old", 60, tokens=4, model="small"),
-        used(shop, "zero", 2, tokens=0, model="large"),
+        event_ago(shop, "new", 1, tokens=3, model="large"),
+        event_ago(shop, "old", 60, tokens=4, model="small"),
+        event_ago(shop, "zero", 2, tokens=0, model="large"),
     )
-    shop.send(used(shop, "other", 1, customer=1, tokens=1, model="small"))
+    shop.send(event_ago(shop, "other", 1, customer=1, tokens=1, model="small"))
     shop.drain()
     (entry,) = shop.entries()
     return entry
@@ -101,7 +101,7 @@ def ids(client: httpx.Client, **params: str | int) -> list[str]:
 def test_each_event_of_a_debit_has_its_quantities_and_the_prices_of_its_time(
     client: httpx.Client, shop: Shop
 ) -> None:
-    entry = debited(shop)
+    entry = debit(shop)
 
     found = usage(client, entry)
 
@@ -124,7 +124,7 @@ def test_each_event_of_a_debit_has_its_quantities_and_the_prices_of_its_time(
 
 
 def test_the_lines_of_a_debit_add_up_to_it_exactly(client: httpx.Client, shop: Shop) -> None:
-    entry = debited(shop)
+    entry = debit(shop)
 
     lines = [line for e in usage(client, entry) for line in e["lines"]]
 
@@ -134,10 +134,10 @@ def test_the_lines_of_a_debit_add_up_to_it_exactly(client: httpx.Client, shop: S
 def test_the_list_of_events_goes_from_a_debit_to_its_events_and_back(
     client: httpx.Client, shop: Shop
 ) -> None:
-    entry = debited(shop)
-    shop.send(used(shop, "later", tokens=1))
+    entry = debit(shop)
+    shop.send(event_ago(shop, "later", tokens=1))
     shop.drain()
-    shop.send(used(shop, "buffered", tokens=1))
+    shop.send(event_ago(shop, "buffered", tokens=1))
 
     assert ids(client, ledger_entry_id=entry.entry_id) == ["new", "zero", "old"]
     assert client.get("/events/old").json()["ledger_entry_id"] == entry.entry_id
@@ -145,7 +145,7 @@ def test_the_list_of_events_goes_from_a_debit_to_its_events_and_back(
 
 
 def test_pages_of_a_debit_s_events_meet(client: httpx.Client, shop: Shop) -> None:
-    entry = debited(shop)
+    entry = debit(shop)
     wanted = {"ledger_entry_id": entry.entry_id, "page_size": 2}
 
     assert ids(client, **wanted, page_number=1) == ["old"]
@@ -155,7 +155,7 @@ def test_pages_of_a_debit_s_events_meet(client: httpx.Client, shop: Shop) -> Non
 
 
 def test_other_filters_hold_within_a_debit(client: httpx.Client, shop: Shop) -> None:
-    entry = debited(shop)
+    entry = debit(shop)
     since = {"start": to_wire(DEARER_SINCE)}
 
     assert ids(client, ledger_entry_id=entry.entry_id, **since) == ["new", "zero"]
@@ -164,8 +164,8 @@ def test_other_filters_hold_within_a_debit(client: httpx.Client, shop: Shop) -> 
 
 
 def test_a_debit_of_many_events_is_read_to_its_end(client: httpx.Client, shop: Shop) -> None:
-    priced(shop)
-    shop.send(*(used(shop, f"e-{n:04}", tokens=1) for n in range(1005)))
+    set_prices(shop)
+    shop.send(*(event_ago(shop, f"e-{n:04}", tokens=1) for n in range(1005)))
     shop.drain()
     (entry,) = shop.entries()
 
@@ -181,7 +181,7 @@ def test_a_debit_of_many_events_is_read_to_its_end(client: httpx.Client, shop: S
 def test_a_price_that_changed_after_the_charge_is_shown(
     client: httpx.Client, shop: Shop, gullak: Gullak
 ) -> None:
-    entry = debited(shop)
+    entry = debit(shop)
     (meter_id,) = shop.rows("SELECT meter_id FROM meters WHERE name = 'tokens'")[0]
     shop.run(
         "INSERT INTO prices (price_id, business_id, meter_id, currency, price_per_unit,"
@@ -190,7 +190,7 @@ def test_a_price_that_changed_after_the_charge_is_shown(
     )
 
     found = {e["event_id"]: e for e in usage(client, entry)}
-    said = gullak("explain", entry.entry_id).out
+    output = gullak("explain", entry.entry_id).out
 
     assert {name: e["adds_up"] for name, e in found.items()} == {
         "new": False,
@@ -198,13 +198,13 @@ def test_a_price_that_changed_after_the_charge_is_shown(
         "old": True,
     }
     assert found["new"]["cost"] == "8.500000000001"
-    assert "a meter or a price has changed since" in said
+    assert "a meter or a price has changed since" in output
 
 
 def test_events_older_than_the_retention_are_shown_as_gone(
     client: httpx.Client, shop: Shop, gullak: Gullak
 ) -> None:
-    entry = debited(shop)
+    entry = debit(shop)
     shop.run("DELETE FROM usage_events")
 
     assert usage(client, entry) == []
@@ -217,11 +217,11 @@ def test_events_older_than_the_retention_are_shown_as_gone(
 def test_entries_of_a_batch_that_was_split_share_their_events(
     client: httpx.Client, shop: Shop, gullak: Gullak
 ) -> None:
-    priced(shop)
+    set_prices(shop)
     shop.run(
         "ALTER TABLE usage_events ADD CONSTRAINT no_culprit CHECK (event_id <> 'culprit') NOT VALID"
     )
-    shop.send(*(used(shop, name, tokens=1) for name in ("a", "b", "culprit", "c", "d")))
+    shop.send(*(event_ago(shop, name, tokens=1) for name in ("a", "b", "culprit", "c", "d")))
     shop.drain()
     entries = shop.entries()
 
@@ -246,7 +246,7 @@ def test_an_entry_that_is_no_debit_for_usage_has_no_events(
 
 
 def test_the_debit_of_another_business_is_not_found(api: Api, shop: Shop) -> None:
-    entry = debited(shop)
+    entry = debit(shop)
     other = Shop.open(shop.sessions, shop.buffer, name="Other")
     with api.client(api.key_for(business_id=other.business_id)) as client:
         listed = client.get("/events", params={"ledger_entry_id": entry.entry_id})
@@ -259,7 +259,7 @@ def test_the_debit_of_another_business_is_not_found(api: Api, shop: Shop) -> Non
 
 
 def test_explain_shows_events_quantities_prices_and_costs(shop: Shop, gullak: Gullak) -> None:
-    entry = debited(shop)
+    entry = debit(shop)
 
     shown = gullak("explain", entry.entry_id).out
     lines = [line.split() for line in shown.splitlines()]
@@ -275,7 +275,7 @@ def test_explain_shows_events_quantities_prices_and_costs(shop: Shop, gullak: Gu
 
 
 def test_explain_says_that_there_is_more(shop: Shop, gullak: Gullak) -> None:
-    entry = debited(shop)
+    entry = debit(shop)
 
     assert "these are the newest 2; --limit shows more" in (
         gullak("explain", entry.entry_id, "--limit", "2").out
@@ -284,7 +284,7 @@ def test_explain_says_that_there_is_more(shop: Shop, gullak: Gullak) -> None:
 
 
 def test_the_command_goes_from_a_debit_to_its_events_and_back(shop: Shop, gullak: Gullak) -> None:
-    entry = debited(shop)
+    entry = debit(shop)
 
     of_entry = gullak("events", "--entry", entry.entry_id, "--json").json
     one = gullak("events", "--event-id", "old").out

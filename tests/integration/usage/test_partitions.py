@@ -41,7 +41,7 @@ def today(shop: Shop, offset: int = 0) -> str:
     return f"usage_events_{now.astimezone(UTC) + timedelta(days=offset):%Y%m%d}"
 
 
-def kept_in(shop: Shop) -> list[str]:
+def partitions_of_usage(shop: Shop) -> list[str]:
     """The partition of each kept event."""
     return [str(name) for (name,) in shop.rows("SELECT tableoid::regclass FROM usage_events")]
 
@@ -52,7 +52,7 @@ def post_event(shop: Shop) -> None:
     shop.drain()
 
 
-def aged(shop: Shop, posted_at: str) -> None:
+def age_usage(shop: Shop, posted_at: str) -> None:
     shop.rows(f"UPDATE usage_events SET posted_at = '{posted_at}' RETURNING 1")
 
 
@@ -82,7 +82,7 @@ def test_a_kept_event_lies_in_the_partition_of_its_day(shop: Shop) -> None:
 
     post_event(shop)
 
-    assert kept_in(shop) == [today(shop)]
+    assert partitions_of_usage(shop) == [today(shop)]
 
 
 def test_an_event_without_a_partition_is_kept_and_stays_where_it_is(shop: Shop) -> None:
@@ -91,28 +91,32 @@ def test_an_event_without_a_partition_is_kept_and_stays_where_it_is(shop: Shop) 
     report = maintain(shop, ahead_days=3)
 
     assert report.made == 3
-    assert (kept_in(shop), shop.faults()) == (["usage_events_default"], [])
+    assert (partitions_of_usage(shop), shop.faults()) == (["usage_events_default"], [])
 
 
 def test_a_day_past_the_retention_is_dropped_with_its_events(shop: Shop) -> None:
     create_old_partition(shop)
     post_event(shop)
-    aged(shop, "2020-01-15 12:00Z")
-    before = kept_in(shop)
+    age_usage(shop, "2020-01-15 12:00Z")
+    before = partitions_of_usage(shop)
 
     report = maintain(shop)
 
     assert (before, report.dropped) == ([OLD_DAY], 1)
-    assert (OLD_DAY in partitions(shop), kept_in(shop), shop.faults()) == (False, [], [])
+    assert (OLD_DAY in partitions(shop), partitions_of_usage(shop), shop.faults()) == (
+        False,
+        [],
+        [],
+    )
 
 
 def test_old_events_of_the_default_partition_go_too(shop: Shop) -> None:
     post_event(shop)
-    aged(shop, "2020-01-15 12:00Z")
+    age_usage(shop, "2020-01-15 12:00Z")
 
     maintain(shop)
 
-    assert kept_in(shop) == []
+    assert partitions_of_usage(shop) == []
 
 
 def test_the_last_day_of_the_retention_is_kept(shop: Shop) -> None:
@@ -127,7 +131,7 @@ def test_an_event_sent_again_after_its_row_was_dropped_is_still_a_duplicate(shop
     shop.meter("tokens", {"USD": "1"})
     create_old_partition(shop)
     post_event(shop)
-    aged(shop, "2020-01-15 12:00Z")
+    age_usage(shop, "2020-01-15 12:00Z")
     maintain(shop)
 
     shop.send(event(shop.customers[0], {"tokens": 5}, event_id="evt"))

@@ -21,7 +21,7 @@ def refuse(shop: Shop, *names: str, customer_id: str = "cus_unknown") -> None:
         shop.drain()
 
 
-def listed(client: httpx.Client, **wanted: str | int) -> list[str]:
+def refused_ids(client: httpx.Client, **wanted: str | int) -> list[str]:
     answer = client.get("/refused-events", params=wanted)
     assert answer.status_code == 200, answer.text
     return [item["event_id"] for item in answer.json()["items"]]
@@ -47,8 +47,8 @@ def test_refused_events_are_listed_newest_first_page_by_page(
     first = client.get("/refused-events", params={"page_size": 2}).json()["items"]
 
     assert [item["event_id"] for item in first] == ["e-3", "e-2"]
-    assert listed(client, page_size=2, page_number=1) == ["e-1"]
-    assert listed(client, starting_after=first[-1]["id"]) == ["e-1"]
+    assert refused_ids(client, page_size=2, page_number=1) == ["e-1"]
+    assert refused_ids(client, starting_after=first[-1]["id"]) == ["e-1"]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_filter_selects_the_matching_events(
     refuse(shop, "e-1", customer_id="cus_a")
     refuse(shop, "e-2", customer_id="cus_b")
 
-    assert listed(client, **wanted) == found
+    assert refused_ids(client, **wanted) == found
 
 
 @pytest.mark.parametrize("after", ["x", "9" * 30, "-1", "12345"])
@@ -91,7 +91,7 @@ def test_a_replay_after_the_cause_is_gone_charges_the_event_once(
 
     assert [answer["replayed_count"] for answer in answers] == [1, 0]
     assert shop.charged() == 3
-    assert listed(client) == []
+    assert refused_ids(client) == []
 
 
 def test_a_replay_sends_only_the_named_events(client: httpx.Client, shop: Shop) -> None:
@@ -100,7 +100,7 @@ def test_a_replay_sends_only_the_named_events(client: httpx.Client, shop: Shop) 
     answer = client.post("/refused-events/replay", json={"event_id": "e-1"})
 
     assert answer.json() == {"replayed_count": 1, "has_more": False}
-    assert listed(client) == ["e-2"]
+    assert refused_ids(client) == ["e-2"]
 
 
 def test_a_replay_sends_no_event_of_another_business(client: httpx.Client, shop: Shop) -> None:

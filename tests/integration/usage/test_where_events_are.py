@@ -37,7 +37,7 @@ def ids(client: httpx.Client, **wanted: str | int) -> list[str]:
     return [item["event_id"] for item in answer.json()["items"]]
 
 
-def of(
+def event_ago(
     shop: Shop, event_id: str, *, minute: int = 0, customer: int = 0, **more: str
 ) -> BufferedEvent:
     """An event from so many minutes ago."""
@@ -46,7 +46,7 @@ def of(
 
 
 def test_a_buffered_event_is_found_before_it_is_drained(client: httpx.Client, shop: Shop) -> None:
-    shop.send(of(shop, "e-1"))
+    shop.send(event_ago(shop, "e-1"))
 
     found = client.get("/events/e-1").json()
 
@@ -62,7 +62,7 @@ def test_a_search_for_an_unknown_event_reads_a_bounded_part_of_a_backlog_and_say
     note = {"note": "x" * 1000}
     for _ in range(10):
         shop.send(*(event(shop.customers[0], note) for _ in range(400)))
-    shop.send(of(shop, "e-newest"))
+    shop.send(event_ago(shop, "e-newest"))
     before = shop.buffer.redis.info("stats")["total_net_output_bytes"]
 
     unknown = client.get("/events/e-unknown")
@@ -80,7 +80,7 @@ def test_a_search_for_an_unknown_event_reads_a_bounded_part_of_a_backlog_and_say
 def test_an_unknown_event_is_not_found_if_the_whole_backlog_was_searched(
     client: httpx.Client, shop: Shop
 ) -> None:
-    shop.send(of(shop, "e-1"))
+    shop.send(event_ago(shop, "e-1"))
 
     assert client.get("/events/e-unknown").json()["message"] == "no event 'e-unknown'"
 
@@ -89,7 +89,7 @@ def test_a_posted_event_has_its_exact_cost_and_the_entry_that_it_is_part_of(
     client: httpx.Client, shop: Shop
 ) -> None:
     shop.meter("tokens", {"USD": "0.25"})
-    shop.send(of(shop, "e-1"), of(shop, "e-2"))
+    shop.send(event_ago(shop, "e-1"), event_ago(shop, "e-2"))
     shop.drain()
 
     found = client.get("/events/e-1").json()
@@ -102,7 +102,7 @@ def test_an_event_that_no_meter_counts_is_posted_without_an_entry(
     client: httpx.Client, shop: Shop
 ) -> None:
     shop.keep_free()
-    shop.send(of(shop, "e-1"))
+    shop.send(event_ago(shop, "e-1"))
     shop.drain()
 
     found = client.get("/events/e-1").json()
@@ -130,9 +130,9 @@ def test_a_repetition_is_shown_once_as_the_event_that_was_charged(
     client: httpx.Client, shop: Shop
 ) -> None:
     shop.meter("tokens", {"USD": "0.25"})
-    shop.send(of(shop, "e-1"))
+    shop.send(event_ago(shop, "e-1"))
     shop.drain()
-    shop.send(of(shop, "e-1"))
+    shop.send(event_ago(shop, "e-1"))
 
     assert client.get("/events/e-1").json()["status"] == "posted"
     assert ids(client) == ["e-1"]
@@ -141,7 +141,7 @@ def test_a_repetition_is_shown_once_as_the_event_that_was_charged(
 def test_an_event_of_another_business_is_not_found(client: httpx.Client, shop: Shop) -> None:
     other = Shop.open(shop.sessions, shop.buffer, name="Other")
     for state in ("posted", "buffered"):
-        other.send(of(other, f"e-{state}"))
+        other.send(event_ago(other, f"e-{state}"))
         if state == "posted":
             other.drain()
 
@@ -154,7 +154,7 @@ def test_an_event_of_another_business_is_not_found(client: httpx.Client, shop: S
 def test_every_valid_id_of_a_producer_is_found(
     sdk: DodoPayments, shop: Shop, event_id: str
 ) -> None:
-    shop.send(of(shop, event_id))
+    shop.send(event_ago(shop, event_id))
     shop.drain()
 
     assert sdk.usage_events.retrieve(event_id).event_id == event_id
@@ -164,11 +164,11 @@ def test_the_sdk_lists_all_states_newest_first_in_strict_mode(
     sdk: DodoPayments, shop: Shop
 ) -> None:
     shop.meter("tokens", {"USD": "1"})
-    shop.send(of(shop, "posted"))
+    shop.send(event_ago(shop, "posted"))
     shop.drain()
     shop.send(event("cus_unknown", event_id="refused"))
     shop.drain()
-    shop.send(of(shop, "buffered"))
+    shop.send(event_ago(shop, "buffered"))
 
     listed = sdk.usage_events.list(page_size=100).items
 
@@ -197,9 +197,9 @@ def test_a_filter_selects_the_matching_events(
     with shop.sessions.transaction() as conn:
         shop.add_customer(conn)
     shop.send(
-        of(shop, "a-20", minute=20),
-        of(shop, "a-10", minute=10),
-        of(shop, "b-5", minute=5, customer=1, name="search"),
+        event_ago(shop, "a-20", minute=20),
+        event_ago(shop, "a-10", minute=10),
+        event_ago(shop, "b-5", minute=5, customer=1, name="search"),
     )
     if status == "posted":
         shop.drain()
@@ -239,7 +239,7 @@ def many(shop: Shop) -> list[str]:
     for batch in range(8):
         numbers = range(5 * batch, 5 * batch + 5)
         shop.send(*(
-            of(shop, f"e-{n:02}", minute=60 - n, customer=n % 2,
+            event_ago(shop, f"e-{n:02}", minute=60 - n, customer=n % 2,
                name="free" if n % 5 == 4 else "llm.completion")
             for n in numbers
         ))  # fmt: skip
@@ -290,10 +290,10 @@ def test_the_list_of_a_customer_is_that_of_the_business_without_the_others(
 
 
 def test_a_page_follows_an_event_that_is_still_buffered(client: httpx.Client, shop: Shop) -> None:
-    shop.send(of(shop, "posted"))
+    shop.send(event_ago(shop, "posted"))
     shop.drain()
     for name in ("older", "newer"):
-        shop.send(of(shop, name))
+        shop.send(event_ago(shop, name))
 
     assert ids(client, starting_after="newer") == ["older", "posted"]
     assert client.get("/events", params={"starting_after": "nowhere"}).status_code == 404
