@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection
@@ -34,6 +34,19 @@ class BusinessChange(BaseModel):
 
     reversal_policy: ReversalPolicy | None = None
     on_unmetered: OnUnmetered | None = None
+
+
+class BusinessName(NamedTuple):
+    """A business in a list of all."""
+
+    business_id: BusinessId
+    name: str
+    created_at: datetime
+
+
+def list_businesses(conn: Connection) -> list[BusinessName]:
+    """Return all businesses, oldest first."""
+    return [BusinessName(*row) for row in conn.execute(statements.BUSINESSES)]
 
 
 def get_business(conn: Connection, business_id: BusinessId) -> Business:

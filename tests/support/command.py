@@ -2,12 +2,14 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import typer
 
-from worker.cli.main import main
+from worker.cli.main import app, main
 from worker.settings import Settings
 
 
@@ -52,3 +54,15 @@ class Gullak:
         result = self(*arguments)
         assert result.code == 0, result.err
         return result.out.split()[0]
+
+
+def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command and group, by its words; typer has no public type for one."""
+
+    def walk(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+        loaded = getattr(command, "loaded", command)
+        yield path, loaded
+        for name, child in getattr(loaded, "commands", {}).items():
+            yield from walk(child, *path, name)
+
+    return walk(typer.main.get_command(app))

@@ -2,12 +2,11 @@
 
 import sys
 from importlib.metadata import version
-from typing import Any
 
 import pytest
-import typer
 
-from worker.cli.main import app, main
+from support.command import commands
+from worker.cli.main import main
 
 # Whole numbers that are no money.
 COUNTS = {
@@ -16,20 +15,8 @@ COUNTS = {
 }  # fmt: skip
 
 
-def options() -> list[tuple[tuple[str, ...], Any]]:
-    """Every option of every command, with the words of the command."""
-    found: list[tuple[tuple[str, ...], Any]] = []
-
-    def walk(command: Any, *path: str) -> None:
-        for name, child in getattr(command, "commands", {}).items():
-            walk(child, *path, name)
-        found.extend((path, option) for option in command.params)
-
-    walk(typer.main.get_command(app))
-    return found
-
-
-OPTIONS = options()
+# Every option of every command, with the words of the command.
+OPTIONS = [(path, option) for path, command in commands() for option in command.params]
 
 
 def of_kind(metavar: str) -> list[tuple[str, ...]]:

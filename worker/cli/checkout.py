@@ -3,120 +3,64 @@
 from typing import Annotated, Final
 
 import typer
+from typer import Argument, Option
 
-from metering.ids import CheckoutId, CustomerId
+from metering.ids import BusinessId, CheckoutId
 from metering.payment.charges.charge import run_charge
 from metering.payment.checkouts.begin import NewCheckout, begin_checkout
 from metering.payment.checkouts.checkout import Checkout, get_checkout, page_of_checkouts
-from worker.charging import charge_policy_of, open_gateway
-from worker.cli.options import AsJson, Business, CurrencyCode, Customer, Limit, Wide, minor
-from worker.cli.show import money, named, print_json, print_record, print_table
-from worker.cli.target import DataDir, Target, business_of, open_target
+from worker import charging
+from worker.cli.command import Options, Tenant, command
+from worker.cli.options import CurrencyCode, Customer, Limit, ProviderAccount, ReturnUrl, minor
+from worker.cli.page import Minor, record, table
+from worker.cli.target import Target
 
-app = typer.Typer(help="A price that credit pays first.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
-
-@app.command("create")
-def create(
-    *,
-    customer: Customer,
-    currency: CurrencyCode,
-    amount: Annotated[int, minor("--amount", "The price.")],
-    key: Annotated[str, typer.Option(help="Idempotency key: once per business.")],
-    account: Annotated[
-        str | None,
-        typer.Option(help="Provider account; not needed while one is in use.", metavar="ID"),
-    ] = None,
-    payment_method: Annotated[
-        str | None,
-        typer.Option(help="A saved one, charged at once. Default: a page of the provider."),
-    ] = None,
-    return_url: Annotated[
-        str | None, typer.Option(help="Where the customer comes back to from that page.")
-    ] = None,
-    business: Business = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Begin a checkout and ask for its payment; the same key again is the same checkout."""
-    new = NewCheckout(
-        amount=amount,
-        currency=currency,
-        idempotency_key=key,
-        account_id=account,
-        payment_method=payment_method,
-        return_url=return_url,
-    )
-    with open_target(data_dir) as target:
-        with target.transaction() as conn:
-            business_id = business_of(conn, business)
-            ttl_s = target.settings.checkout_ttl_s
-            begun = begin_checkout(conn, business_id, CustomerId(customer), new, ttl_s=ttl_s)
-        found = begun.checkout
-        if found.status == "pending" and found.charge_id is not None:
-            policy = charge_policy_of(target.settings)
-            run_charge(target.transaction, open_gateway, found.charge_id, policy)
-        with target.transaction() as conn:
-            found = get_checkout(conn, business_id, found.checkout_id)
-    _print(found, target, as_json=as_json)
-
-
-@app.command("show")
-def show(
-    *,
-    checkout: Annotated[str, typer.Argument(help="Checkout id.", metavar="CHECKOUT")],
-    business: Business = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Show a checkout."""
-    with open_target(data_dir) as target, target.transaction() as conn:
-        found = get_checkout(conn, business_of(conn, business), CheckoutId(checkout))
-    _print(found, target, as_json=as_json)
-
-
-@app.command("list")
-def list_all(
-    *,
-    customer: Customer,
-    limit: Limit = 50,
-    wide: Wide = False,
-    business: Business = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
-    """List the checkouts of a customer, newest first."""
-    with open_target(data_dir) as target, target.transaction() as conn:
-        business_id = business_of(conn, business)
-        found = page_of_checkouts(conn, business_id, CustomerId(customer), page=limit)
-    if as_json:
-        print_json(found)
-        return
-    rows = [_row(checkout, target) for checkout in found]
-    print_table(_COLUMNS, rows, wide=wide)
-
-
-_COLUMNS: Final = (
-    *("checkout_id", "by credit#", "to pay#", "status", "failure~", "created_at"),
-    "pay at",
+_CHECKOUT: Final = (
+    *("checkout_id", ("by credit#", Minor("credit_minor")), ("to pay#", Minor("payment_minor"))),
+    *("status", "failure~", "created_at", ("pay at", "payment_url")),
+)
+_NEW: Final = Options(
+    currency=CurrencyCode,
+    amount=Annotated[int, minor("--amount", "The price.")],
+    idempotency_key=Annotated[str, Option("--key", help="Idempotency key: once per business.")],
+    account_id=ProviderAccount,
+    payment_method=Annotated[
+        str | None, Option(help="A saved one, charged at once. Default: a page of the provider.")
+    ],
+    return_url=ReturnUrl,
 )
 
 
-def _row(checkout: Checkout, target: Target) -> tuple[object, ...]:
-    decimals = target.settings.currencies
-    return (
-        checkout.checkout_id,
-        money(checkout.credit_minor, checkout.currency, decimals),
-        money(checkout.payment_minor, checkout.currency, decimals),
-        checkout.status,
-        checkout.failure,
-        checkout.created_at,
-        checkout.payment_url,
-    )
+@app.command("create")
+@command(record(*_CHECKOUT))
+def create(
+    target: Target, business: BusinessId, customer: Customer, new: Annotated[NewCheckout, _NEW]
+) -> Checkout:
+    """Begin a checkout and ask for its payment; the same key again is the same checkout."""
+    ttl_s = target.settings.checkout_ttl_s
+    with target.transaction() as conn:
+        begun = begin_checkout(conn, business, customer, new, ttl_s=ttl_s).checkout
+    if begun.status == "pending" and begun.charge_id is not None:
+        policy = charging.charge_policy_of(target.settings)
+        run_charge(target.transaction, charging.open_gateway, begun.charge_id, policy)
+    with target.transaction() as conn:
+        return get_checkout(conn, business, begun.checkout_id)
 
 
-def _print(checkout: Checkout, target: Target, *, as_json: bool) -> None:
-    if as_json:
-        print_json(checkout)
-    else:
-        print_record(named(_COLUMNS, _row(checkout, target)))
+@app.command("show")
+@command(record(*_CHECKOUT))
+def show(
+    tenant: Tenant,
+    checkout: Annotated[CheckoutId, Argument(help="Checkout id.", metavar="CHECKOUT")],
+) -> Checkout:
+    """Show a checkout."""
+    return tenant.run(get_checkout, checkout)
+
+
+@app.command("list")
+@command(table(*_CHECKOUT))
+def list_all(tenant: Tenant, customer: Customer, limit: Limit = 50) -> list[Checkout]:
+    """List the checkouts of a customer, newest first."""
+    return tenant.run(page_of_checkouts, customer, page=limit)

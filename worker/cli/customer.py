@@ -1,178 +1,133 @@
-"""`gullak customer` and `gullak balance`: who pays, and what is left."""
+"""`gullak customer`, `balance` and `wallet`: the customers and their wallets."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
-from sqlalchemy import Connection
+from typer import Option
 
 from metering.erasure import erase_customer
-from metering.errors import NotFoundError
-from metering.ids import BusinessId, CustomerId
-from metering.ledger import statements
-from metering.ledger.customers import CustomerFilter, list_customers
+from metering.ids import CustomerId
+from metering.ledger.customers import Customer, CustomerFilter, get_customer, list_customers
+from metering.ledger.overdraft import Overdraft, set_overdraft
 from metering.ledger.wallets import NewCustomer, WalletView, create_customer, wallets_of
-from worker.cli.options import AsJson, Business, Limit
-from worker.cli.show import major, money, print_json, print_record, print_table
-from worker.cli.target import DataDir, Target, business_of, open_target
+from worker.cli.command import Options, Tenant, command
+from worker.cli.options import CurrencyCode, CustomerArgument, Limit, minor
+from worker.cli.options import Customer as CustomerOption
+from worker.cli.page import Minor, Page, View, field, table
+from worker.cli.show import major, print_record
 
-app = typer.Typer(help="The customers who pay, and their wallets.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
+wallet = typer.Typer(no_args_is_help=True)
 
-CustomerArgument = Annotated[str, typer.Argument(help="Customer id.", metavar="CUSTOMER")]
+# `remainder`: the cost below one minor unit, which the next debit takes.
+WALLETS: Final = table(
+    *("wallet_id", ("balance#", Minor("balance_minor")), ("available#", Minor("available_minor"))),
+    *(("frozen#", Minor("frozen_minor")), ("remainder (minor)#", "remainder")),
+    ("entries#", "version"),
+    title="wallets",
+)
+_NEW: Final = Options(
+    email=Annotated[str, Option(help="Where to write to.")],
+    name=Annotated[str, Option(help="Its name.")],
+    billing_currency=Annotated[
+        str | None, Option(help="The price list that applies; default: the first currency.")
+    ],
+)
 
 
 @app.command("create")
-def create(
-    *,
-    email: Annotated[str, typer.Option(help="Where to write to.")],
-    name: Annotated[str, typer.Option(help="Its name.")],
-    business: Business = None,
-    billing_currency: Annotated[
-        str | None, typer.Option(help="The price list that applies; default: the first currency.")
-    ] = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
+@command(field("customer_id"))
+def create(tenant: Tenant, new: Annotated[NewCustomer, _NEW]) -> dict[str, object]:
     """Make a customer, with a wallet at zero in every currency, and print its id."""
-    new = NewCustomer(email=email, name=name, billing_currency=billing_currency)
-    with open_target(data_dir) as target, target.transaction() as conn:
-        business_id = business_of(conn, business)
-        customer_id = create_customer(conn, business_id, new, target.currencies)
-    if as_json:
-        print_json({"customer_id": customer_id, "business_id": business_id, **new.model_dump()})
-    else:
-        typer.echo(customer_id)
+    customer_id = tenant.run(create_customer, new, tenant.target.currencies)
+    return {"customer_id": customer_id, "business_id": tenant.business, **new.model_dump()}
 
 
 @app.command("list")
+@command(
+    table(
+        *("customer_id", "email", "name~", "billing_currency", "created_at"),
+        more="there may be more: --after {last.customer_id}",
+    )
+)
 def list_all(
-    *,
-    email: Annotated[str | None, typer.Option(help="A part of it, in any case.")] = None,
-    name: Annotated[str | None, typer.Option(help="A part of it, in any case.")] = None,
+    tenant: Tenant,
+    email: Annotated[str | None, Option(help="A part of it, in any case.")] = None,
+    name: Annotated[str | None, Option(help="A part of it, in any case.")] = None,
     limit: Limit = 20,
     after: Annotated[
-        str | None,
-        typer.Option(help="Go on after this customer: the last of a page.", metavar="ID"),
+        CustomerId | None, Option(help="Only customers after this one in the list.", metavar="ID")
     ] = None,
-    business: Business = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
+) -> list[Customer]:
     """List the customers of a business, newest first."""
     wanted = CustomerFilter(email=email, name=name)
-    with open_target(data_dir) as target, target.transaction() as conn:
-        business_id = business_of(conn, business)
-        last = None if after is None else CustomerId(after)
-        found = list_customers(conn, business_id, wanted, page=limit, after=last)
-    if as_json:
-        print_json(found)
-        return
-    rows = [(c.customer_id, c.email, c.name, c.billing_currency, c.created_at) for c in found]
-    print_table(("customer_id", "email", "name~", "billing_currency", "created_at"), rows)
-    if len(found) == limit:
-        typer.echo(f"there may be more: --after {found[-1].customer_id}")
+    return tenant.run(list_customers, wanted, page=limit, after=after)
+
+
+def _print_customer(found: dict[str, Any], view: View) -> None:
+    print_record({name: value for name, value in found.items() if name != "wallets"})
+    WALLETS.print(found["wallets"], view)
 
 
 @app.command("show")
-def show(
-    *,
-    customer: CustomerArgument,
-    business: Business = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
+@command(Page(_print_customer))
+def show(tenant: Tenant, customer: CustomerArgument) -> dict[str, object]:
     """Show a customer and its wallets."""
-    with open_target(data_dir) as target, target.transaction() as conn:
-        business_id = business_of(conn, business)
-        found = _customer(conn, business_id, customer)
-        wallets = [*wallets_of(conn, business_id, CustomerId(customer)).values()]
-    if as_json:
-        print_json({**found, "wallets": [shown_wallet(view, target) for view in wallets]})
-        return
-    print_record(found)
-    print_wallets(wallets, target)
+    found = asdict(tenant.run(get_customer, customer))
+    return {**found, "wallets": _wallets(tenant, customer)}
 
 
 @app.command("erase")
-def erase(
-    *,
-    customer: CustomerArgument,
-    business: Business = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
+@command(
+    Page(lambda erased, _view: print_record(erased)),
+    exit_code=lambda erased: 0 if erased["is_complete"] else 1,
+)
+def erase(tenant: Tenant, customer: CustomerArgument) -> dict[str, object]:
     """Erase the personal data of a customer; entries and balances stay.
 
-    Exits 1 if something waits for a decision and was kept: decide it, and run this again.
+    Exits 1 if something was kept because it waits for a decision: decide it, and run this again.
     """
-    with open_target(data_dir) as target, target.transaction() as conn:
-        erased = erase_customer(conn, business_of(conn, business), CustomerId(customer))
-    record = {**asdict(erased), "is_complete": erased.is_complete}
-    if as_json:
-        print_json(record)
-    else:
-        print_record(record)
-    if not erased.is_complete:
-        raise typer.Exit(1)
+    erased = tenant.run(erase_customer, customer)
+    return {**asdict(erased), "is_complete": erased.is_complete}
 
 
-def balance(
-    *,
-    customer: CustomerArgument,
-    business: Business = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Show the balance of each of a customer's wallets."""
-    with open_target(data_dir) as target, target.transaction() as conn:
-        business_id = business_of(conn, business)
-        wallets = [*wallets_of(conn, business_id, CustomerId(customer)).values()]
-    if as_json:
-        print_json([shown_wallet(view, target) for view in wallets])
-    else:
-        print_wallets(wallets, target)
+@command(WALLETS)
+def balance(tenant: Tenant, customer: CustomerArgument) -> Sequence[object]:
+    """Show the balance of each wallet of a customer."""
+    return _wallets(tenant, customer)
 
 
-def _customer(conn: Connection, business_id: BusinessId, customer_id: str) -> dict[str, Any]:
-    row = conn.execute(
-        statements.CUSTOMER, {"business_id": business_id, "customer_id": customer_id}
-    ).one_or_none()
-    if row is None:
-        raise NotFoundError("customer", customer_id)
-    return dict(row._mapping)  # noqa: SLF001  # the public name of a row's mapping
+@wallet.command("overdraft")
+@command(Page(lambda shown, view: WALLETS.print([shown], view)))
+def overdraft(
+    tenant: Tenant,
+    customer: CustomerOption,
+    currency: CurrencyCode,
+    limit: Annotated[int, minor("--limit", "How far below zero; 0: not at all.")],
+) -> dict[str, object]:
+    """Set how far below zero a debit that is not usage may go."""
+    tenant.run(set_overdraft, customer, currency, Overdraft(limit=limit))
+    return _shown(tenant, tenant.run(wallets_of, customer)[currency])
 
 
-def shown_wallet(view: WalletView, target: Target) -> dict[str, object]:
+def _wallets(tenant: Tenant, customer: CustomerId) -> list[dict[str, object]]:
+    return [_shown(tenant, view) for view in tenant.run(wallets_of, customer).values()]
+
+
+def _shown(tenant: Tenant, view: WalletView) -> dict[str, object]:
     """Return a wallet as JSON shows it."""
-    wallet = view.wallet
+    found, currencies = view.wallet, tenant.target.settings.currencies
     return {
-        "wallet_id": wallet.wallet_id,
-        "currency": wallet.currency,
-        "balance_minor": wallet.balance_minor,
-        "balance": major(wallet.balance_minor, wallet.currency, target.settings.currencies),
+        "wallet_id": found.wallet_id,
+        "currency": found.currency,
+        "balance_minor": found.balance_minor,
+        "balance": major(found.balance_minor, found.currency, currencies),
         "available_minor": view.available_minor,
-        "frozen_minor": wallet.frozen_minor,
-        "remainder": wallet.remainder,
-        "version": wallet.version,
-        "overdraft_limit_minor": wallet.overdraft_limit_minor,
+        "frozen_minor": found.frozen_minor,
+        "remainder": found.remainder,
+        "version": found.version,
+        "overdraft_limit_minor": found.overdraft_limit_minor,
         "updated_at": view.updated_at,
     }
-
-
-def print_wallets(wallets: list[WalletView], target: Target) -> None:
-    """Print wallets as a table."""
-    decimals = target.settings.currencies
-    rows = [
-        (
-            view.wallet.wallet_id,
-            money(view.wallet.balance_minor, view.wallet.currency, decimals),
-            money(view.available_minor, view.wallet.currency, decimals),
-            money(view.wallet.frozen_minor, view.wallet.currency, decimals),
-            view.wallet.remainder,
-            view.wallet.version,
-        )
-        for view in wallets
-    ]
-    # What was charged below one minor unit is taken with the next debit.
-    columns = ("wallet_id", "balance#", "available#", "frozen#", "remainder (minor)#", "entries#")
-    print_table(columns, rows, "wallets")

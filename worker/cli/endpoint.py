@@ -1,10 +1,11 @@
 """`gullak endpoint`: where webhooks go."""
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+from typer import Argument, Option
 
-from metering.ids import EndpointId
+from metering.ids import BusinessId, EndpointId
 from metering.webhook.deliveries import send_test
 from metering.webhook.endpoints import (
     ENDPOINTS_MAX,
@@ -18,146 +19,108 @@ from metering.webhook.endpoints import (
     list_endpoints,
     rotate_secret,
 )
-from worker.cli.options import AsJson, Business, Wide
-from worker.cli.show import print_json, print_table
-from worker.cli.target import DataDir, business_of, open_target
+from worker.cli.command import Tenant, command
+from worker.cli.page import Page, field, table
+from worker.cli.target import Target
 from worker.local.receivers import reach_of
 
-app = typer.Typer(help="Where webhooks go.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
-EndpointArgument = Annotated[str, typer.Argument(help="Endpoint id.", metavar="ENDPOINT")]
+EndpointArgument = Annotated[EndpointId, Argument(help="Endpoint id.", metavar="ENDPOINT")]
 
 # Values of headers can be credentials of the receiver: they are not printed.
 _SHOWN: Final = (
-    "endpoint_id",
-    "url",
-    "filter_types",
-    "disabled_at",
-    "disabled_reason",
-    "failures_in_row",
-    "description",
-    "created_at",
-)
-_COLUMNS: Final = (
-    *("endpoint_id", "url", "filter_types~", "disabled_at", "disabled_reason~"),
-    *("failures_in_row#", "description~", "created_at"),
+    *("endpoint_id", "url", "filter_types", "disabled_at", "disabled_reason"),
+    *("failures_in_row", "description", "created_at"),
 )
 
 
-@app.command("create")
-def create(
-    *,
-    url: Annotated[str, typer.Argument(help="Receives the webhooks.")],
-    types: Annotated[
-        list[str] | None,
-        typer.Option("--type", help="Only this type of event; may be repeated. Default: all."),
-    ] = None,
-    description: Annotated[str | None, typer.Option()] = None,
-    business: Business = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Make an endpoint; print its id and the secret that signs."""
-    with open_target(data_dir) as target:
-        # Before the transaction: it may ask a name server.
-        refusal = reach_of(target.settings).refusal_now(url)
-        with target.transaction() as conn:
-            business_id = business_of(conn, business)
-            made = create_endpoint(
-                conn, business_id, url, description=description, filter_types=types or None
-            )
-            secret = endpoint_secret(conn, business_id, made.endpoint_id)
-    if refusal:
-        # No error: the workers' environment may allow what this one's does not.
-        typer.echo(f"gullak: warning: {url} {refusal}", err=True)
-    if as_json:
-        print_json({**_record(made), "secret": secret})
-    else:
-        typer.echo(f"{made.endpoint_id}\n{secret}")
-
-
-@app.command("list")
-def list_all(
-    *,
-    wide: Wide = False,
-    business: Business = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
-    """List the endpoints of a business, oldest first."""
-    with open_target(data_dir) as target, target.transaction() as conn:
-        found = list_endpoints(conn, business_of(conn, business), limit=ENDPOINTS_MAX)
-    records = [_record(endpoint) for endpoint in found]
-    if as_json:
-        print_json(records)
-        return
-    rows = [
-        [", ".join(value) if isinstance(value, tuple) else value for value in record.values()]
-        for record in records
-    ]
-    print_table(_COLUMNS, rows, wide=wide)
-
-
-def _record(endpoint: Endpoint) -> dict[str, object]:
+def _shown(endpoint: Endpoint) -> dict[str, Any]:
     return {name: getattr(endpoint, name) for name in _SHOWN}
 
 
+@app.command("create")
+@command(Page(lambda made, _view: typer.echo(f"{made['endpoint_id']}\n{made['secret']}")))
+def create(
+    target: Target,
+    business: BusinessId,
+    url: Annotated[str, Argument(help="Receives the webhooks.")],
+    types: Annotated[
+        list[str] | None,
+        Option("--type", help="Only this type of event; may be repeated. Default: all."),
+    ] = None,
+    description: Annotated[str | None, Option()] = None,
+) -> dict[str, Any]:
+    """Make an endpoint; print its id and the secret that signs."""
+    # Before the transaction: it may ask a name server.
+    refusal = reach_of(target.settings).refusal_now(url)
+    with target.transaction() as conn:
+        made = create_endpoint(
+            conn, business, url, description=description, filter_types=types or None
+        )
+        secret = endpoint_secret(conn, business, made.endpoint_id)
+    if refusal:
+        # A warning only: the workers' environment may allow what ours does not.
+        typer.echo(f"gullak: warning: {url} {refusal}", err=True)
+    return {**_shown(made), "secret": secret}
+
+
+@app.command("list")
+@command(
+    table(
+        *(
+            "endpoint_id",
+            "url",
+            ("filter_types~", lambda one: ", ".join(one["filter_types"] or ())),
+        ),
+        *("disabled_at", "disabled_reason~", "failures_in_row#", "description~", "created_at"),
+    )
+)
+def list_all(tenant: Tenant) -> list[dict[str, Any]]:
+    """List the endpoints of a business, oldest first."""
+    return [_shown(found) for found in tenant.run(list_endpoints, limit=ENDPOINTS_MAX)]
+
+
 @app.command("disable")
-def disable(
-    *, endpoint: EndpointArgument, business: Business = None, data_dir: DataDir = None
-) -> None:
-    """Stop sending to an endpoint; what is pending waits."""
-    with open_target(data_dir) as target, target.transaction() as conn:
-        disable_endpoint(conn, business_of(conn, business), EndpointId(endpoint))
-    typer.echo(f"{endpoint} is disabled")
+@command()
+def disable(tenant: Tenant, endpoint: EndpointArgument) -> str:
+    """Stop sending to an endpoint; pending deliveries wait."""
+    tenant.run(disable_endpoint, endpoint)
+    return f"{endpoint} is disabled"
 
 
 @app.command("enable")
-def enable(
-    *, endpoint: EndpointArgument, business: Business = None, data_dir: DataDir = None
-) -> None:
-    """Send to an endpoint again, beginning with what waited."""
-    with open_target(data_dir) as target, target.transaction() as conn:
-        enable_endpoint(conn, business_of(conn, business), EndpointId(endpoint))
-    typer.echo(f"{endpoint} is enabled")
+@command()
+def enable(tenant: Tenant, endpoint: EndpointArgument) -> str:
+    """Send to an endpoint again, beginning with the deliveries that waited."""
+    tenant.run(enable_endpoint, endpoint)
+    return f"{endpoint} is enabled"
 
 
 @app.command("delete")
-def delete(
-    *, endpoint: EndpointArgument, business: Business = None, data_dir: DataDir = None
-) -> None:
-    """Forget an endpoint with its deliveries; the events stay."""
-    with open_target(data_dir) as target, target.transaction() as conn:
-        delete_endpoint(conn, business_of(conn, business), EndpointId(endpoint))
-    typer.echo(f"{endpoint} is gone")
+@command()
+def delete(tenant: Tenant, endpoint: EndpointArgument) -> str:
+    """Delete an endpoint and its deliveries; the events stay."""
+    tenant.run(delete_endpoint, endpoint)
+    return f"{endpoint} is gone"
 
 
 @app.command("test")
-def try_out(
-    *, endpoint: EndpointArgument, business: Business = None, data_dir: DataDir = None
-) -> None:
-    """Send a webhook.test to an endpoint; `gullak webhook list` tells whether it arrived."""
-    with open_target(data_dir) as target, target.transaction() as conn:
-        event_id = send_test(conn, business_of(conn, business), EndpointId(endpoint))
-    typer.echo(f"{event_id} is on its way")
+@command()
+def send_one(tenant: Tenant, endpoint: EndpointArgument) -> str:
+    """Send a webhook.test to an endpoint; `gullak webhook list` shows whether it arrived."""
+    return f"{tenant.run(send_test, endpoint)} is on its way"
 
 
 @app.command("rotate-secret")
+@command(field("secret"))
 def rotate(
-    *,
+    tenant: Tenant,
     endpoint: EndpointArgument,
     overlap_s: Annotated[
-        int, typer.Option(help="Seconds that the old secret signs too; 0: it leaked.")
+        int, Option(help="For so many seconds the old secret signs too; 0 if it leaked.")
     ] = ROTATION_OVERLAP_S,
-    business: Business = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
+) -> dict[str, object]:
     """Sign with a new secret from now on, and print it."""
-    with open_target(data_dir) as target, target.transaction() as conn:
-        business_id = business_of(conn, business)
-        secret = rotate_secret(conn, business_id, EndpointId(endpoint), overlap_s=overlap_s)
-    if as_json:
-        print_json({"endpoint_id": endpoint, "secret": secret})
-    else:
-        typer.echo(secret)
+    secret = tenant.run(rotate_secret, endpoint, overlap_s=overlap_s)
+    return {"endpoint_id": endpoint, "secret": secret}

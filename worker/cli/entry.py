@@ -1,187 +1,122 @@
-"""`gullak credit`, `debit` and `history`: what is written to a wallet, and what was."""
+"""`gullak credit`, `debit` and `history`: entries of a wallet."""
 
+from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated, Final, Literal
 
-import typer
+from typer import Option
 
 from metering.ids import CustomerId
 from metering.ledger.entry import Entry
 from metering.ledger.history import history as read_history
-from metering.ledger.manual import Entered, ManualEntry, enter
+from metering.ledger.manual import ManualEntry, enter
 from metering.ledger.wallets import wallet_of
+from worker.cli.command import Options, Tenant, command
 from worker.cli.options import (
-    AsJson,
-    Business,
     CurrencyCode,
     Customer,
+    CustomerArgument,
+    Key,
     Limit,
     Priority,
-    Wide,
+    Reason,
     minor,
     moment,
 )
-from worker.cli.show import major, money, print_json, print_table
-from worker.cli.target import DataDir, Target, business_of, open_target
+from worker.cli.page import SENTENCE, Column, Page, Said, View
+from worker.cli.show import major, money
 
-Amount = Annotated[int, minor("--amount", "Above 0.")]
-Reason = Annotated[str, typer.Option("--reason", help="Why: it stands in the history.")]
-Key = Annotated[
-    str | None,
-    typer.Option(
-        "--key", help="Idempotency key: the same command again with the same key writes nothing."
-    ),
-]
-
-
-def credit(
-    *,
-    customer: Customer,
-    currency: CurrencyCode,
-    amount: Amount,
-    reason: Reason,
-    key: Key = None,
-    expires_at: Annotated[
-        datetime | None,
-        moment("--expires-at", "Until when it may be spent. Default: for ever."),
-    ] = None,
-    source: Annotated[
+_DEBIT: Final = Options(
+    currency=CurrencyCode,
+    amount=Annotated[int, minor("--amount", "Above 0.")],
+    reason=Reason,
+    idempotency_key=Key,
+    entry_type="debit",
+)
+_CREDIT: Final = Options(
+    **_DEBIT | {"entry_type": "credit"},
+    expires_at=Annotated[
+        datetime | None, moment("--expires-at", "When it expires. Default: never.")
+    ],
+    source=Annotated[
         Literal["paid", "promotional", "manual"] | None,
-        typer.Option(
-            help="Where it came from. Default: manual. Of what expires together, promotional is"
-            " burned first."
+        Option(
+            help="Where it came from. Default: manual. Of credit that expires together, promotional"
+            " is burned first."
         ),
-    ] = None,
-    priority: Priority = None,
-    business: Business = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Add to a wallet by hand."""
-    given = {
-        "amount": amount,
-        "currency": currency,
-        "entry_type": "credit",
-        "reason": reason,
-        "idempotency_key": key,
-        "expires_at": expires_at,
-        "source": source,
-        "priority": priority,
-    }
-    request = ManualEntry.model_validate(given)
-    _enter(request, customer, business, data_dir, as_json=as_json)
-
-
-def debit(
-    *,
-    customer: Customer,
-    currency: CurrencyCode,
-    amount: Amount,
-    reason: Reason,
-    key: Key = None,
-    business: Business = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Take from a wallet by hand; beyond the balance it is refused."""
-    request = ManualEntry(
-        amount=amount, currency=currency, entry_type="debit", reason=reason, idempotency_key=key
-    )
-    _enter(request, customer, business, data_dir, as_json=as_json)
-
-
-def _enter(
-    request: ManualEntry,
-    customer: str,
-    business: str | None,
-    data_dir: Path | None,
-    *,
-    as_json: bool,
-) -> None:
-    with open_target(data_dir) as target, target.transaction() as conn:
-        business_id, customer_id = business_of(conn, business), CustomerId(customer)
-        entered = enter(conn, business_id, customer_id, request)
-        balance_minor = wallet_of(conn, business_id, customer_id, request.currency).balance_minor
-    if as_json:
-        balance = major(balance_minor, request.currency, target.settings.currencies)
-        print_json(
-            {
-                "entry_id": entered.entry_id,
-                "wallet_id": entered.wallet_id,
-                "replayed": entered.replayed,
-                "balance_minor": balance_minor,
-                "balance": balance,
-            }
-        )
-        return
-    now = money(balance_minor, request.currency, target.settings.currencies)
-    typer.echo(f"{_said(entered, request, target)}; the balance is {now}")
-
-
-def _said(entered: Entered, request: ManualEntry, target: Target) -> str:
-    if entered.replayed:
-        return f"replayed: this key made {entered.entry_id} before, nothing was written"
-    amount = money(request.amount, request.currency, target.settings.currencies)
-    return f"{request.entry_type} of {amount} is {entered.entry_id}"
-
-
-_COLUMNS: Final = (
-    "version#",
-    "created_at",
-    "amount#",
-    "balance#",
-    "what~",
-    "entry_id",
-    "amount (minor)#",
-    "exact cost (minor)#",
-    "remainder (minor)#",
-    "key",
+    ],
+    priority=Priority,
 )
 
 
-def history(
-    *,
-    customer: Annotated[str, typer.Argument(help="Customer id.", metavar="CUSTOMER")],
-    currency: CurrencyCode,
-    limit: Limit = 20,
-    before: Annotated[
-        int | None, typer.Option(help="Only entries older than this version.", min=1)
-    ] = None,
-    wide: Wide = False,
-    business: Business = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Show the entries of a wallet, newest first; --before goes on where the last page ended."""
-    with open_target(data_dir) as target, target.transaction() as conn:
-        wallet = wallet_of(conn, business_of(conn, business), CustomerId(customer), currency)
-        entries = read_history(conn, wallet.wallet_id, page=limit, before_version=before)
-    if as_json:
-        print_json([entry._asdict() for entry in entries])
+@command(SENTENCE)
+def credit(tenant: Tenant, customer: Customer, new: Annotated[ManualEntry, _CREDIT]) -> Said:
+    """Credit a wallet by hand."""
+    return _enter(tenant, customer, new)
+
+
+@command(SENTENCE)
+def debit(tenant: Tenant, customer: Customer, new: Annotated[ManualEntry, _DEBIT]) -> Said:
+    """Debit a wallet by hand; an amount above the balance is refused."""
+    return _enter(tenant, customer, new)
+
+
+def _enter(tenant: Tenant, customer: CustomerId, new: ManualEntry) -> Said:
+    entered = tenant.run(enter, customer, new)
+    balance_minor = tenant.run(wallet_of, customer, new.currency).balance_minor
+    decimals = tenant.target.settings.currencies
+    if entered.replayed:
+        done = f"replayed: this key made {entered.entry_id} before, nothing was written"
     else:
-        rows = [_row(entry, target) for entry in entries]
-        print_table(_COLUMNS, rows, f"{wallet.wallet_id}, {currency}", wide=wide)
-
-
-def _row(entry: Entry, target: Target) -> tuple[object, ...]:
-    decimals = target.settings.currencies
-    signed = entry.amount_minor if entry.is_credit else -entry.amount_minor
-    return (
-        entry.version,
-        entry.created_at,
-        major(signed, entry.currency, decimals) or f"{signed} minor",
-        major(entry.after_minor, entry.currency, decimals) or f"{entry.after_minor} minor",
-        _what(entry),
-        entry.entry_id,
-        signed,
-        entry.exact_cost,
-        entry.remainder_after,
-        entry.idempotency_key,
-    )
+        amount = money(new.amount, new.currency, decimals)
+        done = f"{new.entry_type} of {amount} is {entered.entry_id}"
+    record = {
+        "entry_id": entered.entry_id,
+        "wallet_id": entered.wallet_id,
+        "replayed": entered.replayed,
+        "balance_minor": balance_minor,
+        "balance": major(balance_minor, new.currency, decimals),
+    }
+    now = money(balance_minor, new.currency, decimals)
+    return Said(record, f"{done}; the balance is {now}")
 
 
 def _what(entry: Entry) -> str:
     if entry.event_count:
         return f"{entry.kind}, {entry.event_count} events"
     return f"{entry.kind}: {entry.reason}" if entry.reason else entry.kind
+
+
+def _signed(entry: Entry) -> int:
+    return entry.amount_minor if entry.is_credit else -entry.amount_minor
+
+
+def _print_history(found: Said, view: View) -> None:
+    def in_major(entry: Entry, amount_minor: int) -> str:
+        whole = major(amount_minor, entry.currency, view.currencies)
+        return whole or f"{amount_minor} minor"
+
+    columns: Sequence[Column] = (
+        *("version#", "created_at", ("amount#", lambda entry: in_major(entry, _signed(entry)))),
+        ("balance#", lambda entry: in_major(entry, entry.after_minor)),
+        *(("what~", _what), "entry_id", ("amount (minor)#", _signed)),
+        *(("exact cost (minor)#", "exact_cost"), ("remainder (minor)#", "remainder_after")),
+        ("key", "idempotency_key"),
+    )
+    view.table(columns, found.record, found.text, wide=view.wide)
+
+
+@command(Page(_print_history, has_wide=True))
+def history(
+    tenant: Tenant,
+    customer: CustomerArgument,
+    currency: CurrencyCode,
+    limit: Limit = 20,
+    before: Annotated[
+        int | None, Option(help="Only entries older than this version: the next page.", min=1)
+    ] = None,
+) -> Said:
+    """Show the entries of a wallet, newest first."""
+    wallet = tenant.run(wallet_of, customer, currency)
+    entries = read_history(tenant.conn, wallet.wallet_id, page=limit, before_version=before)
+    return Said(entries, f"{wallet.wallet_id}, {currency}")

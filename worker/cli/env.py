@@ -1,4 +1,4 @@
-"""`gullak env`: what a program or a shell needs in order to use a running `gullak up`."""
+"""`gullak env`: the variables with which a program or a shell uses a running `gullak up`."""
 
 import shlex
 from pathlib import Path
@@ -7,21 +7,21 @@ import typer
 
 from metering.access.keys import authenticate
 from metering.errors import ConfigurationError
-from worker.cli.options import AsJson
+from worker.cli.shared import AsJson, DataDir
 from worker.cli.show import print_json
-from worker.cli.target import START_HINT, DataDir, open_target
-from worker.local.first import API_KEY_FILE
-from worker.local.up import API_URL_FILE, DEFAULT_DATA_DIR
+from worker.cli.target import START_HINT, open_target
+from worker.local.files import API_KEY_FILE, API_URL_FILE, DEFAULT_DATA_DIR
 
 
 def env(*, as_json: AsJson = False, data_dir: DataDir = None) -> None:
-    """Print variables for a shell, to be taken with `eval "$(gullak env)"`; the key among them.
+    """Print the variables of a running stack, the API key among them.
 
-    GULLAK_URL and GULLAK_KEY are for HTTP, REDIS_URL and GULLAK_BUSINESS for a Meter, DATABASE_URL
-    and GULLAK_SECRET_KEYS for `gullak migrate`.
+    For a shell: `eval "$(gullak env)"`. GULLAK_URL and GULLAK_KEY are for HTTP, REDIS_URL and
+    GULLAK_BUSINESS for a Meter, DATABASE_URL and GULLAK_SECRET_KEYS for `gullak migrate`.
     """
     folder = DEFAULT_DATA_DIR if data_dir is None else data_dir
     key = _read(folder / API_KEY_FILE)
+    # Never the servers of the environment: the key is of this stack.
     with open_target(folder) as target, target.transaction() as conn:
         business_id = authenticate(conn, key).business_id
     found = {

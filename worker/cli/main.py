@@ -1,31 +1,25 @@
-"""The command line: `gullak COMMAND`. A further command is one line here."""
+"""The command line: `gullak COMMAND`. A further command is one line in `commands.py`."""
 
 import sys
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
 
-from metering.errors import GullakError
-from worker.cli.commands import add_commands
-from worker.demo.command import demo
-from worker.local.up import up
-from worker.log import log_to_stderr, setup_logging
-from worker.migrate import migrate_database
-from worker.settings import problems_of, settings
+from worker.cli.commands import Commands
+from worker.cli.shared import AsJson, Business, DataDir
 
 app = typer.Typer(
     name="gullak",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,  # its tracebacks show local variables: secrets among them
 )
 
 
-def _print_version(asked: bool) -> None:  # noqa: FBT001  # the form that typer calls
-    if asked:
+def _print_version(is_wanted: bool) -> None:  # the form that typer calls
+    if is_wanted:
         typer.echo(f"gullak {version('gullak')}")
         raise typer.Exit
 
@@ -39,35 +33,23 @@ def options(
             "--version", callback=_print_version, is_eager=True, help="Print the version."
         ),
     ] = False,
+    _business: Business = None,
+    _as_json: AsJson = False,
+    _data_dir: DataDir = None,
 ) -> None:
     """Prepaid credit for metered APIs."""
 
 
-@app.command()
-def migrate() -> None:
-    """Bring the database of DATABASE_URL to the newest schema."""
-    setup_logging(settings())
-    migrate_database(settings())
-
-
-app.command()(up)
-app.command()(demo)
-add_commands(app)
-
-
 def main() -> None:
     """Run the command; what the user can put right is one line on stderr and exit code 1."""
-    log_to_stderr()
     try:
         app()
-    except GullakError as error:
-        _fail(error.message)
-    except ValidationError as error:
-        _fail(problems_of(error))
-    except SettingsError as error:
-        _fail(f"{error}: it is not JSON")
+    except Exception as error:
+        # Imported late: `gullak --help` needs none of what this imports.
+        from worker.cli.problem import problem_of  # noqa: PLC0415
 
-
-def _fail(message: str) -> None:
-    typer.echo(f"gullak: {message}", err=True)
-    sys.exit(1)
+        problem = problem_of(error)
+        if problem is None:
+            raise
+        typer.echo(f"gullak: {problem}", err=True)
+        sys.exit(1)

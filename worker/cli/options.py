@@ -1,6 +1,6 @@
-"""Options that several commands share, and how money, prices and times are read from them.
+"""Options that several commands declare, and parsers of money, prices and times.
 
-An amount with a decimal point is refused: `5.00` would else be taken for five cents.
+An amount with a decimal point is refused: otherwise `5.00` could be taken for five cents.
 """
 
 import re
@@ -8,11 +8,12 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Final, TypeVar
 
-import typer
 from pydantic import TypeAdapter, ValidationError
+from typer import Argument, Option
 
 from metering.clock import Moment
 from metering.errors import FieldProblem, InvalidInputError
+from metering.ids import Currency, CustomerId, EntryId
 from metering.money import INT64_MAX, PRICE_DECIMALS_MAX, PRICE_INTEGER_DIGITS_MAX
 
 Read = TypeVar("Read")
@@ -24,23 +25,30 @@ _PRICE: Final = re.compile(
     rf"[0-9]{{1,{PRICE_INTEGER_DIGITS_MAX}}}(\.[0-9]{{1,{PRICE_DECIMALS_MAX}}})?"
 )
 
-Business = Annotated[
-    str | None,
-    typer.Option(
-        "--business", "-b", help="Business id; not needed while there is only one.", metavar="ID"
-    ),
+Customer = Annotated[CustomerId, Option("--customer", "-c", help="Customer id.", metavar="ID")]
+CustomerArgument = Annotated[CustomerId, Argument(help="Customer id.", metavar="CUSTOMER")]
+EntryArgument = Annotated[EntryId, Argument(help="Ledger entry id.", metavar="ENTRY")]
+OfCustomer = Annotated[
+    CustomerId | None, Option("--customer", "-c", help="Only of this customer.", metavar="ID")
 ]
-Customer = Annotated[str, typer.Option("--customer", "-c", help="Customer id.", metavar="ID")]
-CurrencyCode = Annotated[str, typer.Option("--currency", help="ISO 4217 code.", metavar="CODE")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Wide = Annotated[bool, typer.Option("--wide", "-w", help="Show all columns, not six.")]
-Limit = Annotated[int, typer.Option("--limit", help="How many at most.", min=1, max=1000)]
-Priority = Annotated[
-    int | None, typer.Option("--priority", help="0 to 100: the smaller is burned first.")
-]
+CurrencyCode = Annotated[Currency, Option("--currency", help="ISO 4217 code.", metavar="CODE")]
+Limit = Annotated[int, Option("--limit", help="How many at most.", min=1, max=1000)]
+Priority = Annotated[int | None, Option("--priority", help="0 to 100: lower is burned first.")]
 ValidDays = Annotated[
-    int | None,
-    typer.Option("--valid-days", help="How many days its credit counts. Default: for ever."),
+    int | None, Option("--valid-days", help="How many days the credit is valid. Default: for ever.")
+]
+ProviderAccount = Annotated[
+    str | None, Option("--account", help="Provider account. Default: the only one.", metavar="ID")
+]
+ReturnUrl = Annotated[
+    str | None, Option("--return-url", help="Where the provider's page sends the customer back to.")
+]
+Reason = Annotated[str, Option("--reason", help="Why: it stands in the history.")]
+Key = Annotated[
+    str | None,
+    Option(
+        "--key", help="Idempotency key: to repeat the command with the same key writes nothing."
+    ),
 ]
 
 
@@ -73,16 +81,11 @@ def _option(option: str, about: str, metavar: str, read: Callable[[str], Read]) 
         except ValueError as error:
             raise InvalidInputError(FieldProblem(field, f"{text!r} {error}")) from None
 
-    return typer.Option(option, help=about, metavar=metavar, parser=parse)
+    return Option(option, help=about, metavar=metavar, parser=parse)
 
 
 def read_minor(text: str) -> int:
-    """Return an amount.
-
-    Raises:
-        ValueError: it is not a whole number, or too large.
-
-    """
+    """Return an amount. Raises ValueError if it is not a whole number, or too large."""
     if not _WHOLE.fullmatch(text):
         major, cents = found.groups() if (found := _WITH_CENTS.fullmatch(text)) else ("5", "50")
         cents = cents.ljust(2, "0")
@@ -116,3 +119,6 @@ def _read_moment(text: str) -> datetime:
         return _MOMENT.validate_python(text)
     except ValidationError:
         raise ValueError("is not RFC 3339 with a time zone, such as 2026-01-31T09:30:00Z") from None
+
+
+Credit = Annotated[int | None, minor("--credit", "What it is worth. Default: the price.")]

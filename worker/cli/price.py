@@ -3,6 +3,7 @@
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from metering.ids import PriceId
 from metering.rate_card.catalogue import (
@@ -13,47 +14,33 @@ from metering.rate_card.catalogue import (
     end_price,
     list_prices,
 )
-from worker.cli.options import AsJson, Business, CurrencyCode, price, start
-from worker.cli.show import print_json, print_table
-from worker.cli.target import DataDir, business_of, open_target
+from worker.cli.command import Options, Tenant, command
+from worker.cli.options import CurrencyCode, price, start
+from worker.cli.page import SENTENCE, Said, field, table
 
-app = typer.Typer(help="What a unit costs, since when.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
-
-@app.command("create")
-def create(
-    *,
-    meter: Annotated[str, typer.Option(help="Meter id.", metavar="ID")],
-    currency: CurrencyCode,
-    per_unit: Annotated[str, price("--per-unit", "The price of --units, a decimal: 0.00025.")],
-    units: Annotated[int, typer.Option(help="The price is for so many units.")] = 1,
-    since: Annotated[
+_NEW = Options(
+    meter_id=Annotated[str, Option("--meter", help="Meter id.", metavar="ID")],
+    currency=CurrencyCode,
+    price_per_unit=Annotated[str, price("--per-unit", "The price of --units: 0.00025.")],
+    units=Annotated[int | None, Option(help="The price is for so many units. Default: 1.")],
+    effective_from=Annotated[
         str | None,
         start(
             "--from",
-            "From when it is in force, or: beginning, now. Default: beginning for the first price"
+            "When it takes effect, or: beginning, now. Default: beginning for the first price"
             " of a meter in a currency, now for a later one.",
         ),
-    ] = None,
-    business: Business = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Make a price and print its id; what was already charged does not change."""
-    given = {
-        "meter_id": meter,
-        "currency": currency,
-        "price_per_unit": per_unit,
-        "units": units,
-        "effective_from": since,
-    }
-    new = NewPrice.model_validate(given)
-    with open_target(data_dir) as target, target.transaction() as conn:
-        made = create_price(conn, business_of(conn, business), new, target.currencies)
-    if as_json:
-        print_json(made)
-    else:
-        typer.echo(made.price_id)
+    ],
+)
+
+
+@app.command("create")
+@command(field("price_id"))
+def create(tenant: Tenant, new: Annotated[NewPrice, _NEW]) -> Price:
+    """Make a price and print its id; past charges do not change."""
+    made = tenant.run(create_price, new, tenant.target.currencies)
     if made.superseded_by:
         typer.echo(
             f"{made.price_id} is in force only until {made.superseded_from:%Y-%m-%dT%H:%M:%SZ},"
@@ -61,60 +48,36 @@ def create(
             f" gullak price end {made.superseded_by}",
             err=True,
         )
+    return made
 
 
 @app.command("end")
+@command(SENTENCE)
 def end(
-    *,
-    price: Annotated[str, typer.Argument(help="Price id.", metavar="PRICE")],
-    business: Business = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
-    """End a price from now on, or take it back if nothing was charged since it was made."""
-    with open_target(data_dir) as target, target.transaction() as conn:
-        ended = end_price(conn, business_of(conn, business), PriceId(price))
-    if as_json:
-        print_json(ended)
-    else:
-        typer.echo(f"{price} {'was never in force' if ended.is_taken_back else 'has ended'}")
+    tenant: Tenant, price: Annotated[PriceId, Argument(help="Price id.", metavar="PRICE")]
+) -> Said:
+    """End a price from now on, or take it back if it was not used yet."""
+    ended = tenant.run(end_price, price)
+    return Said(ended, f"{price} {'was never in force' if ended.is_taken_back else 'has ended'}")
 
 
-@app.command("list")
-def list_all(
-    *, business: Business = None, as_json: AsJson = False, data_dir: DataDir = None
-) -> None:
-    """List the prices of a business, by meter and currency, in the order they take effect."""
-    with open_target(data_dir) as target, target.transaction() as conn:
-        prices = list_prices(conn, business_of(conn, business))
-    if as_json:
-        print_json(prices)
-        return
-    columns = (
-        "price_id",
-        "meter_id",
-        "currency",
-        "per unit (minor)#",
-        "units#",
-        "from",
-        "until",
-        "then",
-    )
-    print_table(
-        columns,
-        [
-            (p.price_id, p.meter_id, p.currency, p.price_per_unit, p.units, _since(p), *_until(p))
-            for p in prices
-        ],
-    )
-
-
-def _since(price: Price) -> object:
+def _from(price: Price) -> object:
     return "the beginning" if price.effective_from == BEGINNING else price.effective_from
 
 
-def _until(price: Price) -> tuple[object, object]:
-    """Return when a price ends and what comes then."""
-    if price.is_taken_back:
-        return "taken back", None
-    return price.ended_at or price.superseded_from, price.superseded_by
+def _until(price: Price) -> object:
+    return "taken back" if price.is_taken_back else price.ended_at or price.superseded_from
+
+
+@app.command("list")
+@command(
+    table(
+        *("price_id", "meter_id", "currency", ("per unit (minor)#", "price_per_unit"), "units#"),
+        *(("from", _from), ("until", _until)),
+        ("then", lambda price: None if price.is_taken_back else price.superseded_by),
+        is_short=False,
+    )
+)
+def list_all(tenant: Tenant) -> list[Price]:
+    """List the prices of a business, by meter and currency, in the order they take effect."""
+    return tenant.run(list_prices)

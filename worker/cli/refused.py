@@ -1,11 +1,14 @@
 """`gullak refused` and `gullak replay`: events that could not be charged."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Final
 
 import typer
+from sqlalchemy import Connection
+from typer import Argument, Option
 
 from metering.errors import FieldProblem, InvalidInputError
-from metering.ids import RefusalId
+from metering.ids import BusinessId, RefusalId
 from metering.usage.refused import (
     NOTE_CHARS_MAX,
     RefusedEvent,
@@ -15,111 +18,84 @@ from metering.usage.refused import (
     resolved_events,
 )
 from metering.usage.refused import replay as replay_refused
-from worker.cli.options import AsJson, Business, Limit
-from worker.cli.show import print_json, print_table
-from worker.cli.target import DataDir, Target, business_of, open_target
+from worker.cli.command import Tenant, command
+from worker.cli.options import Limit
+from worker.cli.page import SENTENCE, Column, Page, Said, View
+from worker.cli.target import Target
 
-Reason = Annotated[str | None, typer.Option("--reason", help="Only this reason: no_price, …")]
-EventId = Annotated[str | None, typer.Option("--event-id", help="Only this event.")]
-AnyBusiness = Annotated[
-    str | None, typer.Option("--business", "-b", help="Only this business.", metavar="ID")
-]
+app = typer.Typer(invoke_without_command=True)
 
-
-def _selection(
-    target: Target, business: str | None, reason: str | None, event_id: str | None = None
-) -> Selection:
-    if business is None:
-        return Selection(reason=reason, event_id=event_id)
-    with target.transaction() as conn:
-        business_id = business_of(conn, business)
-    return Selection(business_id=business_id, reason=reason, event_id=event_id)
+OfReason = Annotated[str | None, Option("--reason", help="Only this reason: no_price, …")]
+OfEvent = Annotated[str | None, Option("--event-id", help="Only this event.")]
 
 
-app = typer.Typer(help="Events that wait as dead letters.", invoke_without_command=True)
+_REFUSED: Final[Sequence[Column]] = (
+    *(("id#", "refusal_id"), "refused_at", "reason", "event_id", "customer_id"),
+    *("resolution", "resolution_note~", "detail~", "business_id"),
+)
+
+
+def _print(found: Sequence[RefusedEvent], view: View) -> None:
+    """Print how events were resolved only if they were."""
+    is_resolved = any(event.resolution for event in found)
+    columns = [
+        column
+        for column in _REFUSED
+        if is_resolved or column not in {"resolution", "resolution_note~"}
+    ]
+    view.table(columns, found)
+    if len(found) == view.limit:
+        typer.echo(f"these are the first {view.limit}; --limit shows more")
 
 
 @app.callback()
+@command(Page(_print))
 def refused(
-    context: typer.Context,
-    *,
-    reason: Reason = None,
-    business: AnyBusiness = None,
-    event_id: EventId = None,
+    conn: Connection,
+    business: BusinessId | None,
+    reason: OfReason = None,
+    event_id: OfEvent = None,
     resolved: Annotated[
-        bool, typer.Option("--resolved", help="Those that wait no more, newest first.")
+        bool, Option("--resolved", help="Only resolved ones, newest first.")
     ] = False,
     limit: Limit = 100,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
-    """List the events that wait as dead letters, oldest first."""
-    if context.invoked_subcommand:
-        return
-    with open_target(data_dir) as target:
-        selection = _selection(target, business, reason, event_id)
-        with target.transaction() as conn:
-            if resolved:
-                found = resolved_events(conn, selection, page=limit)
-            else:
-                found = refused_events(conn, selection, page=limit)
-    if as_json:
-        print_json(found)
-        return
-    over = ("resolution", "resolution_note~") if resolved else ()
-    columns = ("id#", "refused_at", "reason", "event_id", "customer_id", *over, "detail~")
-    print_table((*columns, "business_id"), [_row(one, with_end=resolved) for one in found])
-    if len(found) == limit:
-        typer.echo(f"these are the first {limit}; --limit shows more")
-
-
-def _row(one: RefusedEvent, *, with_end: bool) -> tuple[object, ...]:
-    over = (one.resolution, one.resolution_note) if with_end else ()
-    what = (one.refusal_id, one.refused_at, one.reason, one.event_id, one.customer_id)
-    return (*what, *over, one.detail, one.business_id)
+) -> list[RefusedEvent]:
+    """List the refused events that wait, oldest first."""
+    find = resolved_events if resolved else refused_events
+    selection = Selection(business_id=business, reason=reason, event_id=event_id)
+    return find(conn, selection, page=limit)
 
 
 @app.command("dismiss")
+@command()
 def dismiss_events(
-    *,
+    tenant: Tenant,
+    reason: Annotated[str, Option(help="Why: it is kept.")],
     ids: Annotated[
-        list[int] | None, typer.Argument(help="Ids of dead letters.", metavar="[ID]…")
+        list[int] | None, Argument(help="Ids of refused events.", metavar="[ID]…")
     ] = None,
-    reason: Annotated[str, typer.Option(help="Why: it is kept.")],
     of_reason: Annotated[
-        str | None, typer.Option("--refused-for", help="All that were refused for this.")
+        str | None, Option("--refused-for", help="All that were refused for this reason.")
     ] = None,
-    event_id: EventId = None,
-    business: Business = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Take dead letters off the list, for good; they are kept, with the reason."""
+    event_id: OfEvent = None,
+) -> str:
+    """Take refused events off the list, for good; they are kept, with the reason."""
     if not (ids or of_reason or event_id):
         raise InvalidInputError(
-            FieldProblem("id", "is missing: name dead letters, --event-id or --refused-for")
+            FieldProblem("id", "is missing: name refused events, --event-id or --refused-for")
         )
     if not reason.strip() or len(reason) > NOTE_CHARS_MAX:
         raise InvalidInputError(FieldProblem("reason", f"has 1 to {NOTE_CHARS_MAX} characters"))
     selection = Selection(reason=of_reason, event_id=event_id)
     numbers = [RefusalId(number) for number in ids] if ids else None
-    with open_target(data_dir) as target, target.transaction() as conn:
-        gone = dismiss(conn, business_of(conn, business), reason, selection, numbers)
-    typer.echo(f"{gone} dismissed")
+    return f"{tenant.run(dismiss, reason, selection, numbers)} dismissed"
 
 
+@command(SENTENCE)
 def replay(
-    *,
-    reason: Reason = None,
-    business: AnyBusiness = None,
-    event_id: EventId = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Send dead letters through the path again, after their cause is fixed."""
-    with open_target(data_dir) as target:
-        selection = _selection(target, business, reason, event_id)
-        sent = replay_refused(target.transaction, target.buffer, selection)
-    if as_json:
-        print_json({"sent": sent})
-    else:
-        typer.echo(f"{sent} events were sent again")
+    target: Target, business: BusinessId | None, reason: OfReason = None, event_id: OfEvent = None
+) -> Said:
+    """Send refused events again, after their cause is fixed."""
+    selection = Selection(business_id=business, reason=reason, event_id=event_id)
+    sent = replay_refused(target.transaction, target.buffer, selection)
+    return Said({"sent": sent}, f"{sent} events were sent again")

@@ -1,7 +1,7 @@
-"""What commands print: tables and records for people, JSON for programs, amounts in both units.
+"""Output of commands: tables and records for people, JSON for programs, amounts in both units.
 
-No cell but prose is ever folded, and none is cut: an id that is broken over two lines can neither
-be copied nor searched for. A table that is too wide for the terminal is printed as records.
+Only prose is folded, and nothing is cut: an id that is broken over two lines can neither be copied
+nor searched for. A table that is too wide for the terminal is printed as records.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ _PIPE_COLUMNS: Final = 1 << 16
 
 
 def print_json(data: object) -> None:
-    """Print any record of ours: decimals as text, bytes as hex, times as on the wire."""
+    """Print a record: decimals as text, bytes as hex, times as on the wire."""
     options = orjson.OPT_INDENT_2 | orjson.OPT_PASSTHROUGH_DATETIME
     typer.echo(orjson.dumps(data, default=_as_json, option=options))
 
@@ -45,20 +45,18 @@ def _as_json(value: object) -> object:
         return value.hex()
     if isinstance(value, BaseModel):
         return value.model_dump()
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return value._asdict()
     raise TypeError(type(value).__name__)
 
 
 def print_table(
-    columns: Sequence[str],
-    rows: Iterable[Sequence[object]],
-    title: str = "",
-    *,
-    wide: bool = True,
+    columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "", *, wide: bool = True
 ) -> None:
     """Print rows under column names: the first six, or all of them with `wide`.
 
-    Columns whose name ends with `#` are numbers and stand to the right. Columns whose name ends
-    with `~` are prose: only they may be folded, at spaces.
+    A name that ends with `#` is of numbers, which stand to the right. A name that ends with `~` is
+    of prose, which may be folded at spaces.
     """
     heads = columns if wide else columns[:SHORT]
     names = [head.rstrip("#~") for head in heads]
@@ -78,15 +76,10 @@ def print_table(
 
 
 def print_record(fields: Mapping[str, object], title: str = "") -> None:
-    """Print one record: a line for each field that has a value."""
+    """Print a line for each field that has a value."""
     if title:
         typer.echo(title)
     typer.echo(_record(list(fields), [_cell(value) for value in fields.values()]))
-
-
-def named(columns: Sequence[str], row: Sequence[object]) -> Mapping[str, object]:
-    """Return a table's row as a record."""
-    return dict(zip((column.rstrip("#~") for column in columns), row, strict=True))
 
 
 def _record(names: Sequence[str], cells: Sequence[str]) -> str:
@@ -98,7 +91,7 @@ def _record(names: Sequence[str], cells: Sequence[str]) -> str:
 def _widths(
     heads: Sequence[str], lines: Sequence[Sequence[str]], room: int
 ) -> Sequence[int] | None:
-    """Return a width for each column, or None if the columns need more than `room`."""
+    """Return a width for each column. Returns None if the columns need more than `room`."""
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     spare = [
         width - max(_PROSE_MIN, *map(_longest_word, column)) if head.endswith("~") else 0
@@ -126,7 +119,7 @@ def _table(
     for head, name, width in zip(heads, names, widths, strict=True):
         table.add_column(name, justify="right" if head.endswith("#") else "left", width=width)
     for line in lines:
-        # As Text: a name that looks like markup stays what it is.
+        # As Text: Rich must not read a name as markup.
         table.add_row(*(Text(cell) for cell in line))
     return table
 
@@ -144,14 +137,14 @@ def _cell(value: object) -> str:
 
 
 def _visible(text: str) -> str:
-    """Return text in which a control character is written out: it could rewrite the terminal."""
+    """Return text with its control characters escaped: they could rewrite the terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def major(amount_minor: int, currency: str, decimals: Mapping[str, int]) -> str | None:
-    """Return `-12.30` for -1230 cents; None for a currency that is not configured."""
+    """Return `-12.30` for -1230 cents. Returns None if the currency is not configured."""
     if currency not in decimals:
         return None
     return format(Decimal(amount_minor).scaleb(-decimals[currency]), "f")

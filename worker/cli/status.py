@@ -1,20 +1,19 @@
 """`gullak status`: on one page, whether something waits for a person."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-import typer
 from redis.exceptions import RedisError
 
 from metering.errors import ConfigurationError
-from worker.cli.options import AsJson
-from worker.cli.show import money, print_json, print_table
-from worker.cli.target import DataDir, Target, open_target
+from worker.cli.command import command
+from worker.cli.page import Page, View
+from worker.cli.show import money, print_table
+from worker.cli.target import Target
 from worker.status import (
     Buffered,
     Parked,
-    Undelivered,
     Verified,
     Waiting,
     read_buffered,
@@ -28,35 +27,96 @@ LAG_MAX_S: Final = 60
 VERIFY_MAX_S: Final = 2 * 3600
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A line of the page; `look`: the command that shows more, if a person should look."""
 
     name: str
-    said: str
-    look: str | None = None
+    state: str
+    look: str | None
 
 
-def status(*, as_json: AsJson = False, data_dir: DataDir = None) -> None:
-    """Show how the whole installation is; exit 1 if something waits for a person.
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The state of both stores; a text in place of `buffered` is why it is unknown."""
 
-    That is: usage that is refused or not debited in time, webhooks that were given up, money that
-    was not credited, and a ledger with faults or without a check for two hours. Debt of customers
-    is shown, and is no fault.
+    buffered: Buffered | str
+    waiting: Waiting
+
+    @property
+    def to_do(self) -> list[str]:
+        """The names of the lines that a person should look at."""
+        return [line.name for line in self.lines({}) if line.look]
+
+    def as_json(self) -> dict[str, object]:
+        """Return it for programs."""
+        unknown = {"unknown_because": self.buffered}
+        buffer = unknown if isinstance(self.buffered, str) else asdict(self.buffered)
+        shown = {"is_well": not self.to_do, "look_at": self.to_do, "buffer": buffer}
+        return {**shown, **asdict(self.waiting)}
+
+    def lines(self, currencies: Mapping[str, int]) -> list[Line]:
+        """Return the page, line by line."""
+        waiting = self.waiting
+        refused = ", ".join(f"{reason} {count}" for reason, count in waiting.refused.items())
+        webhooks = waiting.webhooks
+        sending = f"{webhooks.dead} dead, {webhooks.failing} failing, {webhooks.pending} pending"
+        dead = "gullak webhook list --status dead" if webhooks.dead else None
+        owed = (
+            f"{owed.wallets} in {currency}, {money(owed.balance_minor, currency, currencies)}"
+            for currency, owed in waiting.below_zero.items()
+        )
+        return [
+            _buffer(self.buffered),
+            Line("refused events", refused or "none", "gullak refused" if refused else None),
+            Line("webhooks", sending, dead),
+            _parked(waiting.parked),
+            Line("wallets below zero", "; ".join(owed) or "none", None),
+            _verify(waiting.verified),
+        ]
+
+
+def _buffer(buffered: Buffered | str) -> Line:
+    if isinstance(buffered, str):
+        return Line("buffer", f"unknown: {buffered}", "Redis")
+    if buffered.oldest_age_s is None:
+        return Line("buffer", "empty", None)
+    state = f"{buffered.events} events, the oldest {buffered.oldest_age_s:.1f} s old"
+    return Line("buffer", state, "the workers" if buffered.oldest_age_s > LAG_MAX_S else None)
+
+
+def _parked(parked: Parked) -> Line:
+    state = (
+        f"{parked.payments} payments, {parked.charges} charges,"
+        f" {parked.provider_events} events of providers"
+    )
+    look = "gullak providers events --status parked"
+    if parked.charges and not (parked.payments or parked.provider_events):
+        look = "gullak charge list --parked"
+    return Line("parked money", state, look if any(asdict(parked).values()) else None)
+
+
+def _verify(verified: Verified) -> Line:
+    if verified.faults:
+        return Line("last verify", f"{verified.faults} faults", "gullak verify")
+    state = f"no fault, {verified.age_s / 60:.0f} min ago" if verified.is_complete else "none yet"
+    return Line("last verify", state, "beat" if verified.age_s > VERIFY_MAX_S else None)
+
+
+def _print(found: Status, view: View) -> None:
+    print_table(("what", "how it is~", "look"), found.lines(view.currencies))
+
+
+@command(Page(_print), exit_code=lambda found: 1 if found.to_do else 0)
+def status(target: Target) -> Status:
+    """Show on one page whether something waits for a person.
+
+    Exits 1 if it does: usage that is refused or not debited in time, webhooks that were given up,
+    money that was not credited, and a ledger with faults or without a check for two hours.
+    Customers' debt is shown, and is no fault.
     """
-    with open_target(data_dir) as target:
-        buffered = _buffered(target)
-        with target.snapshot() as conn:
-            waiting = read_waiting(conn)
-    lines = [*_lines(buffered, waiting, target)]
-    to_do = [line.name for line in lines if line.look]
-    if as_json:
-        buffer = {"unknown_because": buffered} if isinstance(buffered, str) else asdict(buffered)
-        print_json({"is_well": not to_do, "look_at": to_do, "buffer": buffer, **asdict(waiting)})
-    else:
-        print_table(("what", "how it is~", "look"), [(e.name, e.said, e.look) for e in lines])
-    if to_do:
-        raise typer.Exit(1)
+    buffered = _buffered(target)
+    with target.snapshot() as conn:
+        return Status(buffered, read_waiting(conn))
 
 
 def _buffered(target: Target) -> Buffered | str:
@@ -66,54 +126,3 @@ def _buffered(target: Target) -> Buffered | str:
         return error.message
     except RedisError as error:  # the number of shards is asked for first
         return redis_is_away(error)
-
-
-def _lines(buffered: Buffered | str, waiting: Waiting, target: Target) -> Iterator[Line]:
-    yield _buffer(buffered)
-    yield _refused(waiting.refused)
-    yield _webhooks(waiting.webhooks)
-    yield _parked(waiting.parked)
-    owed = (
-        f"{owed.wallets} in {currency}, "
-        + money(owed.balance_minor, currency, target.settings.currencies)
-        for currency, owed in waiting.below_zero.items()
-    )
-    yield Line("wallets below zero", "; ".join(owed) or "none")
-    yield _verify(waiting.verified)
-
-
-def _buffer(buffered: Buffered | str) -> Line:
-    if isinstance(buffered, str):
-        return Line("buffer", f"unknown: {buffered}", "Redis")
-    if buffered.oldest_age_s is None:
-        return Line("buffer", "empty")
-    said = f"{buffered.events} events, the oldest {buffered.oldest_age_s:.1f} s old"
-    return Line("buffer", said, "the workers" if buffered.oldest_age_s > LAG_MAX_S else None)
-
-
-def _refused(refused: Mapping[str, int]) -> Line:
-    said = ", ".join(f"{reason} {events}" for reason, events in refused.items())
-    return Line("refused events", said or "none", "gullak refused" if refused else None)
-
-
-def _webhooks(webhooks: Undelivered) -> Line:
-    said = f"{webhooks.dead} dead, {webhooks.failing} failing, {webhooks.pending} pending"
-    return Line("webhooks", said, "gullak webhook list --status dead" if webhooks.dead else None)
-
-
-def _parked(parked: Parked) -> Line:
-    said = (
-        f"{parked.payments} payments, {parked.charges} charges,"
-        f" {parked.provider_events} events of providers"
-    )
-    look = "gullak providers events --status parked"
-    if parked.charges and not (parked.payments or parked.provider_events):
-        look = "gullak charge list --parked"
-    return Line("parked money", said, look if any(asdict(parked).values()) else None)
-
-
-def _verify(verified: Verified) -> Line:
-    if verified.faults:
-        return Line("last verify", f"{verified.faults} faults", "gullak verify")
-    said = f"no fault, {verified.age_s / 60:.0f} min ago" if verified.is_complete else "none yet"
-    return Line("last verify", said, "beat" if verified.age_s > VERIFY_MAX_S else None)

@@ -5,16 +5,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import psycopg
-import typer
 from psycopg import errors as sqlstate
-from redis.exceptions import RedisError
 from sqlalchemy import Connection
 
-from metering.buffer.stream import UsageBuffer, agreed_shards
 from metering.db import DATABASE_ERRORS, cause_of, is_server_fault
 from metering.errors import (
     BufferUnavailableError,
@@ -26,30 +23,20 @@ from metering.errors import (
     UnsupportedCurrencyError,
 )
 from metering.ids import BusinessId, Currency
-from metering.ledger import statements
-from worker.context import connect_buffer, open_buffer
-from worker.local.embedded import Accounts
+from metering.ledger.businesses import list_businesses
+from worker.local.files import DEFAULT_DATA_DIR, STACK_DEFAULTS
 from worker.local.in_use import read_in_use
-from worker.local.up import DEFAULT_DATA_DIR, STACK_DEFAULTS
 from worker.session import Sessions, make_engine
 from worker.settings import Settings, environment, settings_from
 
-START_HINT: Final = "start one with `gullak up`, or set DATABASE_URL and REDIS_URL"
+if TYPE_CHECKING:
+    from metering.buffer.stream import UsageBuffer
 
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-dir",
-        help="Data directory of a running `gullak up`. Default: DATABASE_URL and REDIS_URL, "
-        f"and where they are not set {DEFAULT_DATA_DIR}.",
-        show_default=False,
-        file_okay=False,
-    ),
-]
+START_HINT: Final = "start one with `gullak up`, or set DATABASE_URL and REDIS_URL"
 
 
 class Target:
-    """The settings, transactions and buffer of one command. Redis is looked for when it is used."""
+    """The settings, transactions and buffer of one command. Redis is connected on first use."""
 
     def __init__(self, config: Settings) -> None:
         self.settings = config
@@ -59,16 +46,15 @@ class Target:
         self.snapshot = self._sessions.snapshot
 
     @cached_property
-    def buffer(self) -> UsageBuffer:
-        """The usage buffer.
+    def buffer(self) -> "UsageBuffer":
+        """The usage buffer. Raises ConfigurationError if REDIS_URL is not set."""
+        # Imported late: most commands work on Postgres alone.
+        from metering.buffer.stream import agreed_shards  # noqa: PLC0415
+        from worker.context import connect_buffer, open_buffer  # noqa: PLC0415
 
-        Raises:
-            ConfigurationError: nobody said where Redis is.
-
-        """
         if not self.settings.redis_url.get_secret_value():
             raise ConfigurationError(f"REDIS_URL is not set: {START_HINT}")
-        # This shell need not know how the workers are set: Redis remembers what they agreed on.
+        # The workers may have another GULLAK_SHARDS than this shell: Redis holds what they use.
         with closing(connect_buffer(self.settings)) as redis:
             agreed = agreed_shards(redis) or self.settings.shards
         return open_buffer(self.settings.model_copy(update={"shards": agreed}))
@@ -79,12 +65,7 @@ class Target:
         return tuple(self.settings.currencies)
 
     def checked_currency(self, code: str) -> Currency:
-        """Return `code` if it is configured.
-
-        Raises:
-            UnsupportedCurrencyError: it is not.
-
-        """
+        """Return a currency. Raises UnsupportedCurrencyError if it is not configured."""
         if code not in self.currencies:
             raise UnsupportedCurrencyError(code, self.currencies)
         return Currency(code)
@@ -110,17 +91,25 @@ def open_target(data_dir: Path | None) -> Iterator[Target]:
         yield target
     except DATABASE_ERRORS as error:
         raise _explained(error, config) from error
-    except (RedisError, BufferUnavailableError) as error:
+    except Exception as error:
+        if not _is_redis_away(error):
+            raise
         place = _place(config.redis_url.get_secret_value())
         raise ConfigurationError(f"Redis at {place} does not answer: {error}") from error
     finally:
         target.close()
 
 
+def _is_redis_away(error: Exception) -> bool:
+    from redis.exceptions import RedisError  # noqa: PLC0415  # needed by few commands
+
+    return isinstance(error, RedisError | BufferUnavailableError)
+
+
 def settings_of(data_dir: Path | None) -> Settings:
     """Return the settings of a command.
 
-    A data directory that was named goes before the environment, the default one after it.
+    A data directory goes before the environment if it was named; the default one goes after it.
 
     Raises:
         ConfigurationError: neither names a database.
@@ -134,7 +123,7 @@ def settings_of(data_dir: Path | None) -> Settings:
         data_dir is None
         and given.get("DATABASE_URL", database := found.get("DATABASE_URL")) != database
     ):
-        found = {}  # what seals the secrets of one database must not seal those of another
+        found = {}  # the key that seals the secrets of one database must not seal another's
     config = settings_from({**found, **given} if data_dir is None else {**given, **found})
     if not config.database_url.get_secret_value():
         raise ConfigurationError(
@@ -144,19 +133,20 @@ def settings_of(data_dir: Path | None) -> Settings:
 
 
 def _found_in(data_dir: Path) -> Mapping[str, str]:
-    """Return what the last stack of `data_dir` worked with; nothing if there never was one."""
-    return read_in_use(data_dir) or _urls_of(data_dir)
-
-
-def _urls_of(data_dir: Path) -> Mapping[str, str]:
-    """Return the URLs of the servers that a stack keeps in `data_dir`; none if there is none."""
+    """Return the variables of the last stack in `data_dir`; none if there never was one."""
+    if in_use := read_in_use(data_dir):
+        return in_use
     path = data_dir / "stack.json"
     try:
-        accounts = Accounts(**json.loads(path.read_text()))
+        text = path.read_text()
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+    from worker.local.embedded import Accounts  # noqa: PLC0415  # only if a stack was here
+
+    try:
+        accounts = Accounts(**json.loads(text))
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"{path} is damaged: {error}") from error
     urls = {"DATABASE_URL": accounts.database_url, "REDIS_URL": accounts.redis_url}
@@ -164,15 +154,15 @@ def _urls_of(data_dir: Path) -> Mapping[str, str]:
 
 
 def _explained(error: Exception, config: Settings) -> GullakError:
-    """Return what the user can put right, in one line without SQL, parameters or passwords."""
+    """Return one line that the user can act on, without SQL, parameters or passwords."""
     cause = cause_of(error)
     if isinstance(cause, sqlstate.UndefinedTable | sqlstate.UndefinedColumn):
         return ConfigurationError("the database has not the tables of this version: gullak migrate")
-    said = cause.diag.message_primary if isinstance(cause, psycopg.Error) else None
-    if said is None and is_server_fault(error):
+    message = cause.diag.message_primary if isinstance(cause, psycopg.Error) else None
+    if message is None and is_server_fault(error):
         place = _place(config.database_url.get_secret_value())
         return ConfigurationError(f"Postgres at {place} does not answer: {START_HINT}")
-    return GullakError(f"Postgres refused: {said or type(cause).__name__}")
+    return GullakError(f"Postgres refused: {message or type(cause).__name__}")
 
 
 def _place(url: str) -> str:
@@ -181,20 +171,20 @@ def _place(url: str) -> str:
     return f"{parts.netloc.rpartition('@')[2] or 'the local socket'}{parts.path}"
 
 
-def business_of(conn: Connection, given: str | None) -> BusinessId:
-    """Return the business that was named, or the only one there is.
+def business_of(conn: Connection, name: str | None) -> BusinessId:
+    """Return the business that was named, or the only one.
 
     Raises:
         NotFoundError: there is no such business.
         InvalidInputError: none was named, and there is not exactly one.
 
     """
-    known = [BusinessId(row.business_id) for row in conn.execute(statements.BUSINESSES)]
-    if given is None:
+    known = [business.business_id for business in list_businesses(conn)]
+    if name is None:
         if len(known) == 1:
             return known[0]
         reason = f"there are {len(known)}: name one with --business"
         raise InvalidInputError(FieldProblem("business", reason))
-    if given not in known:
-        raise NotFoundError("business", given)
-    return BusinessId(given)
+    if name not in known:
+        raise NotFoundError("business", name)
+    return BusinessId(name)

@@ -5,9 +5,10 @@ import typer
 from metering.errors import ConfigurationError
 from metering.vault import new_key as make_key
 from metering.vault.rotate import rotate_secrets
-from worker.cli.target import DataDir, open_target
+from worker.cli.command import command
+from worker.cli.target import Target
 
-app = typer.Typer(help="Keys that seal the secrets in the database.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.command("new-key")
@@ -17,14 +18,14 @@ def new_key() -> None:
 
 
 @app.command()
-def rotate(data_dir: DataDir = None) -> None:
-    """Seal all secrets with the first key of GULLAK_SECRET_KEYS; the other keys may go after that.
+@command()
+def rotate(target: Target) -> str:
+    """Seal all secrets with the first key of GULLAK_SECRET_KEYS; then remove the other keys.
 
-    Put a new key before the old one, restart all processes, then run this. What was stored before
-    there was a key is sealed as well. It may be stopped, and run again.
+    Put a new key before the old one, restart all processes, then run this. It also seals secrets
+    that were stored before there was a key. It may be interrupted, and run again.
     """
-    with open_target(data_dir) as target:
-        if not target.settings.secret_key_list():
-            raise ConfigurationError("GULLAK_SECRET_KEYS is not set: `gullak secrets new-key`")
-        changed, total = rotate_secrets(target.transaction)
-    typer.echo(f"{changed} of {total} rows with secrets sealed anew")
+    if not target.settings.secret_key_list():
+        raise ConfigurationError("GULLAK_SECRET_KEYS is not set: `gullak secrets new-key`")
+    changed, total = rotate_secrets(target.transaction)
+    return f"{changed} of {total} rows with secrets sealed anew"

@@ -1,138 +1,128 @@
 """`gullak verify`: every invariant of the ledger, and the balance of events over both stores."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Annotated
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Final
 
 import typer
 from redis.exceptions import RedisError
+from typer import Argument, Option
 
 from metering.errors import ConfigurationError, FieldProblem, InvalidInputError, NotFoundError
 from metering.ledger.verify import Fault, find_faults
 from metering.ledger.verify.accepted import AcceptedFault, accept_fault, accepted_faults
 from metering.usage.balance_of_events import EventBalance, read_balance
-from worker.cli.options import AsJson
-from worker.cli.show import print_json, print_table
-from worker.cli.target import DataDir, Target, open_target
+from worker.cli.command import command
+from worker.cli.page import Column, Page, View
+from worker.cli.target import Target
+from worker.status import redis_is_away
 
-app = typer.Typer(help="Check every invariant of the ledger.", invoke_without_command=True)
+app = typer.Typer(invoke_without_command=True)
 
-Reason = Annotated[str, typer.Option("--reason", help="Why it is accepted: kept with it.")]
+_SHARDS: Final[Sequence[Column]] = (
+    *("shard#", ("life", lambda shard: "now" if shard.live else "ended"), ("in#", "accepted")),
+    *("settled#", "buffered#", "lost#", "rewound#"),
+)
+_EVENTS: Final[Sequence[Column]] = (
+    *(("in#", "accepted"), "posted#", "duplicate#", "refused#", "buffered#", "lost#"),
+    "difference#",
+)
+_ACCEPTED: Final[Sequence[Column]] = ("fault_id", "accepted_at", "reason~", "detail~")
+_FAULTS: Final[Sequence[Column]] = (
+    *("fault_id", ("broken invariant~", "invariant"), "wallet_id", "entry_id", "detail~"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """Faults, those that were accepted, and the balance of events or why it is `unknown`."""
+
+    faults: Sequence[Fault]
+    accepted: Sequence[AcceptedFault]
+    events: EventBalance | None
+    unknown: str | None
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing is broken and nothing is unknown."""
+        return not self.faults and self.events is not None
+
+    def as_json(self) -> dict[str, object]:
+        """Return it for programs."""
+        events = self.events
+        return {
+            "is_sound": self.is_sound,
+            "faults": [{"fault_id": fault.fault_id, **asdict(fault)} for fault in self.faults],
+            "accepted": self.accepted,
+            "events": events and {**asdict(events), "difference": events.difference},
+            "events_unknown_because": self.unknown,
+        }
+
+
+def _print(found: Verified, view: View) -> None:
+    if found.events is None:
+        typer.echo(f"events: unknown, because {found.unknown}")
+    else:
+        view.table(_SHARDS, found.events.shards, "events by shard")
+        view.table(_EVENTS, [found.events], "events")
+    if found.accepted:
+        view.table(_ACCEPTED, found.accepted, "accepted")
+    if found.faults:
+        view.table(_FAULTS, found.faults, "faults")
+    else:
+        typer.echo("ledger: no fault")
 
 
 @app.callback()
-def verify(context: typer.Context, *, as_json: AsJson = False, data_dir: DataDir = None) -> None:
+@command(Page(_print), exit_code=lambda found: 0 if found.is_sound else 1)
+def verify(target: Target) -> Verified:
     """Check every invariant; name the wallet and entry of each fault; exit 1 if there is one.
 
-    Nothing is repaired: a correction is a new entry. Exits 1 too where Redis is away, because
-    what it buffers is then unknown. A fault that was accepted is listed, and is none.
+    Nothing is repaired: a correction is a new entry. Exits 1 too if Redis does not answer, because
+    the buffered events are then unknown. A fault that was accepted is listed, and not counted.
     """
-    if context.invoked_subcommand is not None:
-        return
-    with open_target(data_dir) as target:
-        balance, unknown, faults, accepted = _look(target)
-    known = {fault.fault_id for fault in accepted}
-    faults = [fault for fault in faults if fault.fault_id not in known]
-    if as_json:
-        print_json(_record(faults, accepted, balance, unknown))
-    else:
-        _print_balance(balance, unknown)
-        _print_faults(faults, accepted)
-    if faults or balance is None:
-        raise typer.Exit(1)
+    found = _verified(target)
+    known = {fault.fault_id for fault in found.accepted}
+    return replace(found, faults=[one for one in found.faults if one.fault_id not in known])
 
 
 @app.command()
+@command()
 def accept(
-    fault_id: Annotated[str, typer.Argument(help="As `gullak verify` names it.", metavar="FAULT")],
-    reason: Reason,
-    data_dir: DataDir = None,
-) -> None:
+    target: Target,
+    fault_id: Annotated[str, Argument(help="As `gullak verify` names it.", metavar="FAULT")],
+    reason: Annotated[str, Option("--reason", help="Why it is accepted: kept with it.")],
+) -> str:
     """Accept a known fault by its name: it stays listed, and is counted no more.
 
-    Nothing else changes. Should the fault grow, that is another fault.
+    Nothing else changes. If the fault grows, it becomes another fault.
     """
     if not reason.strip():
         raise InvalidInputError(FieldProblem("reason", "is empty"))
-    with open_target(data_dir) as target:
-        _balance, _unknown, faults, _accepted = _look(target)
-        named = [fault for fault in faults if fault.fault_id == fault_id]
-        if not named:
-            raise NotFoundError("fault", fault_id)
-        with target.transaction() as conn:
-            accept_fault(conn, named[0], reason.strip())
-    typer.echo(f"{fault_id} accepted: {named[0].invariant}: {named[0].detail}")
+    for fault in _verified(target).faults:
+        if fault.fault_id == fault_id:
+            with target.transaction() as conn:
+                accept_fault(conn, fault, reason.strip())
+            return f"{fault_id} accepted: {fault.invariant}: {fault.detail}"
+    raise NotFoundError("fault", fault_id)
 
 
-Found = tuple[EventBalance | None, str, Sequence[Fault], Sequence[AcceptedFault]]
-
-
-def _look(target: Target) -> Found:
-    """Return the balance of events, or why it is unknown; all faults, each once; those accepted."""
-    balance, unknown = _read(target)
+def _verified(target: Target) -> Verified:
+    """Check everything; accepted faults are among the faults, and each fault is there once."""
+    events, unknown = _events(target)
     with target.snapshot() as conn:
         faults = list(find_faults(conn))
         accepted = accepted_faults(conn)
-    faults += [] if balance is None else balance.faults()
-    return balance, unknown, list(dict.fromkeys(faults)), accepted
+    faults += [] if events is None else events.faults()
+    faults = list(dict.fromkeys(faults))
+    return Verified(faults=faults, accepted=accepted, events=events, unknown=unknown)
 
 
-def _read(target: Target) -> tuple[EventBalance | None, str]:
+def _events(target: Target) -> tuple[EventBalance | None, str | None]:
     """Return the balance of events, or why it is unknown."""
     try:
-        return read_balance(target.snapshot, target.buffer), ""
+        return read_balance(target.snapshot, target.buffer), None
     except RedisError as error:
-        return None, f"Redis does not answer ({type(error).__name__})"
+        return None, redis_is_away(error)
     except ConfigurationError as error:
         return None, error.message
-
-
-def _record(
-    faults: Sequence[Fault],
-    accepted: Sequence[AcceptedFault],
-    balance: EventBalance | None,
-    unknown: str,
-) -> dict[str, object]:
-    events = None if balance is None else {**asdict(balance), "difference": balance.difference}
-    return {
-        "is_sound": not faults and balance is not None,
-        "faults": [{"fault_id": fault.fault_id, **asdict(fault)} for fault in faults],
-        "accepted": list(accepted),
-        "events": events,
-        "events_unknown_because": unknown or None,
-    }
-
-
-def _print_balance(balance: EventBalance | None, unknown: str) -> None:
-    if balance is None:
-        typer.echo(f"events: unknown, because {unknown}")
-        return
-    columns = ("shard#", "life", "in#", "settled#", "buffered#", "lost#", "rewound#")
-    rows = [
-        (
-            s.shard,
-            "now" if s.live else "ended",
-            s.accepted,
-            s.settled,
-            s.buffered,
-            s.lost,
-            s.rewound,
-        )
-        for s in balance.shards
-    ]
-    print_table(columns, rows, "events by shard")
-    names = ("accepted", "posted", "duplicate", "refused", "buffered", "lost", "difference")
-    heads = [f"{'in' if name == 'accepted' else name}#" for name in names]
-    print_table(heads, [[getattr(balance, name) for name in names]], "events")
-
-
-def _print_faults(faults: Sequence[Fault], accepted: Sequence[AcceptedFault]) -> None:
-    if accepted:
-        known = [(f.fault_id, f.accepted_at, f.reason, f.detail) for f in accepted]
-        print_table(("fault_id", "accepted_at", "reason~", "detail~"), known, "accepted")
-    if not faults:
-        typer.echo("ledger: no fault")
-        return
-    rows = [(f.fault_id, f.invariant, f.wallet_id, f.entry_id, f.detail) for f in faults]
-    heads = ("fault_id", "broken invariant~", "wallet_id", "entry_id", "detail~")
-    print_table(heads, rows, "faults")

@@ -5,8 +5,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from metering.errors import ConfigurationError, DataDirInUseError
+
+DEFAULT_DATA_DIR: Final = Path(".gullak")
+# In the data directory: where the API listens, and a key for it.
+API_URL_FILE: Final = "api_url"
+API_KEY_FILE: Final = "api_key"
+# Receivers on the developer's own machine: the port of the API is open to nobody else either.
+STACK_DEFAULTS: Final = {"GULLAK_WEBHOOK_ALLOW_LOOPBACK": "true"}
 
 
 def write_private(path: Path, text: str) -> None:

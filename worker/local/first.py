@@ -10,14 +10,12 @@ from metering.errors import UnauthorizedError
 from metering.ids import BusinessId
 from metering.ledger import statements
 from metering.ledger.wallets import create_business
-from worker.local.files import write_private
+from worker.local.files import API_KEY_FILE, write_private
 from worker.session import Sessions, make_engine
 from worker.settings import Settings
 
 BUSINESS_NAME: Final = "First business"
 KEY_NAME: Final = "gullak up"
-# In the data directory.
-API_KEY_FILE: Final = "api_key"
 
 
 def first_key(data_dir: Path, config: Settings) -> str:

@@ -22,7 +22,13 @@ from metering.errors import ConfigurationError
 from worker.alive import is_alive
 from worker.context import check_buffer
 from worker.health import answers_ready, postgres_answers, redis_answers
-from worker.local.files import lock_data_dir, write_private
+from worker.local.files import (
+    API_URL_FILE,
+    DEFAULT_DATA_DIR,
+    STACK_DEFAULTS,
+    lock_data_dir,
+    write_private,
+)
 from worker.local.first import first_key
 from worker.local.in_use import kept_key, write_in_use
 from worker.local.port import HOST, free_port
@@ -31,18 +37,13 @@ from worker.log import setup_logging
 from worker.migrate import migrate_database
 from worker.settings import Settings, environment, settings_from
 
-DEFAULT_DATA_DIR: Final = Path(".gullak")
 DEFAULT_PORT: Final = 8080
-# In the data directory: where the API listens.
-API_URL_FILE: Final = "api_url"
 CONCURRENCY: Final = 2
 WORKERS_MAX: Final = 16
 # Webhooks have workers of their own: a slow receiver must not hold up debits.
 WORKER_QUEUES: Final = "sweep,debit,low_credit,purchase,ledger"
 # On one machine one worker waits for others' servers; docker-compose.yml has one for each of both.
 WEBHOOK_QUEUES: Final = "webhook,charge"
-# Receivers on the developer's own machine: the port of the API is open to nobody else either.
-STACK_DEFAULTS: Final = {"GULLAK_WEBHOOK_ALLOW_LOOPBACK": "true"}
 # Celery advises against root at every start, on eight lines; who runs as root knows.
 _QUIET_AS_ROOT: Final = {"PYTHONWARNINGS": "ignore:You're running the worker with superuser"}
 

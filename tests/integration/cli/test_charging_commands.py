@@ -7,8 +7,7 @@ import pytest
 from support.checkout_driver import AT_ONCE, Till, unavailable
 from support.command import Gullak
 from support.tenant import Shop
-from worker.cli import charge as charge_command
-from worker.cli import checkout as checkout_command
+from worker import charging
 from worker.settings import Settings
 
 
@@ -31,8 +30,7 @@ def gullak(
     till: Till,
 ) -> Gullak:
     """Commands that charge through the provider of the test, which is in this process."""
-    for module in (checkout_command, charge_command):
-        monkeypatch.setattr(module, "open_gateway", till.provider)
+    monkeypatch.setattr(charging, "open_gateway", till.provider)
     return Gullak.on(config, monkeypatch, capsys)
 
 

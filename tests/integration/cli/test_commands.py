@@ -107,6 +107,7 @@ def test_the_business_is_needed_once_there_are_two(gullak: Gullak) -> None:
         "gullak: business: there are 2: name one with --business\n",
     )
     assert (named.code, named.out) == (0, "none\n")
+    assert gullak("--business", one, "--json", "meter", "list").json == []
     assert [row["name"] for row in gullak("business", "list", "--json").json] == ["One", "Two"]
 
 

@@ -17,8 +17,8 @@ from metering.clock import to_wire
 from metering.errors import BufferFullError
 from support.command import Gullak
 from support.tenant import Shop
-from worker.cli.import_progress import Progress
-from worker.cli.usage_file import LINE_BYTES_MAX
+from worker.cli.importing.progress import Progress
+from worker.cli.importing.usage_file import LINE_BYTES_MAX
 from worker.settings import Settings
 
 NOW = to_wire(datetime.now(UTC))

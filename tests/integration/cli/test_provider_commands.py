@@ -195,12 +195,12 @@ def test_the_path_of_its_webhooks_is_told(gullak: Gullak, own: str, secret_file:
     ],
 )
 def test_what_cannot_be_connected_is_refused_without_its_secret(
-    gullak: Gullak, tmp_path: Path, arguments: str, text: str | None, said: str
+    gullak: Gullak, own: str, tmp_path: Path, *, arguments: str, text: str | None, said: str
 ) -> None:
     (tmp_path / "secret").write_text(text or "")
     options = [] if text is None else [f"--webhook-secret-file={tmp_path / 'secret'}"]
 
-    result = gullak("providers", "connect", "--name=Main", *arguments.split(), *options)
+    result = gullak("providers", "connect", "--name=Main", own, *arguments.split(), *options)
 
     assert result.code == 1
     assert said in result.err

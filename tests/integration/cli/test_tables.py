@@ -9,17 +9,13 @@ import subprocess
 import sys
 import termios
 from collections.abc import Mapping
-from typing import Any
 
 import pytest
-import typer
 
 from support.checkout_driver import Till
-from support.command import Gullak
+from support.command import Gullak, commands
 from support.tenant import Shop, event
-from worker.cli import charge as charge_command
-from worker.cli import checkout as checkout_command
-from worker.cli.main import app
+from worker import charging
 from worker.cli.show import print_table
 from worker.settings import Settings
 
@@ -72,8 +68,7 @@ def gullak(
     till: Till,
 ) -> Gullak:
     """Commands that charge through the provider of the test, which is in this process."""
-    for module in (checkout_command, charge_command):
-        monkeypatch.setattr(module, "open_gateway", till.provider)
+    monkeypatch.setattr(charging, "open_gateway", till.provider)
     return Gullak.on(config, monkeypatch, capsys)
 
 
@@ -108,20 +103,7 @@ def fill(gullak: Gullak, till: Till) -> None:
     )
 
 
-def parameters(group: typer.Typer) -> dict[tuple[str, ...], set[str]]:
-    """The names of the parameters of every command."""
-    found: dict[tuple[str, ...], set[str]] = {}
-
-    def walk(command: Any, *path: str) -> None:
-        for name, child in getattr(command, "commands", {}).items():
-            walk(child, *path, name)
-        found[path] = {parameter.name for parameter in command.params}
-
-    walk(typer.main.get_command(group))
-    return found
-
-
-PARAMETERS = parameters(app)
+PARAMETERS = {path: {each.name for each in command.params} for path, command in commands()}
 
 
 def path_of(command: tuple[str, ...]) -> tuple[str, ...]:

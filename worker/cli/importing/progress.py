@@ -1,7 +1,7 @@
 """How far an import has come: kept beside the file, so that a killed import goes on."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, Final, Self
@@ -15,11 +15,12 @@ HEAD_BYTES_MAX: Final = 1 << 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """What has been acknowledged: `offset` bytes and `lines` of the file, ended at a line.
+    """The part that was acknowledged: `offset` bytes and `lines` of the file, to a line's end.
 
-    `head_bytes` and `head_sha256` tell whether the file is still the same; one that has only grown
-    is. `refused_bytes`: length of the refusals file at that moment. `too_old`: how many were
-    refused for their age. `options`: those that decide what is sent.
+    head_bytes, head_sha256   the head of the file: the same file may grow, but not change
+    refused_bytes             length of the refusals file at that moment
+    too_old                   how many events were refused for their age
+    options                   those that decide what is sent
     """
 
     business_id: BusinessId
@@ -49,30 +50,16 @@ class Progress:
             options=options,
         )
 
-    def moved(
-        self, *, offset: int, lines: int, sent: int, refused: int, refused_bytes: int, too_old: int
-    ) -> Self:
-        """Return the progress after one more request; counts of events are added."""
-        return replace(
-            self,
-            offset=offset,
-            lines=lines,
-            sent=self.sent + sent,
-            refused=self.refused + refused,
-            refused_bytes=refused_bytes,
-            too_old=self.too_old + too_old,
-        )
-
     def save(self, path: Path) -> None:
         """Replace the file in one step."""
         write_private(path, json.dumps(asdict(self)))
 
 
 def load_progress(path: Path) -> Progress | None:
-    """Return what was saved; None if nothing was.
+    """Return the saved progress. Returns None if there is none.
 
     Raises:
-        ConfigurationError: the file is not a progress.
+        ConfigurationError: the file is damaged.
 
     """
     try:
@@ -85,24 +72,17 @@ def load_progress(path: Path) -> Progress | None:
         ) from None
 
 
-def check_same(
-    progress: Progress, file: BinaryIO, path: Path, business_id: BusinessId, refused_file: Path
-) -> None:
-    """Refuse to go on with another file, business or refusals file.
-
-    Raises:
-        InvalidInputError: naming what differs.
-
-    """
-    head = file.read(progress.head_bytes)
-    file.seek(0)
-    if sha256(head).hexdigest() != progress.head_sha256 or file.seek(0, 2) < progress.offset:
+def check_same(saved: Progress, now: Progress, file: BinaryIO, path: Path) -> None:
+    """Raise InvalidInputError if the file, the business or the refusals file is another one."""
+    head = file.read(saved.head_bytes)
+    if sha256(head).hexdigest() != saved.head_sha256 or file.seek(0, 2) < saved.offset:
         reason = f"is not the one that {path} is about: remove that to begin anew"
         raise InvalidInputError(FieldProblem("file", reason))
     file.seek(0)
-    if progress.business_id != business_id:
-        reason = f"was {progress.business_id} when the import began"
-        raise InvalidInputError(FieldProblem("business", reason))
-    if progress.refused_file != str(refused_file):
-        reason = f"was {progress.refused_file} when the import began"
-        raise InvalidInputError(FieldProblem("refused", reason))
+    for name, before, given in (
+        ("business", saved.business_id, now.business_id),
+        ("refused", saved.refused_file, now.refused_file),
+    ):
+        if before != given:
+            reason = f"was {before} when the import began"
+            raise InvalidInputError(FieldProblem(name, reason))

@@ -1,8 +1,7 @@
 """The import itself: lines to requests, refusals to their file, progress after each request."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import sleep
 from typing import BinaryIO, Final
@@ -13,22 +12,17 @@ from metering.accept.event import AcceptLimits
 from metering.accept.record import UsageSink, record_usage
 from metering.accept.summed import Quantities
 from metering.accept.validate import TOO_OLD, check_event
-from metering.errors import (
-    BufferFullError,
-    BufferUnavailableError,
-    FieldProblem,
-    InvalidInputError,
-)
-from worker.cli.import_progress import Progress
-from worker.cli.usage_file import Fields, Line, Parse, read_lines
+from metering.errors import BufferFullError, BufferUnavailableError, FieldProblem, InvalidInputError
+from worker.cli.importing.progress import Progress
+from worker.cli.importing.usage_file import Fields, Line, Parse, read_lines
 
-# A Redis that restarts is back within this many seconds; one that is away longer is said.
+# A Redis that restarts is back within this many seconds; after that the import stops.
 UNAVAILABLE_TRIES_MAX: Final = 20
-# Bounds memory where lines are long; 1,000 usual events are a twentieth of it.
+# Bounds memory if lines are long; 1,000 usual events are a twentieth of it.
 PAGE_BYTES_MAX: Final = 8 << 20
 SHOWN_CHARS_MAX: Final = 1000  # of a line that is too long
 
-
+# An event, the reasons to refuse the line, or None if it is blank.
 Parsed = Fields | tuple[FieldProblem, ...] | None
 
 
@@ -44,9 +38,9 @@ class Page:
     refused: list[tuple[Line, Sequence[FieldProblem]]] = field(default_factory=list)
 
     def has_room(self, parsed: Parsed, events_max: int) -> bool:
-        """Tell whether one more line fits: a request may not hold an event id twice.
+        """Whether one more line fits: a request may not hold an event id twice.
 
-        What a repetition is, the ledger judges: it knows a duplicate from a conflict.
+        The ledger judges a repeated id: it knows a duplicate from a conflict.
         """
         if self.end - self.start >= PAGE_BYTES_MAX or len(self.refused) >= events_max:
             return False
@@ -64,7 +58,7 @@ class Page:
             self.refused.append((line, parsed))
 
 
-def pages(lines: Iterator[Line], parse: Parse, events_max: int, start: int) -> Iterator[Page]:
+def _pages(lines: Iterator[Line], parse: Parse, events_max: int, start: int) -> Iterator[Page]:
     """Gather the lines that follow offset `start` into pages of up to `events_max` events."""
     page = Page(start)
     for line in lines:
@@ -87,59 +81,63 @@ def _parsed(line: Line, parse: Parse) -> Parsed:
 
 
 def _id_of(fields: Fields) -> object:
-    """Return an event id that can stand in a set; one that is no text is refused later."""
+    """Return an event id that a set can hold; one that is no text is refused later."""
     event_id = fields["event_id"]
     return event_id if isinstance(event_id, str) else repr(event_id)
 
 
 @dataclass(slots=True)
 class Import:
-    """An import under way. `waiting` is told in seconds when the buffer asks for patience."""
+    """An import under way. `on_wait` gets the seconds for which the buffer has no room."""
 
     buffer: UsageSink
     limits: AcceptLimits
     quantities: Quantities
     progress: Progress
     progress_path: Path
-    refusals: BinaryIO
-    waiting: Callable[[int], None] = lambda _seconds: None
+    on_wait: Callable[[int], None] = lambda _seconds: None
 
-    def run(self, file: BinaryIO, parse: Parse) -> Iterator[Progress]:
-        """Send everything from where the progress stands; yield it after each request.
+    def run(self, file: BinaryIO, parse: Parse, refusals: BinaryIO) -> Iterator[Progress]:
+        """Send the rest of the file; yield the progress after each request.
+
+        Refusals are written before the progress: after a kill in between they are written again.
 
         Raises:
-            BufferUnavailableError: Redis stays away; what was acknowledged is saved.
+            BufferUnavailableError: Redis stays away; the acknowledged part is saved.
 
         """
         file.seek(self.progress.offset)
         lines = read_lines(file, number=self.progress.lines)
-        for page in pages(lines, parse, self.limits.request_events_max, self.progress.offset):
-            sent = self._send(page)
-            self._keep_refusals(page)
-            self.progress = self.progress.moved(
+        for page in _pages(lines, parse, self.limits.request_events_max, self.progress.offset):
+            self._send(page)
+            refused = sorted(page.refused, key=lambda refusal: refusal[0].number)
+            refusals.writelines(_refusal(line, problems) for line, problems in refused)
+            refusals.flush()
+            before = self.progress
+            self.progress = replace(
+                before,
                 offset=page.end,
                 lines=page.lines,
-                sent=sent,
-                refused=len(page.refused),
-                refused_bytes=self.refusals.tell(),
-                too_old=sum(map(_is_too_old, page.refused)),
+                sent=before.sent + len(page.events),
+                refused=before.refused + len(page.refused),
+                refused_bytes=refusals.tell(),
+                too_old=before.too_old + sum(map(_is_too_old, page.refused)),
             )
             self.progress.save(self.progress_path)
             yield self.progress
 
-    def _send(self, page: Page) -> int:
-        """Send the page's events; what the edge refuses moves to its refusals."""
+    def _send(self, page: Page) -> None:
+        """Send the events of a page; those that are refused move to its refusals."""
         while page.events:
             try:
                 self._record([fields for _, fields in page.events])
             except InvalidInputError:
                 self._sort_out(page)
             else:
-                break
-        return len(page.events)
+                return
 
     def _sort_out(self, page: Page) -> None:
-        """Find the events at fault one by one: only a page that was refused pays for that."""
+        """Find the bad events one by one: only a page that was refused pays for that."""
         summed = self.quantities.summed(self.progress.business_id)
         good = []
         for line, fields in page.events:
@@ -152,36 +150,21 @@ class Import:
         page.events[:] = good
 
     def _record(self, events: Sequence[Fields]) -> None:
-        """Send one request, again for as long as the buffer is full, a while if it is away."""
-        tries = 0
+        """Send one request, again while the buffer is full, and for a while if Redis is away."""
+        business_id, tries = self.progress.business_id, 0
         while True:
             try:
                 record_usage(
-                    self.buffer,
-                    self.progress.business_id,
-                    events,
-                    limits=self.limits,
-                    quantities=self.quantities,
+                    self.buffer, business_id, events, limits=self.limits, quantities=self.quantities
                 )
-            except BufferFullError as error:
-                self._wait(error.retry_after_s)
-            except BufferUnavailableError as error:
-                tries += 1
+            except (BufferFullError, BufferUnavailableError) as error:
+                tries += isinstance(error, BufferUnavailableError)
                 if tries >= UNAVAILABLE_TRIES_MAX:
                     raise
-                self._wait(error.retry_after_s)
+                self.on_wait(error.retry_after_s)
+                sleep(error.retry_after_s)
             else:
                 return
-
-    def _wait(self, seconds: int) -> None:
-        self.waiting(seconds)
-        sleep(seconds)
-
-    def _keep_refusals(self, page: Page) -> None:
-        """Write refusals before the progress: killed in between, they are cut off and rewritten."""
-        for line, problems in sorted(page.refused, key=lambda refusal: refusal[0].number):
-            self.refusals.write(_refusal(line, problems))
-        self.refusals.flush()
 
 
 def _is_too_old(refused: tuple[Line, Sequence[FieldProblem]]) -> bool:
@@ -190,12 +173,11 @@ def _is_too_old(refused: tuple[Line, Sequence[FieldProblem]]) -> bool:
 
 def _refusal(line: Line, problems: Sequence[FieldProblem]) -> bytes:
     first, *others = problems
-    reason = "; ".join(chain([first.reason], (f"{p.field}: {p.reason}" for p in others)))
     text = line.content.decode(errors="backslashreplace")
     record = {
         "line": line.number,
         "field": first.field,
-        "reason": reason,
+        "reason": "; ".join((first.reason, *(f"{p.field}: {p.reason}" for p in others))),
         "input": text[:SHOWN_CHARS_MAX] if line.is_too_long else text,
     }
     return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)

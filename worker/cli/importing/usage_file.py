@@ -1,6 +1,6 @@
-"""Usage events out of a file, a line at a time: bounded in memory, resumable at any line.
+"""Usage events of a file, a line at a time: bounded in memory, resumable at any line.
 
-A line is the unit of both formats: it can be counted, refused and found again by its offset. So a
+Both formats have one event per line, which can be counted, refused and found by its offset. So a
 CSV cell holds no line break; without that rule one stray quote would swallow the lines after it.
 """
 
@@ -30,7 +30,7 @@ _FRACTION: Final = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the file; `end` is the offset after it. `content` is cut where it is too long."""
+    """A line of the file; `end` is the offset after it. A `content` that is too long is cut."""
 
     number: int
     end: int
@@ -53,7 +53,7 @@ def read_lines(file: BinaryIO, *, number: int = 0) -> Iterator[Line]:
 
 
 def _skip_line(file: BinaryIO) -> int:
-    """Read on to the end of the line; return how many bytes that was."""
+    """Read to the end of the line; return the number of bytes."""
     skipped = 0
     while part := file.readline(LINE_BYTES_MAX):
         skipped += len(part)
@@ -66,12 +66,7 @@ Parse = Callable[[Line], Fields]
 
 
 def parse_ndjson(line: Line) -> Fields:
-    """Return the event of a line.
-
-    Raises:
-        InvalidInputError: it is not a JSON object, or cannot be told from itself when sent again.
-
-    """
+    """Return the event of a line. Raises InvalidInputError if it is no event that can be sent."""
     _check_length(line)
     try:
         fields = orjson.loads(line.content)
@@ -83,12 +78,9 @@ def parse_ndjson(line: Line) -> Fields:
 
 
 def csv_parser(header: Line, columns: Mapping[str, str]) -> Parse:
-    """Return the parser of the lines below this header.
+    """Return the parser of the lines below this header; `columns`: field -> name of its column.
 
-    columns  field of the event -> name of its column, where that differs
-
-    Every other column is metadata: a number where it is written as one is, else a text. An empty
-    cell is left out.
+    All other columns are metadata. An empty cell is left out.
 
     Raises:
         InvalidInputError: a column is missing, has no name, or is there twice.
@@ -129,7 +121,7 @@ def _cells(line: Line) -> list[str]:
 
 
 def _value(cell: str) -> str | int | float:
-    """Return a cell as a number if that number is written just so, else as the text that it is.
+    """Return a number if it would be written exactly as the cell is, else the text.
 
     An id that looks like a number must not become another id. A meter sums numbers in texts too.
     """
@@ -147,7 +139,7 @@ def _check_length(line: Line) -> None:
 
 
 def _checked(fields: Fields) -> Fields:
-    """Refuse an event that a resumed import could not send as the same event again."""
+    """Refuse an event without id or time: a resumed import would send it as another event."""
     for field in ("event_id", "timestamp"):
         if fields.get(field) is None:
             raise _refused(field, "is missing; an import needs it, to send a line twice safely")

@@ -1,0 +1,122 @@
+"""`gullak explain`: an entry with its lots and its events: how much of what, at which price."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import typer
+
+from metering.ids import EntryId
+from metering.ledger.entry import Entry
+from metering.ledger.history import get_entry
+from metering.ledger.lots.listing import Allocations, allocations_of
+from metering.usage.entry_usage import ExplainedEvent, explain_events, sharing
+from worker.cli.command import Tenant, command
+from worker.cli.options import EntryArgument, Limit
+from worker.cli.page import Minor, Page, View
+from worker.cli.show import print_table
+
+_ENTRY: Final = (
+    "customer_id",
+    ("what", lambda entry: f"{entry.kind} {'credit' if entry.is_credit else 'debit'}"),
+    ("amount", Minor("amount_minor")),
+    ("balance before", Minor("before_minor")),
+    ("balance after", Minor("after_minor")),
+    *("reason", "reference", ("idempotency key", "idempotency_key"), ("batch", "batch_id")),
+    ("events", lambda entry: entry.event_count or None),
+    *(("exact cost (minor)", "exact_cost"), "version", "created_at"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """An entry, its lots, and up to a limit of its events.
+
+    `shared_with`: other entries made of the same events. An entry that is no debit for usage has
+    no events.
+    """
+
+    entry: Entry
+    lots: Allocations
+    events: Sequence[ExplainedEvent]
+    shared_with: Sequence[EntryId]
+
+    def as_json(self) -> dict[str, object]:
+        """Return the fields of the entry, and the rest beside them."""
+        return {
+            **self.entry._asdict(),
+            "lots": self.lots.items,
+            "unpaid_minor": self.lots.unpaid_minor,
+            "shared_with": self.shared_with,
+            "usage": [_usage(explained) for explained in self.events],
+        }
+
+    def remarks(self) -> Iterator[str]:
+        """Yield what a reader has to know about the events."""
+        if not self.events and self.entry.event_count:
+            yield "the rows of its events are older than the retention"
+        elif len(self.events) < self.entry.event_count and not self.shared_with:
+            yield f"these are the newest {len(self.events)}; --limit shows more"
+        if self.shared_with:
+            others = ", ".join(self.shared_with)
+            yield f"its batch was split: these events are also those of {others}"
+        if not all(explained.adds_up for explained in self.events):
+            yield (
+                "a meter or a price has changed since: quantities and prices are those of today,"
+                " the cost of an event is what was charged"
+            )
+
+
+def _usage(explained: ExplainedEvent) -> dict[str, object]:
+    event = explained.event
+    names = ("event_id", "event_name", "event_at", "cost_minor")
+    lines = [
+        {
+            "meter_id": line.meter_id,
+            "meter_name": line.meter_name,
+            "unit": line.unit,
+            "quantity": line.quantity,
+            "unit_price_minor": line.unit_price,
+            "cost_minor": line.cost,
+        }
+        for line in explained.lines
+    ]
+    own = {name: getattr(event, name) for name in names}
+    return {**own, "adds_up": explained.adds_up, "lines": lines}
+
+
+def _rows(explained: ExplainedEvent) -> Iterator[tuple[object, ...]]:
+    """Yield a row per line, or one for the whole event if its lines do not add up to its cost."""
+    event = explained.event
+    if not explained.adds_up or not explained.lines:
+        when = (event.event_at, event.event_name, None, None)
+        yield (event.event_id, None, None, None, event.cost_minor, *when)
+        return
+    for line in explained.lines:
+        about = (event.event_at, event.event_name, line.unit, line.meter_id)
+        yield (event.event_id, line.meter_name, line.quantity, line.unit_price, line.cost, *about)
+
+
+def _print(found: Explained, view: View) -> None:
+    entry = found.entry
+    view.record(_ENTRY, entry, entry.entry_id)
+    lots: list[tuple[str, str, int]] = [*found.lots.items]
+    if found.lots.unpaid_minor:
+        lots.append(("none yet", "debt", found.lots.unpaid_minor))
+    rows = [(lot, source, view.money(minor, entry.currency)) for lot, source, minor in lots]
+    print_table(("lot_id", "source", "amount#"), rows, "lots")
+    if entry.kind != "usage":
+        return
+    columns = ("event_id", "meter", "quantity#", "unit price#", "cost (minor)#", "at")
+    events = [row for explained in found.events for row in _rows(explained)]
+    print_table((*columns, "event name", "unit", "meter_id"), events, "events", wide=view.wide)
+    for remark in found.remarks():
+        typer.echo(remark)
+
+
+@command(Page(_print, has_wide=True))
+def explain(tenant: Tenant, entry: EntryArgument, limit: Limit = 20) -> Explained:
+    """Explain an entry: its reason, its events and its lots."""
+    conn, found = tenant.conn, tenant.run(get_entry, entry)
+    events = explain_events(conn, found, page=limit)
+    return Explained(found, allocations_of(conn, found), events, sharing(conn, found))

@@ -1,0 +1,1 @@
+"""`gullak import`: usage events from a file."""

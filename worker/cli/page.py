@@ -1,0 +1,115 @@
+"""How a command prints its result: columns over attributes, records, ids and sentences.
+
+A column is the name of an attribute, or a head with what stands below it: an attribute (with dots:
+one of a part), an amount (`Minor`), or a function of the record.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import typer
+
+from worker.cli.show import SHORT, money, print_record, print_table
+
+
+class Minor(NamedTuple):
+    """An amount in minor units, in the currency beside it: `1230 (12.30 USD)`."""
+
+    path: str
+
+
+Column = str | tuple[str, str | Minor | Callable[[Any], object]]
+
+
+class Said(NamedTuple):
+    """A result that is a sentence to people, and a record to programs."""
+
+    record: Any
+    text: str
+
+    def as_json(self) -> Any:
+        """Return the record."""
+        return self.record
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How the user wants to see a result. `limit`: of `--limit`; 0 where there is none."""
+
+    currencies: Mapping[str, int]
+    wide: bool
+    limit: int
+
+    def row(self, columns: Sequence[Column], record: object) -> list[object]:
+        """Return the cells of a record."""
+        return [self._cell(column, record) for column in columns]
+
+    def _cell(self, column: Column, record: object) -> object:
+        source = column.rstrip("#~") if isinstance(column, str) else column[1]
+        if isinstance(source, Minor):
+            owner, _, _name = source.path.rpartition(".")
+            currency = _at(record, f"{owner}.currency" if owner else "currency")
+            return self.money(_at(record, source.path), currency)
+        return _at(record, source) if isinstance(source, str) else source(record)
+
+    def money(self, amount_minor: int, currency: str) -> str:
+        """Return an amount in both units: `1230 (12.30 USD)`."""
+        return money(amount_minor, currency, self.currencies)
+
+    def table(
+        self, columns: Sequence[Column], records: Sequence[object], title: str = "", **how: bool
+    ) -> None:
+        """Print a line for each record."""
+        rows = [self.row(columns, record) for record in records]
+        print_table([*map(_head, columns)], rows, title, **how)
+
+    def record(self, columns: Sequence[Column], record: object, title: str = "") -> None:
+        """Print a line for each column."""
+        names = (_head(column).rstrip("#~") for column in columns)
+        print_record(dict(zip(names, self.row(columns, record), strict=True)), title)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What prints a result on a terminal; `has_wide`: it shows more with `--wide`."""
+
+    print: Callable[[Any, View], None]
+    has_wide: bool = False
+
+
+SENTENCE: Final = Page(lambda said, _view: typer.echo(said.text))
+
+
+def table(*columns: Column, title: str = "", more: str = "", is_short: bool = True) -> Page:
+    """Return a page of a line for each record; `more` is said if there may be more of them.
+
+    It shows six columns, and all with `--wide`, or always if it is not `is_short`.
+    """
+
+    def show(records: Sequence[object], view: View) -> None:
+        view.table(columns, records, title, wide=view.wide or not is_short)
+        if more and len(records) == view.limit:
+            typer.echo(more.format(limit=view.limit, last=records[-1]))
+
+    return Page(show, has_wide=is_short and len(columns) > SHORT)
+
+
+def record(*columns: Column) -> Page:
+    """Return a page of a line for each column."""
+    return Page(lambda found, view: view.record(columns, found))
+
+
+def field(path: str) -> Page:
+    """Return a page of nothing but a field: the id of what was made, for a script."""
+    return Page(lambda found, _view: typer.echo(_at(found, path)))
+
+
+def _head(column: Column) -> str:
+    return column if isinstance(column, str) else column[0]
+
+
+def _at(record: Any, path: str) -> Any:
+    for name in path.split("."):
+        record = record[name] if isinstance(record, Mapping) else getattr(record, name)
+    return record
