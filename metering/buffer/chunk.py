@@ -159,9 +159,3 @@ def parse_line(line: str) -> BufferedEvent:
     except ValueError as error:
         raise MalformedChunkError(str(error)) from error
     return BufferedEvent(event_id, customer_id, event_name, event_at, metadata, flag == "g")
-
-
-def decode_chunk(payload: bytes) -> list[BufferedEvent]:
-    """Return the events of a chunk. Raises: MalformedChunkError if it is no chunk."""
-    count = payload.count(b"\n") + 1 if payload else 0
-    return [parse_line(line) for line in chunk_lines(payload, count)]

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from metering.buffer.chunk import CHUNK_VERSION, BufferedEvent, decode_chunk, encode_chunk
+from metering.buffer.chunk import (
+    CHUNK_VERSION,
+    BufferedEvent,
+    chunk_lines,
+    encode_chunk,
+    parse_line,
+)
 from metering.buffer.durability import Durability
 from metering.buffer.keys import Shard
 from metering.buffer.shard import shard_of
@@ -20,6 +26,12 @@ HIGH_WATER_BYTES = 1 << 20
 CUSTOMERS = {
     shard_of(BUSINESS, customer, SHARDS): customer for customer in (f"cus_{n}" for n in range(64))
 }
+
+
+def decode_chunk(payload: bytes) -> list[BufferedEvent]:
+    """Return the events of a chunk."""
+    count = payload.count(b"\n") + 1 if payload else 0
+    return [parse_line(line) for line in chunk_lines(payload, count)]
 
 
 def events_of(shard: int, *ids: str) -> list[BufferedEvent]:

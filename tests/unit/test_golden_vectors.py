@@ -12,7 +12,6 @@ import pytest
 from metering.buffer.chunk import (
     CHUNK_VERSION,
     BufferedEvent,
-    decode_chunk,
     encode_chunk,
     event_key,
 )
@@ -23,6 +22,7 @@ from metering.ids import BatchId, BusinessId, Currency, CustomerId, EntryId, Wal
 from metering.ledger import manual
 from metering.ledger.entry import Entry, chain_digest
 from metering.ledger.manual import ManualEntry, digest_of
+from support.buffer_probe import decode_chunk
 
 BUSINESS = BusinessId("bus_1")
 AT = "2026-01-31T09:30:00.000000Z"

@@ -16,10 +16,11 @@ from pydantic import ValidationError
 
 from metering.accept import AcceptLimits, UsageEvent, record_usage
 from metering.accept.validate import PROBLEMS_MAX, check_event, check_events
-from metering.buffer.chunk import BufferedEvent, decode_chunk, encode_chunk
+from metering.buffer.chunk import BufferedEvent, encode_chunk
 from metering.errors import FieldProblem, InvalidInputError
 from metering.ids import BusinessId
 from metering.money import QUANTITY_MAX
+from support.buffer_probe import decode_chunk
 
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 LIMITS = AcceptLimits()

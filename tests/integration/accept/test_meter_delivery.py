@@ -15,10 +15,10 @@ import pytest
 from redis import Redis
 
 from metering.accept import Meter, publish_quantities
-from metering.buffer.chunk import decode_chunk
 from metering.buffer.keys import QUANTITIES
 from metering.errors import InvalidInputError
 from metering.ids import BusinessId
+from support.buffer_probe import decode_chunk
 from support.own_redis import OwnRedis, running_redis
 
 ROOT = Path(__file__).parents[3]

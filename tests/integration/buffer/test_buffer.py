@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from metering.buffer.chunk import BufferedEvent, decode_chunk
+from metering.buffer.chunk import BufferedEvent
 from metering.buffer.keys import BACKLOG, PULSE, Shard, attempts_key, counters_key, stream_key
 from metering.buffer.shard import shard_of
 from metering.buffer.stream import Backlog, UsageBuffer
@@ -13,7 +13,15 @@ from metering.errors import (
     BufferFullError,
     ShardMismatchError,
 )
-from support.buffer_probe import BUSINESS, SHARDS, events_of, keyspace, open_buffer, size_of
+from support.buffer_probe import (
+    BUSINESS,
+    SHARDS,
+    decode_chunk,
+    events_of,
+    keyspace,
+    open_buffer,
+    size_of,
+)
 
 
 @pytest.fixture
