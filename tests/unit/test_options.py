@@ -1,4 +1,4 @@
-"""What the command line says of amounts, prices and times that it cannot take, and its version."""
+"""Errors for amounts, prices and times that are refused; the version."""
 
 import sys
 from importlib.metadata import version
@@ -26,16 +26,16 @@ def of_kind(metavar: str) -> list[tuple[str, ...]]:
 def refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str
 ) -> str:
-    """Run a command that is refused; return the line that it says."""
+    """Run a command that is refused; return its error."""
     monkeypatch.setattr(sys, "argv", ["gullak", *words])
     with pytest.raises(SystemExit) as ended:
         main()
-    said = capsys.readouterr()
-    assert (ended.value.code, said.out, said.err.count("\n")) == (1, "", 1)
-    return said.err
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.out, printed.err.count("\n")) == (1, "", 1)
+    return printed.err
 
 
-def test_every_whole_number_is_money_or_known_to_be_none() -> None:
+def test_every_whole_number_is_money_or_in_the_list_of_counts() -> None:
     numbers = {
         option.name
         for _, option in OPTIONS
@@ -56,17 +56,17 @@ def test_every_whole_number_is_money_or_known_to_be_none() -> None:
         ("1_000", "5.50 USD is 550"),
     ],
 )
-def test_an_amount_with_a_point_is_refused_by_the_unit_that_it_should_have(
+def test_an_amount_with_a_decimal_point_is_refused_with_an_example(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     option: tuple[str, ...],
     text: str,
     example: str,
 ) -> None:
-    said = refused(capsys, monkeypatch, *option[:-1], f"{option[-1]}={text}")
+    error = refused(capsys, monkeypatch, *option[:-1], f"{option[-1]}={text}")
 
     name = option[-1].lstrip("-").replace("-", "_")
-    assert said == (
+    assert error == (
         f"gullak: {name}: {text!r} is not a whole number of minor units (cents, paise), which have"
         f" no decimal point: {example}\n"
     )
@@ -75,9 +75,9 @@ def test_an_amount_with_a_point_is_refused_by_the_unit_that_it_should_have(
 def test_an_amount_that_no_wallet_could_hold_is_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = refused(capsys, monkeypatch, "rule", "set", f"--threshold={2**63}")
+    error = refused(capsys, monkeypatch, "rule", "set", f"--threshold={2**63}")
 
-    assert said == f"gullak: threshold: '{2**63}' is beyond {2**63 - 1}\n"
+    assert error == f"gullak: threshold: '{2**63}' is beyond {2**63 - 1}\n"
 
 
 @pytest.mark.parametrize("text", ["0,03", ".5", "3 cents", "-1", "1e-3", "123456", "0." + "1" * 13])
@@ -86,9 +86,9 @@ def test_a_price_names_its_unit_and_the_decimal_point(
 ) -> None:
     assert of_kind("DECIMAL") == [("price", "create", "--per-unit")]
 
-    said = refused(capsys, monkeypatch, "price", "create", f"--per-unit={text}")
+    error = refused(capsys, monkeypatch, "price", "create", f"--per-unit={text}")
 
-    assert said == (
+    assert error == (
         f"gullak: per_unit: {text!r} is not a price in minor units (cents, paise) with a decimal"
         " point, such as 0.03: up to 5 digits before it, 12 after it\n"
     )
@@ -102,14 +102,14 @@ def test_a_time_needs_a_zone(
     option: tuple[str, ...],
     text: str,
 ) -> None:
-    said = refused(capsys, monkeypatch, *option[:-1], f"{option[-1]}={text}")
+    error = refused(capsys, monkeypatch, *option[:-1], f"{option[-1]}={text}")
 
     name = option[-1].lstrip("-").replace("-", "_")
     wanted = "is not RFC 3339 with a time zone, such as 2026-01-31T09:30:00Z"
-    assert said == f"gullak: {name}: {text!r} {wanted}\n"
+    assert error == f"gullak: {name}: {text!r} {wanted}\n"
 
 
-def test_all_that_takes_a_time_says_so() -> None:
+def test_every_option_that_takes_a_time_is_here() -> None:
     assert sorted(of_kind("TIME")) == [
         ("credit", "--expires-at"),
         ("price", "create", "--from"),
@@ -136,7 +136,7 @@ def test_a_setting_that_is_no_json_is_one_line(
     monkeypatch.setenv("DATABASE_URL", "postgresql://u@127.0.0.1:1/shop")
     monkeypatch.setenv("GULLAK_CURRENCIES", "EUR:2")
 
-    said = refused(capsys, monkeypatch, "business", "list")
+    error = refused(capsys, monkeypatch, "business", "list")
 
-    assert "currencies" in said
-    assert "it is not JSON" in said
+    assert "currencies" in error
+    assert "it is not JSON" in error

@@ -15,13 +15,6 @@ from worker.settings import Settings
 
 
 @pytest.fixture
-def gullak(
-    config: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Gullak:
-    return Gullak.on(config, monkeypatch, capsys)
-
-
-@pytest.fixture
 def account(gullak: Gullak) -> tuple[str, str, str]:
     """The options that name a customer's wallet of the only business: `-c ID --currency USD`."""
     gullak.made("business", "create", "Acme")
@@ -41,9 +34,9 @@ def test_a_new_customer_has_a_wallet_at_zero_in_every_currency(
 
 
 def test_an_amount_is_shown_in_both_units(gullak: Gullak, account: tuple[str, str, str]) -> None:
-    said = gullak("credit", *account, "--amount", "1230", "--reason", "gift").out
+    printed = gullak("credit", *account, "--amount", "1230", "--reason", "gift").out
 
-    assert "1230 (12.30 USD)" in said
+    assert "1230 (12.30 USD)" in printed
     assert "1230 (12.30 USD)" in gullak("balance", account[2]).out
 
 
@@ -59,7 +52,7 @@ def test_a_repeated_key_writes_nothing_and_says_so(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--amount=400", "--reason=x", "--key=k1"), "'k1' was used before with other content"),
         (("--amount=0", "--reason=x"), "amount: "),
@@ -70,7 +63,7 @@ def test_a_repeated_key_writes_nothing_and_says_so(
     ],
 )
 def test_a_refusal_is_one_line_that_names_the_field_and_exits_1(
-    gullak: Gullak, account: tuple[str, str, str], arguments: tuple[str, ...], said: str
+    gullak: Gullak, account: tuple[str, str, str], arguments: tuple[str, ...], message: str
 ) -> None:
     gullak("credit", *account, "--amount=500", "--reason=gift", "--key=k1")
 
@@ -78,7 +71,7 @@ def test_a_refusal_is_one_line_that_names_the_field_and_exits_1(
 
     assert (result.code, result.out) == (1, "")
     assert result.err.startswith("gullak: ")
-    assert said in result.err
+    assert message in result.err
     assert result.err.count("\n") == 1
 
 
@@ -152,7 +145,7 @@ def test_a_bad_meter_is_refused_by_field(
     assert gullak("meter", "list", "--json").json == []
 
 
-def test_rules_come_and_go(gullak: Gullak, account: tuple[str, str, str]) -> None:
+def test_rules_are_set_listed_and_deleted(gullak: Gullak, account: tuple[str, str, str]) -> None:
     rule = gullak.made("rule", "set", "--currency=USD", "--threshold=-500", "--recover-at=100")
     gullak.made("rule", "set", *account, "--threshold=0")
 
@@ -166,7 +159,7 @@ def test_rules_come_and_go(gullak: Gullak, account: tuple[str, str, str]) -> Non
     assert gullak("rule", "set", "--currency=XXX", "--threshold=1").code == 1
 
 
-def test_an_endpoint_lives_its_life_without_showing_its_secret_again(gullak: Gullak) -> None:
+def test_the_secret_of_an_endpoint_is_shown_once(gullak: Gullak) -> None:
     gullak.made("business", "create", "Acme")
     made = gullak(
         "endpoint", "create", "https://example.com/h", "--type=credit.added", "--json"
@@ -183,7 +176,7 @@ def test_an_endpoint_lives_its_life_without_showing_its_secret_again(gullak: Gul
     assert gullak("endpoint", "list", "--json").json == []
 
 
-def test_dead_letters_are_listed_by_reason_and_sent_again(gullak: Gullak, shop: Shop) -> None:
+def test_refused_events_are_listed_by_reason_and_sent_again(gullak: Gullak, shop: Shop) -> None:
     shop.meter(prices={"USD": "1"})
     shop.send(event("cus_unknown", event_id="e1"), event(shop.customers[0], {"tokens": 1}))
     shop.drain()
@@ -198,7 +191,7 @@ def test_dead_letters_are_listed_by_reason_and_sent_again(gullak: Gullak, shop: 
     assert shop.drain().refused == 1
 
 
-def test_webhooks_are_replayed_by_a_condition_only(gullak: Gullak) -> None:
+def test_webhooks_are_replayed_only_by_a_condition(gullak: Gullak) -> None:
     gullak.made("business", "create", "Acme")
 
     assert gullak("webhook", "dead", "--json").json == []
@@ -236,7 +229,7 @@ def test_a_paid_order_is_recorded_once_and_wakes_a_worker(
     ]
 
 
-def test_no_server_is_said_in_one_line_without_the_password(
+def test_a_server_that_does_not_answer_is_named_without_its_password(
     gullak: Gullak, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://u:hidden@127.0.0.1:1/shop")
@@ -248,7 +241,7 @@ def test_no_server_is_said_in_one_line_without_the_password(
     assert "hidden" not in result.err
 
 
-def test_a_database_without_tables_is_told_to_migrate(
+def test_a_database_without_tables_names_the_command_that_migrates(
     gullak: Gullak, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", empty_database_url)
@@ -259,7 +252,7 @@ def test_a_database_without_tables_is_told_to_migrate(
     assert "gullak migrate" in result.err
 
 
-def test_nothing_said_and_nothing_running_tells_how_to_start(
+def test_without_a_server_the_error_names_the_command_that_starts_one(
     gullak: Gullak, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("DATABASE_URL")
@@ -271,7 +264,7 @@ def test_nothing_said_and_nothing_running_tells_how_to_start(
     assert "gullak up" in result.err
 
 
-def test_the_stack_in_the_default_folder_is_found_and_the_environment_goes_before_it(
+def test_the_environment_overrides_the_stack_in_the_default_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -294,7 +287,7 @@ def test_the_stack_in_the_default_folder_is_found_and_the_environment_goes_befor
     assert named.redis_url.get_secret_value() == "redis://:r@127.0.0.1:2/0"
 
 
-def test_a_name_that_looks_like_markup_is_shown_as_it_is(gullak: Gullak) -> None:
+def test_a_name_that_looks_like_markup_is_not_read_as_markup(gullak: Gullak) -> None:
     business = BusinessId(gullak.made("business", "create", "[red]Acme[/nope]"))
 
     listed = gullak("business", "list").out
@@ -323,9 +316,7 @@ def test_customers_are_listed_page_by_page_and_found_by_email(gullak: Gullak) ->
     assert [customer["name"] for customer in bob] == ["bob"]
 
 
-def test_the_variables_of_a_stack_that_never_ran_are_asked_for_in_vain(
-    gullak: Gullak, tmp_path: Path
-) -> None:
+def test_a_stack_that_never_ran_has_no_variables(gullak: Gullak, tmp_path: Path) -> None:
     result = gullak("env", "--data-dir", str(tmp_path))
 
     assert (result.code, result.out) == (1, "")

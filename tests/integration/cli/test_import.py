@@ -26,13 +26,6 @@ HEADER = "event_id,customer_id,event_name,timestamp,tokens,model\n"
 
 
 @pytest.fixture
-def gullak(
-    config: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Gullak:
-    return Gullak.on(config, monkeypatch, capsys)
-
-
-@pytest.fixture
 def priced(shop: Shop) -> Shop:
     """A shop that charges 0.25 cents per token."""
     shop.meter(prices={"USD": "0.25"})
@@ -63,7 +56,7 @@ def refusals(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_ndjson_is_charged_and_a_second_run_says_that_it_is_done(
+def test_ndjson_is_charged_and_a_second_run_sends_nothing(
     gullak: Gullak, priced: Shop, tmp_path: Path
 ) -> None:
     file = write(tmp_path / "u.ndjson", [usage(priced.customers[0], n) for n in range(2500)])
@@ -91,7 +84,7 @@ def test_a_file_that_has_grown_is_continued(gullak: Gullak, priced: Shop, tmp_pa
     assert priced.drain().posted == 2
 
 
-def test_csv_columns_become_metadata_and_numbers_lose_nothing(
+def test_csv_columns_become_metadata_with_exact_numbers(
     gullak: Gullak, priced: Shop, tmp_path: Path
 ) -> None:
     customer = priced.customers[0]
@@ -148,7 +141,7 @@ def test_a_csv_cell_is_a_number_only_if_it_writes_back_as_it_was(
     assert all(not isinstance(value, str) for value in found[len(IDS) :])
 
 
-def test_the_columns_of_an_export_arrive_as_they_were(
+def test_the_columns_of_an_export_keep_their_values(
     gullak: Gullak, priced: Shop, tmp_path: Path
 ) -> None:
     """One line of an LLM proxy's own export, with its columns named."""
@@ -283,7 +276,7 @@ def test_a_wider_age_takes_a_back_fill(gullak: Gullak, priced: Shop, tmp_path: P
     assert (result.code, result.json["sent"]) == (0, 1)
 
 
-def test_the_same_id_twice_in_a_file_is_the_ledgers_to_judge(
+def test_the_ledger_judges_an_id_that_is_twice_in_a_file(
     gullak: Gullak, priced: Shop, tmp_path: Path
 ) -> None:
     one, other = (
@@ -300,7 +293,7 @@ def test_the_same_id_twice_in_a_file_is_the_ledgers_to_judge(
 
 
 @pytest.mark.parametrize("dies_at_save", [2, 3])
-def test_an_import_that_died_before_its_progress_was_saved_repeats_that_request_harmlessly(
+def test_an_import_that_died_before_it_saved_its_progress_repeats_one_request(
     gullak: Gullak, priced: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_at_save: int
 ) -> None:
     lines = [b"{" if n % 100 == 0 else usage(priced.customers[0], n) for n in range(3000)]
@@ -325,7 +318,7 @@ def test_an_import_that_died_before_its_progress_was_saved_repeats_that_request_
     assert (outcome.posted, outcome.duplicate, priced.charged()) == (2970, 1000, 2970)
 
 
-def test_an_import_killed_anywhere_goes_on_and_charges_each_event_once(
+def test_a_killed_import_goes_on_and_charges_each_event_once(
     gullak: Gullak, priced: Shop, config: Settings, variables: Mapping[str, str], tmp_path: Path
 ) -> None:
     file = write(tmp_path / "u.ndjson", [usage(priced.customers[0], n) for n in range(20_000)])
@@ -376,7 +369,7 @@ def test_a_full_buffer_is_waited_for(
     assert gullak("import", str(file), "--json").json["sent"] == 1
 
 
-def test_another_file_under_the_same_name_is_not_continued(
+def test_another_file_of_the_same_name_is_refused(
     gullak: Gullak, priced: Shop, tmp_path: Path
 ) -> None:
     file = write(tmp_path / "u.ndjson", [usage(priced.customers[0], 1)])
@@ -409,7 +402,7 @@ def test_an_unknown_business_sends_nothing(gullak: Gullak, priced: Shop, tmp_pat
     assert priced.buffer.backlog().events == 0
 
 
-def test_it_says_what_the_events_cost_and_what_becomes_of_the_others(
+def test_it_prints_what_the_events_cost_and_which_will_be_refused(
     gullak: Gullak, priced: Shop, tmp_path: Path
 ) -> None:
     customer = priced.customers[0]
@@ -426,7 +419,7 @@ def test_it_says_what_the_events_cost_and_what_becomes_of_the_others(
 
     result = gullak("import", str(file), "--json")
     (tmp_path / "u.ndjson.progress").unlink()
-    told = gullak("import", str(file)).out
+    printed = gullak("import", str(file)).out
     priced.drain()
 
     assert "1 cost 1 USD (minor units" in once.out
@@ -437,14 +430,14 @@ def test_it_says_what_the_events_cost_and_what_becomes_of_the_others(
         "repeated": 1,
         "will_be_refused": {"bad_quantity": 1, "unknown_customer": 1, "unmetered": 1},
     }
-    assert "1 cost 0.125 USD" in told
-    assert "1 were sent before" in told
-    assert "1 will be refused: unmetered; see gullak refused" in told
+    assert "1 cost 0.125 USD" in printed
+    assert "1 were sent before" in printed
+    assert "1 will be refused: unmetered; see gullak refused" in printed
     assert priced.charged() == Decimal("1.125")
     assert priced.rows("SELECT count(*) FROM refused_events") == [(3,)]
 
 
-def test_what_is_too_old_names_the_option_that_takes_it_and_the_option_is_another_run(
+def test_events_that_are_too_old_name_the_option_that_takes_them(
     gullak: Gullak, priced: Shop, tmp_path: Path
 ) -> None:
     long_ago = to_wire(datetime.now(UTC) - timedelta(days=300))

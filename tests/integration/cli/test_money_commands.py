@@ -4,19 +4,11 @@ import pytest
 
 from support.command import Gullak, Result
 from support.tenant import Shop
-from worker.settings import Settings
 
 
 @pytest.fixture(scope="module")
 def database_url(module_database_url: str) -> str:
     return module_database_url
-
-
-@pytest.fixture
-def gullak(
-    config: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Gullak:
-    return Gullak.on(config, monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -56,15 +48,15 @@ def test_a_package_is_sold_until_it_is_archived(gullak: Gullak, of: str) -> None
     assert gullak("package", "archive", "pkg_none", of).code == 1
 
 
-def test_a_wallet_is_overdrawn_as_far_as_was_said(
+def test_a_wallet_is_overdrawn_up_to_its_limit(
     gullak: Gullak, account: tuple[str, str, str], shop: Shop
 ) -> None:
     assert gullak("debit", *account, "--amount=50", "--reason=r").code == 1
 
-    said = gullak("wallet", "overdraft", *account, "--limit=50")
+    overdrawn = gullak("wallet", "overdraft", *account, "--limit=50")
     done(gullak("debit", *account, "--amount=50", "--reason=r"))
 
-    assert "50 (0.50 USD)" in done(said).out
+    assert "50 (0.50 USD)" in done(overdrawn).out
     shown = gullak("balance", shop.customers[0], account[-1], "--json").json
     (usd,) = [wallet for wallet in shown if wallet["currency"] == "USD"]
     assert (usd["balance_minor"], usd["available_minor"], usd["overdraft_limit_minor"]) == (
@@ -77,8 +69,8 @@ def test_a_balance_shows_what_is_frozen_and_what_can_be_spent(
     gullak: Gullak, account: tuple[str, str, str], shop: Shop, of: str
 ) -> None:
     purchase = gullak.made("purchase", "create", *account, "--price=1000")
-    for said in (("pay", purchase), ("dispute", purchase, "--dispute=d-1", "--status=open")):
-        done(gullak("purchase", *said, of))
+    for command in (("pay", purchase), ("dispute", purchase, "--dispute=d-1", "--status=open")):
+        done(gullak("purchase", *command, of))
 
     (usd, *_) = [
         wallet
@@ -89,7 +81,7 @@ def test_a_balance_shows_what_is_frozen_and_what_can_be_spent(
     assert (usd["balance_minor"], usd["frozen_minor"], usd["available_minor"]) == (1000, 1000, 0)
 
 
-def test_a_purchase_lives_its_life(
+def test_a_purchase_is_paid_disputed_and_refunded(
     gullak: Gullak, account: tuple[str, str, str], shop: Shop, of: str
 ) -> None:
     purchase = gullak.made("purchase", "create", *account, "--price=1000", "--order=o-1")
@@ -124,7 +116,7 @@ def test_a_purchase_of_a_package_costs_what_the_package_does(
 
 
 @pytest.mark.parametrize(
-    ("command", "said"),
+    ("command", "message"),
     [
         (("purchase", "refund", "{purchase}", "--refund=r"), "purchase_id: "),
         (("purchase", "pay", "pur_none"), "no purchase 'pur_none'"),
@@ -141,7 +133,7 @@ def test_a_refusal_is_one_line_and_exits_1(
     account: tuple[str, str, str],
     shop: Shop,
     command: tuple[str, ...],
-    said: str,
+    message: str,
 ) -> None:
     ids = {
         "purchase": gullak.made("purchase", "create", *account, "--price=1000"),
@@ -152,11 +144,11 @@ def test_a_refusal_is_one_line_and_exits_1(
     result = gullak(*(part.format(**ids) for part in command), account[2])
 
     assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
-    assert said in result.err
+    assert message in result.err
     assert shop.wallet().version == 2
 
 
-def test_a_credit_says_until_when_it_counts_and_how_it_is_burned(
+def test_a_credit_has_an_expiry_a_source_and_a_priority(
     gullak: Gullak, account: tuple[str, str, str], shop: Shop, of: str
 ) -> None:
     terms = ("--expires-at=2099-12-31T18:29:59Z", "--source=promotional", "--priority=3")
@@ -199,15 +191,15 @@ def test_an_entry_is_explained_by_reason_batch_and_lots(
     shop.charge(101)
     usage, credit = shop.entries()
 
-    told = gullak("explain", usage.entry_id, "--json", of).json
+    explained = gullak("explain", usage.entry_id, "--json", of).json
 
-    assert (told["batch_id"], told["event_count"], told["exact_cost"]) == (
+    assert (explained["batch_id"], explained["event_count"], explained["exact_cost"]) == (
         usage.batch_id,
         1,
         "50.5",
     )
-    assert [lot["amount_minor"] for lot in told["lots"]] == [30]
-    assert told["unpaid_minor"] == 20
+    assert [lot["amount_minor"] for lot in explained["lots"]] == [30]
+    assert explained["unpaid_minor"] == 20
     shown = gullak("explain", usage.entry_id, of).out
     assert "usage debit" in shown
     assert "20 (0.20 USD)" in shown
@@ -227,10 +219,10 @@ def test_a_debit_is_refunded_once_per_key(gullak: Gullak, shop: Shop, of: str) -
 
 
 def test_the_policy_of_a_business_is_set_and_shown(gullak: Gullak, of: str) -> None:
-    said = [
+    policies = [
         gullak("business", "policy", *wanted, of, "--json").json["reversal_policy"]
         for wanted in ((), ("stop_at_zero",), ())
     ]
 
-    assert said == ["debt", "stop_at_zero", "stop_at_zero"]
+    assert policies == ["debt", "stop_at_zero", "stop_at_zero"]
     assert gullak("business", "policy", "forgive", of).code == 2

@@ -35,13 +35,6 @@ def database_url(servers: Any) -> Iterator[str]:
 
 
 @pytest.fixture
-def gullak(
-    config: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Gullak:
-    return Gullak.on(config, monkeypatch, capsys)
-
-
-@pytest.fixture
 def own(shop: Shop) -> str:
     """The option that names this test's business."""
     return f"--business={shop.business_id}"
@@ -63,8 +56,8 @@ def secret_of(shop: Shop, vendor: Vendor, account_id: str) -> str:
         return sender_of(conn, vendor.name, AccountId(account_id)).secret
 
 
-def said(shop: Shop, account_id: str, *events: Json) -> None:
-    """Receive and process what Stripe says."""
+def settle(shop: Shop, account_id: str, *events: Json) -> None:
+    """Receive and process events of Stripe; settle their purchases."""
     for event in events:
         delivery = STRIPE.signed(event)
         with shop.sessions.transaction() as conn:
@@ -79,7 +72,7 @@ def follow(conn: Connection, paid_for: PaidFor) -> None:
         settle_purchase(conn, paid_for.purchase_id)
 
 
-def test_a_discounted_payment_is_accepted_and_its_refund_in_all_takes_its_share(
+def test_a_discounted_payment_is_accepted_and_its_refund_takes_its_share(
     gullak: Gullak, own: str, shop: Shop, secret_file: str
 ) -> None:
     account_id = connect(gullak, own, secret_file)
@@ -88,14 +81,14 @@ def test_a_discounted_payment_is_accepted_and_its_refund_in_all_takes_its_share(
         *(f"--customer={shop.customers[0]}", own),
     )
     mine = {"gullak_purchase_id": purchase}
-    said(shop, account_id, STRIPE.payment("succeeded", 800, payment_id="pi_less", metadata=mine))
+    settle(shop, account_id, STRIPE.payment("succeeded", 800, payment_id="pi_less", metadata=mine))
     (parked,) = gullak("providers", "events", "--status=parked", "--json", own).json
     assert (parked["payment_id"], parked["reason"]) == ("pi_less", "underpaid")
 
     paid = gullak("purchase", "pay", purchase, "--payment=pi_less", own, "--json").json["purchase"]
     refunded = STRIPE.refunded_charge(None, "pi_less")
     refunded["data"]["object"].update(amount=800, amount_captured=800, amount_refunded=400)
-    said(shop, account_id, refunded, STRIPE.unrelated())
+    settle(shop, account_id, refunded, STRIPE.unrelated())
 
     assert (paid["status"], paid["provider"], paid["paid_minor"]) == ("settled", "stripe", 800)
     shown = gullak("purchase", "show", purchase, own).out
@@ -128,7 +121,7 @@ def test_both_secrets_come_from_standard_input_line_by_line(
     ) == [("sk_test_1",)]
 
 
-def test_a_terminal_is_asked_and_does_not_show_what_is_typed(
+def test_a_terminal_asks_for_the_secrets_and_does_not_show_them(
     config: Settings, variables: Mapping[str, str], own: str, shop: Shop
 ) -> None:
     terminal, inner = pty.openpty()
@@ -175,15 +168,17 @@ def shown(terminal: int, until: str | None = None) -> str:
     return seen
 
 
-def test_the_path_of_its_webhooks_is_told(gullak: Gullak, own: str, secret_file: str) -> None:
-    said = gullak("providers", "connect", "stripe", "--name=Main", own, secret_file).out.split()
+def test_a_connected_account_prints_the_path_of_its_webhooks(
+    gullak: Gullak, own: str, secret_file: str
+) -> None:
+    printed = gullak("providers", "connect", "stripe", "--name=Main", own, secret_file).out
 
-    account_id, path = said
+    account_id, path = printed.split()
     assert path == f"/providers/stripe/webhooks?account={account_id}"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "text", "said"),
+    ("arguments", "text", "message"),
     [
         ("stripe", None, "give a webhook secret, an API key, or both"),
         ("stripe", "", "webhook_secret: "),
@@ -194,8 +189,8 @@ def test_the_path_of_its_webhooks_is_told(gullak: Gullak, own: str, secret_file:
         ("stripe --business=bus_no", "whsec_1", "no business 'bus_no'"),
     ],
 )
-def test_what_cannot_be_connected_is_refused_without_its_secret(
-    gullak: Gullak, own: str, tmp_path: Path, *, arguments: str, text: str | None, said: str
+def test_an_account_that_is_refused_does_not_show_its_secret(
+    gullak: Gullak, own: str, tmp_path: Path, *, arguments: str, text: str | None, message: str
 ) -> None:
     (tmp_path / "secret").write_text(text or "")
     options = [] if text is None else [f"--webhook-secret-file={tmp_path / 'secret'}"]
@@ -203,7 +198,7 @@ def test_what_cannot_be_connected_is_refused_without_its_secret(
     result = gullak("providers", "connect", "--name=Main", own, *arguments.split(), *options)
 
     assert result.code == 1
-    assert said in result.err
+    assert message in result.err
     assert not text or text not in result.err
 
 
@@ -213,13 +208,13 @@ def test_accounts_are_listed_without_their_secrets(
 ) -> None:
     account_id = connect(gullak, own, secret_file)
 
-    said = gullak("providers", "list", own, *how).out
+    printed = gullak("providers", "list", own, *how).out
 
-    assert account_id in said
-    assert STRIPE.secret not in said
+    assert account_id in printed
+    assert STRIPE.secret not in printed
 
 
-def test_an_account_that_is_disconnected_says_since_when(
+def test_an_account_has_the_time_when_it_was_disconnected(
     gullak: Gullak, own: str, secret_file: str
 ) -> None:
     account_id = connect(gullak, own, secret_file)
@@ -241,8 +236,8 @@ def test_an_account_of_another_business_cannot_be_disconnected(
     assert (result.code, result.err) == (1, f"gullak: no provider account '{account_id}'\n")
 
 
-def say(shop: Shop, account_id: str, *events: Json) -> list[ProviderEventNumber]:
-    """Receive and process events of an account at Stripe, whose purchases nobody knows."""
+def receive_all(shop: Shop, account_id: str, *events: Json) -> list[ProviderEventNumber]:
+    """Receive and process events of Stripe whose purchases do not exist."""
     numbers = []
     for event in events:
         delivery = STRIPE.signed(event)
@@ -266,7 +261,7 @@ def test_events_are_listed_newest_first_and_by_status(
     gullak: Gullak, own: str, secret_file: str, shop: Shop
 ) -> None:
     account_id = connect(gullak, own, secret_file)
-    say(shop, account_id, STRIPE.refund(), STRIPE.unrelated())
+    receive_all(shop, account_id, STRIPE.refund(), STRIPE.unrelated())
 
     everything = gullak("providers", "events", own, "--json").json
     parked = gullak("providers", "events", own, "--status=parked", "--json").json
@@ -284,7 +279,7 @@ def test_events_are_listed_newest_first_and_by_status(
     ],
     ids=["all", "of a payment"],
 )
-def test_what_is_parked_is_processed_anew(
+def test_parked_events_are_processed_again(
     gullak: Gullak,
     own: str,
     secret_file: str,
@@ -295,7 +290,7 @@ def test_what_is_parked_is_processed_anew(
 ) -> None:
     account_id = connect(gullak, own, secret_file)
     events = (STRIPE.refund(payment_id="pi_a"), STRIPE.refund(payment_id="pi_b"))
-    say(shop, account_id, *events, STRIPE.unrelated())
+    receive_all(shop, account_id, *events, STRIPE.unrelated())
 
     count = gullak("providers", "replay", own, *options, "--json").json["replayed"]
 
@@ -303,22 +298,22 @@ def test_what_is_parked_is_processed_anew(
     assert count == again.count("received")
 
 
-def test_one_event_is_processed_anew_whatever_became_of_it(
+def test_one_event_is_processed_again_whatever_its_status(
     gullak: Gullak, own: str, secret_file: str, shop: Shop
 ) -> None:
     account_id = connect(gullak, own, secret_file)
-    (number,) = say(shop, account_id, STRIPE.unrelated())
+    (number,) = receive_all(shop, account_id, STRIPE.unrelated())
 
-    said = gullak("providers", "replay", own, f"--event={number}").out
+    printed = gullak("providers", "replay", own, f"--event={number}").out
 
-    assert said == "1 events are processed again by the next sweep of a worker\n"
+    assert printed == "1 events are processed again by the next sweep of a worker\n"
     assert status_of(shop, shop.business_id) == [(None, "received")]
 
 
 def test_an_event_of_another_business_is_not_found(
     gullak: Gullak, own: str, secret_file: str, shop: Shop
 ) -> None:
-    (number,) = say(shop, connect(gullak, own, secret_file), STRIPE.unrelated())
+    (number,) = receive_all(shop, connect(gullak, own, secret_file), STRIPE.unrelated())
     other = Shop.open(shop.sessions, shop.buffer, name="Other")
 
     result = gullak("providers", "replay", f"--business={other.business_id}", f"--event={number}")

@@ -9,18 +9,10 @@ from metering.buffer.stream import UsageBuffer
 from support.checkout_driver import AT_ONCE, Till, unavailable
 from support.command import Gullak
 from support.tenant import Shop, event
-from worker.settings import Settings
-
-
-@pytest.fixture
-def gullak(
-    config: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Gullak:
-    return Gullak.on(config, monkeypatch, capsys)
 
 
 def age(buffer: UsageBuffer, seconds: int) -> None:
-    """Let what is buffered be so old."""
+    """Make the buffered events so old."""
     for key in (stream_key(shard) for shard in buffer.shards):
         for stream_id, fields in cast(
             "list[tuple[bytes, dict[bytes, bytes]]]", buffer.redis.xrange(key)
@@ -30,21 +22,21 @@ def age(buffer: UsageBuffer, seconds: int) -> None:
             buffer.redis.xadd(key, dict(fields), id=f"{moment}-0")  # type: ignore[arg-type]
 
 
-def test_an_installation_that_is_well_says_so_on_one_page(gullak: Gullak, shop: Shop) -> None:
+def test_an_installation_without_faults_exits_0(gullak: Gullak, shop: Shop) -> None:
     shop.meter()
     shop.enter(5)
     shop.charge(40)  # ten cents: five more than there were
 
     page = gullak("status")
-    told = gullak("status", "--json")
+    status = gullak("status", "--json")
 
-    assert (page.code, told.code) == (0, 0)
+    assert (page.code, status.code) == (0, 0)
     assert [line.split("  ")[0] for line in page.out.splitlines()[1:]] == [
         *("buffer", "refused events", "webhooks", "parked money", "wallets below zero"),
         "last verify",
     ]
     assert "1 in USD, -5 (-0.05 USD)" in page.out
-    record = told.json
+    record = status.json
     verified = record.pop("verified")
     assert (verified["is_complete"], verified["faults"]) == (False, 0)
     assert 0 <= verified["age_s"] < 600
@@ -59,7 +51,7 @@ def test_an_installation_that_is_well_says_so_on_one_page(gullak: Gullak, shop: 
     }
 
 
-def test_usage_that_waits_is_a_fault_when_it_waits_too_long(
+def test_usage_that_waits_too_long_is_a_fault(
     gullak: Gullak, shop: Shop, buffer: UsageBuffer
 ) -> None:
     shop.send(event(shop.customers[0]), event(shop.customers[0]))
@@ -84,7 +76,7 @@ def test_the_oldest_of_all_shards_counts(shop: Shop, buffer: UsageBuffer) -> Non
     assert 30 <= cast("float", buffer.oldest_age_s()) < 90
 
 
-def test_what_waits_for_a_person_is_named_with_the_command_that_shows_it(
+def test_work_for_a_person_is_named_with_the_command_that_shows_it(
     gullak: Gullak, shop: Shop
 ) -> None:
     shop.meter()
@@ -97,20 +89,18 @@ def test_what_waits_for_a_person_is_named_with_the_command_that_shows_it(
     shop.send(event("cus_unknown"), event(shop.customers[0], {"tokens": "many"}))
     shop.drain()
 
-    told = gullak("status", "--json")
+    status = gullak("status", "--json")
     page = gullak("status").out
 
-    assert told.code == 1
-    assert told.json["look_at"] == ["refused events", "parked money"]
-    assert told.json["refused"] == {"bad_quantity": 1, "unknown_customer": 1}
-    assert told.json["parked"] == {"payments": 0, "charges": 1, "provider_events": 0}
+    assert status.code == 1
+    assert status.json["look_at"] == ["refused events", "parked money"]
+    assert status.json["refused"] == {"bad_quantity": 1, "unknown_customer": 1}
+    assert status.json["parked"] == {"payments": 0, "charges": 1, "provider_events": 0}
     assert "gullak refused" in page
     assert "gullak charge list --parked" in page
 
 
-def test_payments_and_events_that_nothing_followed_from_are_counted(
-    gullak: Gullak, shop: Shop
-) -> None:
+def test_parked_payments_and_failed_events_are_counted(gullak: Gullak, shop: Shop) -> None:
     till = Till(shop)
     shop.run(
         "INSERT INTO payments (business_id, provider, payment_id, status, amount_minor, currency,"
@@ -123,15 +113,13 @@ def test_payments_and_events_that_nothing_followed_from_are_counted(
         f" ('local', '{till.account_id}', '{shop.business_id}', 'e2', '', 'applied')"
     )
 
-    told = gullak("status", "--json")
+    status = gullak("status", "--json")
 
-    assert (told.code, told.json["look_at"]) == (1, ["parked money"])
-    assert told.json["parked"] == {"payments": 1, "charges": 0, "provider_events": 1}
+    assert (status.code, status.json["look_at"]) == (1, ["parked money"])
+    assert status.json["parked"] == {"payments": 1, "charges": 0, "provider_events": 1}
 
 
-def test_webhooks_that_were_given_up_are_a_fault_and_those_that_are_tried_again_are_none(
-    gullak: Gullak, shop: Shop
-) -> None:
+def test_dead_webhooks_are_a_fault_and_failing_ones_are_not(gullak: Gullak, shop: Shop) -> None:
     own = f"--business={shop.business_id}"
     gullak.made("endpoint", "create", "https://example.com/hook", "--type=credit.balance_low", own)
     gullak.made("rule", "set", "--currency=USD", "--threshold=100", own)
@@ -149,7 +137,7 @@ def test_webhooks_that_were_given_up_are_a_fault_and_those_that_are_tried_again_
 
 
 @pytest.mark.parametrize(
-    ("walk", "said", "look"),
+    ("walk", "state", "look"),
     [
         ("completed_at = now() - interval '70 min'", "no fault, 70 min ago", []),
         ("completed_at = now() - interval '3 h'", "no fault, 180 min ago", ["last verify"]),
@@ -157,17 +145,17 @@ def test_webhooks_that_were_given_up_are_a_fault_and_those_that_are_tried_again_
     ],
 )
 def test_a_ledger_with_faults_or_without_a_check_is_a_fault(
-    gullak: Gullak, shop: Shop, walk: str, said: str, look: list[str]
+    gullak: Gullak, shop: Shop, walk: str, state: str, look: list[str]
 ) -> None:
     shop.run(f"UPDATE verify_walk SET {walk}")
 
-    told = gullak("status", "--json")
+    status = gullak("status", "--json")
 
-    assert (told.code, told.json["look_at"]) == (len(look), look)
-    assert said in gullak("status").out
+    assert (status.code, status.json["look_at"]) == (len(look), look)
+    assert state in gullak("status").out
 
 
-def test_an_installation_that_was_never_checked_is_one_after_two_hours(
+def test_an_installation_without_a_check_for_two_hours_is_a_fault(
     gullak: Gullak, shop: Shop
 ) -> None:
     shop.run("UPDATE businesses SET created_at = now() - interval '3 h'")
@@ -175,13 +163,13 @@ def test_an_installation_that_was_never_checked_is_one_after_two_hours(
     assert gullak("status", "--json").json["look_at"] == ["last verify"]
 
 
-def test_a_redis_that_is_away_is_said_and_the_rest_is_shown(
+def test_without_redis_the_buffer_is_unknown_and_the_rest_is_shown(
     gullak: Gullak, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop.enter(5)
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
 
-    told = gullak("status", "--json")
+    status = gullak("status", "--json")
 
-    assert (told.code, told.json["look_at"]) == (1, ["buffer"])
-    assert told.json["buffer"] == {"unknown_because": "Redis does not answer (ConnectionError)"}
+    assert (status.code, status.json["look_at"]) == (1, ["buffer"])
+    assert status.json["buffer"] == {"unknown_because": "Redis does not answer (ConnectionError)"}

@@ -110,7 +110,7 @@ def path_of(command: tuple[str, ...]) -> tuple[str, ...]:
     return command[:2] if command[:2] in PARAMETERS else command[:1]
 
 
-def test_the_lists_here_are_all_there_are() -> None:
+def test_every_command_that_lists_rows_is_here() -> None:
     with_rows = {path for path, names in PARAMETERS.items() if names & {"limit", "wide"}}
 
     # The limit of an overdraft is money.
@@ -130,13 +130,13 @@ def test_every_id_of_every_list_is_whole(
     own = f"--business={till.shop.business_id}"
     names = {"CUS": till.shop.customers[0], "ENT": debit, "OWN": own}
     for command in LISTS:
-        asked = [names.get(word, word) for word in command]
+        words = [names.get(word, word) for word in command]
         for more in ([], ["--wide"]) if "wide" in PARAMETERS[path_of(command)] else ([],):
-            piped = gullak(*asked, *more).out
+            piped = gullak(*words, *more).out
             with monkeypatch.context() as terminal:
                 terminal.setenv("TTY_COMPATIBLE", "1")
                 terminal.setenv("COLUMNS", str(width))
-                shown = plain(gullak(*asked, *more).out)
+                shown = plain(gullak(*words, *more).out)
 
             assert ids(shown) == ids(piped) != [], shown
             assert len(START_OF_ID.findall(shown)) == len(A_ID.findall(shown)), shown
@@ -159,7 +159,7 @@ def test_a_history_is_one_line_an_entry_at_110_columns(
 
 
 def on_terminal(config: Settings, variables: Mapping[str, str], width: int, *arguments: str) -> str:
-    """What a real terminal of this width gets to see of a command."""
+    """Return the output of a command on a real terminal of this width."""
     terminal, inner = pty.openpty()
     fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
     command = [sys.executable, "-c", "from worker.cli.main import main; main()", *arguments]
@@ -185,7 +185,7 @@ def on_terminal(config: Settings, variables: Mapping[str, str], width: int, *arg
 
 
 def plain(text: str) -> str:
-    """The text without the marks of bold type."""
+    """Return the text without its escape sequences."""
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 

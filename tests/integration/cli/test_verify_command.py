@@ -9,19 +9,11 @@ from metering.buffer.shard import shard_of
 from metering.ledger.verify.schedule import continue_walk
 from support.command import Gullak
 from support.tenant import Shop, event
-from worker.settings import Settings
-
-
-@pytest.fixture
-def gullak(
-    config: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Gullak:
-    return Gullak.on(config, monkeypatch, capsys)
 
 
 @pytest.fixture
 def traffic(shop: Shop) -> Shop:
-    """A shop with entries of every kind, dead letters, duplicates, and events still buffered."""
+    """A shop with entries of every kind, refused events, duplicates, and events still buffered."""
     shop.meter()
     shop.enter(1000, reason="gift")
     shop.enter(5, debit=True, reason="fee")
@@ -86,9 +78,7 @@ def test_an_edited_entry_is_named_with_its_wallet(
 
 
 @pytest.mark.parametrize("place", ["first", "middle", "last"])
-def test_a_deleted_entry_is_found_by_what_it_leaves(
-    gullak: Gullak, traffic: Shop, place: str
-) -> None:
+def test_a_deleted_entry_leaves_a_fault(gullak: Gullak, traffic: Shop, place: str) -> None:
     last, middle, first = traffic.entries()
     gone = {"first": first, "middle": middle, "last": last}[place]
     tamper(traffic, f"DELETE FROM ledger_entries WHERE entry_id = '{gone.entry_id}'")
@@ -142,7 +132,7 @@ def test_a_known_loss_is_accepted_by_name_and_is_no_fault_until_it_grows(
     assert "3 accepted events are gone" in grown["detail"]
 
 
-def test_a_fault_is_accepted_with_a_reason_only(gullak: Gullak, traffic: Shop) -> None:
+def test_a_fault_is_accepted_only_with_a_reason(gullak: Gullak, traffic: Shop) -> None:
     tamper(traffic, "UPDATE wallets SET balance_minor = balance_minor + 1 WHERE currency = 'USD'")
     fault = gullak("verify", "--json").json["faults"][0]
 
@@ -152,7 +142,7 @@ def test_a_fault_is_accepted_with_a_reason_only(gullak: Gullak, traffic: Shop) -
 
 
 def scheduled_faults(shop: Shop) -> int:
-    """What the scheduled walk counts."""
+    """Return the number of faults of the scheduled walk."""
     return continue_walk(shop.sessions.snapshot, int(time.time()) + 1, 10_000).fault_count
 
 
@@ -181,7 +171,7 @@ def test_events_committed_but_not_trimmed_count_once(gullak: Gullak, traffic: Sh
     assert (result.json["events"]["posted"], result.json["events"]["buffered"]) == (12, 0)
 
 
-def test_a_redis_that_began_anew_leaves_the_settled_events_in_the_account(
+def test_a_redis_that_began_anew_keeps_the_settled_events_in_the_balance(
     gullak: Gullak, traffic: Shop
 ) -> None:
     traffic.drain()
@@ -195,7 +185,7 @@ def test_a_redis_that_began_anew_leaves_the_settled_events_in_the_account(
 
 
 @pytest.mark.usefixtures("traffic")
-def test_without_redis_the_ledger_is_checked_and_the_account_is_unknown(
+def test_without_redis_the_ledger_is_checked_and_the_balance_is_unknown(
     gullak: Gullak, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REDIS_URL", "redis://:hidden@127.0.0.1:1/0")
