@@ -8,7 +8,7 @@ WORKDIR /app
 COPY requirements/runtime.txt requirements/
 RUN pip install --require-hashes -r requirements/runtime.txt
 
-COPY pyproject.toml celeryconfig.py README.md ./
+COPY pyproject.toml celeryconfig.py README.md LICENSE ./
 COPY metering metering
 COPY tasks tasks
 COPY worker worker

@@ -8,12 +8,16 @@ WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test check bench up
+.PHONY: help setup lock demo test check bench docs up
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY) ## Make .venv with everything, pinned by hash
+setdocs: $(READY) ## The reference pages from the code, then the site in site/
+	@$(BIN)/python tests/support/reference.py
+	@$(BIN)/zensical build --clean --strict
+
+up: $(READY) ## Make .venv with everything, pinned by hash
 
 $(READY): requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -47,6 +51,10 @@ check: $(READY) ## Format, lint, types, import contracts
 
 bench: $(READY) ## The budgets of the design, as ratios taken in one run
 	@$(BIN)/python tests/benchmarks/run.py $(ARGS)
+
+docs: $(READY) ## The reference pages from the code, then the site in site/
+	@$(BIN)/python tests/support/reference.py
+	@$(BIN)/zensical build --clean --strict
 
 up: $(READY) ## Postgres, Redis, workers, beat and API, until Ctrl-C
 	@$(BIN)/gullak up $(ARGS)

@@ -1,7 +1,8 @@
 """README and the pages of docs, typed by a reader: every block in order, on a running stack.
 
 The blocks of a page are one shell. A Python block that begins with `# name.py` is saved under that
-name, as the page says. Ports that a page names are replaced by free ones, and nothing else is.
+name, as the page says; one that begins with `# examples/name.py` is that file, which the page runs.
+Ports that a page names are replaced by free ones, and nothing else is.
 """
 
 import os
@@ -29,15 +30,23 @@ NOT_RUN = {
 }
 # What a page must have shown in the end.
 SHOWN = {
-    "README.md": ('"balance":400,', "usage debit", "credit.balance_low"),
+    "README.md": ('"balance":400,', "usage debit"),
     "docs/command-line.md": ("325 (3.25 USD)", "ledger: no fault"),
-    "docs/metering.md": ("Hello, cus_", "serve", "402 Payment Required"),
+    "docs/integrating.md": (
+        "Hello, cus_",
+        '{"detail":"no credit left"}',
+        "500 -> 497",
+        "balance=497",
+        "balance=4800",
+        "credit.balance_low",
+    ),
     "docs/selling-credit.md": ("1100 (11.00 USD)", "550 (5.50 USD)", "completed", "is refunded by"),
-    "docs/http.md": ("balance=5000",),
-    "docs/operating.md": ("the balance is 500 (5.00 EUR)",),
+    "docs/operating.md": ("ledger: no fault", "the balance is 500 (5.00 EUR)"),
 }
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-FILE = re.compile(r"# (\w+\.py)\n")
+# What a reader only looks at.
+SEEN = ("text", "json")
+FILE = re.compile(r"# ((?:examples/)?\w+\.py)\n")
 PORT = re.compile(r"(?<=127\.0\.0\.1[:])9\d{3}|(?<=\"127\.0\.0\.1\", )9\d{3}|(?<=--port )9\d{3}")
 
 
@@ -45,6 +54,7 @@ PORT = re.compile(r"(?<=127\.0\.0\.1[:])9\d{3}|(?<=\"127\.0\.0\.1\", )9\d{3}|(?<
 def desk(module_data_dir: Path, variables: Mapping[str, str]) -> Iterator[Path]:
     """A folder in which somebody has typed `make up`."""
     (module_data_dir / ".venv").symlink_to(sys.prefix)
+    (module_data_dir / "examples").symlink_to(ROOT / "examples")
     reach = {"GULLAK_WEBHOOK_ALLOW_LOOPBACK": "true"}  # as `gullak up` sets it
     with Stack(module_data_dir / ".gullak", variables=variables, overrides=reach):
         yield module_data_dir
@@ -57,7 +67,7 @@ def blocks(page: str) -> list[tuple[str, str]]:
         lambda found: ports.setdefault(found[0], str(free_port())), (ROOT / page).read_text()
     )
     found = [(kind, body) for kind, body in BLOCK.findall(text)]
-    return [(kind, body) for kind, body in found if not is_left_out(body)]
+    return [(kind, body) for kind, body in found if kind not in SEEN and not is_left_out(body)]
 
 
 def is_left_out(block: str) -> bool:
@@ -71,7 +81,8 @@ def script(page: str, folder: Path) -> str:
         if kind == "python":
             named = FILE.match(body)
             assert named, f"{page}: a Python block without a file name:\n{body}"
-            (folder / named[1]).write_text(body)
+            if not named[1].startswith("examples/"):
+                (folder / named[1]).write_text(body)
         else:
             assert kind == "sh", f"{page}: a block of {kind!r}"
             typed.append(body)
@@ -94,6 +105,16 @@ def test_what_is_left_out_is_still_in_a_page() -> None:
 
     for beginning in NOT_RUN:
         assert any(text.startswith(beginning) for text in texts), beginning
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").iterdir()), ids=lambda p: p.name)
+def test_a_page_runs_every_example_and_shows_python_as_it_is(example: Path) -> None:
+    text = (ROOT / "docs" / "integrating.md").read_text()
+    typed = "".join(re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL))
+
+    assert re.search(rf"\bexamples\b.*\b{example.stem}\b", typed)
+    if example.suffix == ".py":
+        assert f"```python\n# examples/{example.name}\n{example.read_text()}```" in text
 
 
 @pytest.mark.parametrize("page", SHOWN)
