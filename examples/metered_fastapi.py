@@ -1,8 +1,7 @@
-"""A chat API that is metered by Gullak: each answer is charged, and a customer without credit gets 402.
+"""A chat API metered by Gullak: each answer is charged, a customer without credit gets 402."""
 
-    eval "$(.venv/bin/gullak env)"
-    .venv/bin/python -m uvicorn --app-dir examples --port 9001 metered_fastapi:app
-"""
+# eval "$(.venv/bin/gullak env)"
+# .venv/bin/python -m uvicorn --app-dir examples --port 9001 metered_fastapi:app
 
 import os
 from typing import Annotated

@@ -1,8 +1,7 @@
-"""Gullak through the SDK of the vendor whose wire format it speaks: only `base_url` differs.
+"""Gullak through the SDK of the vendor whose wire format it speaks: only `base_url` differs."""
 
-    eval "$(.venv/bin/gullak env)"
-    .venv/bin/python examples/vendor_sdk.py
-"""
+# eval "$(.venv/bin/gullak env)"
+# .venv/bin/python examples/vendor_sdk.py
 
 import os
 import time
