@@ -94,11 +94,17 @@ def is_command(words: str) -> bool:
     """Tell whether `gullak` takes these words; `create|list` are two commands."""
     first, _, second = words.partition(" ")
     command = COMMANDS.commands.get(first)
-    if command is None:
-        return False
-    if not isinstance(command, typer.core.TyperGroup) or not second:
-        return True
-    return all(word in command.commands for word in second.split("|"))
+    # A command is imported when it is run.
+    subcommands = getattr(getattr(command, "loaded", command), "commands", None)
+    if command is None or subcommands is None or not second:
+        return command is not None
+    return all(word in subcommands for word in second.split("|"))
+
+
+def test_words_that_are_no_command_are_found() -> None:
+    assert is_command("keys create|list")
+    assert not is_command("keys create|nothing")
+    assert not is_command("nothing")
 
 
 def test_the_runbook_has_a_section_for_each_alarm() -> None:
