@@ -290,7 +290,7 @@ def test_metrics_are_made_where_the_table_of_them_looks() -> None:
         r"metering/accept/client/(pending|exchange)\.py",
     )
 
-    assert not places, "add it to worker/metrics.py: docs/metrics.md lists what is there"
+    assert not places, "add it to worker/metrics.py, then run `make docs`"
 
 
 def test_no_float_comes_near_money() -> None:
