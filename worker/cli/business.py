@@ -16,21 +16,19 @@ from metering.ledger.businesses import (
 )
 from metering.ledger.wallets import create_business
 from metering.rate_card.card import OnUnmetered
-from worker.cli.command import Options, Tenant, command
+from worker.cli.command import Group, Options, Tenant
 from worker.cli.page import Page, field, table
 
-app = typer.Typer(no_args_is_help=True)
+app = Group()
 
 
-@app.command("create")
-@command(field("business_id"))
+@app.add("create", field("business_id"))
 def create(conn: Connection, name: Annotated[str, Argument(help="Its name.")]) -> dict[str, str]:
     """Make a business and print its id."""
     return {"business_id": create_business(conn, name), "name": name.strip()}
 
 
-@app.command("list")
-@command(table("business_id", "name~", "created_at"))
+@app.add("list", table("business_id", "name~", "created_at"))
 def list_all(conn: Connection) -> list[BusinessName]:
     """List all businesses, oldest first."""
     return list_businesses(conn)
@@ -60,8 +58,7 @@ def _print_policies(found: Business) -> None:
     typer.echo(f"usage that nothing prices: {found.on_unmetered}")
 
 
-@app.command("policy")
-@command(Page(lambda found, _view: _print_policies(found)))
+@app.add("policy", Page(lambda found, _view: _print_policies(found)))
 def policy(tenant: Tenant, change: Annotated[BusinessChange, _POLICIES]) -> Business:
     """Show or set the policies of a business."""
     return tenant.run(change_business, change)

@@ -2,31 +2,30 @@
 
 from typing import Annotated
 
-import typer
 from typer import Argument, Option
 
 from metering.ids import BusinessId, ChargeId
 from metering.payment.charges.manual import fail_charge, look_up_charge
 from metering.payment.charges.store import Charge, page_of_charges
 from worker import charging
-from worker.cli.command import Tenant, command
+from worker.cli.command import Group, Tenant
 from worker.cli.options import Limit
 from worker.cli.page import SENTENCE, Minor, Said, table
 from worker.cli.target import Target
 
-app = typer.Typer(no_args_is_help=True)
+app = Group()
 
 ChargeArgument = Annotated[ChargeId, Argument(help="Charge id.", metavar="CHARGE")]
 
 
-@app.command("list")
-@command(
+@app.add(
+    "list",
     table(
         *("charge_id", ("amount#", Minor("amount_minor"))),
         ("status", lambda c: f"{c.status}, parked" if c.is_parked else c.status),
         *("payment_id", "failure~", "created_at"),
         ("for", lambda charge: charge.checkout_id or charge.purchase_id),
-    )
+    ),
 )
 def list_all(
     tenant: Tenant,
@@ -37,8 +36,7 @@ def list_all(
     return tenant.run(page_of_charges, page=limit, is_parked=parked)
 
 
-@app.command("look-up")
-@command(SENTENCE)
+@app.add("look-up", SENTENCE)
 def look_up(target: Target, business: BusinessId, charge: ChargeArgument) -> Said:
     """Ask the provider for the state of a charge; if it has ended, record that."""
     policy = charging.charge_policy_of(target.settings)
@@ -47,8 +45,7 @@ def look_up(target: Target, business: BusinessId, charge: ChargeArgument) -> Sai
     return Said(answer, f"{charge}: {state}")
 
 
-@app.command("fail")
-@command()
+@app.add("fail")
 def fail(
     tenant: Tenant,
     charge: ChargeArgument,

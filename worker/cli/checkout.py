@@ -2,7 +2,6 @@
 
 from typing import Annotated, Final
 
-import typer
 from typer import Argument, Option
 
 from metering.ids import BusinessId, CheckoutId
@@ -10,12 +9,12 @@ from metering.payment.charges.charge import run_charge
 from metering.payment.checkouts.begin import NewCheckout, begin_checkout
 from metering.payment.checkouts.checkout import Checkout, get_checkout, page_of_checkouts
 from worker import charging
-from worker.cli.command import Options, Tenant, command
+from worker.cli.command import Group, Options, Tenant
 from worker.cli.options import CurrencyCode, Customer, Limit, ProviderAccount, ReturnUrl, minor
 from worker.cli.page import Minor, record, table
 from worker.cli.target import Target
 
-app = typer.Typer(no_args_is_help=True)
+app = Group()
 
 _CHECKOUT: Final = (
     *("checkout_id", ("by credit#", Minor("credit_minor")), ("to pay#", Minor("payment_minor"))),
@@ -33,8 +32,7 @@ _NEW: Final = Options(
 )
 
 
-@app.command("create")
-@command(record(*_CHECKOUT))
+@app.add("create", record(*_CHECKOUT))
 def create(
     target: Target, business: BusinessId, customer: Customer, new: Annotated[NewCheckout, _NEW]
 ) -> Checkout:
@@ -49,8 +47,7 @@ def create(
         return get_checkout(conn, business, begun.checkout_id)
 
 
-@app.command("show")
-@command(record(*_CHECKOUT))
+@app.add("show", record(*_CHECKOUT))
 def show(
     tenant: Tenant,
     checkout: Annotated[CheckoutId, Argument(help="Checkout id.", metavar="CHECKOUT")],
@@ -59,8 +56,7 @@ def show(
     return tenant.run(get_checkout, checkout)
 
 
-@app.command("list")
-@command(table(*_CHECKOUT))
+@app.add("list", table(*_CHECKOUT))
 def list_all(tenant: Tenant, customer: Customer, limit: Limit = 50) -> list[Checkout]:
     """List the checkouts of a customer, newest first."""
     return tenant.run(page_of_checkouts, customer, page=limit)

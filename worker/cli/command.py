@@ -71,8 +71,12 @@ _ANY: Final = BusinessId | None
 _OPENED: Final = (Tenant, Connection, BusinessId, _ANY, Target)
 
 
+def _success(_result: object) -> int:
+    return 0
+
+
 def command(
-    page: Page | None = None, *, exit_code: Callable[[Any], int] = lambda _result: 0
+    page: Page | None = None, *, exit_code: Callable[[Any], int] = _success
 ) -> Callable[[Callable[..., Any]], Callable[..., None]]:
     """Make a function a command whose result `page` prints; without `page` it returns a text.
 
@@ -114,6 +118,24 @@ def command(
         return run
 
     return wrapped
+
+
+class Group(typer.Typer):
+    """A noun and its commands: `gullak NOUN COMMAND`; `runs_alone`: also `gullak NOUN`."""
+
+    def __init__(self, *, runs_alone: bool = False) -> None:
+        super().__init__(no_args_is_help=not runs_alone, invoke_without_command=runs_alone)
+
+    def add(
+        self, name: str, page: Page | None = None, *, exit_code: Callable[[Any], int] = _success
+    ) -> Callable[[Callable[..., Any]], None]:
+        """Add a function under this name, as `command` makes it one."""
+        register, wrap = self.command(name), command(page, exit_code=exit_code)
+
+        def added(function: Callable[..., Any]) -> None:
+            register(wrap(function))
+
+        return added
 
 
 def _model(annotation: Any, given: dict[str, Any]) -> object:

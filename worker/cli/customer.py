@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Final
 
-import typer
 from typer import Option
 
 from metering.erasure import erase_customer
@@ -12,14 +11,14 @@ from metering.ids import CustomerId
 from metering.ledger.customers import Customer, CustomerFilter, get_customer, list_customers
 from metering.ledger.overdraft import Overdraft, set_overdraft
 from metering.ledger.wallets import NewCustomer, WalletView, create_customer, wallets_of
-from worker.cli.command import Options, Tenant, command
+from worker.cli.command import Group, Options, Tenant, command
 from worker.cli.options import CurrencyCode, CustomerArgument, Limit, minor
 from worker.cli.options import Customer as CustomerOption
 from worker.cli.page import Minor, Page, View, field, table
 from worker.cli.show import major, print_record
 
-app = typer.Typer(no_args_is_help=True)
-wallet = typer.Typer(no_args_is_help=True)
+app = Group()
+wallet = Group()
 
 # `remainder`: the cost below one minor unit, which the next debit takes.
 WALLETS: Final = table(
@@ -37,20 +36,19 @@ _NEW: Final = Options(
 )
 
 
-@app.command("create")
-@command(field("customer_id"))
+@app.add("create", field("customer_id"))
 def create(tenant: Tenant, new: Annotated[NewCustomer, _NEW]) -> dict[str, object]:
     """Make a customer, with a wallet at zero in every currency, and print its id."""
     customer_id = tenant.run(create_customer, new, tenant.target.currencies)
     return {"customer_id": customer_id, "business_id": tenant.business, **new.model_dump()}
 
 
-@app.command("list")
-@command(
+@app.add(
+    "list",
     table(
         *("customer_id", "email", "name~", "billing_currency", "created_at"),
         more="there may be more: --after {last.customer_id}",
-    )
+    ),
 )
 def list_all(
     tenant: Tenant,
@@ -71,16 +69,15 @@ def _print_customer(found: dict[str, Any], view: View) -> None:
     WALLETS.print(found["wallets"], view)
 
 
-@app.command("show")
-@command(Page(_print_customer))
+@app.add("show", Page(_print_customer))
 def show(tenant: Tenant, customer: CustomerArgument) -> dict[str, object]:
     """Show a customer and its wallets."""
     found = asdict(tenant.run(get_customer, customer))
     return {**found, "wallets": _wallets(tenant, customer)}
 
 
-@app.command("erase")
-@command(
+@app.add(
+    "erase",
     Page(lambda erased, _view: print_record(erased)),
     exit_code=lambda erased: 0 if erased["is_complete"] else 1,
 )
@@ -99,8 +96,7 @@ def balance(tenant: Tenant, customer: CustomerArgument) -> Sequence[object]:
     return _wallets(tenant, customer)
 
 
-@wallet.command("overdraft")
-@command(Page(lambda shown, view: WALLETS.print([shown], view)))
+@wallet.add("overdraft", Page(lambda shown, view: WALLETS.print([shown], view)))
 def overdraft(
     tenant: Tenant,
     customer: CustomerOption,

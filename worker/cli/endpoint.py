@@ -19,12 +19,12 @@ from metering.webhook.endpoints import (
     list_endpoints,
     rotate_secret,
 )
-from worker.cli.command import Tenant, command
-from worker.cli.page import Page, field, table
+from worker.cli.command import Group, Tenant
+from worker.cli.page import field, table
 from worker.cli.target import Target
 from worker.local.receivers import reach_of
 
-app = typer.Typer(no_args_is_help=True)
+app = Group()
 
 EndpointArgument = Annotated[EndpointId, Argument(help="Endpoint id.", metavar="ENDPOINT")]
 
@@ -39,8 +39,7 @@ def _shown(endpoint: Endpoint) -> dict[str, Any]:
     return {name: getattr(endpoint, name) for name in _SHOWN}
 
 
-@app.command("create")
-@command(Page(lambda made, _view: typer.echo(f"{made['endpoint_id']}\n{made['secret']}")))
+@app.add("create", field("endpoint_id", "secret"))
 def create(
     target: Target,
     business: BusinessId,
@@ -65,8 +64,8 @@ def create(
     return {**_shown(made), "secret": secret}
 
 
-@app.command("list")
-@command(
+@app.add(
+    "list",
     table(
         *(
             "endpoint_id",
@@ -74,46 +73,41 @@ def create(
             ("filter_types~", lambda one: ", ".join(one["filter_types"] or ())),
         ),
         *("disabled_at", "disabled_reason~", "failures_in_row#", "description~", "created_at"),
-    )
+    ),
 )
 def list_all(tenant: Tenant) -> list[dict[str, Any]]:
     """List the endpoints of a business, oldest first."""
     return [_shown(found) for found in tenant.run(list_endpoints, limit=ENDPOINTS_MAX)]
 
 
-@app.command("disable")
-@command()
+@app.add("disable")
 def disable(tenant: Tenant, endpoint: EndpointArgument) -> str:
     """Stop sending to an endpoint; pending deliveries wait."""
     tenant.run(disable_endpoint, endpoint)
     return f"{endpoint} is disabled"
 
 
-@app.command("enable")
-@command()
+@app.add("enable")
 def enable(tenant: Tenant, endpoint: EndpointArgument) -> str:
     """Send to an endpoint again, beginning with the deliveries that waited."""
     tenant.run(enable_endpoint, endpoint)
     return f"{endpoint} is enabled"
 
 
-@app.command("delete")
-@command()
+@app.add("delete")
 def delete(tenant: Tenant, endpoint: EndpointArgument) -> str:
     """Delete an endpoint and its deliveries; the events stay."""
     tenant.run(delete_endpoint, endpoint)
     return f"{endpoint} is gone"
 
 
-@app.command("test")
-@command()
+@app.add("test")
 def send_one(tenant: Tenant, endpoint: EndpointArgument) -> str:
     """Send a webhook.test to an endpoint; `gullak webhook list` shows whether it arrived."""
     return f"{tenant.run(send_test, endpoint)} is on its way"
 
 
-@app.command("rotate-secret")
-@command(field("secret"))
+@app.add("rotate-secret", field("secret"))
 def rotate(
     tenant: Tenant,
     endpoint: EndpointArgument,

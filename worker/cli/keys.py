@@ -7,14 +7,13 @@ from typer import Argument, Option
 
 from metering.access.keys import SCOPES, ApiKey, create_key, list_keys, revoke_key
 from metering.ids import KeyId
-from worker.cli.command import Tenant, command
+from worker.cli.command import Group, Tenant
 from worker.cli.page import table
 
-app = typer.Typer(no_args_is_help=True)
+app = Group()
 
 
-@app.command("create")
-@command()
+@app.add("create")
 def create(
     tenant: Tenant,
     name: Annotated[str, Option(help="Its purpose.")],
@@ -29,20 +28,19 @@ def create(
     return made.key
 
 
-@app.command("list")
-@command(
+@app.add(
+    "list",
     table(
         *("key_id", "name~", "prefix", ("scopes~", lambda key: ", ".join(key.scopes))),
         *("last_used_at", "revoked_at", "created_at"),
-    )
+    ),
 )
 def list_all(tenant: Tenant) -> list[ApiKey]:
     """List the keys of a business, newest first; never their secrets."""
     return tenant.run(list_keys)
 
 
-@app.command("revoke")
-@command()
+@app.add("revoke")
 def revoke(
     tenant: Tenant, key: Annotated[KeyId, Argument(help="Key id.", metavar="KEY_ID")]
 ) -> str:

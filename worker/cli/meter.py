@@ -3,20 +3,18 @@
 from typing import Annotated, Literal
 
 import orjson
-import typer
 from typer import Argument, Option
 
 from metering.errors import FieldProblem, InvalidInputError
 from metering.ids import MeterId
 from metering.rate_card.catalogue import Meter, NewMeter, archive_meter, create_meter, list_meters
-from worker.cli.command import Tenant, command
+from worker.cli.command import Group, Tenant
 from worker.cli.page import field, table
 
-app = typer.Typer(no_args_is_help=True)
+app = Group()
 
 
-@app.command("create")
-@command(field("meter_id"))
+@app.add("create", field("meter_id"))
 def create(
     tenant: Tenant,
     name: Annotated[str, Option(help="Its name.")],
@@ -55,21 +53,20 @@ def _aggregation(meter: Meter) -> str:
     return how.type if how.key is None else f"{how.type} of {how.key}"
 
 
-@app.command("list")
-@command(
+@app.add(
+    "list",
     table(
         *("meter_id", "name~", "event_name", ("aggregation", _aggregation)),
         ("filter", lambda meter: meter.filter.model_dump_json() if meter.filter else None),
         *("archived_at", ("unit", "measurement_unit")),
-    )
+    ),
 )
 def list_all(tenant: Tenant) -> list[Meter]:
     """List the meters of a business, archived ones too."""
     return tenant.run(list_meters)
 
 
-@app.command("archive")
-@command()
+@app.add("archive")
 def archive(
     tenant: Tenant,
     meter: Annotated[MeterId, Argument(help="Meter id.", metavar="METER")],

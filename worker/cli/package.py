@@ -2,7 +2,6 @@
 
 from typing import Annotated
 
-import typer
 from typer import Argument, Option
 
 from metering.ids import PackageId
@@ -13,11 +12,11 @@ from metering.purchase.packages import (
     create_package,
     page_of_packages,
 )
-from worker.cli.command import Options, Tenant, command
+from worker.cli.command import Group, Options, Tenant
 from worker.cli.options import Credit, CurrencyCode, Limit, Priority, ValidDays, minor
 from worker.cli.page import Minor, field, table
 
-app = typer.Typer(no_args_is_help=True)
+app = Group()
 
 _NEW = Options(
     name=Annotated[str, Option(help="Its name.")],
@@ -29,20 +28,19 @@ _NEW = Options(
 )
 
 
-@app.command("create")
-@command(field("package_id"))
+@app.add("create", field("package_id"))
 def create(tenant: Tenant, new: Annotated[NewPackage, _NEW]) -> Package:
     """Make a package and print its id."""
     return tenant.run(create_package, new, tenant.target.currencies)
 
 
-@app.command("list")
-@command(
+@app.add(
+    "list",
     table(
         *("package_id", "name~", ("price#", Minor("price_minor"))),
         *(("credit#", Minor("credit_minor")), ("valid days#", "valid_days"), "archived_at"),
         "priority#",
-    )
+    ),
 )
 def list_all(
     tenant: Tenant,
@@ -53,8 +51,7 @@ def list_all(
     return tenant.run(page_of_packages, page=limit, is_archived=archived)
 
 
-@app.command("archive")
-@command()
+@app.add("archive")
 def archive(
     tenant: Tenant, package: Annotated[PackageId, Argument(help="Package id.", metavar="PACKAGE")]
 ) -> str:

@@ -100,9 +100,9 @@ def record(*columns: Column) -> Page:
     return Page(lambda found, view: view.record(columns, found))
 
 
-def field(path: str) -> Page:
-    """Return a page of nothing but a field: the id of what was made, for a script."""
-    return Page(lambda found, _view: typer.echo(_at(found, path)))
+def field(*paths: str) -> Page:
+    """Return a page of nothing but these fields, a line each: ids and secrets, for a script."""
+    return Page(lambda found, _view: typer.echo("\n".join(_at(found, path) for path in paths)))
 
 
 def _head(column: Column) -> str:

@@ -14,11 +14,11 @@ from metering.rate_card.catalogue import (
     end_price,
     list_prices,
 )
-from worker.cli.command import Options, Tenant, command
+from worker.cli.command import Group, Options, Tenant
 from worker.cli.options import CurrencyCode, price, start
 from worker.cli.page import SENTENCE, Said, field, table
 
-app = typer.Typer(no_args_is_help=True)
+app = Group()
 
 _NEW = Options(
     meter_id=Annotated[str, Option("--meter", help="Meter id.", metavar="ID")],
@@ -36,8 +36,7 @@ _NEW = Options(
 )
 
 
-@app.command("create")
-@command(field("price_id"))
+@app.add("create", field("price_id"))
 def create(tenant: Tenant, new: Annotated[NewPrice, _NEW]) -> Price:
     """Make a price and print its id; past charges do not change."""
     made = tenant.run(create_price, new, tenant.target.currencies)
@@ -51,8 +50,7 @@ def create(tenant: Tenant, new: Annotated[NewPrice, _NEW]) -> Price:
     return made
 
 
-@app.command("end")
-@command(SENTENCE)
+@app.add("end", SENTENCE)
 def end(
     tenant: Tenant, price: Annotated[PriceId, Argument(help="Price id.", metavar="PRICE")]
 ) -> Said:
@@ -69,14 +67,14 @@ def _until(price: Price) -> object:
     return "taken back" if price.is_taken_back else price.ended_at or price.superseded_from
 
 
-@app.command("list")
-@command(
+@app.add(
+    "list",
     table(
         *("price_id", "meter_id", "currency", ("per unit (minor)#", "price_per_unit"), "units#"),
         *(("from", _from), ("until", _until)),
         ("then", lambda price: None if price.is_taken_back else price.superseded_by),
         is_short=False,
-    )
+    ),
 )
 def list_all(tenant: Tenant) -> list[Price]:
     """List the prices of a business, by meter and currency, in the order they take effect."""

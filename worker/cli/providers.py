@@ -19,12 +19,12 @@ from metering.payment.provider_account import (
     page_of_accounts,
 )
 from metering.purchase import statements
-from worker.cli.command import Tenant, command
+from worker.cli.command import Group, Tenant
 from worker.cli.options import Limit
-from worker.cli.page import SENTENCE, Page, Said, table
+from worker.cli.page import SENTENCE, Said, field, table
 from worker.cli.target import Target
 
-app = typer.Typer(no_args_is_help=True)
+app = Group()
 
 SecretFile = Annotated[
     typer.FileText | None,
@@ -59,8 +59,7 @@ def _shown(record: object, columns: tuple[str, ...]) -> dict[str, object]:
     return {name: getattr(record, name) for name in names}
 
 
-@app.command("connect")
-@command(Page(lambda made, _view: typer.echo(f"{made['account_id']}\n{made['webhook_path']}")))
+@app.add("connect", field("account_id", "webhook_path"))
 def connect(
     target: Target,
     business: BusinessId,
@@ -105,16 +104,14 @@ def _secret(file: typer.FileText | None, prompt: str) -> SecretStr | None:
     return SecretStr(secret) if secret else None
 
 
-@app.command("list")
-@command(table(*_ACCOUNT))
+@app.add("list", table(*_ACCOUNT))
 def list_all(tenant: Tenant, limit: Limit = 100) -> list[dict[str, object]]:
     """List the accounts of a business, newest first; never their secrets."""
     found = tenant.run(page_of_accounts, page=limit)
     return [_shown(account, _ACCOUNT) for account in found]
 
 
-@app.command("disconnect")
-@command()
+@app.add("disconnect")
 def disconnect(
     tenant: Tenant, account: Annotated[AccountId, Argument(help="Account id.", metavar="ACCOUNT")]
 ) -> str:
@@ -123,8 +120,7 @@ def disconnect(
     return f"{account} is disconnected"
 
 
-@app.command("events")
-@command(table(*_EVENT, more="these are the newest {limit}; --limit shows more"))
+@app.add("events", table(*_EVENT, more="these are the newest {limit}; --limit shows more"))
 def events(
     tenant: Tenant,
     status: Annotated[
@@ -139,8 +135,7 @@ def events(
     return [_shown(event, _EVENT) for event in found]
 
 
-@app.command("replay")
-@command(SENTENCE)
+@app.add("replay", SENTENCE)
 def replay(
     target: Target,
     business: BusinessId,

@@ -2,7 +2,6 @@
 
 from typing import Annotated, Final
 
-import typer
 from typer import Argument, Option
 
 from metering.ids import BusinessId, PurchaseId
@@ -20,7 +19,7 @@ from metering.payment.manual import (
 from metering.payment.purchase_details import KnownPurchase, know_purchase
 from metering.purchase.purchases import NewPurchase, Purchase, order_purchase, page_of_purchases
 from metering.purchase.reversal_target import PurchaseStatus
-from worker.cli.command import Options, Tenant, command
+from worker.cli.command import Group, Options, Tenant
 from worker.cli.options import (
     Credit,
     CurrencyCode,
@@ -37,7 +36,7 @@ from worker.cli.page import SENTENCE, Minor, Page, Said, View, field, table
 from worker.cli.show import money, print_table
 from worker.cli.target import Target
 
-app = typer.Typer(no_args_is_help=True)
+app = Group()
 
 PurchaseArgument = Annotated[PurchaseId, Argument(help="Purchase id.", metavar="PURCHASE")]
 OfPayment = Annotated[int | None, minor("--amount", "A part of the payment. Default: all of it.")]
@@ -88,8 +87,7 @@ _PAID: Final = Options(
 )
 
 
-@app.command("record")
-@command(SENTENCE)
+@app.add("record", SENTENCE)
 def record(target: Target, business: BusinessId, paid: Annotated[PaidOrder, _PAID]) -> Said:
     """Record a paid order; a worker credits it. The same order again is the same purchase."""
     with target.transaction() as conn:
@@ -132,15 +130,13 @@ _NEW: Final = Options(
 )
 
 
-@app.command("create")
-@command(field("purchase_id"))
+@app.add("create", field("purchase_id"))
 def create(tenant: Tenant, customer: Customer, new: Annotated[NewPurchase, _NEW]) -> Purchase:
     """Order credit and print the purchase's id; it is pending until its payment succeeds."""
     return tenant.run(order_purchase, customer, new)
 
 
-@app.command("list")
-@command(table(*_PURCHASE))
+@app.add("list", table(*_PURCHASE))
 def list_all(
     tenant: Tenant,
     customer: OfCustomer = None,
@@ -151,15 +147,13 @@ def list_all(
     return tenant.run(page_of_purchases, page=limit, customer_id=customer, status=status)
 
 
-@app.command("show")
-@command(DETAILS)
+@app.add("show", DETAILS)
 def show(tenant: Tenant, purchase: PurchaseArgument) -> KnownPurchase:
     """Show a purchase with its payments, refunds and disputes."""
     return tenant.run(know_purchase, purchase)
 
 
-@app.command("page")
-@command(DETAILS)
+@app.add("page", DETAILS)
 def page(
     target: Target,
     business: BusinessId,
@@ -204,8 +198,7 @@ _DISPUTE: Final = Options(
 )
 
 
-@app.command("pay")
-@command(DETAILS)
+@app.add("pay", DETAILS)
 def pay(
     tenant: Tenant, purchase: PurchaseArgument, new: Annotated[ShopPayment, _PAYMENT_NEW]
 ) -> KnownPurchase:
@@ -214,8 +207,7 @@ def pay(
     return tenant.run(know_purchase, purchase)
 
 
-@app.command("refund")
-@command(DETAILS)
+@app.add("refund", DETAILS)
 def refund(
     tenant: Tenant, purchase: PurchaseArgument, new: Annotated[ShopRefund, _REFUND]
 ) -> KnownPurchase:
@@ -224,8 +216,7 @@ def refund(
     return tenant.run(know_purchase, purchase)
 
 
-@app.command("dispute")
-@command(DETAILS)
+@app.add("dispute", DETAILS)
 def dispute(
     tenant: Tenant, purchase: PurchaseArgument, new: Annotated[ShopDispute, _DISPUTE]
 ) -> KnownPurchase:

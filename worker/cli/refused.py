@@ -18,12 +18,12 @@ from metering.usage.refused import (
     resolved_events,
 )
 from metering.usage.refused import replay as replay_refused
-from worker.cli.command import Tenant, command
+from worker.cli.command import Group, Tenant, command
 from worker.cli.options import Limit
 from worker.cli.page import SENTENCE, Column, Page, Said, View
 from worker.cli.target import Target
 
-app = typer.Typer(invoke_without_command=True)
+app = Group(runs_alone=True)
 
 OfReason = Annotated[str | None, Option("--reason", help="Only this reason: no_price, …")]
 OfEvent = Annotated[str | None, Option("--event-id", help="Only this event.")]
@@ -66,8 +66,7 @@ def refused(
     return find(conn, selection, page=limit)
 
 
-@app.command("dismiss")
-@command()
+@app.add("dismiss")
 def dismiss_events(
     tenant: Tenant,
     reason: Annotated[str, Option(help="Why: it is kept.")],

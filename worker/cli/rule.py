@@ -2,20 +2,18 @@
 
 from typing import Annotated
 
-import typer
 from typer import Argument, Option
 
 from metering.ids import CustomerId, RuleId
 from metering.low_credit.rules import Rule, delete_rule, list_rules, set_rule
-from worker.cli.command import Tenant, command
+from worker.cli.command import Group, Tenant
 from worker.cli.options import CurrencyCode, minor
 from worker.cli.page import Minor, field, table
 
-app = typer.Typer(no_args_is_help=True)
+app = Group()
 
 
-@app.command("set")
-@command(field("rule_id"))
+@app.add("set", field("rule_id"))
 def set_one(
     tenant: Tenant,
     currency: CurrencyCode,
@@ -36,22 +34,21 @@ def set_one(
     return {"rule_id": rule_id}
 
 
-@app.command("list")
-@command(
+@app.add(
+    "list",
     table(
         "rule_id",
         ("wallet~", lambda rule: rule.wallet_id or "all without a rule of their own"),
         ("low at or below#", Minor("threshold_minor")),
         ("recovered from#", Minor("recover_at_minor")),
-    )
+    ),
 )
 def list_all(tenant: Tenant) -> list[Rule]:
     """List the rules of a business, oldest first."""
     return tenant.run(list_rules)
 
 
-@app.command("delete")
-@command()
+@app.add("delete")
 def delete(
     tenant: Tenant, rule: Annotated[RuleId, Argument(help="Rule id.", metavar="RULE")]
 ) -> str:

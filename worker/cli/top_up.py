@@ -2,7 +2,6 @@
 
 from typing import Annotated, Final
 
-import typer
 from typer import Option
 
 from metering.payment.top_ups.top_up import (
@@ -15,11 +14,11 @@ from metering.payment.top_ups.top_up import (
     page_of_top_ups,
     set_top_up,
 )
-from worker.cli.command import Options, Tenant, command
+from worker.cli.command import Group, Options, Tenant
 from worker.cli.options import CurrencyCode, Customer, Limit, ProviderAccount, minor
 from worker.cli.page import Minor, record, table
 
-app = typer.Typer(no_args_is_help=True)
+app = Group()
 
 _TOP_UP: Final = (
     *("customer_id", ("at or below#", Minor("threshold_minor")), ("buys", "package_id")),
@@ -40,8 +39,7 @@ _NEW: Final = Options(
 )
 
 
-@app.command("set")
-@command(record(*_TOP_UP))
+@app.add("set", record(*_TOP_UP))
 def set_one(
     tenant: Tenant, customer: Customer, currency: CurrencyCode, new: Annotated[NewTopUp, _NEW]
 ) -> TopUp:
@@ -49,30 +47,26 @@ def set_one(
     return tenant.run(set_top_up, customer, currency, new)
 
 
-@app.command("show")
-@command(record(*_TOP_UP))
+@app.add("show", record(*_TOP_UP))
 def show(tenant: Tenant, customer: Customer, currency: CurrencyCode) -> TopUp:
     """Show the rule of a wallet."""
     return tenant.run(get_top_up, customer, currency)
 
 
-@app.command("list")
-@command(table(*_TOP_UP))
+@app.add("list", table(*_TOP_UP))
 def list_all(tenant: Tenant, limit: Limit = 50) -> list[TopUp]:
     """List the rules of a business, those of the newest wallets first."""
     return tenant.run(page_of_top_ups, page=limit)
 
 
-@app.command("delete")
-@command()
+@app.add("delete")
 def delete(tenant: Tenant, customer: Customer, currency: CurrencyCode) -> str:
     """Delete the rule of a wallet."""
     tenant.run(delete_top_up, customer, currency)
     return f"the {currency} wallet of {customer} is not topped up any more"
 
 
-@app.command("enable")
-@command()
+@app.add("enable")
 def enable(tenant: Tenant, customer: Customer, currency: CurrencyCode) -> str:
     """Switch the rule of a wallet on again, and forget its declines."""
     tenant.run(enable_top_up, customer, currency)

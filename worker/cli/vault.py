@@ -5,10 +5,10 @@ import typer
 from metering.errors import ConfigurationError
 from metering.vault import new_key as make_key
 from metering.vault.rotate import rotate_secrets
-from worker.cli.command import command
+from worker.cli.command import Group
 from worker.cli.target import Target
 
-app = typer.Typer(no_args_is_help=True)
+app = Group()
 
 
 @app.command("new-key")
@@ -17,8 +17,7 @@ def new_key() -> None:
     typer.echo(make_key())
 
 
-@app.command()
-@command()
+@app.add("rotate")
 def rotate(target: Target) -> str:
     """Seal all secrets with the first key of GULLAK_SECRET_KEYS; then remove the other keys.
 

@@ -12,12 +12,12 @@ from metering.errors import ConfigurationError, FieldProblem, InvalidInputError,
 from metering.ledger.verify import Fault, find_faults
 from metering.ledger.verify.accepted import AcceptedFault, accept_fault, accepted_faults
 from metering.usage.balance_of_events import EventBalance, read_balance
-from worker.cli.command import command
+from worker.cli.command import Group, command
 from worker.cli.page import Column, Page, View
 from worker.cli.target import Target
 from worker.status import redis_is_away
 
-app = typer.Typer(invoke_without_command=True)
+app = Group(runs_alone=True)
 
 _SHARDS: Final[Sequence[Column]] = (
     *("shard#", ("life", lambda shard: "now" if shard.live else "ended"), ("in#", "accepted")),
@@ -86,8 +86,7 @@ def verify(target: Target) -> Verified:
     return replace(found, faults=[one for one in found.faults if one.fault_id not in known])
 
 
-@app.command()
-@command()
+@app.add("accept")
 def accept(
     target: Target,
     fault_id: Annotated[str, Argument(help="As `gullak verify` names it.", metavar="FAULT")],

@@ -3,30 +3,29 @@
 from datetime import datetime
 from typing import Annotated
 
-import typer
 from typer import Option
 
 from metering.ids import EndpointId, WebhookEventId
 from metering.webhook.dead_letter import REPLAY_MAX, DeadLetter, dead_letters
 from metering.webhook.dead_letter import replay as replay_deliveries
 from metering.webhook.deliveries import Delivery, DeliveryState, page_of_deliveries
-from worker.cli.command import Tenant, command
+from worker.cli.command import Group, Tenant
 from worker.cli.options import Limit, moment
 from worker.cli.page import SENTENCE, Said, table
 
-app = typer.Typer(no_args_is_help=True)
+app = Group()
 
 ToEndpoint = Annotated[
     EndpointId | None, Option("--endpoint", help="Only to this one.", metavar="ID")
 ]
 
 
-@app.command("dead")
-@command(
+@app.add(
+    "dead",
     table(
         *("occurred_at", "type", ("event", "webhook_event_id"), ("endpoint", "endpoint_id")),
         *(("status#", "status_code"), "error~", ("attempts#", "attempt")),
-    )
+    ),
 )
 def dead(tenant: Tenant, limit: Limit = 100) -> list[DeadLetter]:
     """List dead letters: deliveries that were given up; oldest event first."""
@@ -38,13 +37,13 @@ def _answer(delivery: Delivery) -> str | None:
     return delivery.last_error if status is None else f"answered {status}"
 
 
-@app.command("list")
-@command(
+@app.add(
+    "list",
     table(
         *("type", "status", "attempts#", ("next attempt", "next_attempt_at")),
         *(("last answer~", _answer), ("event", "webhook_event_id"), ("endpoint", "endpoint_id")),
         *("url", "occurred_at", ("last attempt", "last_attempt_at")),
-    )
+    ),
 )
 def list_all(
     tenant: Tenant,
@@ -59,8 +58,7 @@ def list_all(
     return tenant.run(page_of_deliveries, endpoint_id=endpoint, state=status, page=limit)
 
 
-@app.command("replay")
-@command(SENTENCE)
+@app.add("replay", SENTENCE)
 def replay(
     tenant: Tenant,
     event: Annotated[WebhookEventId | None, Option(help="Only this event.", metavar="ID")] = None,
