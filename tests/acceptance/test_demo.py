@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def run_demo(folder: Path, variables: Mapping[str, str], *options: str) -> dict[
 
     assert found["ok"] is True
     assert [line for line in found["lines"] if line["ok"] is not True] == []
-    return found
+    return {**found, "printed": done.stdout}
 
 
 def test_the_demo_reconciles_after_the_worker_was_killed(
@@ -56,6 +57,19 @@ def test_the_demo_reconciles_after_the_worker_was_killed(
     assert [(kill["role"], kill["recovered"]) for kill in found["kills"]] == [("worker", True)]
     assert 0 < found["kills"][0]["at_event"] < 3000
     assert_bought(found)
+    shown = {shape(line) for line in found["printed"].splitlines()}
+    assert [line for line in lines_in_readme() if shape(line) not in shown] == []
+
+
+def lines_in_readme() -> list[str]:
+    """The part of the demo's output that README shows."""
+    readme = (ROOT / "README.md").read_text()
+    return readme.partition("what it prints:\n\n```text\n")[2].partition("```")[0].splitlines()
+
+
+def shape(line: str) -> str:
+    """A line with a sign for each number, and single spaces."""
+    return " ".join(re.sub(r"\d[\d,.]*", "#", line).split())
 
 
 def test_the_demo_survives_the_kill_of_everything(
