@@ -47,6 +47,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--fault-seconds", type=float, default=5.0, help="how long a server fails under traffic"
     )
     parser.addoption("--histories", type=int, default=60, help="random histories per policy")
+    parser.addoption(
+        "--slow", action="store_true", help="the slow tier too: all of `make test-all`"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the slow tier out unless it is asked for; begin with the tests that take longest."""
+    if not config.getoption("--slow"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+    items.sort(key=_tier)
+
+
+TIERS = ("faults", "acceptance", "integration", "unit")
+
+
+def _tier(item: pytest.Item) -> int:
+    parts = item.path.relative_to(Path(__file__).parent).parts
+    return TIERS.index(parts[0]) if parts[0] in TIERS else len(TIERS)
 
 
 @dataclass(frozen=True)
