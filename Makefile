@@ -8,16 +8,12 @@ WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test check bench docs up
+.PHONY: help setup lock demo test test-all lint types check bench docs up
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setdocs: $(READY) ## The reference pages from the code, then the site in site/
-	@$(BIN)/python tests/support/reference.py
-	@$(BIN)/zensical build --clean --strict
-
-up: $(READY) ## Make .venv with everything, pinned by hash
+setup: $(READY) ## Make .venv with everything, pinned by hash
 
 $(READY): requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -40,14 +36,31 @@ lock: $(READY) ## Resolve the dependencies anew into requirements/
 demo: $(READY) ## Real traffic through the whole path, with a killed worker and a reconciliation
 	@$(BIN)/gullak demo $(ARGS)
 
-test: check ## Checks, then all tests but benchmarks
-	@$(BIN)/pytest -q -n $(WORKERS) tests/unit tests/integration tests/acceptance tests/faults $(ARGS)
+# A module's tests stay in one process, because they share servers. The slowest tiers come first.
+PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist=loadscope --no-loadscope-reorder
+# The types are checked beside the tests: the first tests mostly wait for processes.
+define with_types
+	@$(BIN)/mypy --no-error-summary > $(VENV)/types.log 2>&1 & types=$$!; \
+	$(1); tests=$$?; \
+	wait $$types || { cat $(VENV)/types.log; exit 1; }; \
+	exit $$tests
+endef
 
-check: $(READY) ## Format, lint, types, import contracts
+test: lint ## Checks, then all tests but the slow ones and the benchmarks
+	$(call with_types,$(PYTEST) $(ARGS))
+
+test-all: lint ## Checks, then all tests but the benchmarks
+	$(call with_types,$(PYTEST) --slow $(ARGS))
+
+check: lint types ## Format, lint, import contracts, types
+
+lint: $(READY)
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
-	@$(BIN)/mypy --no-error-summary
 	@PYTHONPATH= $(BIN)/lint-imports --no-logo 2>/dev/null || PYTHONPATH= $(BIN)/lint-imports
+
+types: $(READY)
+	@$(BIN)/mypy --no-error-summary
 
 bench: $(READY) ## The budgets of the design, as ratios taken in one run
 	@$(BIN)/python tests/benchmarks/run.py $(ARGS)

@@ -12,6 +12,7 @@ import pytest
 from metering.buffer.stream import UsageBuffer
 from support.own_redis import OwnRedis
 from support.tenant import Shop, event
+from support.tiers import mostly_slow
 from support.tls_proxy import tls_in_front_of
 from support.traffic import wait_for
 from worker.context import open_buffer
@@ -73,7 +74,7 @@ CANNOT_WORK = {
 
 
 @pytest.mark.parametrize("fault", CANNOT_WORK)
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", mostly_slow(PROCESSES, "api"))
 def test_a_process_ends_at_the_start_with_one_clear_error(
     variables: Mapping[str, str], name: str, fault: str
 ) -> None:

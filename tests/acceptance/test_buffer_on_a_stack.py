@@ -40,6 +40,7 @@ def wait_for(condition: Callable[[], object], within_s: float = 60) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_worker_says_that_a_newer_release_wrote_what_it_finds(
     start_stack: StartStack, shop: Shop
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_full_redis_is_drained_whether_it_fills_before_the_start_or_later(
     api.close()
 
 
+@pytest.mark.slow
 def test_an_idle_worker_stays_though_a_stream_was_deleted_by_hand(
     start_stack: StartStack, shop: Shop
 ) -> None:
@@ -143,6 +145,7 @@ def runs(stack: Stack, task: str) -> float:
     return sum(float(line[len(name) :]) for line in text.splitlines() if line.startswith(name))
 
 
+@pytest.mark.slow
 def test_without_beat_everything_that_it_sends_goes_on(start_stack: StartStack, shop: Shop) -> None:
     stack = start_stack()
     os.kill(stack.pids["beat"], signal.SIGSTOP)

@@ -225,6 +225,7 @@ def natively(folder: Path, base: Mapping[str, str]) -> Iterator[Natively]:
                 process.wait()
 
 
+@pytest.mark.slow
 def test_every_service_runs_is_found_healthy_and_stops_cleanly(
     data_dir: Path, variables: Mapping[str, str]
 ) -> None:

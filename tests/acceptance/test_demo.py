@@ -72,6 +72,7 @@ def shape(line: str) -> str:
     return " ".join(re.sub(r"\d[\d,.]*", "#", line).split())
 
 
+@pytest.mark.slow
 def test_the_demo_survives_the_kill_of_everything(
     data_dir: Path, variables: dict[str, str]
 ) -> None:
@@ -94,6 +95,7 @@ def assert_bought(found: dict[str, Any]) -> None:
     assert all(amount > 0 for amount in payments["charged"].values())
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_trace_is_exact(data_dir: Path, variables: dict[str, str]) -> None:
     if not TRACE.exists():
         pytest.skip(f"no trace at {TRACE}: set GULLAK_TRACE to its CSV")

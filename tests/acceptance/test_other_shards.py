@@ -12,6 +12,7 @@ from metering.buffer.stream import UsageBuffer
 from metering.errors import ShardMismatchError
 from support.command import Gullak
 from support.tenant import Shop, event
+from support.tiers import mostly_slow
 from support.traffic import wait_for
 from worker.local.port import free_port
 from worker.local.up import Stack
@@ -49,7 +50,7 @@ def eight(config: Settings, variables: Mapping[str, str]) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("shop")
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", mostly_slow(PROCESSES, "worker"))
 def test_a_process_refuses_to_start_with_one_clear_error(
     eight: Mapping[str, str], name: str
 ) -> None:
@@ -67,6 +68,7 @@ def test_a_process_refuses_to_start_with_one_clear_error(
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shop")
 def test_a_stack_refuses_to_start(start_stack: Callable[..., Stack]) -> None:
     with pytest.raises(ShardMismatchError, match=TOLD):

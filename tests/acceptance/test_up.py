@@ -22,6 +22,7 @@ import psycopg
 import pytest
 from redis import Redis
 
+from support.tiers import mostly_slow
 from worker.health import answers_ready
 
 READY_WITHIN_S = 120
@@ -161,7 +162,7 @@ def test_a_second_stack_on_the_data_directory_is_refused(
     assert up.process.poll() is None
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", mostly_slow(ROLES, "api", "worker_webhook"))
 def test_a_killed_process_is_replaced_and_leaves_no_orphans(up: Up, role: str) -> None:
     wait_for(lambda: is_ready(up))
     before = up.pids[role]
@@ -175,6 +176,7 @@ def test_a_killed_process_is_replaced_and_leaves_no_orphans(up: Up, role: str) -
     assert psutil.pid_exists(up.pids[role])
 
 
+@pytest.mark.slow
 def test_committed_and_appended_data_survives_kills_of_the_servers(up: Up) -> None:
     wait_for(lambda: is_ready(up))
     execute(up, "CREATE TABLE kept AS SELECT 7 AS seven")

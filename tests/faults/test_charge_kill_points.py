@@ -26,6 +26,7 @@ from metering.payment.provider_account import NewAccount, connect_account
 from support.checkout_driver import Till
 from support.own_gateway import OwnGateway, running_gateway
 from support.tenant import Shop, shared_database
+from support.tiers import mostly_slow
 from support.traffic import frozen, wait_for
 from worker.context import open_buffer
 from worker.local.up import Stack
@@ -182,7 +183,7 @@ def opened(shop: Shop, gateway: OwnGateway, *, is_telling: bool = False) -> Prov
 # --- the worker -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", mostly_slow(POINTS, "after_charge"))
 def test_a_top_up_whose_worker_is_killed_is_charged_once_and_credited_once(
     town: Town, point: str
 ) -> None:
@@ -202,6 +203,7 @@ def test_a_top_up_whose_worker_is_killed_is_charged_once_and_credited_once(
     assert town.shop.faults() == []
 
 
+@pytest.mark.slow
 def test_a_charge_whose_worker_is_killed_comes_back_by_itself_within_a_short_lease(
     town: Town,
 ) -> None:
@@ -263,6 +265,7 @@ def test_a_page_whose_address_is_lost_with_the_worker_is_found_again_and_paid_on
     assert town.shop.faults() == []
 
 
+@pytest.mark.slow
 def test_many_charges_whose_workers_are_killed_at_any_moment_are_made_and_credited_once(
     town: Town,
 ) -> None:
@@ -287,6 +290,7 @@ def test_many_charges_whose_workers_are_killed_at_any_moment_are_made_and_credit
 # --- the edge -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_edge_killed_while_it_charges_a_checkout_answers_the_repetition_and_charges_once(
     town: Town,
 ) -> None:
@@ -331,6 +335,7 @@ def check_out(town: Town, buyer: Buyer, method: str) -> Any:
 # --- the gateway ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_gateway_killed_after_it_charged_and_before_it_answered_has_charged_once(
     town: Town,
 ) -> None:
@@ -347,6 +352,7 @@ def test_a_gateway_killed_after_it_charged_and_before_it_answered_has_charged_on
     assert town.shop.faults() == []
 
 
+@pytest.mark.slow
 def test_what_a_killed_gateway_had_not_told_is_told_by_the_next_one_and_credited_once(
     town: Town,
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from metering.buffer.keys import stream_key
+from support.tiers import mostly_slow
 from support.traffic import CUSTOMERS, Crowd
 from worker.local.up import Stack
 
@@ -51,7 +52,7 @@ def chunks_in(crowd: Crowd) -> int:
     return sum(buffer.redis.xlen(stream_key(shard)) for shard in buffer.shards)
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", mostly_slow(POINTS, "before_commit", "after_commit"))
 def test_a_drain_killed_at_a_point_is_taken_over_and_every_event_is_charged_once(
     crowd: Crowd, run_drain: RunDrain, tmp_path: Path, point: str
 ) -> None:
@@ -77,6 +78,7 @@ def test_a_drain_killed_at_a_point_is_taken_over_and_every_event_is_charged_once
     assert crowd.broken() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["after_copy", "before_trim"])
 def test_a_worker_whose_child_is_killed_at_a_point_goes_on_by_itself(
     crowd: Crowd, start_stack: Callable[..., Stack], tmp_path: Path, point: str

@@ -60,6 +60,7 @@ def drains_held(crowd: Crowd) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [1, 2])
 def test_a_worker_whose_acknowledgements_failed_ends_itself_and_the_next_one_works(
     crowd: Crowd, start_worker: StartWorker, tmp_path: Path, lost: int
@@ -74,6 +75,7 @@ def test_a_worker_whose_acknowledgements_failed_ends_itself_and_the_next_one_wor
     assert crowd.broken() == []
 
 
+@pytest.mark.slow
 def test_a_worker_whose_children_are_all_busy_goes_on_also_when_it_is_told_to_stop(
     crowd: Crowd, start_worker: StartWorker
 ) -> None:

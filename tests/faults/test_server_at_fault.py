@@ -21,6 +21,7 @@ import pytest
 
 from metering.buffer.chunk import BufferedEvent
 from support.edge import Api
+from support.tiers import mostly_slow
 from support.traffic import Crowd, Producer, wait_for
 from worker.context import open_buffer
 from worker.local.up import Stack
@@ -257,7 +258,7 @@ FAULTS: Mapping[str, tuple[Fault, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", mostly_slow(FAULTS, "table missing"))
 def test_nothing_is_refused_lost_or_charged_twice(
     town: Town, request: pytest.FixtureRequest, name: str
 ) -> None:

@@ -117,6 +117,7 @@ def batch_held(crowd: Crowd) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_a_worker_frozen_inside_a_batch_is_overtaken_and_resumes_without_harm(
     crowd: Crowd, start_stack: StartStack, start_celery: StartCelery
 ) -> None:
@@ -133,6 +134,7 @@ def test_a_worker_frozen_inside_a_batch_is_overtaken_and_resumes_without_harm(
     assert crowd.broken() == []
 
 
+@pytest.mark.slow
 def test_a_worker_killed_inside_a_batch_is_replaced_and_the_batch_is_charged_once(
     crowd: Crowd, start_stack: StartStack
 ) -> None:
@@ -144,6 +146,7 @@ def test_a_worker_killed_inside_a_batch_is_replaced_and_the_batch_is_charged_onc
     assert crowd.broken() == []
 
 
+@pytest.mark.slow
 def test_a_worker_told_to_stop_inside_a_batch_finishes_it_and_redoes_nothing(
     crowd: Crowd, start_stack: StartStack
 ) -> None:
@@ -158,6 +161,7 @@ def test_a_worker_told_to_stop_inside_a_batch_finishes_it_and_redoes_nothing(
     assert crowd.broken() == []
 
 
+@pytest.mark.slow
 def test_two_beats_at_once_have_every_effect_once(
     crowd: Crowd, start_stack: StartStack, start_celery: StartCelery
 ) -> None:
@@ -174,6 +178,7 @@ def test_two_beats_at_once_have_every_effect_once(
     assert crowd.broken() == []
 
 
+@pytest.mark.slow
 def test_while_beat_is_frozen_the_worker_drains_by_its_own_pulse(
     crowd: Crowd, start_stack: StartStack
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from support.edge import Api, running_api
 from support.tenant import Shop
+from support.tiers import mostly_slow
 from worker.settings import Settings
 
 CONFIG = Path(__file__).with_name("openapi.toml")
@@ -25,7 +26,9 @@ def unlimited(config: Settings, shop: Shop) -> Iterator[Api]:
         yield replace(bare, key=bare.key_for())
 
 
-@pytest.mark.parametrize("phase", ["examples,coverage", "fuzzing", "stateful"])
+@pytest.mark.parametrize(
+    "phase", mostly_slow(["examples,coverage", "fuzzing", "stateful"], "examples,coverage")
+)
 def test_no_request_finds_the_api_off_its_description(
     unlimited: Api, tmp_path: Path, phase: str
 ) -> None:
