@@ -8,6 +8,7 @@ Prints what it saw; ends with an AssertionError at the first thing that is not a
 import sys
 import time
 from itertools import pairwise
+from typing import Literal
 
 import httpx
 from dodopayments import BadRequestError, ConflictError, DodoPayments
@@ -41,7 +42,8 @@ def a_customer_begins_at_zero(client: DodoPayments) -> str:
 
 def credit_comes_once_per_key(client: DodoPayments, customer_id: str) -> None:
     entries = client.customers.wallets.ledger_entries
-    for currency, amount in (("USD", 50_00), ("INR", 4_000_00)):
+    amounts: tuple[tuple[Literal["USD", "INR"], int], ...] = (("USD", 50_00), ("INR", 4_000_00))
+    for currency, amount in amounts:
         for _ in range(2):  # the second is a replay
             wallet = entries.create(
                 customer_id,

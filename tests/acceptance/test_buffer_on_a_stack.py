@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -138,6 +139,10 @@ def test_an_idle_worker_stays_though_a_stream_was_deleted_by_hand(
     ]
 
 
+def has_run(stack: Stack, task: str, times: float) -> bool:
+    return runs(stack, task) >= times
+
+
 def runs(stack: Stack, task: str) -> float:
     """How often a task was done."""
     text = httpx.get(f"{stack.api_url}/metrics").text
@@ -155,7 +160,7 @@ def test_without_beat_everything_that_it_sends_goes_on(start_stack: StartStack, 
         before = {task: runs(stack, task) for task in sweeps}
 
         for task in sweeps:
-            wait_for(lambda task=task: runs(stack, task) >= before[task] + 3)
+            wait_for(partial(has_run, stack, task, before[task] + 3))
         shop.send(event(shop.customers[0], {"tokens": 2}))
         wait_for(lambda: shop.wallet().balance_minor == -2)
     finally:

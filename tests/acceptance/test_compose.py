@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from graphlib import TopologicalSorter
 from itertools import chain
 from pathlib import Path
@@ -151,8 +152,8 @@ class Natively:
         if name == "postgres":
             argv[0] = self.roles[name].argv[0]
             user = self.roles[name].user
-            home = str(self.folder / "postgres")
-            more = {"user": user, "group": user, "env": {"PGDATA": home, **self.environment(name)}}
+            data = str(self.folder / "postgres")
+            more = {"user": user, "group": user, "env": {"PGDATA": data, **self.environment(name)}}
         if name in self.ports:
             home = self.folder / name
             home.mkdir(exist_ok=True)
@@ -234,7 +235,7 @@ def test_every_service_runs_is_found_healthy_and_stops_cleanly(
             for name in names:
                 machine.start(name)
             for name in LONG_RUNNING & {*names}:
-                wait_for(lambda name=name: machine.is_healthy(name), f"{name} is not healthy")
+                wait_for(partial(machine.is_healthy, name), f"{name} is not healthy")
             for name in {*names} - LONG_RUNNING:
                 assert machine.running[name].wait(HEALTHY_WITHIN_S) == 0
 

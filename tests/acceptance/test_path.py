@@ -9,6 +9,7 @@ from pytest_httpserver import HTTPServer
 
 from metering.accept import Meter
 from metering.buffer.stream import UsageBuffer
+from metering.ids import Currency
 from metering.low_credit.rules import set_rule
 from metering.payment.manual import PaidOrder, record_paid_order
 from metering.webhook.endpoints import create_endpoint, endpoint_secret
@@ -40,7 +41,7 @@ def shop(sessions: Sessions, buffer: UsageBuffer) -> Shop:
     opened.meter("tokens", {"USD": "1"})
     opened.enter(100)
     with sessions.transaction() as conn:
-        set_rule(conn, opened.business_id, "USD", 20)
+        set_rule(conn, opened.business_id, Currency("USD"), 20)
     return opened
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from metering.buffer.stream import UsageBuffer
 from metering.db import driver
+from metering.ids import Currency
 from metering.low_credit.rules import set_rule
 from metering.webhook.endpoints import create_endpoint, endpoint_secret
 from support.own_pooler import running_pooler
@@ -52,7 +53,7 @@ def shop(pooled: Sessions, buffer: UsageBuffer) -> Shop:
     opened.meter("tokens", {"USD": "1"})
     opened.enter(100)
     with pooled.transaction() as conn:
-        set_rule(conn, opened.business_id, "USD", 20)
+        set_rule(conn, opened.business_id, Currency("USD"), 20)
     return opened
 
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from sqlalchemy import text
@@ -52,7 +53,7 @@ class Bed:
     sessions: Sessions
     buffer: UsageBuffer
 
-    def query(self, statement: str) -> Sequence[tuple[object, ...]]:
+    def query(self, statement: str) -> Sequence[tuple[Any, ...]]:
         with self.sessions.transaction() as conn:
             return [tuple(row) for row in conn.execute(text(statement))]
 

@@ -6,6 +6,7 @@ from time import perf_counter, sleep
 import psycopg
 
 from bed import CURRENCIES, Bed, Market
+from metering.buffer.entry import HeadChunk
 from metering.debit.batch import key_events
 from metering.debit.drain import drain_shard
 from metering.debit.prepare import usage_lines
@@ -51,7 +52,7 @@ def bare_copy_rate(here: Bed, market: Market, count: int) -> float:
     return count / took
 
 
-def _heads(here: Bed) -> list[list[object]]:
+def _heads(here: Bed) -> list[list[HeadChunk]]:
     """All chunks that are buffered, in batches as a drain reads them."""
     heads = []
     for shard in here.buffer.shards:

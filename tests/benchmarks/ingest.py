@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from statistics import quantiles
 from time import monotonic, perf_counter, sleep
+from typing import Any
 
 import orjson
 import psutil
@@ -25,7 +26,7 @@ START_TIMEOUT_S = 30
 WARM_UP_REQUESTS = 20
 BLOCK_REQUESTS = 10
 
-Chunk = tuple[Shard, dict[str, str | int | bytes]]
+Chunk = tuple[Shard, dict[Any, Any]]
 
 
 @dataclass

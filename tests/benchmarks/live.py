@@ -87,7 +87,8 @@ def lags_s(here: Bed, market: Market, seconds: int) -> tuple[list[float], list[f
                 threshold = -(1 + number % THRESHOLDS)
                 set_rule(conn, market.business_id, Currency("USD"), threshold, customer_id=customer)
         first = int(here.query("SELECT coalesce(max(batch_id), 0) FROM usage_batches")[0][0])
-        seen, stop = {}, threading.Event()
+        seen: dict[int, float] = {}
+        stop = threading.Event()
         watcher = threading.Thread(target=_watch, args=(here, first, seen, stop))
         watcher.start()
         _traffic(market, seconds)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -153,7 +154,7 @@ def main() -> int:
     parser.add_argument("--only", choices=("drain", "edge", "live", "soak"))
     parser.add_argument("--soak-events", type=int, default=SOAK_EVENTS)
     arguments = parser.parse_args()
-    parts = {
+    parts: dict[str, Callable[[Bed], list[Budget]]] = {
         "drain": drain_budgets,
         "edge": edge_budgets,
         "live": lambda here: live_budgets(here, LIVE_S),

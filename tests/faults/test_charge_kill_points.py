@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ class Provider:
         """All payments ever made: amount and status."""
         made = self.gateway.ask("GET", "/payments")["items"]
         return [(each["amount"], each["status"]) for each in made]
+
+    def has_made(self, count: int) -> bool:
+        return len(self.payments()) >= count
 
     def untold(self) -> int:
         """How many webhooks nobody has taken yet."""
@@ -276,7 +280,7 @@ def test_many_charges_whose_workers_are_killed_at_any_moment_are_made_and_credit
             buyer.begin(("pm_ok", "pm_500")[number % 2])
 
     for share in (1, 5):
-        wait_for(lambda share=share: len(town.quiet.payments()) >= earlier + share)
+        wait_for(partial(town.quiet.has_made, earlier + share))
         town.kill(CHARGER)
         for buyer in buyers:
             buyer.lease_is_over()

@@ -133,7 +133,7 @@ class DodoServer:
     # --- its contents -----------------------------------------------------------------------
 
     def add_payment(self, subscription_id: str | None, **changes: Any) -> Json:
-        made = {
+        made: Json = {
             "payment_id": f"pay_{next(self._ids)}",
             "subscription_id": subscription_id,
             "status": self.status,

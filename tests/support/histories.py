@@ -156,9 +156,9 @@ class History:
         rest = amount - forgiven - sum(part for _lot, part in parts)
         if rest:
             expires_at = now + timedelta(days=RESTORED_VALID_DAYS)
-            lot = PlainLot(row.lot_id, rest, len(self.plain.lots), source="refund")
-            lot.expires_at = expires_at
-            self.plain.lots[lot.name] = lot
+            restored = PlainLot(row.lot_id, rest, len(self.plain.lots), source="refund")
+            restored.expires_at = expires_at
+            self.plain.lots[restored.name] = restored
         self.plain.pay(now)
 
 

@@ -82,8 +82,8 @@ def broken(shop: Shop, attempts: Attempts) -> list[str]:
 
 def buffered(buffer: UsageBuffer) -> int:
     """Return how many events the streams hold, without leaving the pulse of a sweep."""
-    chunks = [fields for s in buffer.shards for _, fields in buffer.redis.xrange(stream_key(s))]
-    return sum(int(fields[b"n"]) for fields in chunks)
+    streams = [buffer.redis.xrange(stream_key(shard)) or [] for shard in buffer.shards]
+    return sum(int((fields or {})[b"n"]) for stream in streams for _, fields in stream)
 
 
 def _ends(attempts: Attempts, events: Rows, refused: Rows) -> Iterator[str]:

@@ -23,7 +23,7 @@ def _problem(type_: str, data: str) -> str | None:
         return f"{type_} is no type"
     if type_ not in SHAPES:
         return f"{type_} is not described: add its shape to api/notices.py"
-    shape, _ = SHAPES[type_]  # type: ignore[index]
+    shape, _ = SHAPES[type_]
     try:
         shape.model_validate_json(data, extra="forbid")
     except ValidationError as error:

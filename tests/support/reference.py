@@ -36,7 +36,8 @@ _LEFT_OUT: Final = "tests"
 def settings_page() -> str:
     """Return a table of settings for each section of the class."""
     sections: dict[str, list[str]] = {}
-    section, comment = "", []
+    section = ""
+    comment: list[str] = []
     for line in _body_of_settings():
         if found := _SECTION.fullmatch(line):
             section, comment = found[1], []

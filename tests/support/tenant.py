@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import count
 from threading import Barrier
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, create_engine, text
 
@@ -234,7 +234,7 @@ class Shop:
             f" AND currency = '{currency}'), 0) + coalesce((SELECT sum(remainder) FROM wallets"
             f" WHERE currency = '{currency}'), 0)"
         )
-        return Decimal(rows[0][0])
+        return Decimal(str(rows[0][0]))
 
     def faults(self) -> list[Fault]:
         with self.sessions.snapshot() as conn:
@@ -244,7 +244,7 @@ class Shop:
         with self.sessions.transaction() as conn:
             conn.execute(text(statement))
 
-    def rows(self, statement: str) -> Sequence[tuple[object, ...]]:
+    def rows(self, statement: str) -> Sequence[tuple[Any, ...]]:
         with self.sessions.transaction() as conn:
             return [tuple(row) for row in conn.execute(text(statement))]
 

@@ -15,6 +15,7 @@ import psutil
 from metering.accept import Meter
 from metering.buffer.chunk import BufferedEvent
 from metering.buffer.stream import UsageBuffer
+from metering.ids import Currency
 from metering.low_credit.rules import set_rule
 from support.invariants import Attempts, broken, buffered
 from support.tenant import Shop, event
@@ -71,7 +72,7 @@ class Crowd:
         crowd.top_up()
         with sessions.transaction() as conn:
             for currency, threshold in THRESHOLD.items():
-                set_rule(conn, shop.business_id, currency, threshold)
+                set_rule(conn, shop.business_id, Currency(currency), threshold)
         return crowd
 
     def top_up(self) -> None:

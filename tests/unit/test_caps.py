@@ -18,7 +18,7 @@ MOMENTS = st.datetimes(
 
 
 def utc(year: int, month: int, day: int, *time: int) -> datetime:
-    return datetime(year, month, day, *time, tzinfo=UTC)
+    return datetime(year, month, day, *time, tzinfo=UTC)  # type: ignore[misc,arg-type]
 
 
 @pytest.mark.parametrize(

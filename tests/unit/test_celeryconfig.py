@@ -55,7 +55,8 @@ def test_every_module_of_tasks_is_imported() -> None:
 
 
 def test_what_nobody_took_in_its_period_is_not_worked_off_later() -> None:
-    for name, entry in celeryconfig.beat_schedule.items():
+    schedule: dict[str, Any] = celeryconfig.beat_schedule
+    for name, entry in schedule.items():
         assert 0 < entry["options"]["expires"] <= max(entry["schedule"], 2), name
 
 

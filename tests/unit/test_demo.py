@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 from standardwebhooks import Webhook
 
 from metering.errors import InvalidInputError
 from metering.ids import CustomerId
-from worker.demo import kills
 from worker.demo.kills import Kill, Killer, Victim, victims_of
 from worker.demo.prices import Usage, plain_fraction
 from worker.demo.producers import Pace
@@ -335,7 +335,7 @@ def test_a_request_costs_what_the_price_list_says() -> None:
     assert usage.cost("USD") == Fraction("0.2875") + Fraction("0.014375") + Fraction("0.0625")
 
 
-def planned(event_id: str, **changes: object) -> Planned:
+def planned(event_id: str, **changes: Any) -> Planned:
     metadata: dict[str, str | int | float | bool] = {"input_tokens": 1, "output_tokens": 2}
     return Planned(event_id, 0, "llm.request", 0.0, metadata)._replace(**changes)
 
@@ -468,7 +468,7 @@ class Processes:
 @pytest.fixture
 def killed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     pids: list[int] = []
-    monkeypatch.setattr(kills.os, "kill", lambda pid, _signal: pids.append(pid))
+    monkeypatch.setattr("os.kill", lambda pid, _signal: pids.append(pid))
     return pids
 
 

@@ -9,11 +9,16 @@ from pydantic import ValidationError
 
 from metering.rate_card.filter import Condition, Filter, Operator, compile_filter
 
-ORDERINGS = ("greater_than", "greater_than_or_equals", "less_than", "less_than_or_equals")
+ORDERINGS: tuple[Operator, ...] = (
+    "greater_than",
+    "greater_than_or_equals",
+    "less_than",
+    "less_than_or_equals",
+)
 OPERATORS: tuple[Operator, ...] = (
     "equals",
     "not_equals",
-    *ORDERINGS,  # type: ignore[arg-type]
+    *ORDERINGS,
     "contains",
     "does_not_contain",
 )

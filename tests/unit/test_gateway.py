@@ -17,6 +17,7 @@ from metering.payment.vendors.stripe.gateway import (
     answer_of_intent,
     answer_of_session,
 )
+from metering.purchase.reversal_target import PaymentStatus
 from support.own_gateway import Account, new_charge
 
 URL = "http://127.0.0.1:1"
@@ -55,7 +56,7 @@ def test_who_pays_is_not_in_the_text_of_a_charge() -> None:
 def test_success_decides_before_what_is_pending_and_that_before_failure(
     statuses: str, decides: str
 ) -> None:
-    names = {"f": "failed", "p": "pending", "s": "succeeded"}
+    names: dict[str, PaymentStatus] = {"f": "failed", "p": "pending", "s": "succeeded"}
 
     answer = best(ChargeAnswer(names[each], f"pay_{each}") for each in statuses)
 
@@ -151,4 +152,4 @@ def test_an_account_that_nobody_can_ask_has_no_gateway(account: Account) -> None
 
 @pytest.mark.parametrize("provider", ["stripe", "dodo"])
 def test_a_vendors_account_needs_no_address(provider: str) -> None:
-    assert gateway_of(replace(Account(provider), base_url=None))
+    assert gateway_of(replace(Account(provider), base_url=None)) is not None

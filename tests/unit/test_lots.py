@@ -268,7 +268,7 @@ def test_the_smaller_priority_burns_first_then_the_end_then_promotions_then_age(
         ),
         start=1,
     ):
-        books.post(credit(amount, **terms))
+        books.post(credit(amount, **terms))  # type: ignore[arg-type]
     burned = []
     for _ in range(15):
         before = books.left()

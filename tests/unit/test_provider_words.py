@@ -13,6 +13,7 @@ from stripe import Charge, Dispute, Event, PaymentIntent, Refund, StripeObject
 from stripe.checkout import Session
 
 from metering.errors import UnreadableEventError
+from metering.ids import ChargeId, PurchaseId
 from metering.money import INT64_MAX
 from metering.payment.facts import PaymentFact, ReversalFact
 from metering.payment.vendors.amount import minor_of
@@ -91,7 +92,8 @@ def misfits(kind: type[StripeObject], values: Json) -> list[str]:
     kinds = {
         name: declared
         for name, declared in kind.__annotations__.items()
-        if get_origin(declared) is not ClassVar and not name.startswith("_")
+        if get_origin(declared) is not ClassVar  # type: ignore[redundant-expr]
+        and not name.startswith("_")
     }
     wrong = [f"{name} is unknown" for name in values.keys() - kinds.keys()]
     for name, declared in kinds.items():
@@ -130,8 +132,8 @@ def test_a_payment_says_what_was_paid_and_what_for(vendor: Vendor) -> None:
         amount_minor=84_900,
         currency="INR",
         occurred_at=BEGAN + timedelta(seconds=5),
-        purchase_id="pur_1",
-        charge_id="chg_1",
+        purchase_id=PurchaseId("pur_1"),
+        charge_id=ChargeId("chg_1"),
     )
 
 

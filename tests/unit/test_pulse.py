@@ -2,6 +2,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 from fakeredis import FakeRedis
@@ -51,7 +52,7 @@ class World:
         self.woken.append(shard)
 
     def hold(self, shard: int, events: int, version: int = CHUNK_VERSION) -> None:
-        fields = {"b": "bus", "n": events, "v": version, "e": "[]"}
+        fields: dict[Any, Any] = {"b": "bus", "n": events, "v": version, "e": "[]"}
         self.redis.xadd(stream_key(Shard(shard)), fields)
         self.redis.hset(counters_key(Shard(shard)), mapping={"epoch": "e", "accepted": events})
         self.redis.hset(BACKLOG, mapping={"events": events, "bytes": 2})

@@ -175,8 +175,8 @@ def test_the_price_in_force_is_the_last_that_began(starts: list[int], at: int) -
         found = cost_of([tokens], prices, {"tokens": 1}, at=LONG_AGO + at * MICROSECOND)
         assert found == (USD, max(begun))
     else:
-        found = gap([tokens], prices, {"tokens": 1}, at=LONG_AGO + at * MICROSECOND)
-        assert found == ("no_price", tokens.meter_id, None, 0)
+        missing = gap([tokens], prices, {"tokens": 1}, at=LONG_AGO + at * MICROSECOND)
+        assert missing == ("no_price", tokens.meter_id, None, 0)
 
 
 def test_a_moment_is_compared_in_utc_wherever_the_price_was_written() -> None:
@@ -240,11 +240,11 @@ def test_an_event_from_before_its_meter_s_first_price_is_not_free_by_omission(
 def test_a_part_of_an_event_is_not_free_by_omission() -> None:
     tokens, images = meter(), meter("images")
     prices = [price(tokens, "1"), price(images, "5", since=CHANGE)]
-    before = {"at": CHANGE - MICROSECOND}
+    before: dict[str, Any] = {"at": CHANGE - MICROSECOND}
 
     found = gap([tokens, images], prices, {"tokens": 10, "images": 1}, **before)
 
-    assert found == ("no_price", images.meter_id, USD, 10)
+    assert found == ("no_price", images.meter_id, USD, Decimal(10))
     assert cost_of([tokens, images], prices, {"tokens": 10}, **before) == (USD, 10)
     assert cost_of([tokens, images], prices, {"tokens": 10, "images": 0}, **before) == (USD, 10)
 

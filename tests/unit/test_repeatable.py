@@ -24,7 +24,7 @@ ONCE = {
 def posts() -> Iterator[APIRoute]:
     for module in ROUTERS:
         for route in module.router.routes:
-            if isinstance(route, APIRoute) and "POST" in route.methods:
+            if isinstance(route, APIRoute) and "POST" in (route.methods or ()):
                 yield route
 
 

@@ -55,8 +55,9 @@ def test_celery_and_the_client_of_the_buffer_go_to_the_same_server(redis: str) -
 def celery_parameters(broker: str) -> dict[str, Any]:
     """What Celery's transport connects with."""
     channel = Channel.__new__(Channel)
-    channel.connection = Celery("of-a-test", broker=broker).connection_for_read().transport
-    return dict(channel._connparams())
+    transport: Any = Celery("of-a-test", broker=broker).connection_for_read().transport
+    channel.connection = transport
+    return dict(channel._connparams())  # type: ignore[attr-defined]
 
 
 BAD = [

@@ -1,0 +1,13 @@
+"""Which cases of a test `make test` runs, and which only `make test-all` does."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def mostly_slow(cases: Iterable[str], *quick: str) -> list[Any]:
+    """Return the cases as parameters; all but the quick ones are in the slow tier."""
+    cases = list(cases)
+    assert set(quick) <= set(cases)
+    return [case if case in quick else pytest.param(case, marks=pytest.mark.slow) for case in cases]
