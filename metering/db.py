@@ -1,7 +1,8 @@
-"""What every store needs of Postgres: the transaction type, `COPY`, and whose fault an error is."""
+"""Postgres for every store: transactions, rows as models, the clock, `COPY`, kinds of errors."""
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Any, Final, LiteralString, TypeVar
 
 import psycopg
@@ -11,6 +12,7 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from metering.errors import NotFoundError
+from metering.statements import CLOCK
 
 Model = TypeVar("Model")
 
@@ -74,6 +76,12 @@ def get_one(model: Callable[..., Model], found: Result[Any], kind: str, object_i
     if only is None:
         raise NotFoundError(kind, object_id)
     return row(model, only)
+
+
+def database_now(conn: Connection) -> datetime:
+    """Return the time by the clock of the database, which decides about money."""
+    moment: datetime = conn.execute(CLOCK).scalar_one()
+    return moment
 
 
 def driver(conn: Connection) -> psycopg.Connection[tuple[object, ...]]:

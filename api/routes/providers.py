@@ -14,7 +14,7 @@ from api.errors import ErrorBody
 from api.paging import Page, Paged
 from metering.clock import Moment
 from metering.errors import BadSignatureError, NotFoundError
-from metering.fields import FILLED
+from metering.fields import Filled255
 from metering.ids import AccountId, ProviderEventNumber
 from metering.payment.inbox import (
     REPLAY_MAX,
@@ -36,8 +36,6 @@ router: Final = APIRouter(tags=["providers"])
 ID_DIGITS_MAX: Final = 18
 # A webhook of a provider has some KiB; anybody may send one.
 PROVIDER_BODY_BYTES_MAX: Final = 1 << 20
-
-PaymentId = Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]
 
 
 class Taken(BaseModel):
@@ -78,7 +76,7 @@ class EventReplayRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: Annotated[str, StringConstraints(strict=True, min_length=1, max_length=64)] | None = None
-    payment_id: PaymentId | None = None
+    payment_id: Filled255 | None = None
     before: Moment | None = None
 
 

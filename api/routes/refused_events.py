@@ -4,14 +4,14 @@ from datetime import datetime
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Path, Query
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection
 
 from api.auth import Reader, Writer
 from api.context import REPEATABLE, Scoped
 from api.paging import Page, Paged
 from metering.errors import NotFoundError
-from metering.fields import FILLED, NO_NUL
+from metering.fields import NO_NUL, Filled255
 from metering.ids import BusinessId, RefusalId
 from metering.usage.refused import (
     NOTE_CHARS_MAX,
@@ -31,7 +31,6 @@ REPLAY_MAX: Final = 5000
 ID_DIGITS_MAX: Final = 18
 
 RefusalPath = Annotated[str, Path(min_length=1, max_length=64)]
-Name = Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]
 
 
 class UsageOut(BaseModel):
@@ -69,9 +68,9 @@ class ReplayRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    reason: Name | None = None
-    event_id: Name | None = None
-    customer_id: Name | None = None
+    reason: Filled255 | None = None
+    event_id: Filled255 | None = None
+    customer_id: Filled255 | None = None
 
 
 class Replayed(BaseModel):

@@ -3,21 +3,19 @@
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Response
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection
 
 from api.auth import Reader, Writer
 from api.context import REPEATABLE, Scoped
 from api.paging import Page, Paged
 from metering.errors import UnsupportedCurrencyError
-from metering.fields import FILLED
+from metering.fields import CurrencyCode, Filled64, SignedMinor
 from metering.ids import Currency, CustomerId, RuleId, WalletId
 from metering.low_credit.rules import Rule, delete_rule, get_rule, page_of_rules, set_rule
-from metering.money import INT64_MAX
 
 router: Final = APIRouter(prefix="/low-credit-rules", tags=["low-credit rules"])
 
-Amount = Annotated[int, Field(strict=True, ge=-INT64_MAX, le=INT64_MAX)]
 RulePath = Annotated[RuleId, Path(min_length=1, max_length=64)]
 
 
@@ -26,12 +24,10 @@ class NewRule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    currency: Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Z]{3}$")]
-    threshold: Amount
-    recover_at: Amount | None = None
-    customer_id: (
-        Annotated[str, StringConstraints(strict=True, max_length=64, pattern=FILLED)] | None
-    ) = None
+    currency: CurrencyCode
+    threshold: SignedMinor
+    recover_at: SignedMinor | None = None
+    customer_id: Filled64 | None = None
 
 
 class RuleOut(BaseModel):

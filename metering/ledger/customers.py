@@ -8,10 +8,11 @@ import orjson
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection, Row
 
+from metering.db import row
 from metering.errors import NotFoundError, UnsupportedCurrencyError
+from metering.fields import Locale, Metadata, MetadataValue, NonEmpty255
 from metering.ids import BusinessId, CustomerId
 from metering.ledger import statements
-from metering.ledger.wallets import Locale, Metadata, MetadataValue, Text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +36,9 @@ class CustomerChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    email: Text | None = None
-    name: Text | None = None
-    phone_number: Text | None = None
+    email: NonEmpty255 | None = None
+    name: NonEmpty255 | None = None
+    phone_number: NonEmpty255 | None = None
     preferred_locale: Locale | None = None
     metadata: Metadata | None = None
     billing_currency: str | None = None
@@ -149,5 +150,5 @@ def _part(text: str | None) -> str | None:
     return f"%{literal}%"
 
 
-def _customer(row: Row[Any]) -> Customer:
-    return Customer(**row._mapping)  # noqa: SLF001
+def _customer(found: Row[Any]) -> Customer:
+    return row(Customer, found)

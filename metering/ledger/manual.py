@@ -1,40 +1,43 @@
 """Credit and debit by hand: with a reason, and an idempotency key that is kept for ever."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import blake2b
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
 import orjson
 from pydantic import (
     BaseModel,
     ConfigDict,
-    Field,
-    StringConstraints,
     ValidationInfo,
     field_validator,
 )
 from sqlalchemy import Connection
 
+from metering import locks
 from metering.clock import Moment, to_wire
-from metering.errors import FieldProblem, IdempotencyConflictError, InvalidInputError
-from metering.fields import FILLED, NO_NUL
+from metering.db import database_now
+from metering.errors import FieldProblem, InvalidInputError
+from metering.fields import (
+    CurrencyName,
+    Filled255,
+    Metadata,
+    Minor,
+    PositiveMinor,
+    Text255,
+    Text500,
+)
+from metering.idempotency import digest_of, first_answer
 from metering.ids import BusinessId, CustomerId, EntryId, WalletId
 from metering.ledger import statements
 from metering.ledger.entry import PRIORITY_DEFAULT, EventType, Kind, LotTerms, Posting, Priority
 from metering.ledger.post import post
-from metering.ledger.wallets import Metadata, wallet_of
-from metering.money import INT64_MAX
+from metering.ledger.wallets import wallet_of
 
 # What it can be written for in UTC, whatever its own zone is.
 _EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
 _LATEST: Final = datetime(9999, 12, 30, tzinfo=UTC)
 # What only a credit has: how its lot is burned.
 _TERMS: Final = ("expires_at", "source", "priority", "cost_basis")
-
-IdempotencyKey = Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]
-Reason = Annotated[str, StringConstraints(max_length=500, pattern=NO_NUL)]
 
 
 class ManualEntry(BaseModel):
@@ -47,17 +50,17 @@ class ManualEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    amount: Annotated[int, Field(strict=True, gt=0, le=INT64_MAX)]
-    currency: Annotated[str, StringConstraints(strict=True, min_length=1, max_length=10)]
+    amount: PositiveMinor
+    currency: CurrencyName
     entry_type: Literal["credit", "debit"]
-    idempotency_key: IdempotencyKey | None = None
-    reason: Reason | None = None
-    reference: Annotated[str, StringConstraints(max_length=255, pattern=NO_NUL)] | None = None
+    idempotency_key: Filled255 | None = None
+    reason: Text500 | None = None
+    reference: Text255 | None = None
     metadata: Metadata = {}
     expires_at: Moment | None = None
     source: Literal["paid", "promotional", "manual"] | None = None
     priority: Priority | None = None
-    cost_basis: Annotated[int, Field(strict=True, ge=0, le=INT64_MAX)] | None = None
+    cost_basis: Minor | None = None
 
     @field_validator(*_TERMS)
     @classmethod
@@ -118,29 +121,18 @@ def enter(
 def entered_before(
     conn: Connection, business_id: BusinessId, key: str | None, digest: bytes
 ) -> Entered | None:
-    """Return the entry that an earlier request with this key made; others with it wait from here.
-
-    Raises:
-        IdempotencyConflictError: the key was used with other content.
-
-    """
-    if key is None:
-        return None
-    values = {"business_id": business_id, "idempotency_key": key}
-    conn.execute(statements.LOCK_KEY, values)
-    row = conn.execute(statements.ENTRY_BY_KEY, values).one_or_none()
-    if row is None:
-        return None
-    if bytes(row.request_digest) != digest:
-        raise IdempotencyConflictError(key)
-    return Entered(row.entry_id, row.wallet_id, replayed=True)
+    """Return the entry that an earlier request with this key made; see `first_answer`."""
+    row = first_answer(
+        conn, business_id, key, digest, lock=locks.ENTRY_KEY, find=statements.ENTRY_BY_KEY
+    )
+    return None if row is None else Entered(row.entry_id, row.wallet_id, replayed=True)
 
 
 def _check_expiry(conn: Connection, request: ManualEntry) -> None:
     """Refuse what has expired; of a repetition that is not asked, because it was good once."""
     if request.expires_at is None:
         return
-    if request.expires_at <= conn.execute(statements.CLOCK).scalar_one():
+    if request.expires_at <= database_now(conn):
         raise InvalidInputError(FieldProblem("expires_at", "must be in the future"))
 
 
@@ -183,8 +175,3 @@ def _digest(customer_id: CustomerId, request: ManualEntry, kind: Kind) -> bytes:
         terms["expires_at"] = to_wire(request.expires_at)
     asked = request.model_dump(exclude=set(_TERMS))
     return digest_of({"customer_id": customer_id, "kind": kind, **asked, **terms})
-
-
-def digest_of(asked: Mapping[str, object]) -> bytes:
-    """Return 16 bytes that stand for all that a request asked for."""
-    return blake2b(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from metering.clock import to_wire
 from metering.copy_format import array, escape
-from metering.db import copy_in
+from metering.db import copy_in, database_now
 from metering.errors import NotFoundError
 from metering.ids import WalletId
 from metering.ledger import statements
@@ -39,7 +39,7 @@ def post(conn: Connection, postings: Sequence[Posting]) -> list[Entry]:
     if not postings:
         return []
     wallets = lock_wallets(conn, {posting.wallet_id for posting in postings})
-    now = conn.execute(statements.CLOCK).scalar_one()
+    now = database_now(conn)
     entries, moved = plan_entries(wallets, postings, now)
     named = [move.lot_id for posting in postings for move in posting.lot_moves]
     books = open_books(conn, wallets, needing_lots(moved, postings), now, named)
@@ -66,7 +66,7 @@ def settle_lots(conn: Connection, wallet_ids: set[WalletId]) -> None:
     if not wallet_ids:
         return
     books = look_into(conn, wallet_ids)
-    now = conn.execute(statements.CLOCK).scalar_one()
+    now = database_now(conn)
     turned = [book.settle(book.wallet) for book in books.values()]
     write_books(conn, list(books.values()))
     _turn(conn, turned, now)
@@ -81,7 +81,7 @@ def look_into(conn: Connection, wallet_ids: set[WalletId]) -> dict[WalletId, Lot
 
     """
     wallets = lock_wallets(conn, wallet_ids)
-    now = conn.execute(statements.CLOCK).scalar_one()
+    now = database_now(conn)
     return open_books(conn, wallets, wallet_ids, now)
 
 

@@ -23,8 +23,6 @@ LOCK_WALLETS: Final = text(
     f"SELECT {_WALLET} FROM wallets WHERE wallet_id = ANY(:wallet_ids)"
     " ORDER BY wallet_id FOR NO KEY UPDATE"
 )
-# The clock that decides, read after the locks are held: entries of a wallet follow each other.
-CLOCK: Final = text("SELECT clock_timestamp()")
 # Write entries; the columns are those that `post._line` writes.
 COPY_ENTRIES: Final[LiteralString] = f"COPY ledger_entries ({_ENTRY}) FROM STDIN"
 # Write a few entries: one round trip where `COPY` needs three, and also allowed behind row-level
@@ -56,11 +54,6 @@ TURN_WALLETS: Final = text(
         " CAST(:lot_untils AS timestamptz[]), CAST(:frozens AS bigint[])",
         names=", lot_id, lot_from_minor, lot_until, frozen_minor",
     )
-)
-# Requests with one idempotency key queue up, also when they name different wallets: without this
-# the later one would only learn from the unique index that it had lost, in a broken transaction.
-LOCK_KEY: Final = text(
-    "SELECT pg_advisory_xact_lock(1735747694, hashtext(:business_id || ' ' || :idempotency_key))"
 )
 # The entry that an idempotency key already made.
 ENTRY_BY_KEY: Final = text(

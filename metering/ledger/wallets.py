@@ -2,63 +2,23 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
-    Field,
-    StrictBool,
-    StrictFloat,
-    StrictInt,
-    StringConstraints,
 )
 from sqlalchemy import Connection
 
 from metering.errors import FieldProblem, InvalidInputError, NotFoundError, UnsupportedCurrencyError
-from metering.fields import NO_NUL
+from metering.fields import Locale, Metadata, NonEmpty255
 from metering.ids import BusinessId, Currency, CustomerId, WalletId, new_id
 from metering.ledger import statements
 from metering.ledger.entry import Wallet
-from metering.money import INT64_MAX
 
 NAME_LENGTH_MAX: Final = 255
 MISSING_WALLETS_PAGE: Final = 10_000
-
-Text = Annotated[
-    str,
-    StringConstraints(strict=True, min_length=1, max_length=NAME_LENGTH_MAX, pattern=NO_NUL),
-]
-MetadataKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
-
-
-def _fits(value: str | float) -> str | float:
-    """Refuse an integer that JSON, as written here, has no form for."""
-    if isinstance(value, int) and abs(value) > INT64_MAX:
-        raise ValueError("must fit a 64-bit integer")
-    return value
-
-
-MetadataValue = Annotated[
-    StrictBool
-    | StrictInt
-    | StrictFloat
-    | Annotated[str, StringConstraints(strict=True, max_length=500, pattern=NO_NUL)],
-    AfterValidator(_fits),
-]
-Metadata = Annotated[
-    dict[MetadataKey, MetadataValue],
-    Field(max_length=50, json_schema_extra={"additionalProperties": False}),
-]
-
-
-# The languages that the contract's clients know; another would be refused by their strict mode.
-Locale = Literal[
-    "ar", "ca", "de", "en", "es", "fr", "he", "id", "it", "ja", "ka", "ko", "ms", "nl", "pl", "pt",
-    "ro", "ru", "sv", "th", "tr", "zh",
-]  # fmt: skip
 
 
 class NewCustomer(BaseModel):
@@ -66,9 +26,9 @@ class NewCustomer(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    email: Text
-    name: Text
-    phone_number: Text | None = None
+    email: NonEmpty255
+    name: NonEmpty255
+    phone_number: NonEmpty255 | None = None
     preferred_locale: Locale | None = None
     metadata: Metadata = {}
     billing_currency: str | None = None

@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from metering.db import Transactions
+from metering.db import Transactions, database_now
 from metering.ids import WalletId
 from metering.low_credit import statements
 from metering.low_credit.crossing import evaluate
@@ -59,5 +59,5 @@ def _check(conn: Connection, page: list[WalletId]) -> int:
     if not crossed:
         return 0
     locked = list(conn.execute(statements.LOCK, {"wallet_ids": crossed}).scalars())
-    now = conn.execute(statements.CLOCK).scalar_one()
+    now = database_now(conn)
     return evaluate(conn, locked, now)

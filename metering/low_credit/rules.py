@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from metering.db import get_one, rows
 from metering.errors import FieldProblem, InvalidInputError, NotFoundError
 from metering.ids import BusinessId, Currency, CustomerId, RuleId, WalletId, new_id
 from metering.low_credit import statements
@@ -92,8 +93,7 @@ def delete_rule(conn: Connection, business_id: BusinessId, rule_id: RuleId) -> N
 
 def list_rules(conn: Connection, business_id: BusinessId) -> list[Rule]:
     """Return the rules of a business, oldest first."""
-    rows = conn.execute(statements.RULES, {"business_id": business_id})
-    return [Rule(**row._mapping) for row in rows]  # noqa: SLF001
+    return rows(Rule, conn.execute(statements.RULES, {"business_id": business_id}))
 
 
 def page_of_rules(
@@ -106,7 +106,7 @@ def page_of_rules(
 ) -> list[Rule]:
     """Return up to `page` rules of a business, newest first, older than `after`."""
     values = {"business_id": business_id, "page": page, "offset": offset, "after": after}
-    return [Rule(**row._mapping) for row in conn.execute(statements.RULE_PAGE, values)]  # noqa: SLF001
+    return rows(Rule, conn.execute(statements.RULE_PAGE, values))
 
 
 def get_rule(conn: Connection, business_id: BusinessId, rule_id: RuleId) -> Rule:
@@ -116,9 +116,5 @@ def get_rule(conn: Connection, business_id: BusinessId, rule_id: RuleId) -> Rule
         NotFoundError: the business has no such rule.
 
     """
-    row = conn.execute(
-        statements.RULE, {"business_id": business_id, "rule_id": rule_id}
-    ).one_or_none()
-    if row is None:
-        raise NotFoundError("low-credit rule", rule_id)
-    return Rule(**row._mapping)  # noqa: SLF001
+    found = conn.execute(statements.RULE, {"business_id": business_id, "rule_id": rule_id})
+    return get_one(Rule, found, "low-credit rule", rule_id)

@@ -88,8 +88,6 @@ LOCK: Final = text(
     "SELECT wallet_id FROM wallets WHERE wallet_id = ANY(:wallet_ids)"
     " ORDER BY wallet_id FOR NO KEY UPDATE SKIP LOCKED"
 )
-# The clock that decides, read after the locks are held.
-CLOCK: Final = text("SELECT clock_timestamp()")
 # Mark wallets as low by a rule. A rule that is being deleted is passed over: waiting for it, or
 # failing with it, would hold up the posting. Returns the marks that were made.
 MARK_LOW: Final = text(

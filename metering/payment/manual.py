@@ -7,9 +7,9 @@ it is of less than the price: its refunds and disputes count from then on. The p
 first, as for facts of a provider, and the purchase follows in the same transaction.
 """
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection
 
 from metering.clock import utc_now
@@ -19,7 +19,7 @@ from metering.errors import (
     InvalidInputError,
     UnpaidPurchaseError,
 )
-from metering.fields import FILLED
+from metering.fields import CurrencyName, Filled64, Filled255, PositiveMinor
 from metering.ids import BusinessId, CheckoutId, CustomerId, PurchaseId
 from metering.payment.facts import (
     PaymentFact,
@@ -30,12 +30,11 @@ from metering.payment.facts import (
 )
 from metering.payment.inbox import apply_parked
 from metering.purchase import statements
-from metering.purchase.packages import Days, Minor
+from metering.purchase.packages import Days
 from metering.purchase.purchases import Purchase, Terms, get_purchase, place
 from metering.purchase.reversal_target import PaymentStatus, Provider, ReversalKind, ReversalStatus
 from metering.purchase.settle import settle_purchase
 
-ShopId = Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]
 DisputeStatus = Literal["open", "won", "lost"]
 
 
@@ -44,11 +43,11 @@ class PaidOrder(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    order_id: Annotated[str, StringConstraints(max_length=255, pattern=FILLED)]
-    customer_id: Annotated[str, StringConstraints(max_length=64, pattern=FILLED)]
-    currency: Annotated[str, StringConstraints(min_length=1, max_length=10)]
-    paid: Minor
-    credit: Minor | None = None
+    order_id: Filled255
+    customer_id: Filled64
+    currency: CurrencyName
+    paid: PositiveMinor
+    credit: PositiveMinor | None = None
     valid_days: Days | None = None
 
 
@@ -60,8 +59,8 @@ class ShopPayment(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    payment_id: ShopId | None = None
-    amount: Minor | None = None
+    payment_id: Filled255 | None = None
+    amount: PositiveMinor | None = None
 
 
 class ShopRefund(BaseModel):
@@ -69,8 +68,8 @@ class ShopRefund(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    refund_id: ShopId
-    amount: Minor | None = None
+    refund_id: Filled255
+    amount: PositiveMinor | None = None
 
 
 class ShopDispute(BaseModel):
@@ -81,9 +80,9 @@ class ShopDispute(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dispute_id: ShopId
+    dispute_id: Filled255
     status: DisputeStatus
-    amount: Minor | None = None
+    amount: PositiveMinor | None = None
 
 
 class _Told(NamedTuple):

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Row
 from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
 from metering.errors import AmbiguousAccountError, BadSignatureError, NotFoundError
-from metering.fields import FILLED
+from metering.fields import Filled255
 from metering.ids import AccountId, BusinessId, new_id
 from metering.payment import statements
 from metering.vault import Vault, vault_of
@@ -45,11 +45,11 @@ class NewAccount(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     provider: AccountProvider
-    name: Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]
+    name: Filled255
     webhook_secret: SecretStr | None = None
     api_key: SecretStr | None = None
     base_url: Annotated[str, StringConstraints(max_length=2048, pattern=_HTTP_URL)] | None = None
-    product_id: Annotated[str, StringConstraints(max_length=255, pattern=FILLED)] | None = None
+    product_id: Filled255 | None = None
 
     @field_validator("webhook_secret", "api_key")
     @classmethod

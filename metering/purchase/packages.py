@@ -4,17 +4,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, Row
 
 from metering.errors import NotFoundError, UnsupportedCurrencyError
-from metering.fields import FILLED
+from metering.fields import CurrencyCode, Filled255, PositiveMinor
 from metering.ids import BusinessId, Currency, PackageId, new_id
 from metering.ledger.entry import PRIORITY_DEFAULT, Priority
-from metering.money import INT64_MAX
 from metering.purchase import statements
 
-Minor = Annotated[int, Field(strict=True, gt=0, le=INT64_MAX)]
 Days = Annotated[int, Field(strict=True, gt=0, le=36_500)]
 
 
@@ -26,10 +24,10 @@ class NewPackage(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]
-    currency: Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Z]{3}$")]
-    price: Minor
-    credit: Minor | None = None
+    name: Filled255
+    currency: CurrencyCode
+    price: PositiveMinor
+    credit: PositiveMinor | None = None
     valid_days: Days | None = None
     priority: Priority = PRIORITY_DEFAULT
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 from sqlalchemy import Connection, Row
 
 from metering.errors import (
@@ -13,16 +13,15 @@ from metering.errors import (
     InvalidInputError,
     NotFoundError,
 )
-from metering.fields import FILLED
+from metering.fields import CurrencyName, Filled64, Filled255, PositiveMinor
 from metering.ids import BusinessId, Currency, CustomerId, EntryId, PackageId, PurchaseId, new_id
 from metering.ledger.entry import PRIORITY_DEFAULT, Priority
 from metering.ledger.wallets import wallet_of
 from metering.purchase import statements
-from metering.purchase.packages import Days, Minor, Package, get_package
+from metering.purchase.packages import Days, Package, get_package
 from metering.purchase.reversal_target import Provider, PurchaseStatus
 
 Origin = Literal["order", "top_up", "checkout"]
-OrderNumber = Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]
 
 
 class NewPurchase(BaseModel):
@@ -33,11 +32,11 @@ class NewPurchase(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    order_id: OrderNumber | None = None
-    package_id: Annotated[str, StringConstraints(max_length=64, pattern=FILLED)] | None = None
-    currency: Annotated[str, StringConstraints(min_length=1, max_length=10)] | None = None
-    price: Minor | None = None
-    credit: Minor | None = None
+    order_id: Filled255 | None = None
+    package_id: Filled64 | None = None
+    currency: CurrencyName | None = None
+    price: PositiveMinor | None = None
+    credit: PositiveMinor | None = None
     valid_days: Days | None = None
     priority: Priority | None = None
 

@@ -12,14 +12,15 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection
 
 from metering.errors import NotRefundableError, RefundExceedsDebitError
+from metering.fields import Filled255, PositiveMinor, Text500
+from metering.idempotency import digest_of
 from metering.ids import BusinessId, CustomerId, EntryId
 from metering.ledger.entry import Entry, Kind, LotTerms, Posting
 from metering.ledger.history import get_entry
 from metering.ledger.lots.restore import Restorable, restoration
-from metering.ledger.manual import Entered, IdempotencyKey, Reason, digest_of, entered_before
+from metering.ledger.manual import Entered, entered_before
 from metering.ledger.post import open_book, post
 from metering.purchase import statements
-from metering.purchase.packages import Minor
 from metering.purchase.settle import RESTORED_VALID_DAYS
 
 # What paid for something. The others followed a payment or a moment, and are undone where those
@@ -32,9 +33,9 @@ class DebitRefund(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    amount: Minor | None = None
-    reason: Reason | None = None
-    idempotency_key: IdempotencyKey | None = None
+    amount: PositiveMinor | None = None
+    reason: Text500 | None = None
+    idempotency_key: Filled255 | None = None
 
 
 def refund_debit(

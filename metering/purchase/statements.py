@@ -4,6 +4,8 @@ from typing import Final
 
 from sqlalchemy import text
 
+from metering import locks
+
 # The clock that decides.
 CLOCK: Final = text("SELECT clock_timestamp()")
 
@@ -169,7 +171,7 @@ EXPIRING: Final = text(
 
 # One at a time with a payment: of two facts that come at once, the second sees the first.
 LOCK_PAYMENT: Final = text(
-    "SELECT pg_advisory_xact_lock(1735747698,"
+    f"SELECT pg_advisory_xact_lock({locks.PAYMENT},"
     " hashtext(:business_id || ' ' || :provider || ' ' || :payment_id))"
 )
 # What is said of a payment. Pending comes before failed, failed before succeeded, and none goes

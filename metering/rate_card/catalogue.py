@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from metering import db
 from metering.clock import Moment
 from metering.errors import FieldProblem, InvalidInputError, NotFoundError, UnsupportedCurrencyError
-from metering.fields import FILLED, NO_NUL
+from metering.fields import NO_NUL, CurrencyCode, Filled255
 from metering.ids import BusinessId, Currency, MeterId, PriceId, new_id
 from metering.money import (
     EXACT,
@@ -22,8 +22,6 @@ from metering.money import (
 )
 from metering.rate_card import statements
 from metering.rate_card.filter import Filter
-
-Name = Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]
 
 # The start of a price that has always been in force: no event is older.
 BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)
@@ -71,9 +69,9 @@ class NewMeter(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Name
-    event_name: Name
-    measurement_unit: Name
+    name: Filled255
+    event_name: Filled255
+    measurement_unit: Filled255
     aggregation: Aggregation
     description: Annotated[str, StringConstraints(max_length=1000, pattern=NO_NUL)] | None = None
     filter: Filter | None = None
@@ -89,7 +87,7 @@ class NewPrice(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     meter_id: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=NO_NUL)]
-    currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]
+    currency: CurrencyCode
     price_per_unit: Annotated[str, StringConstraints(strict=True, pattern=_PRICE_TEXT)]
     units: Annotated[int, Field(strict=True, ge=1, le=UNITS_MAX)] = 1
     effective_from: Moment | Literal["beginning", "now"] | None = None

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection
 
 from metering.errors import IdempotencyConflictError
-from metering.fields import FILLED, NO_NUL
+from metering.fields import NO_NUL, Filled255
 from metering.ids import BusinessId, EndpointId
 from metering.webhook import statements
 from metering.webhook.endpoints import (
@@ -49,9 +49,7 @@ class NewEndpoint(BaseModel):
     headers: Pairs | None = None
     metadata: Pairs | None = None
     rate_limit: NoLimit = None
-    idempotency_key: (
-        Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)] | None
-    ) = None
+    idempotency_key: Filled255 | None = None
 
 
 class EndpointChange(BaseModel):

@@ -4,6 +4,8 @@ from typing import Final
 
 from sqlalchemy import text
 
+from metering import locks
+
 # --- outbox: written in the transaction of what it tells of ---------------------------------------
 
 # Write what happened.
@@ -60,8 +62,8 @@ LOCK_ENDPOINT: Final = text("""
     WHERE business_id = :business_id AND endpoint_id = :endpoint_id FOR NO KEY UPDATE
 """)
 # Requests for an endpoint with one idempotency key queue up.
-LOCK_REQUEST: Final = text("""
-    SELECT pg_advisory_xact_lock(1735747696, hashtext(:business_id || ' ' || :key))
+LOCK_REQUEST: Final = text(f"""
+    SELECT pg_advisory_xact_lock({locks.ENDPOINT_KEY}, hashtext(:business_id || ' ' || :key))
 """)
 # The endpoint that an idempotency key made.
 ENDPOINT_BY_KEY: Final = text("""

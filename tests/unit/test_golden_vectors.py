@@ -18,10 +18,11 @@ from metering.buffer.chunk import (
 from metering.buffer.entry import head_chunk
 from metering.buffer.shard import shard_of
 from metering.debit.batch import key_event
+from metering.idempotency import digest_of
 from metering.ids import BatchId, BusinessId, Currency, CustomerId, EntryId, WalletId
 from metering.ledger import manual
 from metering.ledger.entry import Entry, chain_digest
-from metering.ledger.manual import ManualEntry, digest_of
+from metering.ledger.manual import ManualEntry
 from support.buffer_probe import decode_chunk
 
 BUSINESS = BusinessId("bus_1")

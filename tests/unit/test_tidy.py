@@ -312,9 +312,6 @@ def test_no_float_comes_near_money() -> None:
         ),
         # A caller's JSON may hold a double; it is taken in its shortest decimal form.
         definition("metering/money.py", "_number_of"),
-        # Metadata is the customer's own JSON and no amount.
-        definition("metering/ledger/wallets.py", "_fits"),
-        definition("metering/ledger/wallets.py", "MetadataValue"),
     )
 
     assert not places, "use an integer of minor units, or Decimal in `money.EXACT`: floats round"

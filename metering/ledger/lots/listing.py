@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
+from metering.db import rows
 from metering.ids import BusinessId, Currency, CustomerId, EntryId, LotId, WalletId
 from metering.ledger.entry import Entry, Source
 from metering.ledger.lots import statements
@@ -83,7 +84,7 @@ def list_lots(
         wallets_of(conn, business_id, customer_id)
     else:
         wallet_of(conn, business_id, customer_id, wanted.currency)
-    rows = conn.execute(
+    found = conn.execute(
         statements.LOT_PAGE,
         {
             "business_id": business_id,
@@ -95,7 +96,7 @@ def list_lots(
             "after": after,
         },
     )
-    return [LotView(**row._mapping) for row in rows]  # noqa: SLF001
+    return rows(LotView, found)
 
 
 def allocations_of(conn: Connection, entry: Entry) -> Allocations:

@@ -8,6 +8,7 @@ from typing import Final
 
 from sqlalchemy import text
 
+from metering import locks
 from metering.ledger.lots.statements import LOT_NOW
 from metering.ledger.statements import ENTRY_COLUMNS
 
@@ -194,7 +195,7 @@ ENTRIES_OFF_THEIR_EVENTS: Final = text(
 # --- the scheduled walk -------------------------------------------------------------------------
 
 # One slice of the walk at a time.
-TRY_WALK: Final = text("SELECT pg_try_advisory_xact_lock(1735747701, 0)")
+TRY_WALK: Final = text(f"SELECT pg_try_advisory_xact_lock({locks.VERIFY}, 0)")
 # The walk under way, if one is, and the last complete one. Another is due an hour after the last
 # began, and when that was before `:since`.
 WALK: Final = text(

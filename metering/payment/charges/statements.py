@@ -4,6 +4,7 @@ from typing import Final
 
 from sqlalchemy import text
 
+from metering import locks
 from metering.low_credit.statements import SPENDABLE
 from metering.money import INT64_MAX
 
@@ -121,9 +122,10 @@ ACCOUNTS: Final = text(
 # --- checkouts ----------------------------------------------------------------------------------
 
 # Requests with one idempotency key queue up.
-LOCK_KEY: Final = text(
-    "SELECT pg_advisory_xact_lock(1735747697, hashtext(:business_id || ' ' || :idempotency_key))"
-)
+LOCK_KEY: Final = text(f"""
+    SELECT pg_advisory_xact_lock({locks.CHECKOUT_KEY},
+        hashtext(:business_id || ' ' || :idempotency_key))
+""")
 # The checkout that an idempotency key already made.
 CHECKOUT_BY_KEY: Final = text(
     "SELECT checkout_id, request_digest FROM checkouts"

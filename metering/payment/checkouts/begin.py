@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from sqlalchemy import Connection
 
 from metering.errors import IdempotencyConflictError
-from metering.fields import FILLED
+from metering.fields import CurrencyName, Filled64, Filled255, PositiveMinor
 from metering.ids import BusinessId, CheckoutId, CustomerId, EntryId, WalletId, new_id
 from metering.ledger.entry import Posting, Wallet
 from metering.ledger.post import open_book, post
@@ -17,10 +17,7 @@ from metering.ledger.wallets import wallet_of
 from metering.payment.charges import statements
 from metering.payment.charges.store import NewCharge, account_to_charge, store_charge
 from metering.payment.checkouts.checkout import Checkout, get_checkout, tell_of_checkout
-from metering.purchase.packages import Minor
 
-Filled64 = Annotated[str, StringConstraints(strict=True, max_length=64, pattern=FILLED)]
-Filled255 = Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]
 ReturnUrl = Annotated[
     str, StringConstraints(strict=True, max_length=2048, pattern=r"^https?://[!-~]+$")
 ]
@@ -36,8 +33,8 @@ class NewCheckout(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    amount: Minor
-    currency: Annotated[str, StringConstraints(strict=True, min_length=1, max_length=10)]
+    amount: PositiveMinor
+    currency: CurrencyName
     idempotency_key: Filled255
     return_url: ReturnUrl | None = None
     account_id: Filled64 | None = None

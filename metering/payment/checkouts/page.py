@@ -8,10 +8,11 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection
 
 from metering.errors import FieldProblem, InvalidInputError
+from metering.fields import Filled64
 from metering.ids import BusinessId, ChargeId, PurchaseId
 from metering.payment.charges import statements
 from metering.payment.charges.store import NewCharge, account_to_charge, charge_of, store_charge
-from metering.payment.checkouts.begin import Filled64, ReturnUrl
+from metering.payment.checkouts.begin import ReturnUrl
 from metering.purchase import statements as of_purchases
 from metering.purchase.purchases import get_purchase
 

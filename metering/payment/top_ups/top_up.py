@@ -10,12 +10,12 @@ from typing import Annotated, Any, Final
 
 import psycopg
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, Row
 
 from metering.db import DATABASE_ERRORS, cause_of, is_server_fault
 from metering.errors import FieldProblem, GullakError, InvalidInputError, NotFoundError
-from metering.fields import FILLED
+from metering.fields import Filled64, Filled255, PositiveMinor, SignedMinor
 from metering.ids import (
     AccountId,
     BusinessId,
@@ -33,7 +33,7 @@ from metering.payment.charges import statements
 from metering.payment.charges.store import NewCharge, account_to_charge, store_charge
 from metering.payment.top_ups.caps import Order, day_of, month_of, order_for
 from metering.payment.top_ups.result import tell_of_failure
-from metering.purchase.packages import Minor, Package, get_package
+from metering.purchase.packages import Package, get_package
 from metering.purchase.purchases import Terms, place, terms_of
 
 log = structlog.get_logger("gullak.top_up")
@@ -41,9 +41,6 @@ log = structlog.get_logger("gullak.top_up")
 DECLINES_MAX: Final = 3
 # How long a rule waits that could not be looked at, for a fault of its own.
 FAULT_WAIT: Final = timedelta(hours=1)
-
-Amount = Annotated[int, Field(strict=True, ge=-INT64_MAX, le=INT64_MAX)]
-Filled64 = Annotated[str, StringConstraints(strict=True, max_length=64, pattern=FILLED)]
 
 
 class NewTopUp(BaseModel):
@@ -56,11 +53,11 @@ class NewTopUp(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    threshold: Amount
+    threshold: SignedMinor
     package_id: Filled64
-    payment_method: Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]
-    day_cap: Minor
-    month_cap: Minor
+    payment_method: Filled255
+    day_cap: PositiveMinor
+    month_cap: PositiveMinor
     declines_max: Annotated[int, Field(strict=True, ge=1, le=100)] = DECLINES_MAX
     account_id: Filled64 | None = None
 

@@ -15,7 +15,6 @@ import httpx
 from pydantic import AfterValidator, StringConstraints
 
 from metering.errors import GatewayRefusedError, GatewayUnavailableError
-from metering.fields import FILLED
 from metering.ids import ChargeId, Currency, CustomerId, made_at
 
 # The metadata of a payment that names the charge that it was made for.
@@ -153,6 +152,5 @@ def _is_page(url: str) -> str:
     return url
 
 
-# An id of a provider, and the address of a page, in an answer.
-ProviderId = Annotated[str, StringConstraints(max_length=255, pattern=FILLED)]
+# The address of a page, in an answer.
 PageUrl = Annotated[str, StringConstraints(max_length=_URL_CHARS_MAX), AfterValidator(_is_page)]

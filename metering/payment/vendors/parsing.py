@@ -8,14 +8,13 @@ import hashlib
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from metering.errors import UnreadableEventError
-from metering.fields import FILLED
+from metering.fields import Filled255
 from metering.ids import ChargeId, PurchaseId
-from metering.money import INT64_MAX
 from metering.payment.facts import PaymentFact, ReversalFact
 from metering.payment.vendors.amount import minor_of
 from metering.purchase.reversal_target import Provider, ReversalStatus
@@ -32,10 +31,6 @@ _REFERENCE_CHARS_MAX: Final = 64
 _CURRENCY: Final = re.compile(r"[A-Za-z]{3}", re.ASCII)
 _EVENT_ID: Final = re.compile(r"[!-~]{1,255}", re.ASCII)
 
-Id = Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]
-Minor = Annotated[int, Field(strict=True, ge=0, le=INT64_MAX)]
-SomeMinor = Annotated[int, Field(strict=True, gt=0, le=INT64_MAX)]
-CurrencyText = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z]{3}$")]
 Metadata: TypeAlias = Mapping[str, object]
 
 Fact: TypeAlias = PaymentFact | ReversalFact
@@ -51,7 +46,7 @@ class Form(BaseModel):
 class Head(Form):
     """What every event begins with."""
 
-    type: Id
+    type: Filled255
 
 
 # Why nothing follows from an event.

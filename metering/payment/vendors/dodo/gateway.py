@@ -18,17 +18,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from json import JSONDecodeError
-from typing import Annotated, Final, TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import dodopayments
 import httpx
 from dodopayments.types import Currency as DodoCurrency
-from pydantic import AwareDatetime, BaseModel, Field, StringConstraints, ValidationError
+from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from metering.clock import utc_now
 from metering.errors import GatewayRefusedError, GatewayUnavailableError
+from metering.fields import CurrencyText, Filled255, Minor
 from metering.ids import Currency
-from metering.money import INT64_MAX
 from metering.payment.vendors.gateway import (
     CANCELED,
     CHARGE_KEY,
@@ -40,7 +40,6 @@ from metering.payment.vendors.gateway import (
     ChargeAnswer,
     ChargeRequest,
     PageUrl,
-    ProviderId,
     asked_since,
     best,
     error_of,
@@ -57,12 +56,12 @@ PAGE_LIFE: Final = timedelta(hours=24, minutes=30)
 class Payment(BaseModel):
     """What is read of a payment, in full or in a list."""
 
-    payment_id: ProviderId
+    payment_id: Filled255
     status: str | None = None
     error_code: str | None = None
     # With the tax, and less what a discount took off.
-    total_amount: Annotated[int, Field(strict=True, ge=0, le=INT64_MAX)] | None = None
-    currency: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{3}$")] | None = None
+    total_amount: Minor | None = None
+    currency: CurrencyText | None = None
     metadata: dict[str, object] = {}
 
 
@@ -75,22 +74,22 @@ class PaymentList(BaseModel):
 class Page(BaseModel):
     """What is read of a checkout session that was looked up."""
 
-    id: ProviderId
+    id: Filled255
     created_at: AwareDatetime
-    payment_id: ProviderId | None = None
+    payment_id: Filled255 | None = None
 
 
 class NewPage(BaseModel):
     """What is read of a checkout session that was made."""
 
-    session_id: ProviderId
+    session_id: Filled255
     checkout_url: PageUrl
 
 
 class Charged(BaseModel):
     """What is read of a charge: whether it succeeded is not in it."""
 
-    payment_id: ProviderId
+    payment_id: Filled255
 
 
 Read = TypeVar("Read", bound=BaseModel)

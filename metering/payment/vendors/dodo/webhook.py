@@ -12,19 +12,16 @@ from pydantic import AwareDatetime
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from metering.errors import BadSignatureError, UnreadableEventError
+from metering.fields import CurrencyText, Filled255, Minor, PositiveMinor
 from metering.payment.facts import PaymentFact, ReversalFact
 from metering.payment.vendors.parsing import (
     NOT_A_PAYMENT,
     NOTHING_PAID,
     TOLD_BY_THE_PAYMENT,
     UNKNOWN_TYPE,
-    CurrencyText,
     Disputed,
     Form,
     Head,
-    Id,
-    Minor,
-    SomeMinor,
     Word,
     event_id_of,
     failure_text,
@@ -70,7 +67,7 @@ _MONEY: Final = ("payment.", "refund.", "dispute.")
 
 
 class _Payment(Form):
-    payment_id: Id
+    payment_id: Filled255
     total_amount: Minor
     currency: CurrencyText
     metadata: dict[str, object] | None = None
@@ -79,16 +76,16 @@ class _Payment(Form):
 
 
 class _Refund(Form):
-    refund_id: Id
-    payment_id: Id
+    refund_id: Filled255
+    payment_id: Filled255
     is_partial: bool = False
-    amount: SomeMinor | None = None
+    amount: PositiveMinor | None = None
     currency: CurrencyText | None = None
 
 
 class _Dispute(Form):
-    dispute_id: Id
-    payment_id: Id
+    dispute_id: Filled255
+    payment_id: Filled255
     # The vendor declares a text, sends a number too, and does not say in which unit.
     amount: object = None
     currency: object = None

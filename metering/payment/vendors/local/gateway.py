@@ -13,6 +13,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from metering.errors import GatewayUnavailableError
+from metering.fields import Filled255
 from metering.payment.vendors.gateway import (
     CANCELED,
     CHARGE_KEY,
@@ -21,7 +22,6 @@ from metering.payment.vendors.gateway import (
     ChargeRequest,
     ChargeStatus,
     PageUrl,
-    ProviderId,
     error_of,
 )
 
@@ -31,7 +31,7 @@ NAME: Final = "local"
 class Payment(BaseModel):
     """What is read of a payment."""
 
-    payment_id: ProviderId
+    payment_id: Filled255
     status: ChargeStatus
     url: PageUrl | None = None
     failure: str | None = None

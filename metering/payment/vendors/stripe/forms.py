@@ -4,7 +4,8 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from metering.payment.vendors.parsing import CurrencyText, Form, Id, Minor, SomeMinor
+from metering.fields import CurrencyText, Filled255, Minor, PositiveMinor
+from metering.payment.vendors.parsing import Form
 
 _END_OF_YEAR_9999_S: Final = 253_402_300_799
 Seconds = Annotated[int, Field(strict=True, ge=0, le=_END_OF_YEAR_9999_S)]
@@ -21,7 +22,7 @@ class StripeError(Form):
 class Intent(Form):
     """A PaymentIntent."""
 
-    id: Id
+    id: Filled255
     amount: Minor
     amount_received: Minor
     currency: CurrencyText
@@ -33,8 +34,8 @@ class Intent(Form):
 class Session(Form):
     """A Checkout Session."""
 
-    id: Id
-    payment_intent: Id | None = None
+    id: Filled255
+    payment_intent: Filled255 | None = None
     payment_status: str
     amount_total: Minor | None = None
     currency: CurrencyText | None = None
@@ -44,10 +45,10 @@ class Session(Form):
 class Refund(Form):
     """A refund."""
 
-    id: Id
-    amount: SomeMinor
-    payment_intent: Id | None = None
-    charge: Id | None = None
+    id: Filled255
+    amount: PositiveMinor
+    payment_intent: Filled255 | None = None
+    charge: Filled255 | None = None
     currency: CurrencyText | None = None
     status: str | None = None
     created: Seconds | None = None
@@ -63,14 +64,14 @@ class Refunds(Form):
 class Charge(Form):
     """A charge, with what was refunded of it in all."""
 
-    id: Id
+    id: Filled255
     amount: Minor
     # Not in the oldest versions of the API, which captured all or nothing.
     amount_captured: Minor | None = None
     amount_refunded: Minor
     currency: CurrencyText
     captured: bool = True
-    payment_intent: Id | None = None
+    payment_intent: Filled255 | None = None
     metadata: dict[str, object] | None = None
     failure_code: str | None = None
     failure_message: str | None = None
@@ -80,13 +81,13 @@ class Charge(Form):
 class Dispute(Form):
     """A dispute; amount and currency as they came, because an open one needs neither."""
 
-    id: Id
+    id: Filled255
     # Read with care where it decides something.
     amount: object = None
-    payment_intent: Id | None = None
-    charge: Id | None = None
+    payment_intent: Filled255 | None = None
+    charge: Filled255 | None = None
     currency: object = None
-    status: Id
+    status: Filled255
 
 
 class IntentData(Form):

@@ -24,6 +24,7 @@ from stripe.params import PaymentIntentCreateParams, PaymentIntentListParams
 from stripe.params.checkout import SessionCreateParams, SessionListParams
 
 from metering.errors import GatewayRefusedError, GatewayUnavailableError
+from metering.fields import Filled255
 from metering.payment.vendors.gateway import (
     AUTHENTICATION_REQUIRED,
     CANCELED,
@@ -36,7 +37,6 @@ from metering.payment.vendors.gateway import (
     ChargeAnswer,
     ChargeRequest,
     PageUrl,
-    ProviderId,
     asked_since,
     best,
     error_of,
@@ -67,7 +67,7 @@ class Reason(BaseModel):
 class Intent(BaseModel):
     """What is read of a PaymentIntent."""
 
-    id: ProviderId
+    id: Filled255
     status: str
     metadata: dict[str, str] = {}
     last_payment_error: Reason | None = None
@@ -76,7 +76,7 @@ class Intent(BaseModel):
 class Session(BaseModel):
     """What is read of a Checkout Session; its payment is there as far as it was expanded."""
 
-    id: ProviderId
+    id: Filled255
     status: Literal["open", "complete", "expired"]
     payment_status: str
     url: PageUrl | None = None
