@@ -17,6 +17,8 @@ NO_NUL: Final = r"^[^\x00]*$"
 # The same, and not blank.
 FILLED: Final = r"^[^\x00]*[^\s\x00][^\x00]*$"
 
+NAME_CHARS_MAX: Final = 255
+
 # Ids of this system, and names, ids and keys that others chose.
 Filled64 = Annotated[str, StringConstraints(strict=True, max_length=64, pattern=FILLED)]
 Filled255 = Annotated[str, StringConstraints(strict=True, max_length=255, pattern=FILLED)]

@@ -5,9 +5,9 @@ from typing import Final
 
 import structlog
 
-from metering.ledger.verify.schedule import continue_walk
 from metering.retention import Retention
 from metering.retention import prune as prune_rows
+from metering.verify.schedule import continue_walk
 from worker.context import context
 from worker.measure import publish
 from worker.metrics import LEDGER_FAULTS, LEDGER_VERIFIED

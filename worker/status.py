@@ -9,9 +9,9 @@ from sqlalchemy import Connection
 from metering.buffer.stream import UsageBuffer
 from metering.errors import GullakError
 from metering.ledger import statements as ledger
-from metering.ledger.verify import statements as verify
 from metering.purchase import statements as purchase
 from metering.usage import statements as usage
+from metering.verify import statements as verify
 from metering.webhook import statements as webhook
 from metering.webhook.retry import ATTEMPTS_PER_ROUND
 

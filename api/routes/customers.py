@@ -18,11 +18,12 @@ from metering.ledger.customers import (
     Customer,
     CustomerChange,
     CustomerFilter,
+    NewCustomer,
+    create_customer,
     get_customer,
     list_customers,
     update_customer,
 )
-from metering.ledger.wallets import NewCustomer, create_customer
 
 router: Final = APIRouter(prefix="/customers", tags=["customers"])
 

@@ -12,8 +12,7 @@ from sqlalchemy import Connection
 from api.auth import Reader, Writer
 from api.context import ApiScope, Scoped
 from metering.ids import Currency, CustomerId
-from metering.ledger.overdraft import Overdraft, set_overdraft
-from metering.ledger.wallets import WalletView, wallets_of
+from metering.ledger.wallets import Overdraft, WalletView, set_overdraft, wallets_of
 from metering.money import plain
 
 router: Final = APIRouter(prefix="/customers/{customer_id}/wallets", tags=["wallets"])

@@ -17,12 +17,12 @@ from sqlalchemy import Connection
 
 from metering.access import statements
 from metering.errors import FieldProblem, InvalidInputError, NotFoundError, UnauthorizedError
+from metering.fields import NAME_CHARS_MAX
 from metering.ids import BusinessId, KeyId, new_id
 
 Scope = Literal["ingest", "read", "write"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
-NAME_LENGTH_MAX: Final = 255
 # How old a noted use may be, in seconds: a busy key must not write a row per request.
 USE_FRESH_S: Final = 60
 
@@ -95,8 +95,8 @@ def create_key(
 def _check(name: str, scopes: Collection[str]) -> None:
     """Raise with all problems at once."""
     problems = []
-    if not 0 < len(name) <= NAME_LENGTH_MAX or "\0" in name:
-        reason = f"must have 1 to {NAME_LENGTH_MAX} characters, none of them NUL"
+    if not 0 < len(name) <= NAME_CHARS_MAX or "\0" in name:
+        reason = f"must have 1 to {NAME_CHARS_MAX} characters, none of them NUL"
         problems.append(FieldProblem("name", reason))
     unknown = sorted(set(scopes) - set(SCOPES))
     if not scopes or unknown:

@@ -1,4 +1,4 @@
-"""What a business has decided: on credit that is called back, on usage that nothing prices."""
+"""Businesses, and their policies: on credit that is called back, on usage that nothing prices."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,12 +7,14 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection
 
-from metering.errors import NotFoundError
-from metering.ids import BusinessId
+from metering.db import get_one
+from metering.errors import FieldProblem, InvalidInputError
+from metering.fields import NAME_CHARS_MAX
+from metering.ids import BusinessId, new_id
 from metering.ledger import statements
 from metering.rate_card.card import OnUnmetered
 
-# `debt`: the balance goes below zero. `stop_at_zero`: the shortfall is told, and nobody owes it.
+# `debt`: the balance goes below zero. `stop_at_zero`: nobody owes the shortfall, which is reported.
 ReversalPolicy = Literal["debt", "stop_at_zero"]
 
 
@@ -28,7 +30,7 @@ class Business:
 
 
 class BusinessChange(BaseModel):
-    """What is to change; what is left out stays."""
+    """The policies to change; the others stay."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -49,31 +51,37 @@ def list_businesses(conn: Connection) -> list[BusinessName]:
     return [BusinessName(*row) for row in conn.execute(statements.BUSINESSES)]
 
 
+def create_business(conn: Connection, name: str) -> BusinessId:
+    """Create a business; return its id.
+
+    Raises: InvalidInputError if the name is blank or too long.
+    """
+    name = name.strip()
+    if not 0 < len(name) <= NAME_CHARS_MAX:
+        raise InvalidInputError(FieldProblem("name", f"must have 1 to {NAME_CHARS_MAX} characters"))
+    business_id = BusinessId(new_id("bus"))
+    conn.execute(statements.INSERT_BUSINESS, {"business_id": business_id, "name": name})
+    return business_id
+
+
 def get_business(conn: Connection, business_id: BusinessId) -> Business:
     """Return a business.
 
-    Raises:
-        NotFoundError: there is no such business.
-
+    Raises: NotFoundError.
     """
-    row = conn.execute(statements.BUSINESS, {"business_id": business_id}).one_or_none()
-    if row is None:
-        raise NotFoundError("business", business_id)
-    return Business(**row._mapping)  # noqa: SLF001
+    found = conn.execute(statements.BUSINESS, {"business_id": business_id})
+    return get_one(Business, found, "business", business_id)
 
 
 def change_business(conn: Connection, business_id: BusinessId, change: BusinessChange) -> Business:
-    """Change what a business has decided, for what comes from now on; return it.
+    """Change policies from now on; return the business.
 
-    Raises:
-        NotFoundError: there is no such business.
-
+    Raises: NotFoundError.
     """
-    policies = (
+    for statement, policy in (
         (statements.SET_REVERSAL_POLICY, change.reversal_policy),
         (statements.SET_ON_UNMETERED, change.on_unmetered),
-    )
-    for statement, policy in policies:
+    ):
         if policy is not None:
             conn.execute(statement, {"business_id": business_id, "policy": policy})
     return get_business(conn, business_id)

@@ -13,8 +13,9 @@ from metering import db
 from metering.buffer.keys import Epoch, Shard
 from metering.buffer.stream import ShardCounters, UsageBuffer
 from metering.debit.cursor import Cursor, read_cursors
+from metering.debit.invariants import loss_of
 from metering.debit.write import Outcome
-from metering.ledger.verify import Fault, loss_of
+from metering.invariants import Fault
 from metering.usage import statements
 
 # A drain that moves between the two reads can look like a gap. The next look shows none.

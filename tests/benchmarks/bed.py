@@ -18,9 +18,10 @@ from metering.buffer.chunk import BufferedEvent
 from metering.buffer.stream import UsageBuffer
 from metering.clock import to_wire, utc_now
 from metering.ids import BusinessId, Currency, CustomerId, WalletId
+from metering.ledger.businesses import create_business
+from metering.ledger.customers import NewCustomer, create_customer
 from metering.ledger.entry import Posting
 from metering.ledger.post import post
-from metering.ledger.wallets import NewCustomer, create_business, create_customer
 from metering.low_credit.rules import set_rule
 from metering.rate_card.catalogue import (
     Aggregation,

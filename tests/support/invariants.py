@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, text
 
 from metering.buffer.keys import BACKLOG, stream_key
 from metering.buffer.stream import UsageBuffer
-from metering.ledger.verify import find_faults
+from metering.verify import find_faults
 from support.tenant import Shop
 
 Rows = Sequence[Row[Any]]

@@ -20,13 +20,14 @@ from metering.debit.drain import DrainReport, drain_shard
 from metering.debit.resources import Drain
 from metering.debit.write import Outcome
 from metering.ids import BusinessId, CustomerId
-from metering.ledger.businesses import BusinessChange, change_business
+from metering.invariants import Fault
+from metering.ledger.businesses import BusinessChange, change_business, create_business
+from metering.ledger.customers import NewCustomer, create_customer
 from metering.ledger.entry import Entry, LotTerms, Posting, Wallet
 from metering.ledger.history import history
 from metering.ledger.manual import Entered, ManualEntry, enter
 from metering.ledger.post import post
-from metering.ledger.verify import Fault, find_faults
-from metering.ledger.wallets import NewCustomer, create_business, create_customer, wallet_of
+from metering.ledger.wallets import wallet_of
 from metering.rate_card.cards import RateCards
 from metering.rate_card.catalogue import (
     Aggregation,
@@ -36,6 +37,7 @@ from metering.rate_card.catalogue import (
     create_meter,
     create_price,
 )
+from metering.verify import find_faults
 from worker.session import Sessions
 
 CURRENCIES = ("USD", "INR")

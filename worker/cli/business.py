@@ -12,9 +12,9 @@ from metering.ledger.businesses import (
     BusinessName,
     ReversalPolicy,
     change_business,
+    create_business,
     list_businesses,
 )
-from metering.ledger.wallets import create_business
 from metering.rate_card.card import OnUnmetered
 from worker.cli.command import Group, Options, Tenant
 from worker.cli.page import Page, field, table

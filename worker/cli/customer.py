@@ -8,9 +8,15 @@ from typer import Option
 
 from metering.erasure import erase_customer
 from metering.ids import CustomerId
-from metering.ledger.customers import Customer, CustomerFilter, get_customer, list_customers
-from metering.ledger.overdraft import Overdraft, set_overdraft
-from metering.ledger.wallets import NewCustomer, WalletView, create_customer, wallets_of
+from metering.ledger.customers import (
+    Customer,
+    CustomerFilter,
+    NewCustomer,
+    create_customer,
+    get_customer,
+    list_customers,
+)
+from metering.ledger.wallets import Overdraft, WalletView, set_overdraft, wallets_of
 from worker.cli.command import Group, Options, Tenant, command
 from worker.cli.options import CurrencyCode, CustomerArgument, Limit, minor
 from worker.cli.options import Customer as CustomerOption

@@ -9,9 +9,10 @@ from redis.exceptions import RedisError
 from typer import Argument, Option
 
 from metering.errors import ConfigurationError, FieldProblem, InvalidInputError, NotFoundError
-from metering.ledger.verify import Fault, find_faults
-from metering.ledger.verify.accepted import AcceptedFault, accept_fault, accepted_faults
+from metering.invariants import Fault
 from metering.usage.balance_of_events import EventBalance, read_balance
+from metering.verify import find_faults
+from metering.verify.accepted import AcceptedFault, accept_fault, accepted_faults
 from worker.cli.command import Group, command
 from worker.cli.page import Column, Page, View
 from worker.cli.target import Target

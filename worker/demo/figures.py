@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from metering.buffer.entry import stream_position
 from metering.debit.cursor import read_cursors
-from metering.ledger.verify import find_faults
+from metering.verify import find_faults
 from worker.demo import statements
 from worker.demo.kills import Kill
 from worker.demo.prices import CURRENCIES, plain_fraction, price_list_json

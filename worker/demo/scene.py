@@ -12,9 +12,9 @@ from sqlalchemy import Connection
 from metering.access.keys import create_key
 from metering.db import Transactions
 from metering.ids import AccountId, BusinessId, Currency, CustomerId, PurchaseId
-from metering.ledger.businesses import BusinessChange, change_business
+from metering.ledger.businesses import BusinessChange, change_business, create_business
+from metering.ledger.customers import NewCustomer, create_customer
 from metering.ledger.manual import ManualEntry, enter
-from metering.ledger.wallets import NewCustomer, create_business, create_customer
 from metering.low_credit.rules import set_rule
 from metering.payment.manual import PaidOrder, record_paid_order
 from metering.payment.provider_account import NewAccount, connect_account

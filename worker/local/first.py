@@ -9,7 +9,7 @@ from metering.access.keys import SCOPES, authenticate, create_key
 from metering.errors import UnauthorizedError
 from metering.ids import BusinessId
 from metering.ledger import statements
-from metering.ledger.wallets import create_business
+from metering.ledger.businesses import create_business
 from worker.local.files import API_KEY_FILE, write_private
 from worker.session import Sessions, make_engine
 from worker.settings import Settings

@@ -10,15 +10,17 @@ from sqlalchemy import text
 
 from metering.errors import NotFoundError, UnsupportedCurrencyError
 from metering.ids import BusinessId, CustomerId
+from metering.ledger.businesses import create_business
 from metering.ledger.customers import (
     Customer,
     CustomerChange,
     CustomerFilter,
+    NewCustomer,
+    create_customer,
     get_customer,
     list_customers,
     update_customer,
 )
-from metering.ledger.wallets import NewCustomer, create_business, create_customer
 from support.tenant import CURRENCIES, Shop, at_once, crowd, shared_database
 from worker.session import Sessions
 

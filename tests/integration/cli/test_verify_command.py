@@ -6,7 +6,7 @@ from sqlalchemy import text
 
 from metering.buffer.keys import stream_key
 from metering.buffer.shard import shard_of
-from metering.ledger.verify.schedule import continue_walk
+from metering.verify.schedule import continue_walk
 from support.command import Gullak
 from support.tenant import Shop, event
 

@@ -10,11 +10,11 @@ from sqlalchemy import Connection, event, text
 
 from metering.errors import NotFoundError, UnsupportedCurrencyError
 from metering.ids import Currency, CustomerId, EntryId
+from metering.ledger.businesses import create_business
 from metering.ledger.entry import Entry, EventType, Posting
 from metering.ledger.listing import EntryFilter, list_entries
 from metering.ledger.plan import plan_entries
 from metering.ledger.post import _move, _write, lock_wallets
-from metering.ledger.wallets import create_business
 from support.tenant import Shop, shared_database
 from support.tenant import event as usage_event
 

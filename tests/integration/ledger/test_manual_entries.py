@@ -19,8 +19,8 @@ from metering.errors import (
 from metering.ids import CustomerId
 from metering.ledger.entry import Posting
 from metering.ledger.manual import Entered, ManualEntry, enter
-from metering.ledger.overdraft import Overdraft, set_overdraft
 from metering.ledger.post import post
+from metering.ledger.wallets import Overdraft, set_overdraft
 from metering.money import INT64_MAX
 from support.tenant import Shop, at_once, crowd, shared_database
 from worker.session import Sessions

@@ -3,21 +3,21 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from sqlalchemy import Connection, text
 
 from metering.errors import GullakError
-from metering.ledger.verify import walk
-from metering.ledger.verify.schedule import Slice, continue_walk
+from metering.verify import walk
+from metering.verify.schedule import Slice, continue_walk
 from support.tenant import Shop, event
 
 
 @pytest.fixture
 def traffic(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
     """Twenty wallets in pages of two; ten batches, old enough to be counted page by page."""
-    monkeypatch.setattr(walk, "_STAGES", [small(stage) for stage in walk._STAGES])
-    monkeypatch.setattr(walk, "_BATCHES", walk._STAGES[3])
+    monkeypatch.setattr(walk, "STAGES", [stage._replace(rows=2) for stage in walk.STAGES])
     shop.meter()
     with shop.sessions.transaction() as conn:
         for _ in range(9):
@@ -27,10 +27,6 @@ def traffic(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Shop:
         shop.drain()
     age_batches(shop)
     return shop
-
-
-def small(stage: walk._Stage) -> walk._Stage:
-    return walk.replace(stage, rows=2)
 
 
 def age_batches(shop: Shop) -> None:
@@ -139,11 +135,10 @@ def test_no_check_of_a_page_reads_a_whole_table(traffic: Shop) -> None:
     page = {"after": "", "upto": "wal_0"}
     with traffic.sessions.transaction() as conn:
         conn.exec_driver_sql("SET LOCAL enable_seqscan = off")
-        for check in walk._WALLETS.quick:
-            plan = "\n".join(
-                line
-                for (line,) in conn.execute(
-                    text(f"EXPLAIN {check.keywords['statement'].text}"), page
-                )
-            )
+        quick = [each for each in walk.INVARIANTS if each.table == "wallets" and not each.deep]
+        assert quick
+        for invariant in quick:
+            assert isinstance(invariant.check, partial)
+            query = invariant.check.keywords["query"].text
+            plan = "\n".join(conn.execute(text(f"EXPLAIN {query}"), page).scalars())
             assert "Seq Scan" not in plan, plan

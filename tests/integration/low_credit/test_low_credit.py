@@ -10,8 +10,8 @@ from metering.errors import InvalidInputError, NotFoundError
 from metering.ids import Currency, CustomerId, LotId, RuleId
 from metering.ledger.entry import Posting
 from metering.ledger.lots.freeze import freeze_lot
-from metering.ledger.overdraft import Overdraft, set_overdraft
 from metering.ledger.post import lock_wallets, post
+from metering.ledger.wallets import Overdraft, set_overdraft
 from metering.low_credit.check import check_all
 from metering.low_credit.rules import delete_rule, list_rules, set_rule
 from metering.money import INT64_MAX
