@@ -10,7 +10,7 @@ from metering.payment.charges.store import Charge, page_of_charges
 from worker import charging
 from worker.cli.command import Group, Tenant
 from worker.cli.options import Limit
-from worker.cli.page import SENTENCE, Minor, Said, table
+from worker.cli.page import SENTENCE, Minor, Sentence, table
 from worker.cli.target import Target
 
 app = Group()
@@ -37,12 +37,12 @@ def list_all(
 
 
 @app.add("look-up", SENTENCE)
-def look_up(target: Target, business: BusinessId, charge: ChargeArgument) -> Said:
+def look_up(target: Target, business: BusinessId, charge: ChargeArgument) -> Sentence:
     """Ask the provider for the state of a charge; if it has ended, record that."""
     policy = charging.charge_policy_of(target.settings)
     answer = look_up_charge(target.transaction, charging.open_gateway, business, charge, policy)
     state = "the provider knows of no such charge" if answer is None else answer.status
-    return Said(answer, f"{charge}: {state}")
+    return Sentence(answer, f"{charge}: {state}")
 
 
 @app.add("fail")

@@ -81,7 +81,7 @@ def command(
     """Make a function a command whose result `page` prints; without `page` it returns a text.
 
     With `--json` the result is printed as it is, or as its method `as_json` returns it.
-    `exit_code` says how the command ends after its result was printed.
+    `exit_code` returns the exit code for a result.
     """
 
     def wrapped(function: Callable[..., Any]) -> Callable[..., None]:

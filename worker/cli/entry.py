@@ -23,7 +23,7 @@ from worker.cli.options import (
     minor,
     moment,
 )
-from worker.cli.page import SENTENCE, Column, Page, Said, View
+from worker.cli.page import SENTENCE, Column, Page, Sentence, View
 from worker.cli.show import major, money
 
 _DEBIT: Final = Options(
@@ -50,18 +50,18 @@ _CREDIT: Final = Options(
 
 
 @command(SENTENCE)
-def credit(tenant: Tenant, customer: Customer, new: Annotated[ManualEntry, _CREDIT]) -> Said:
+def credit(tenant: Tenant, customer: Customer, new: Annotated[ManualEntry, _CREDIT]) -> Sentence:
     """Credit a wallet by hand."""
     return _enter(tenant, customer, new)
 
 
 @command(SENTENCE)
-def debit(tenant: Tenant, customer: Customer, new: Annotated[ManualEntry, _DEBIT]) -> Said:
+def debit(tenant: Tenant, customer: Customer, new: Annotated[ManualEntry, _DEBIT]) -> Sentence:
     """Debit a wallet by hand; an amount above the balance is refused."""
     return _enter(tenant, customer, new)
 
 
-def _enter(tenant: Tenant, customer: CustomerId, new: ManualEntry) -> Said:
+def _enter(tenant: Tenant, customer: CustomerId, new: ManualEntry) -> Sentence:
     entered = tenant.run(enter, customer, new)
     balance_minor = tenant.run(wallet_of, customer, new.currency).balance_minor
     decimals = tenant.target.settings.currencies
@@ -78,7 +78,7 @@ def _enter(tenant: Tenant, customer: CustomerId, new: ManualEntry) -> Said:
         "balance": major(balance_minor, new.currency, decimals),
     }
     now = money(balance_minor, new.currency, decimals)
-    return Said(record, f"{done}; the balance is {now}")
+    return Sentence(record, f"{done}; the balance is {now}")
 
 
 def _what(entry: Entry) -> str:
@@ -91,7 +91,7 @@ def _signed(entry: Entry) -> int:
     return entry.amount_minor if entry.is_credit else -entry.amount_minor
 
 
-def _print_history(found: Said, view: View) -> None:
+def _print_history(found: Sentence, view: View) -> None:
     def in_major(entry: Entry, amount_minor: int) -> str:
         whole = major(amount_minor, entry.currency, view.currencies)
         return whole or f"{amount_minor} minor"
@@ -115,8 +115,8 @@ def history(
     before: Annotated[
         int | None, Option(help="Only entries older than this version: the next page.", min=1)
     ] = None,
-) -> Said:
+) -> Sentence:
     """Show the entries of a wallet, newest first."""
     wallet = tenant.run(wallet_of, customer, currency)
     entries = read_history(tenant.conn, wallet.wallet_id, page=limit, before_version=before)
-    return Said(entries, f"{wallet.wallet_id}, {currency}")
+    return Sentence(entries, f"{wallet.wallet_id}, {currency}")

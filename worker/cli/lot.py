@@ -11,7 +11,7 @@ from metering.ledger.wallets import wallet_of
 from metering.purchase.refund import DebitRefund, refund_debit
 from worker.cli.command import Tenant, command
 from worker.cli.options import CustomerArgument, EntryArgument, Key, Limit, Reason, minor
-from worker.cli.page import SENTENCE, Minor, Said, table
+from worker.cli.page import SENTENCE, Minor, Sentence, table
 from worker.cli.show import money
 
 
@@ -44,7 +44,7 @@ def refund(
     reason: Reason,
     amount: Annotated[int | None, minor("--amount", "Default: all that is left to refund.")] = None,
     key: Key = None,
-) -> Said:
+) -> Sentence:
     """Give a debit back to the lots that it burned."""
     request = DebitRefund(amount=amount, reason=reason, idempotency_key=key)
     debit = tenant.run(get_entry, entry)
@@ -64,4 +64,4 @@ def refund(
     )
     done = "was refunded before" if refunded.replayed else "is refunded"
     text = f"{back} of {entry} {done} by {refunded.entry_id}; the balance is {now}"
-    return Said(record, text)
+    return Sentence(record, text)

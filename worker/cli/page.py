@@ -1,7 +1,7 @@
-"""How a command prints its result: columns over attributes, records, ids and sentences.
+"""How a command prints its result: tables, records, fields and sentences.
 
-A column is the name of an attribute, or a head with what stands below it: an attribute (with dots:
-one of a part), an amount (`Minor`), or a function of the record.
+A column is the name of a field, or a pair of its head and its source. A source is the name of a
+field, an amount (`Minor`), or a function of the record.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,16 +14,16 @@ from worker.cli.show import SHORT, money, print_record, print_table
 
 
 class Minor(NamedTuple):
-    """An amount in minor units, in the currency beside it: `1230 (12.30 USD)`."""
+    """The field of an amount in minor units, in the record's `currency`: `1230 (12.30 USD)`."""
 
-    path: str
+    name: str
 
 
 Column = str | tuple[str, str | Minor | Callable[[Any], object]]
 
 
-class Said(NamedTuple):
-    """A result that is a sentence to people, and a record to programs."""
+class Sentence(NamedTuple):
+    """A result with a text for people and a record for programs."""
 
     record: Any
     text: str
@@ -35,7 +35,7 @@ class Said(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How the user wants to see a result. `limit`: of `--limit`; 0 where there is none."""
+    """How the user wants to see a result. `limit` is 0 if the command has no `--limit`."""
 
     currencies: Mapping[str, int]
     wide: bool
@@ -48,10 +48,8 @@ class View:
     def _cell(self, column: Column, record: object) -> object:
         source = column.rstrip("#~") if isinstance(column, str) else column[1]
         if isinstance(source, Minor):
-            owner, _, _name = source.path.rpartition(".")
-            currency = _at(record, f"{owner}.currency" if owner else "currency")
-            return self.money(_at(record, source.path), currency)
-        return _at(record, source) if isinstance(source, str) else source(record)
+            return self.money(_of(record, source.name), _of(record, "currency"))
+        return _of(record, source) if isinstance(source, str) else source(record)
 
     def money(self, amount_minor: int, currency: str) -> str:
         """Return an amount in both units: `1230 (12.30 USD)`."""
@@ -72,7 +70,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What prints a result on a terminal; `has_wide`: it shows more with `--wide`."""
+    """Prints a result on a terminal; `has_wide`: it shows more with `--wide`."""
 
     print: Callable[[Any, View], None]
     has_wide: bool = False
@@ -82,7 +80,7 @@ SENTENCE: Final = Page(lambda said, _view: typer.echo(said.text))
 
 
 def table(*columns: Column, title: str = "", more: str = "", is_short: bool = True) -> Page:
-    """Return a page of a line for each record; `more` is said if there may be more of them.
+    """Return a page with a line for each record; `more` follows if there may be more of them.
 
     It shows six columns, and all with `--wide`, or always if it is not `is_short`.
     """
@@ -96,20 +94,18 @@ def table(*columns: Column, title: str = "", more: str = "", is_short: bool = Tr
 
 
 def record(*columns: Column) -> Page:
-    """Return a page of a line for each column."""
+    """Return a page with a line for each column."""
     return Page(lambda found, view: view.record(columns, found))
 
 
-def field(*paths: str) -> Page:
-    """Return a page of nothing but these fields, a line each: ids and secrets, for a script."""
-    return Page(lambda found, _view: typer.echo("\n".join(_at(found, path) for path in paths)))
+def field(*names: str) -> Page:
+    """Return a page with these fields only, a line each: ids and secrets, for a script."""
+    return Page(lambda found, _view: typer.echo("\n".join(_of(found, name) for name in names)))
 
 
 def _head(column: Column) -> str:
     return column if isinstance(column, str) else column[0]
 
 
-def _at(record: Any, path: str) -> Any:
-    for name in path.split("."):
-        record = record[name] if isinstance(record, Mapping) else getattr(record, name)
-    return record
+def _of(record: Any, name: str) -> Any:
+    return record[name] if isinstance(record, Mapping) else getattr(record, name)

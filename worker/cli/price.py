@@ -16,7 +16,7 @@ from metering.rate_card.catalogue import (
 )
 from worker.cli.command import Group, Options, Tenant
 from worker.cli.options import CurrencyCode, price, start
-from worker.cli.page import SENTENCE, Said, field, table
+from worker.cli.page import SENTENCE, Sentence, field, table
 
 app = Group()
 
@@ -53,10 +53,12 @@ def create(tenant: Tenant, new: Annotated[NewPrice, _NEW]) -> Price:
 @app.add("end", SENTENCE)
 def end(
     tenant: Tenant, price: Annotated[PriceId, Argument(help="Price id.", metavar="PRICE")]
-) -> Said:
+) -> Sentence:
     """End a price from now on, or take it back if it was not used yet."""
     ended = tenant.run(end_price, price)
-    return Said(ended, f"{price} {'was never in force' if ended.is_taken_back else 'has ended'}")
+    return Sentence(
+        ended, f"{price} {'was never in force' if ended.is_taken_back else 'has ended'}"
+    )
 
 
 def _from(price: Price) -> object:

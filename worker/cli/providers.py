@@ -21,7 +21,7 @@ from metering.payment.provider_account import (
 from metering.purchase import statements
 from worker.cli.command import Group, Tenant
 from worker.cli.options import Limit
-from worker.cli.page import SENTENCE, Said, field, table
+from worker.cli.page import SENTENCE, Sentence, field, table
 from worker.cli.target import Target
 
 app = Group()
@@ -146,7 +146,7 @@ def replay(
         ),
     ] = None,
     payment: OfPayment = None,
-) -> Said:
+) -> Sentence:
     """Process events again, after their cause is fixed. Default: all parked and failed ones."""
     number = None if event is None else ProviderEventNumber(event)
     with target.transaction() as conn:
@@ -158,4 +158,4 @@ def replay(
             count = replay_events(conn, business, wanted)
         total += count
     text = f"{total} events are processed again by the next sweep of a worker"
-    return Said({"replayed": total}, text)
+    return Sentence({"replayed": total}, text)

@@ -32,7 +32,7 @@ from worker.cli.options import (
     ValidDays,
     minor,
 )
-from worker.cli.page import SENTENCE, Minor, Page, Said, View, field, table
+from worker.cli.page import SENTENCE, Minor, Page, Sentence, View, field, table
 from worker.cli.show import money, print_table
 from worker.cli.target import Target
 
@@ -88,7 +88,7 @@ _PAID: Final = Options(
 
 
 @app.add("record", SENTENCE)
-def record(target: Target, business: BusinessId, paid: Annotated[PaidOrder, _PAID]) -> Said:
+def record(target: Target, business: BusinessId, paid: Annotated[PaidOrder, _PAID]) -> Sentence:
     """Record a paid order; a worker credits it. The same order again is the same purchase."""
     with target.transaction() as conn:
         purchase_id = record_paid_order(conn, business, paid)
@@ -97,7 +97,7 @@ def record(target: Target, business: BusinessId, paid: Annotated[PaidOrder, _PAI
     worth = money(credit_minor, paid.currency, target.settings.currencies)
     later = "" if is_woken else " (the broker is away: the next sweep of a worker finds it)"
     text = f"{purchase_id} is recorded; a worker credits {worth}{later}"
-    return Said({"purchase_id": purchase_id, "worker_woken": is_woken}, text)
+    return Sentence({"purchase_id": purchase_id, "worker_woken": is_woken}, text)
 
 
 def _wake_credit(target: Target, purchase_id: PurchaseId) -> bool:

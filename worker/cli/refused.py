@@ -20,7 +20,7 @@ from metering.usage.refused import (
 from metering.usage.refused import replay as replay_refused
 from worker.cli.command import Group, Tenant, command
 from worker.cli.options import Limit
-from worker.cli.page import SENTENCE, Column, Page, Said, View
+from worker.cli.page import SENTENCE, Column, Page, Sentence, View
 from worker.cli.target import Target
 
 app = Group(runs_alone=True)
@@ -93,8 +93,8 @@ def dismiss_events(
 @command(SENTENCE)
 def replay(
     target: Target, business: BusinessId | None, reason: OfReason = None, event_id: OfEvent = None
-) -> Said:
+) -> Sentence:
     """Send refused events again, after their cause is fixed."""
     selection = Selection(business_id=business, reason=reason, event_id=event_id)
     sent = replay_refused(target.transaction, target.buffer, selection)
-    return Said({"sent": sent}, f"{sent} events were sent again")
+    return Sentence({"sent": sent}, f"{sent} events were sent again")

@@ -11,7 +11,7 @@ from metering.webhook.dead_letter import replay as replay_deliveries
 from metering.webhook.deliveries import Delivery, DeliveryState, page_of_deliveries
 from worker.cli.command import Group, Tenant
 from worker.cli.options import Limit, moment
-from worker.cli.page import SENTENCE, Said, table
+from worker.cli.page import SENTENCE, Sentence, table
 
 app = Group()
 
@@ -69,7 +69,7 @@ def replay(
     until: Annotated[
         datetime | None, moment("--until", "Events that happened before this time.")
     ] = None,
-) -> Said:
+) -> Sentence:
     """Make deliveries due again: of an event, to an endpoint, or since a time."""
     count = replay_deliveries(
         tenant.conn,
@@ -80,4 +80,4 @@ def replay(
         until=until,
     )
     more = "; there may be more: run it again" if count >= REPLAY_MAX else ""
-    return Said({"due": count}, f"{count} deliveries are due again{more}")
+    return Sentence({"due": count}, f"{count} deliveries are due again{more}")

@@ -140,7 +140,7 @@ def import_usage(
     if refused == file.resolve():
         raise InvalidInputError(FieldProblem("refused", "is the file that is imported"))
     file_format = file_format or ("csv" if file.suffix.lower() == ".csv" else "ndjson")
-    # What decides which events the file holds and which are taken.
+    # These options decide which events the file holds and which are taken.
     options = json.dumps([file_format, columns, max_age_days], sort_keys=True)
     path = file.with_name(f"{file.name}.progress")
     with _opened(file) as handle:
@@ -157,7 +157,7 @@ def import_usage(
 
 
 def _progress(handle: BinaryIO, fresh: Progress, path: Path) -> Progress:
-    """Return how far an import came, or a fresh beginning if its options were others."""
+    """Return how far an import came, or a fresh beginning if the options differ."""
     saved = load_progress(path) or fresh
     check_same(saved, fresh, handle, path)
     return saved if saved.options in {fresh.options, ""} else fresh
@@ -218,7 +218,7 @@ def _run(job: Import, handle: BinaryIO, parse: Parse) -> None:
 
 @contextmanager
 def _refusals(path: Path, job: Import) -> Iterator[BinaryIO]:
-    """Open the refusals file where the progress left it; never overwrite a stranger's file."""
+    """Open the refusals file where the progress left it; never overwrite another file."""
     if not job.progress_path.exists() and path.exists() and path.stat().st_size:
         reason = f"{path} exists: move it away, or name another"
         raise InvalidInputError(FieldProblem("refused", reason))
