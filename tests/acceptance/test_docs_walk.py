@@ -35,8 +35,7 @@ SHOWN = {
     "docs/integrating.md": (
         "Hello, cus_",
         '{"detail":"no credit left"}',
-        "500 -> 497",
-        "balance=497",
+        '"balance":497,',
         "balance=4800",
         "credit.balance_low",
     ),
