@@ -7,8 +7,10 @@ from typing import Final
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 
 from api.app import create_app
+from api.protocol import BoundedProtocol
 from metering.errors import ConfigurationError
 from worker.context import check_buffer
 from worker.log import setup_logging
@@ -38,10 +40,18 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     app = create_app(settings())
     tune_process()
-    uvicorn.run(
+    uvicorn.Server(server_config(app, given.host, given.port)).run()
+
+
+def server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
+    """Return how the application is served."""
+    return uvicorn.Config(
         app,
-        host=given.host,
-        port=given.port,
+        host=host,
+        port=port,
+        http=BoundedProtocol,
+        ws="none",
+        lifespan="on",
         access_log=False,
         log_config=None,
         server_header=False,

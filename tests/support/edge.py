@@ -10,6 +10,7 @@ import httpx
 import uvicorn
 
 from api.app import create_app
+from api.server import server_config
 from metering.access.keys import SCOPES, Scope, create_key
 from metering.ids import BusinessId
 from metering.payment.charges.store import Gateways
@@ -43,16 +44,7 @@ class Api:
 def running_api(config: Settings, gateways: Gateways = open_gateway) -> Iterator[str]:
     """Serve the API with these settings; give its URL."""
     port = free_port()
-    server = uvicorn.Server(
-        uvicorn.Config(
-            create_app(config, gateways),
-            host=HOST,
-            port=port,
-            log_config=None,
-            access_log=False,
-            lifespan="on",
-        )
-    )
+    server = uvicorn.Server(server_config(create_app(config, gateways), HOST, port))
     thread = Thread(target=server.run, name="api")
     thread.start()
     try:
