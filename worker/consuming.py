@@ -3,23 +3,26 @@
 When Redis was restarted under load, Celery was seen to end by an error of its own while it closed
 the lost connection, and then to hang in its shutdown; it tries again only half a minute later if
 the broker was away for long; and it has been reported to turn its loop for ever without taking a
-message (celery/celery#8091, #9054, #10302). An acknowledgement that failed is only logged: its
-message takes one of the places for messages under way for as long as the connection lasts, and when
-no place is left nothing is taken. From outside all of these look alive. To start anew
+message (celery/celery#8091, #9054, #10302). From outside all of these look alive. To start anew
 takes seconds, and loses nothing: what was under way is redone from the stores.
+
+An acknowledgement that failed is only logged: its message takes one of the places for messages
+under way for as long as the connection lasts, and when no place is left nothing is taken, nor is it
+noticed that the connection was lost. So it is acknowledged again.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import sleep
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple, cast
 
 import structlog
 from celery import Celery, bootsteps
 from celery.worker import state
 from celery.worker.consumer import Connection, Consumer, Tasks
+from celery.worker.request import Request
+from kombu.transport.redis import Channel
 
 from metering.buffer.room import is_full
 from worker.alive import touch
@@ -29,9 +32,6 @@ PERIOD_S: Final = 1.0
 # So many looks in a row, a second apart, and not so many seconds: a worker that was itself frozen
 # for a while is given time to come round.
 DEAF_LOOKS_MAX: Final = 10
-# Turns of the loop, a second apart. A task that is tried again waits for a second without a
-# request that is under way; its message is no lost one.
-LOST_TURNS_MAX: Final = 3
 STALLED_EXIT: Final = 70  # EX_SOFTWARE
 
 log = structlog.get_logger("gullak.consuming")
@@ -81,10 +81,10 @@ class SignOfLife(bootsteps.StartStopStep):
 
     requires = (Tasks,)
     turns = 0
-    lost: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, consumer: Consumer, **options: Any) -> None:
         self._entry: Any = None
+        self._held: set[str] = set()
         super().__init__(consumer, **options)
 
     def start(self, consumer: Consumer) -> None:
@@ -94,8 +94,9 @@ class SignOfLife(bootsteps.StartStopStep):
 
     def _give(self, consumer: Consumer) -> None:
         SignOfLife.turns += 1
-        before = SignOfLife.lost
-        SignOfLife.lost = {tag: before.get(tag, 0) + 1 for tag in _held_in_vain(consumer)}
+        # Seen once, it may be about to be acknowledged by the loop itself.
+        before, self._held = self._held, _held_in_vain(consumer)
+        _acknowledge_again(consumer, before & self._held)
         touch(settings().alive_file)
 
     def stop(self, consumer: Consumer) -> None:  # noqa: ARG002
@@ -108,31 +109,44 @@ class SignOfLife(bootsteps.StartStopStep):
 
 
 def _held_in_vain(consumer: Any) -> set[str]:
-    """Return the messages that take a place though no task of theirs is under way.
+    """Return the messages of Redis that take a place though no task of theirs is under way.
 
     To be called from the loop: messages come, and are acknowledged, between its calls.
     """
-    qos = consumer.task_consumer.channel.qos
+    if not isinstance(consumer.task_consumer.channel, Channel):
+        return set()
+    qos: Any = consumer.task_consumer.channel.qos
     held: set[str] = set(qos._delivered) - qos._dirty  # noqa: SLF001 - kombu tells only how many are free
-    return held - {request.message.delivery_tag for request in state.reserved_requests}
+    # A task that is tried again waits in the timer.
+    timed = (arg for scheduled in consumer.timer.queue for arg in scheduled.entry.args or ())
+    waiting = {arg for arg in timed if isinstance(arg, Request)}
+    return held - {each.message.delivery_tag for each in {*state.reserved_requests, *waiting}}
+
+
+def _acknowledge_again(consumer: Any, tags: set[str]) -> None:
+    """Give the places of these messages free; where the broker is away, a later turn does it."""
+    try:
+        for tag in tags:
+            consumer.task_consumer.channel.qos.ack(tag)
+            log.warning("acknowledged again", tag=tag)
+    except consumer.connection_errors as error:
+        log.debug("not acknowledged", cause=type(error).__name__)
 
 
 class Heard(NamedTuple):
     """What this worker does.
 
-    The turns of its loop so far, whether it has tasks now, and for how many turns a message has
-    taken a place in vain.
+    The turns of its loop so far, and whether it has tasks now.
     """
 
     turns: int
     is_busy: bool
-    lost_turns: int = 0
 
 
 def hear() -> Heard:
     """Look at this process's consumer."""
     is_busy = AwaitRoom.is_waiting or bool(state.reserved_requests)
-    return Heard(SignOfLife.turns, is_busy, max(SignOfLife.lost.values(), default=0))
+    return Heard(SignOfLife.turns, is_busy)
 
 
 def oldest_messages(app: Celery) -> Sequence[bytes | None]:
@@ -154,7 +168,7 @@ def oldest_messages(app: Celery) -> Sequence[bytes | None]:
 
 @dataclass
 class DeafWatch:
-    """Gives up when the broker answers, but its messages are not taken, or fewer than could be.
+    """Gives up when the broker answers, but its messages are not taken.
 
     A message that is taken leaves its queue, also one that has expired. Whose children are all
     busy takes none; they have time limits. Not for a pool that runs tasks inside the loop.
@@ -185,8 +199,6 @@ class DeafWatch:
         self._deaf_looks = 0 if is_turning and is_taking else 1 + self._deaf_looks
         if self._deaf_looks >= DEAF_LOOKS_MAX:
             self.give_up("the broker answers, but no messages are taken")
-        elif heard.lost_turns >= LOST_TURNS_MAX and not heard.is_busy:
-            self.give_up("a message was not acknowledged, and takes the place of others")
 
 
 def end_process(reason: str) -> None:

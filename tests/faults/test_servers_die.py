@@ -1,9 +1,13 @@
-"""Processes and servers are killed or frozen under traffic: the stack recovers by itself."""
+"""Processes and servers are killed or frozen under traffic: the stack recovers by itself.
+
+How long a charge took after the return of what was killed is printed (`-s` shows it).
+"""
 
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 from support.traffic import RECOVERED_WITHIN_S, Crowd, Producer, frozen, wait_for
 from worker.alive import is_alive
 from worker.context import open_buffer
+from worker.health import postgres_answers, redis_answers
 from worker.local.up import Stack
 from worker.session import Sessions, make_engine
 from worker.settings import settings_from
@@ -36,6 +41,16 @@ class Town:
 
     def is_whole_without(self, role: str, pid: int) -> bool:
         return self.stack.pids.get(role, pid) != pid and not self.stack.missing()
+
+    def has_returned(self, role: str, pid: int) -> bool:
+        """Tell whether another process plays a role, and answers if it is a server."""
+        if self.stack.pids.get(role, pid) == pid:
+            return False
+        answers = {
+            "redis": lambda: redis_answers(self.stack.redis_url),
+            "postgres": lambda: postgres_answers(self.stack.database_url),
+        }
+        return role not in answers or answers[role]()
 
     def is_charging(self, event_id: str) -> bool:
         """Tell whether an event ended in the ledger; not while a server is away."""
@@ -68,9 +83,12 @@ def test_traffic_survives_a_kill_and_is_charged_again_within_30_s(town: Town, ro
 
         os.kill(pid, signal.SIGKILL)
 
-        wait_for(lambda: town.is_whole_without(role, pid))
+        wait_for(lambda: town.has_returned(role, pid))
+        returned_at = time.monotonic()
         recorded_after = producer.recorded()
         wait_for(lambda: town.is_charging(recorded_after))
+        print(f"{role}: {time.monotonic() - returned_at:.1f} s after its return")  # noqa: T201
+        wait_for(lambda: town.is_whole_without(role, pid))
         producer.finish()
 
     crowd.wait_drained()

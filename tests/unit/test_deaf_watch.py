@@ -2,7 +2,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from worker.consuming import DEAF_LOOKS_MAX, LOST_TURNS_MAX, DeafWatch, Heard
+from worker.consuming import DEAF_LOOKS_MAX, DeafWatch, Heard
 
 
 @dataclass
@@ -16,7 +16,6 @@ class Worker:
     is_busy: bool = False
     is_empty: bool = False
     is_away: bool = False
-    lost_turns: int = 0
     gave_up: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -30,7 +29,7 @@ class Worker:
 
     def hear(self) -> Heard:
         self.turns += self.is_turning
-        return Heard(self.turns, self.is_busy, self.lost_turns)
+        return Heard(self.turns, self.is_busy)
 
     def look(self, times: int) -> None:
         for _ in range(times):
@@ -98,21 +97,3 @@ def test_a_broker_that_is_away_is_waited_for_and_the_looks_count_anew(worker: Wo
     worker.look(DEAF_LOOKS_MAX - 1)
 
     assert worker.gave_up == []
-
-
-@pytest.mark.parametrize(
-    ("lost_turns", "is_busy", "is_given_up"),
-    [
-        (LOST_TURNS_MAX, False, True),
-        (LOST_TURNS_MAX - 1, False, False),  # a task that is about to be tried again
-        (LOST_TURNS_MAX, True, False),
-    ],
-)
-def test_a_message_that_takes_a_place_in_vain_ends_an_idle_worker(
-    worker: Worker, lost_turns: int, *, is_busy: bool, is_given_up: bool
-) -> None:
-    worker.lost_turns, worker.is_busy = lost_turns, is_busy
-
-    worker.look(1)
-
-    assert bool(worker.gave_up) == is_given_up
