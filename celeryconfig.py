@@ -71,7 +71,7 @@ worker_send_task_events = False
 
 # --- the schedule: each job is safe twice and safe at once, so two beats, or none for an hour,
 # --- change no effect. `expires`: what nobody took within its period is not worked off later.
-beat_scheduler = "celery.beat:Scheduler"  # nothing on disk that a kill could tear
+beat_scheduler = "worker.schedule:BoundedScheduler"
 beat_max_loop_interval = 1  # s
 beat_schedule = {
     name: {"task": name, "schedule": period_s, "options": {"expires": max(period_s, 2)}}

@@ -13,14 +13,13 @@ from typing import Final, Protocol
 
 import structlog
 from celery import bootsteps
-from celery.signals import after_task_publish, beat_init, worker_init, worker_shutting_down
+from celery.signals import beat_init, worker_init, worker_shutting_down
 from celery.worker.consumer import Consumer
 from redis import Redis
 
 from metering.buffer.keys import PULSE
 from metering.buffer.stream import PULSE_TTL_S, UsageBuffer
 from metering.errors import ConfigurationError, ShardMismatchError
-from worker.alive import touch
 from worker.app import app
 from worker.broker import BrokerAwayError
 from worker.consuming import (
@@ -62,16 +61,6 @@ def _refuse_to_start(**_arguments: object) -> None:
 # --- sign of life ---------------------------------------------------------------------------------
 
 app.steps["consumer"].add(SignOfLife)
-
-
-@beat_init.connect
-def _follow_beat(**_arguments: object) -> None:
-    """Beat is alive when it publishes, which it does every second."""
-    after_task_publish.connect(_touch_on_publish, weak=False)
-
-
-def _touch_on_publish(**_arguments: object) -> None:
-    touch(settings().alive_file)
 
 
 # --- sweep and watchdog ---------------------------------------------------------------------------

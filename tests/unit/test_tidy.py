@@ -190,7 +190,7 @@ def test_only_the_sessions_commit() -> None:
 def test_messages_are_sent_by_wake_only() -> None:
     places = outside(
         found(calls("delay", "apply_async", "send_task")),
-        r"worker/broker\.py",
+        r"worker/(broker|schedule)\.py",
     )
 
     assert not places, "use `worker.task.wake`: a publish inside a transaction can hang, or lie"
