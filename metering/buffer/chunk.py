@@ -34,7 +34,7 @@ class BufferedEvent(NamedTuple):
     """A checked usage event in the buffer; `event_at` has the form of `clock.to_wire`.
 
     `time_given` is false if our API set the time. Such a time differs each time that the producer
-    tries again, so it does not count when a repetition is told from a conflict.
+    tries again, so it is not part of the digest.
     """
 
     event_id: str

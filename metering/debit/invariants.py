@@ -1,4 +1,4 @@
-"""The invariants of batches: every accepted event ended once, and its entry costs what it costs."""
+"""The invariants of batches: where accepted events ended, and the costs of their entries."""
 
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -8,12 +8,12 @@ from sqlalchemy import Connection, text
 from metering.invariants import Fault, Page, in_page, invariant
 
 _ENDED: Final = "sum(posted_count + duplicate_count + refused_count)"
-# How many events the batches of a page ended, by shard.
+# How many events ended in the batches of a page, by shard.
 _ENDED_IN_PAGE: Final = text(f"""
     SELECT shard, epoch, {_ENDED}::bigint AS settled FROM usage_batches
     WHERE {in_page("batch_id")} GROUP BY shard, epoch
 """)
-# What each shard's cursor says, and what the batches after the last page add.
+# Each shard's cursor, and the events that ended in batches after the last page.
 _SHARDS: Final = text(f"""
     SELECT c.shard, c.epoch, c.settled_count, c.lost_count,
         coalesce(b.settled, 0)::bigint AS settled
@@ -52,7 +52,7 @@ def loss_of(shard: int, epoch: str, events: int) -> Fault:
 
 
 INVARIANTS: Final = (
-    # Where the events are still kept.
+    # For events that are still kept.
     invariant(
         "a usage entry costs what its events cost",
         None,
