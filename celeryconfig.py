@@ -10,7 +10,14 @@ from typing import Final
 from kombu import Queue
 
 # --- what runs where: the queue is the stage, the stage is the task module ----------------------
-imports = ("tasks.debit", "tasks.ledger", "tasks.low_credit", "tasks.purchase", "tasks.webhook")
+imports = (
+    "tasks.debit",
+    "tasks.ledger",
+    "tasks.low_credit",
+    "tasks.payment",
+    "tasks.purchase",
+    "tasks.webhook",
+)
 STAGES: Final = ("debit", "ledger", "low_credit", "purchase", "webhook")
 # A charge waits for a payment provider, for up to 40 s: a queue of its own, so that a provider
 # which hangs holds up neither debits nor alerts.

@@ -1,21 +1,20 @@
-"""How this installation charges: what its settings say of it, and the gateways of this process."""
+"""How this installation charges: the policy of its settings, and the gateways of this process."""
 
 import os
 from functools import lru_cache
 from typing import Final
 
 from metering.payment.charges.charge import ChargePolicy
-from metering.payment.charges.store import ProviderAccount
-from metering.payment.vendors.gateway import PaymentGateway
+from metering.payment.vendors.gateway import GatewayAccount, PaymentGateway
 from metering.payment.vendors.registry import gateway_of
 from worker.settings import Settings, settings
 
-# Each has connections of its own; accounts beyond that open theirs again.
+# Each has its own connections. Further accounts open theirs again.
 GATEWAYS_KEPT: Final = 100
 
 
 def charge_policy_of(config: Settings) -> ChargePolicy:
-    """Return the policy that the settings describe."""
+    """Return the policy of the settings."""
     return ChargePolicy(
         retry_s=config.charge_retry_s,
         retry_max_s=config.charge_retry_max_s,
@@ -25,16 +24,14 @@ def charge_policy_of(config: Settings) -> ChargePolicy:
     )
 
 
-def open_gateway(account: ProviderAccount) -> PaymentGateway:
+def open_gateway(account: GatewayAccount) -> PaymentGateway:
     """Return this process's gateway of an account: connections must not be used after a fork.
 
-    Raises:
-        ConfigurationError: the account is not set up to charge.
-
+    Raises: ConfigurationError if the account is not set up to charge.
     """
     return _opened(os.getpid(), account)
 
 
 @lru_cache(maxsize=GATEWAYS_KEPT)
-def _opened(_pid: int, account: ProviderAccount) -> PaymentGateway:
+def _opened(_pid: int, account: GatewayAccount) -> PaymentGateway:
     return gateway_of(account, timeout_ms=settings().charge_timeout_ms)

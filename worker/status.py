@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from metering.buffer.stream import UsageBuffer
 from metering.errors import GullakError
 from metering.ledger import statements as ledger
-from metering.purchase import statements as purchase
+from metering.payment import statements as payment
 from metering.usage import statements as usage
 from metering.verify import statements as verify
 from metering.webhook import statements as webhook
@@ -95,7 +95,7 @@ def read_waiting(conn: Connection) -> Waiting:
     return Waiting(
         refused={row.reason: row.events for row in conn.execute(usage.REFUSED_WAITING)},
         webhooks=Undelivered(**undelivered),
-        parked=Parked(**conn.execute(purchase.PARKED).mappings().one()),
+        parked=Parked(**conn.execute(payment.PARKED).mappings().one()),
         below_zero={
             row.currency: Owed(wallets=row.wallets, balance_minor=int(row.balance_minor))
             for row in conn.execute(ledger.WALLETS_BELOW_ZERO)

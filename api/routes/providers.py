@@ -28,7 +28,7 @@ from metering.payment.inbox import (
     replay,
     verified,
 )
-from metering.payment.provider_account import AccountProvider, Sender, sender_of
+from metering.payment.provider_account import AccountProvider, WebhookSource, webhook_source
 from worker.metrics import PROVIDER_WEBHOOKS
 
 router: Final = APIRouter(tags=["providers"])
@@ -106,7 +106,7 @@ def _out(event: ProviderEvent) -> ProviderEventOut:
     )
 
 
-def _sender(
+def _source(
     request: Request,
     scope: Scoped,
     provider: Annotated[AccountProvider, Path()],
@@ -114,30 +114,30 @@ def _sender(
         AccountId | None,
         Query(min_length=1, max_length=64, description="Needed where several are connected."),
     ] = None,
-) -> Sender:
+) -> WebhookSource:
     """Look up whose webhook this would be, before a byte of its body is read."""
     request.state.repeatable = True
     try:
         with scope.sessions.tenant(NOBODY) as conn:
-            return sender_of(conn, provider, account)
+            return webhook_source(conn, provider, account)
     except BadSignatureError:
         PROVIDER_WEBHOOKS.labels(provider, "refused").inc()
         raise
 
 
-async def _raw(request: Request, _sender: Annotated[Sender, Depends(_sender)]) -> bytes:
+async def _raw(request: Request, _source: Annotated[WebhookSource, Depends(_source)]) -> bytes:
     return await read_body(request, PROVIDER_BODY_BYTES_MAX)
 
 
 def _verified(
     request: Request,
-    sender: Annotated[Sender, Depends(_sender)],
+    source: Annotated[WebhookSource, Depends(_source)],
     raw: Annotated[bytes, Depends(_raw)],
 ) -> Verified:
     try:
-        return verified(sender, raw, request.headers)
+        return verified(source, raw, request.headers)
     except BadSignatureError:
-        PROVIDER_WEBHOOKS.labels(sender.provider, "refused").inc()
+        PROVIDER_WEBHOOKS.labels(source.provider, "refused").inc()
         raise
 
 
@@ -156,9 +156,9 @@ _UNSIGNED: Final[dict[int | str, dict[str, Any]]] = {
 @router.post("/providers/{provider}/webhooks", openapi_extra=_BODY, responses=_UNSIGNED)
 def take_webhook(scope: Scoped, webhook: Annotated[Verified, Depends(_verified)]) -> Taken:
     """Keep a webhook that its signature proves; once, however often it comes. Needs no key."""
-    number = scope.run(webhook.sender.business_id, lambda conn: receive(conn, webhook))
+    number = scope.run(webhook.source.business_id, lambda conn: receive(conn, webhook))
     outcome = "repeated" if number is None else "stored"
-    PROVIDER_WEBHOOKS.labels(webhook.sender.provider, outcome).inc()
+    PROVIDER_WEBHOOKS.labels(webhook.source.provider, outcome).inc()
     return Taken()
 
 

@@ -16,15 +16,14 @@ from api.routes.wallets import CustomerPath
 from metering.access.keys import Principal
 from metering.ids import BusinessId, Currency, CustomerId, EntryId, PackageId, PurchaseId
 from metering.payment.checkouts.page import NewPage, open_page
+from metering.payment.facts import PURCHASE_KEY, PurchaseDetails, purchase_details
 from metering.payment.manual import (
     ShopDispute,
     ShopPayment,
     ShopRefund,
-    dispute_by_hand,
-    pay_by_hand,
-    refund_by_hand,
+    record_payment,
+    record_reversal,
 )
-from metering.payment.purchase_details import KnownPurchase, know_purchase
 from metering.purchase.purchases import (
     NewPurchase,
     Origin,
@@ -145,11 +144,11 @@ def _out(purchase: Purchase) -> PurchaseOut:
         paid_at=purchase.paid_at,
         settled_at=purchase.settled_at,
         payment_url=purchase.payment_url,
-        metadata={"gullak_purchase_id": purchase.purchase_id},
+        metadata={PURCHASE_KEY: purchase.purchase_id},
     )
 
 
-def _known_out(known: KnownPurchase) -> KnownPurchaseOut:
+def _known_out(known: PurchaseDetails) -> KnownPurchaseOut:
     payments = [
         PaymentOut(
             provider=payment.provider,
@@ -233,7 +232,7 @@ def show_purchase(caller: Reader, scope: Scoped, purchase_id: PurchasePath) -> K
     """Return one purchase with its payments and their reversals."""
     return _known_out(
         scope.run(
-            caller.business_id, lambda conn: know_purchase(conn, caller.business_id, purchase_id)
+            caller.business_id, lambda conn: purchase_details(conn, caller.business_id, purchase_id)
         )
     )
 
@@ -262,9 +261,9 @@ def _follow(
 ) -> KnownPurchaseOut:
     """Note what the shop says, and return the purchase as it is after it."""
 
-    def work(conn: Connection) -> KnownPurchase:
+    def work(conn: Connection) -> PurchaseDetails:
         note(conn, caller.business_id, purchase_id, said)
-        return know_purchase(conn, caller.business_id, purchase_id)
+        return purchase_details(conn, caller.business_id, purchase_id)
 
     return _known_out(scope.run(caller.business_id, work))
 
@@ -280,7 +279,7 @@ def pay_purchase(
     refunds and disputes count from then on.
     """
     request.state.repeatable = True
-    return _follow(scope, caller, purchase_id, pay_by_hand, said)
+    return _follow(scope, caller, purchase_id, record_payment, said)
 
 
 @router.post("/purchases/{purchase_id}/refunds")
@@ -289,7 +288,7 @@ def refund_purchase(
 ) -> KnownPurchaseOut:
     """Say that the payment was refunded. The same share of the credit is called back."""
     request.state.repeatable = True
-    return _follow(scope, caller, purchase_id, refund_by_hand, said)
+    return _follow(scope, caller, purchase_id, record_reversal, said)
 
 
 @router.post("/purchases/{purchase_id}/disputes")
@@ -298,4 +297,4 @@ def dispute_purchase(
 ) -> KnownPurchaseOut:
     """Say where a dispute of the payment stands. Open: what is left of the credit is frozen."""
     request.state.repeatable = True
-    return _follow(scope, caller, purchase_id, dispute_by_hand, said)
+    return _follow(scope, caller, purchase_id, record_reversal, said)

@@ -1,12 +1,12 @@
-"""Accounts at payment providers: connected by the operator, disabled, found by their webhooks.
+"""Provider accounts: connected and disabled by the operator, found by their webhooks.
 
-Secrets go in and are used; they are in no list, no repr and no message.
+Secrets are stored and used; no list, repr or message shows them.
 """
 
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -17,19 +17,20 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
+from metering.db import row, rows
 from metering.errors import AmbiguousAccountError, BadSignatureError, NotFoundError
 from metering.fields import Filled255
 from metering.ids import AccountId, BusinessId, new_id
 from metering.payment import statements
 from metering.vault import Vault, vault_of
 
-# Where accounts may be; `local`: a gateway of the shop's own that signs as Dodo does.
+# `local`: a gateway of the shop's own that signs as Dodo does.
 AccountProvider = Literal["dodo", "stripe", "local"]
 
-# Visible ASCII without blanks: what pastes from a vendor's page, without the line's end.
+# Visible ASCII without blanks: a secret pasted from a vendor's page without the line end.
 _SECRET: Final = re.compile(r"[!-~]{1,1000}", re.ASCII)
 _HTTP_URL: Final = r"^https?://[^\s\x00]+$"
 
@@ -37,9 +38,9 @@ _HTTP_URL: Final = r"^https?://[^\s\x00]+$"
 class NewAccount(BaseModel):
     """An account to connect.
 
-    `webhook_secret`: what its webhooks are signed with, as the vendor shows it. `api_key`: what its
-    API is called with. `base_url`: where its API is, if not where the vendor's SDK looks for it.
-    `product_id`: what a hosted checkout sells, where the provider wants to know.
+    `webhook_secret`: the secret that signs its webhooks, as the vendor shows it. `api_key`: the key
+    of its API. `base_url`: the address of its API, if not the one in the vendor's SDK.
+    `product_id`: the product that a hosted page sells, where the provider needs one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -76,8 +77,8 @@ class NewAccount(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
-    """An account as listed; of its secrets only whether they are there."""
+class ProviderAccount:
+    """An account as listed; of its secrets, only whether they exist."""
 
     account_id: AccountId
     business_id: BusinessId
@@ -92,8 +93,8 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sender:
-    """Whose webhook a request may be, and the secret that has to have signed it."""
+class WebhookSource:
+    """The account that sends a webhook, and the secret that must have signed it."""
 
     account_id: AccountId
     business_id: BusinessId
@@ -101,71 +102,59 @@ class Sender:
     secret: str = field(repr=False)
 
 
-def connect_account(conn: Connection, business_id: BusinessId, new: NewAccount) -> Account:
-    """Connect an account; its webhooks are taken from now on."""
+def connect_account(conn: Connection, business_id: BusinessId, new: NewAccount) -> ProviderAccount:
+    """Connect an account; its webhooks are accepted from now on."""
     vault = vault_of(conn)
     values = {
+        **new.model_dump(exclude={"webhook_secret", "api_key"}),
         "account_id": new_id("pac"),
         "business_id": business_id,
-        "provider": new.provider,
-        "name": new.name,
         "webhook_secret": _sealed(vault, new.webhook_secret),
         "api_key": _sealed(vault, new.api_key),
-        "base_url": new.base_url,
-        "product_id": new.product_id,
     }
-    return _account(conn.execute(statements.INSERT_ACCOUNT, values).one())
+    return row(ProviderAccount, conn.execute(statements.INSERT_ACCOUNT, values).one())
 
 
 def page_of_accounts(
     conn: Connection, business_id: BusinessId, *, page: int, after: AccountId | None = None
-) -> list[Account]:
+) -> list[ProviderAccount]:
     """Return up to `page` accounts of a business, newest first, older than `after`."""
     values = {"business_id": business_id, "page": page, "after": after}
-    return [_account(row) for row in conn.execute(statements.ACCOUNT_PAGE, values)]
+    return rows(ProviderAccount, conn.execute(statements.ACCOUNT_PAGE, values))
 
 
 def disable_account(conn: Connection, business_id: BusinessId, account_id: AccountId) -> None:
-    """Take no more webhooks of an account; what was received is processed. Twice is once.
+    """Accept no more webhooks of an account. Those that are stored are still processed.
 
-    Raises:
-        NotFoundError: the business has no such account.
-
+    Raises: NotFoundError if the business has no such account.
     """
     values = {"business_id": business_id, "account_id": account_id}
     if not conn.execute(statements.DISABLE_ACCOUNT, values).rowcount:
         raise NotFoundError("provider account", account_id)
 
 
-def sender_of(
+def webhook_source(
     conn: Connection, provider: AccountProvider, account_id: AccountId | None = None
-) -> Sender:
-    """Return the account that a webhook is for: the one it names, or the only one there is.
+) -> WebhookSource:
+    """Return the account that a webhook names, or the only one of its provider.
 
-    Raises:
-        BadSignatureError: there is none that takes webhooks.
-        AmbiguousAccountError: it names none, and there are several.
-        UnreadableSecretError: its secret was sealed with a key that is not here.
-
+    Raises: BadSignatureError if none accepts webhooks. AmbiguousAccountError if it names none of
+    several. UnreadableSecretError if the key that sealed its secret is missing.
     """
     values = {"provider": provider, "account_id": account_id}
-    rows = conn.execute(statements.ACCOUNT_OF, values).all()
-    if not rows:
+    found = conn.execute(statements.ACCOUNT_OF, values).all()
+    if not found:
         raise BadSignatureError
-    if len(rows) > 1:
+    if len(found) > 1:
         raise AmbiguousAccountError(provider)
-    (row,) = rows
-    return Sender(
-        account_id=row.account_id,
-        business_id=row.business_id,
+    (account,) = found
+    return WebhookSource(
+        account_id=account.account_id,
+        business_id=account.business_id,
         provider=provider,
-        secret=vault_of(conn).open(row.webhook_secret),
+        secret=vault_of(conn).open(account.webhook_secret),
     )
 
 
 def _sealed(vault: Vault, secret: SecretStr | None) -> str | None:
     return None if secret is None else vault.seal(secret.get_secret_value())
-
-
-def _account(row: Row[Any]) -> Account:
-    return Account(**row._mapping)  # noqa: SLF001

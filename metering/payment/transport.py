@@ -1,8 +1,8 @@
-"""HTTP to a provider, each exchange bounded as a whole, in time and in bytes.
+"""HTTP to a provider; each exchange has one deadline and one limit of bytes.
 
-The vendors' clients are synchronous and limit the time of a single read: an answer that trickles,
-or a name server that is silent, would hold a task for as long as it likes. So their requests go
-through the calls that webhooks are sent with, which have a deadline of their own.
+The vendors' clients are synchronous and limit the time of a single read: a slow answer, or a silent
+name server, could hold a task for ever. So their requests use the HTTP code of our webhooks, which
+has a deadline for the whole exchange.
 """
 
 import asyncio
@@ -14,21 +14,21 @@ import httpx
 from metering.errors import RefusedAddressError, UnresolvedHostError
 from metering.webhook.send import Sender, describe
 
-# A charge answers within a second or two; after this it is looked up again.
+# A charge is answered within a second or two. After this time it is looked up again.
 TIMEOUT_MS: Final = 10_000
 # A page of 100 payments is a few hundred KiB.
 ANSWER_BYTES_MAX: Final = 4 << 20
-# Ours instead of the client's: a compressed answer could be larger than it looks, and a connection
+# These replace the client's: a compressed answer could be larger than it looks, and a connection
 # serves one exchange.
 _HEADERS: Final = ((b"Accept-Encoding", b"identity"), (b"Connection", b"close"))
 _REPLACED: Final = frozenset(name.lower() for name, _ in _HEADERS)
 
 
 def bounded_client(*, allow_private: bool, timeout_ms: int = TIMEOUT_MS) -> httpx.Client:
-    """Return a client for one provider. Nothing of the environment changes where it goes.
+    """Return a client for one provider. It ignores proxies of the environment.
 
-    `allow_private`: the provider may be at an address that is not public. Calls raise
-    `httpx.TransportError`, whose text is ours and names no secret.
+    `allow_private`: the provider may be at a private address. Calls raise `httpx.TransportError`
+    with a text of ours, which holds no secret.
     """
     return httpx.Client(
         transport=BoundedTransport(allow_private=allow_private, timeout_ms=timeout_ms),
@@ -38,13 +38,13 @@ def bounded_client(*, allow_private: bool, timeout_ms: int = TIMEOUT_MS) -> http
 
 
 class BoundedTransport(httpx.BaseTransport):
-    """Makes each request on a connection of its own, within the deadline from name to last byte."""
+    """Makes each request on its own connection; the deadline covers DNS to the last byte."""
 
     def __init__(self, *, allow_private: bool, timeout_ms: int) -> None:
         self._sender = Sender(timeout_s=timeout_ms / 1000, allow_private=allow_private)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Exchange; runs an event loop of its own, so it is not for a thread that has one."""
+        """Send the request. It runs an event loop, so not for a thread that has one."""
         request.read()
         try:
             return asyncio.run(self._within_deadline(request))
@@ -68,7 +68,7 @@ class BoundedTransport(httpx.BaseTransport):
                 await connection.aclose()
 
     def close(self) -> None:
-        """Let go of the resolver's threads."""
+        """Release the resolver's threads."""
         self._sender.close()
 
 

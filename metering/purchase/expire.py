@@ -1,7 +1,7 @@
-"""Expired credit is taken out of the books; and businesses are told before it comes to that.
+"""Take expired credit out of the wallets, and announce it before.
 
-Nothing depends on when this runs: a debit looks at the clock itself and burns no lot whose time is
-over. Here only the entry is written that says so.
+Nothing depends on when this runs: a debit checks the clock itself and uses no expired lot. Here
+only the entries are written.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,7 @@ import structlog
 from sqlalchemy import Connection
 
 from metering.clock import to_wire
-from metering.db import DATABASE_ERRORS, Transactions, cause_name
+from metering.db import DATABASE_ERRORS, Transactions, cause_name, database_now
 from metering.ids import LotId, WalletId
 from metering.ledger.entry import LotMove, Posting
 from metering.ledger.lots.book import LotBook
@@ -23,20 +23,20 @@ log = structlog.get_logger("gullak.expire")
 
 PAGE_LOTS: Final = 500
 PAGES_MAX: Final = 40
-# Wallets that others hold and that are waited for in one run: each takes a second at most.
+# Locked wallets that one run waits for: each takes a second at most.
 HELD_MAX: Final = 3
 
 
 def expire_credit(transaction: Transactions, page: int = PAGE_LOTS) -> int:
     """Take expired credit out, a page per transaction; return the number of entries.
 
-    Wallets that others are at work with are passed over, and waited for at the end, a few of them
-    and each by itself: a process that is frozen with one of them holds up no other.
+    Wallets that are locked are left for the end, where a few of them are waited for, each in its
+    own transaction: a frozen process that holds one of them does not block the others.
     """
     entries = 0
     for _ in range(PAGES_MAX):
         with transaction() as conn:
-            lots, written = expire_page(conn, page)
+            lots, written = _expire_page(conn, page)
         entries += written
         if lots < page:
             break
@@ -45,14 +45,14 @@ def expire_credit(transaction: Transactions, page: int = PAGE_LOTS) -> int:
     return entries + sum(_expire_held(transaction, wallet_id) for wallet_id in busy)
 
 
-def expire_page(conn: Connection, page: int) -> tuple[int, int]:
-    """Take out a page of expired lots; return how many were looked at, and how many entries."""
+def _expire_page(conn: Connection, page: int) -> tuple[int, int]:
+    """Take out a page of expired lots; return how many lots it had, and how many entries."""
     rows = conn.execute(statements.EXPIRED, {"page": page}).all()
     return len(rows), _expire(conn, {row.wallet_id for row in rows})
 
 
 def _expire_held(transaction: Transactions, wallet_id: WalletId) -> int:
-    """Take out what has expired of a wallet that another process has just held."""
+    """Expire the lots of a wallet that another process had locked."""
     try:
         with transaction() as conn:
             conn.execute(statements.WAIT_SHORTLY)
@@ -65,7 +65,7 @@ def _expire_held(transaction: Transactions, wallet_id: WalletId) -> int:
 
 
 def _expire(conn: Connection, wallet_ids: set[WalletId]) -> int:
-    """Take out what has expired of some wallets; return the number of entries."""
+    """Expire the lots of some wallets; return the number of entries."""
     if not wallet_ids:
         return 0
     books = look_into(conn, wallet_ids)
@@ -92,25 +92,25 @@ def _postings(book: LotBook) -> Iterable[Posting]:
             )
 
 
-def tell_expiring(
+def announce_expiring(
     transaction: Transactions, days_ahead: Sequence[int], page: int = PAGE_LOTS
 ) -> int:
-    """Tell of lots that come to their end, a page per transaction; return how many were told of."""
-    told = 0
+    """Announce lots that will expire, a page per transaction; return how many."""
+    announced = 0
     for _ in range(PAGES_MAX):
         with transaction() as conn:
-            noted, in_page = tell_page(conn, days_ahead, page)
-        told += in_page
+            noted, in_page = _announce_page(conn, days_ahead, page)
+        announced += in_page
         if noted < page:
             break
-    return told
+    return announced
 
 
-def tell_page(conn: Connection, days_ahead: Sequence[int], page: int) -> tuple[int, int]:
-    """Tell of lots that come to their end within so many days, once per number of days.
+def _announce_page(conn: Connection, days_ahead: Sequence[int], page: int) -> tuple[int, int]:
+    """Announce lots that will expire within so many days, once per number of days.
 
-    A lot that is due to be told of more than once at a time is told of with the nearest number.
-    Returns how many notices were due, and how many lots were told of.
+    If a lot is due for several numbers at once, one webhook names the lowest. Returns how many
+    announcements were due, and how many lots were announced.
     """
     values = {"days_ahead": list(days_ahead), "page": page}
     nearest: dict[LotId, int] = {}
@@ -139,5 +139,5 @@ def tell_page(conn: Connection, days_ahead: Sequence[int], page: int) -> tuple[i
         for row in rows
         if row.left_minor > 0
     ]
-    publish(conn, notices, conn.execute(statements.CLOCK).scalar_one())
+    publish(conn, notices, database_now(conn))
     return len(noted), len(notices)

@@ -1,12 +1,13 @@
-"""Packages: what is sold, what it costs, and how much credit it is worth for how long."""
+"""Packages: a price, and the credit that it buys for some time."""
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
+from metering.db import get_one, row, rows
 from metering.errors import NotFoundError, UnsupportedCurrencyError
 from metering.fields import CurrencyCode, Filled255, PositiveMinor
 from metering.ids import BusinessId, Currency, PackageId, new_id
@@ -17,9 +18,10 @@ Days = Annotated[int, Field(strict=True, gt=0, le=36_500)]
 
 
 class NewPackage(BaseModel):
-    """What a package is made of. `credit`: what it is worth, if not its price (a bonus, tax).
+    """A package to sell. `credit`: the credit, if not the price (a bonus, tax).
 
-    `valid_days`: how long its credit counts, None: for ever. `priority`: smaller burns first.
+    `valid_days`: after how many days the credit expires, if ever. `priority`: a lower one is used
+    first.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,12 +53,7 @@ class Package:
 def create_package(
     conn: Connection, business_id: BusinessId, new: NewPackage, currencies: tuple[str, ...]
 ) -> Package:
-    """Make a package.
-
-    Raises:
-        UnsupportedCurrencyError: its currency is not configured.
-
-    """
+    """Make a package. Raises: UnsupportedCurrencyError if its currency is not configured."""
     if new.currency not in currencies:
         raise UnsupportedCurrencyError(new.currency, currencies)
     values = {
@@ -69,29 +66,19 @@ def create_package(
         "valid_days": new.valid_days,
         "priority": new.priority,
     }
-    return _package(conn.execute(statements.INSERT_PACKAGE, values).one())
+    return row(Package, conn.execute(statements.INSERT_PACKAGE, values).one())
 
 
 def get_package(conn: Connection, business_id: BusinessId, package_id: PackageId) -> Package:
-    """Return a package, archived or not.
-
-    Raises:
-        NotFoundError: the business has no such package.
-
-    """
+    """Return a package, even an archived one. Raises: NotFoundError if there is none."""
     values = {"business_id": business_id, "package_id": package_id}
-    row = conn.execute(statements.PACKAGE, values).one_or_none()
-    if row is None:
-        raise NotFoundError("package", package_id)
-    return _package(row)
+    return get_one(Package, conn.execute(statements.PACKAGE, values), "package", package_id)
 
 
 def archive_package(conn: Connection, business_id: BusinessId, package_id: PackageId) -> None:
-    """Sell a package no more; what was bought stays as it is.
+    """Take a package off sale; its purchases stay as they are.
 
-    Raises:
-        NotFoundError: the business has no such package.
-
+    Raises: NotFoundError if the business has no such package.
     """
     values = {"business_id": business_id, "package_id": package_id}
     if not conn.execute(statements.ARCHIVE_PACKAGE, values).rowcount:
@@ -115,8 +102,4 @@ def page_of_packages(
         "after": after,
         "is_archived": is_archived,
     }
-    return [_package(row) for row in conn.execute(statements.PACKAGE_PAGE, values)]
-
-
-def _package(row: Row[Any]) -> Package:
-    return Package(**row._mapping)  # noqa: SLF001
+    return rows(Package, conn.execute(statements.PACKAGE_PAGE, values))

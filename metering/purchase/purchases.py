@@ -1,12 +1,13 @@
 """Purchases: an order of credit, pending until its payment has succeeded, then settled once."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
+from metering.db import get_one, row, rows
 from metering.errors import (
     FieldProblem,
     IdempotencyConflictError,
@@ -25,9 +26,9 @@ Origin = Literal["order", "top_up", "checkout"]
 
 
 class NewPurchase(BaseModel):
-    """An order of credit that is not paid yet: a package, or an amount of one's own.
+    """An order of credit: a package, or a price of its own.
 
-    `order_id`: the shop's own number, once per business; left out, the purchase's id.
+    `order_id`: the shop's number, once per business; by default the purchase's id.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,7 +53,7 @@ class NewPurchase(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What is bought: price and worth in minor units, and for how long it counts."""
+    """The terms of a purchase: price and credit in minor units, and when the credit expires."""
 
     currency: str
     price_minor: int
@@ -90,22 +91,17 @@ class Purchase:
     created_at: datetime
     paid_at: datetime | None
     settled_at: datetime | None
-    # Where its customer pays, while that is open.
+    # The hosted page, while the customer can pay there.
     payment_url: str | None
 
     @property
     def reversed_minor(self) -> int:
-        """Return how much of the credit was called back."""
+        """Return how much of the credit was taken back."""
         return self.refunded_minor + self.lost_minor
 
 
 def terms_of(package: Package) -> Terms:
-    """Return what a package sells.
-
-    Raises:
-        NotFoundError: it is sold no more.
-
-    """
+    """Return the terms of a package. Raises: NotFoundError if it is off sale."""
     if package.archived_at is not None:
         raise NotFoundError("package on sale", package.package_id)
     return Terms(
@@ -123,27 +119,22 @@ def order_purchase(
 ) -> Purchase:
     """Make a pending purchase; the same order again is the same purchase.
 
-    Raises:
-        NotFoundError, UnsupportedCurrencyError: there is no such package, customer or wallet.
-        IdempotencyConflictError: the order number was used with other content.
-
+    Raises: NotFoundError or UnsupportedCurrencyError if there is no such package, customer or
+    wallet. IdempotencyConflictError if the order number was used with other content.
     """
-    terms = _terms(conn, business_id, new)
-    return place(conn, business_id, customer_id, terms, order_id=new.order_id)
-
-
-def _terms(conn: Connection, business_id: BusinessId, new: NewPurchase) -> Terms:
     if new.package_id is not None:
-        return terms_of(get_package(conn, business_id, PackageId(new.package_id)))
-    if new.currency is None or new.price is None:
+        terms = terms_of(get_package(conn, business_id, PackageId(new.package_id)))
+    elif new.currency is None or new.price is None:
         raise InvalidInputError(FieldProblem("price", "is missing"))
-    return Terms(
-        currency=new.currency,
-        price_minor=new.price,
-        credit_minor=new.price if new.credit is None else new.credit,
-        valid_days=new.valid_days,
-        priority=PRIORITY_DEFAULT if new.priority is None else new.priority,
-    )
+    else:
+        terms = Terms(
+            currency=new.currency,
+            price_minor=new.price,
+            credit_minor=new.price if new.credit is None else new.credit,
+            valid_days=new.valid_days,
+            priority=PRIORITY_DEFAULT if new.priority is None else new.priority,
+        )
+    return place(conn, business_id, customer_id, terms, order_id=new.order_id)
 
 
 def place(
@@ -155,47 +146,34 @@ def place(
     order_id: str | None = None,
     origin: Origin = "order",
 ) -> Purchase:
-    """Make a pending purchase of these terms, once per order number.
+    """Make a pending purchase on these terms, once per order number.
 
-    Raises:
-        NotFoundError, UnsupportedCurrencyError: there is no such wallet.
-        IdempotencyConflictError: the order number was used with other content.
-
+    Raises: NotFoundError or UnsupportedCurrencyError if there is no such wallet.
+    IdempotencyConflictError if the order number was used with other content.
     """
     wallet_of(conn, business_id, customer_id, terms.currency)
     purchase_id = PurchaseId(new_id("pur"))
-    values = {
-        "customer_id": customer_id,
-        "currency": terms.currency,
-        "price_minor": terms.price_minor,
-        "credit_minor": terms.credit_minor,
-        "valid_days": terms.valid_days,
-        "priority": terms.priority,
-        "package_id": terms.package_id,
-        "origin": origin,
-    }
+    values = {"customer_id": customer_id, "origin": origin, **asdict(terms)}
     key = {"business_id": business_id, "order_id": order_id or purchase_id}
     made = conn.execute(statements.INSERT, {"purchase_id": purchase_id, **key, **values})
-    if (row := made.one_or_none()) is not None:
-        return purchase_of(row)
-    known = conn.execute(statements.BY_ORDER, key).one()
-    if any(getattr(known, name) != value for name, value in values.items()):
+    if (inserted := made.one_or_none()) is not None:
+        return row(Purchase, inserted)
+    earlier = row(Purchase, conn.execute(statements.BY_ORDER, key).one())
+    if any(getattr(earlier, name) != value for name, value in values.items()):
         raise IdempotencyConflictError(key["order_id"])
-    return purchase_of(known)
+    return earlier
 
 
 def get_purchase(conn: Connection, business_id: BusinessId, purchase_id: PurchaseId) -> Purchase:
-    """Return a purchase.
-
-    Raises:
-        NotFoundError: the business has no such purchase.
-
-    """
+    """Return a purchase. Raises: NotFoundError if the business has no such purchase."""
     values = {"business_id": business_id, "purchase_id": purchase_id}
-    row = conn.execute(statements.PURCHASE, values).one_or_none()
-    if row is None:
-        raise NotFoundError("purchase", purchase_id)
-    return purchase_of(row)
+    return get_one(Purchase, conn.execute(statements.PURCHASE, values), "purchase", purchase_id)
+
+
+def lock_purchase(conn: Connection, purchase_id: PurchaseId) -> Purchase:
+    """Return a purchase, locked. Raises: NotFoundError if there is no such purchase."""
+    found = conn.execute(statements.LOCK, {"purchase_id": purchase_id})
+    return get_one(Purchase, found, "purchase", purchase_id)
 
 
 def page_of_purchases(
@@ -217,9 +195,4 @@ def page_of_purchases(
         "customer_id": customer_id,
         "status": status,
     }
-    return [purchase_of(row) for row in conn.execute(statements.PURCHASE_PAGE, values)]
-
-
-def purchase_of(row: Row[Any]) -> Purchase:
-    """Return the purchase of a row."""
-    return Purchase(**row._mapping)  # noqa: SLF001
+    return rows(Purchase, conn.execute(statements.PURCHASE_PAGE, values))

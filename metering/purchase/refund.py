@@ -1,7 +1,7 @@
-"""Refund a debit, because what it paid for was not delivered: back into the lots that it burned.
+"""Refund a debit whose service was not delivered: back into the lots that it used.
 
-Over all refunds no more is given back than was debited. A checkout that releases what it reserved
-writes the same kind of credit, with the debit as its reference, so it counts too.
+All refunds of a debit together give back at most the debit. A checkout that releases its credit
+writes the same kind of entry, with the debit as its reference, so it counts too.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ from metering.ledger.post import open_book, post
 from metering.purchase import statements
 from metering.purchase.settle import RESTORED_VALID_DAYS
 
-# What paid for something. The others followed a payment or a moment, and are undone where those
-# are: by a dispute that was won after all, say.
+# Debits that paid for something. The others follow from a payment or a deadline, and are undone
+# there: a won dispute, for example, gives its debit back.
 REFUNDABLE: Final[frozenset[Kind]] = frozenset({"usage", "manual", "correction", "checkout"})
 
 
 class DebitRefund(BaseModel):
-    """How much of a debit is given back, in minor units (default: all that is left of it), why."""
+    """How much of a debit to give back, in minor units (default: the rest of it), and why."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,14 +47,11 @@ def refund_debit(
 ) -> Entered:
     """Credit a debit back to the wallet, once per idempotency key.
 
-    What came from lots that have expired meanwhile is a new lot, for `RESTORED_VALID_DAYS`.
+    The part from lots that have expired meanwhile becomes a new lot, for `RESTORED_VALID_DAYS`.
 
-    Raises:
-        NotFoundError: the customer has no such entry.
-        IdempotencyConflictError: the key was used with other content.
-        NotRefundableError: the entry is a credit, or a debit that paid for nothing.
-        RefundExceedsDebitError: less than the amount, or nothing, is left of the debit.
-
+    Raises: NotFoundError if the customer has no such entry. IdempotencyConflictError if the key was
+    used with other content. NotRefundableError if the entry is a credit, or a debit that paid for
+    nothing. RefundExceedsDebitError if the debit has less than the amount, or nothing, left.
     """
     debit = get_entry(conn, business_id, entry_id, customer_id=customer_id)
     digest = digest_of({"kind": "refund", "entry_id": entry_id, **request.model_dump()})
@@ -94,7 +91,7 @@ def _check_refundable(debit: Entry) -> None:
 
 
 def _given_back(conn: Connection, debit: Entry) -> tuple[Sequence[EntryId], int]:
-    """Return the credits that gave some of the debit back, and how much they have left of it."""
+    """Return the credits that gave some of the debit back, and how much of it is left."""
     values = {"entry_id": debit.entry_id, "wallet_id": debit.wallet_id}
     rows = conn.execute(statements.REFUNDS, values).all()
     left_minor = debit.amount_minor - sum(row.amount_minor for row in rows)
@@ -102,9 +99,9 @@ def _given_back(conn: Connection, debit: Entry) -> tuple[Sequence[EntryId], int]
 
 
 def _terms(debit: Entry, now: datetime) -> LotTerms:
-    """Return what the lot is like of what no lot gets back.
+    """Return the terms of the lot for the part that goes back to no lot.
 
-    What a debit burned before there were lots had no end, so neither has what is given for it.
+    A debit from before there were lots used credit without an expiry, so its refund has none.
     """
     if debit.debited_before_minor is None:
         return LotTerms(source="refund")

@@ -1,12 +1,12 @@
-"""From what is known of a payment to what its purchase ought to be: pure, so that it can be proved.
+"""How much of a purchase's credit its refunds and disputes take back: pure, so it can be proved.
 
-Refunds and lost disputes call back the share of the credit that they are of what was paid, rounded
-down in total, so that all parts together are exactly the whole. More than was paid is not called
-back, however often the same money is refunded and disputed.
+Refunds and lost disputes take back their share of the credit, rounded down in total, so that all
+parts together are exactly the whole. Never more than was paid is taken back, however often the same
+money is refunded and disputed.
 
-A provider may tell refunds one by one, or what was refunded in all up to a moment, or both. A total
-says how much was refunded that nobody has named. It holds what had not failed by then, what is
-still pending included: of that a later word, by name, decides.
+A provider may report refunds one by one, or the total up to a moment, or both. A total shows how
+much was refunded in refunds that were not reported. It includes all that had not failed by then,
+pending ones too: a later report of a refund by its id decides about that one.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-# Who says it: a payment provider, or the shop itself.
+# Who reported it: a payment provider, or the shop itself.
 Provider = Literal["dodo", "stripe", "local", "shop"]
 PaymentStatus = Literal["pending", "succeeded", "failed"]
-# `refund_total`: all refunds of a payment up to a moment, where a provider names none of them.
+# `refund_total`: all refunds of a payment up to a moment, from a provider that names none.
 ReversalKind = Literal["refund", "refund_total", "dispute"]
 # Of a refund: pending, succeeded, failed. Of a dispute: open, won (by the shop), lost.
 ReversalStatus = Literal["pending", "succeeded", "failed", "open", "won", "lost"]
@@ -27,7 +27,7 @@ PurchaseStatus = Literal[
 
 
 class Reversal(NamedTuple):
-    """A refund or dispute of the payment of a purchase, as known since `occurred_at`."""
+    """A refund or dispute of the payment of a purchase, in this status since `occurred_at`."""
 
     kind: ReversalKind
     status: ReversalStatus
@@ -36,13 +36,13 @@ class Reversal(NamedTuple):
     began_at: datetime | None = None
 
     def of(self, paid_minor: int) -> int:
-        """Return its amount, all that was paid if it names none."""
+        """Return its amount: all of the payment if it names none."""
         return paid_minor if self.amount_minor is None else self.amount_minor
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What refunds and lost disputes have called back of a credit, and whether it is frozen."""
+    """How much refunds and lost disputes take back of a credit, and whether it is frozen."""
 
     refunded_minor: int
     lost_minor: int
@@ -50,12 +50,12 @@ class Target:
 
     @property
     def reversed_minor(self) -> int:
-        """Return what was called back in all."""
+        """Return how much is taken back in total."""
         return self.refunded_minor + self.lost_minor
 
 
 def target_of(credit_minor: int, paid_minor: int, reversals: Sequence[Reversal]) -> Target:
-    """Return what ought to be called back of a credit for which `paid_minor` was paid."""
+    """Return the target for a credit for which `paid_minor` was paid."""
     is_open = any(reversal.status == "open" for reversal in reversals)
     if not paid_minor:
         return Target(0, 0, is_open)
@@ -67,7 +67,7 @@ def target_of(credit_minor: int, paid_minor: int, reversals: Sequence[Reversal])
 
 
 def _refunded(reversals: Sequence[Reversal], paid_minor: int) -> int:
-    """Return what refunds have taken: those that are named, and the rest of the newest total."""
+    """Return the sum of the reported refunds and of the rest of the newest total."""
     named = [reversal for reversal in reversals if reversal.kind == "refund"]
     totals = [
         reversal
@@ -90,14 +90,14 @@ def _refunded(reversals: Sequence[Reversal], paid_minor: int) -> int:
 
 
 def _is_in(total: Reversal, refund: Reversal) -> bool:
-    """Tell whether a total holds a refund: asked for by then, and not failed before."""
+    """Tell whether a total includes a refund: requested by then, and not failed before."""
     if refund.began_at is not None and refund.began_at > total.occurred_at:
         return False
     return refund.status != "failed" or refund.occurred_at >= total.occurred_at
 
 
 def status_of(credit_minor: int, target: Target) -> PurchaseStatus:
-    """Return what a purchase that was credited is called."""
+    """Return the status of a purchase that was credited."""
     if target.is_frozen:
         return "disputed"
     if target.reversed_minor == 0:

@@ -1,34 +1,33 @@
-"""Bring the ledger to what a purchase's facts say: credited once, called back as far as asked.
+"""Settle a purchase: make the ledger match its payments, refunds and disputes.
 
-It compares what ought to be with what is, under the purchase's lock, and posts the difference. So
-it may be run at any time and any number of times, and it does not matter in which order the facts
-came. Locks: the purchase first, then its wallet.
+The credit that should be there is compared with the credit that is, under the purchase's lock, and
+the difference is posted. So it may run at any time, any number of times, and facts may arrive in
+any order. Locks: the purchase first, then its wallet.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
-from metering.errors import NotFoundError
-from metering.ids import LotId, PurchaseId, WalletId
+from metering.db import database_now, rows
+from metering.ids import BusinessId, LotId, PurchaseId, WalletId
 from metering.ledger.entry import EventType, LotMove, LotTerms, Posting
 from metering.ledger.lots.freeze import freeze_lot
 from metering.ledger.lots.restore import Restorable, restoration
 from metering.ledger.post import open_book, post
 from metering.ledger.wallets import wallet_of
 from metering.purchase import statements
-from metering.purchase.notices import tell_of_purchase
-from metering.purchase.purchases import Purchase, purchase_of
+from metering.purchase.purchases import Purchase, lock_purchase
 from metering.purchase.reversal_target import Provider, Reversal, Target, status_of, target_of
+from metering.webhook.outbox import Json, Notice, WebhookType, publish
 
-# How long credit counts that is given back and whose own lot has expired meanwhile.
+# When credit is given back and its own lot has expired meanwhile, it gets a lot with this life.
 RESTORED_VALID_DAYS: Final = 30
 
 
-@dataclass(frozen=True, slots=True)
-class _Payment:
+class _Payment(NamedTuple):
     """A payment that has succeeded."""
 
     provider: Provider
@@ -39,68 +38,57 @@ class _Payment:
     is_accepted: bool
 
     def is_of(self, purchase: Purchase) -> bool:
-        """Tell whether it has settled the purchase, which the shop may have said before."""
+        """Tell whether it paid for the purchase; the shop may have reported it first."""
         by_shop = "shop" in {self.provider, purchase.provider}
         is_same = by_shop or self.provider == purchase.provider
         return is_same and self.payment_id == purchase.payment_id
 
 
 def settle_purchase(conn: Connection, purchase_id: PurchaseId) -> bool:
-    """Let the ledger follow the facts of a purchase; return whether anything was posted.
+    """Settle a purchase; tell whether anything was posted.
 
-    Raises:
-        NotFoundError: there is no such purchase.
-
+    Raises: NotFoundError if there is no such purchase.
     """
-    purchase = _locked(conn, purchase_id)
-    wallet = wallet_of(conn, purchase.business_id, purchase.customer_id, purchase.currency)
-    before = purchase
-    if purchase.entry_id is None:
-        purchase = _credit(conn, purchase, wallet.wallet_id)
-    if purchase.entry_id is not None:
-        purchase = _reverse(conn, purchase, wallet.wallet_id)
-    conn.execute(
-        statements.SETTLED,
-        {
-            "purchase_id": purchase_id,
-            "status": purchase.status,
-            "provider": purchase.provider,
-            "payment_id": purchase.payment_id,
-            "paid_minor": purchase.paid_minor,
-            "paid_at": purchase.paid_at,
-            "entry_id": purchase.entry_id,
-            "refunded_minor": purchase.refunded_minor,
-            "lost_minor": purchase.lost_minor,
-            "shortfall_minor": purchase.shortfall_minor,
-            "failure": purchase.failure,
-        },
-    )
-    tell_of_purchase(conn, before, purchase)
-    return (before.entry_id, before.reversed_minor) != (purchase.entry_id, purchase.reversed_minor)
+    before = after = lock_purchase(conn, purchase_id)
+    wallet = wallet_of(conn, before.business_id, before.customer_id, before.currency)
+    if after.entry_id is None:
+        after = _credit(conn, after, wallet.wallet_id)
+    if after.entry_id is not None:
+        after = _reverse(conn, after, wallet.wallet_id)
+    conn.execute(statements.SETTLED, asdict(after))
+    _publish_changes(conn, before, after)
+    return (before.entry_id, before.reversed_minor) != (after.entry_id, after.reversed_minor)
 
 
 def due_purchases(conn: Connection, page: int) -> list[PurchaseId]:
-    """Return purchases whose facts the ledger has not followed yet, the longest waiting first."""
+    """Return purchases with facts that are not settled yet, the longest waiting first."""
     return list(conn.execute(statements.DUE, {"page": page}).scalars())
 
 
-def _locked(conn: Connection, purchase_id: PurchaseId) -> Purchase:
-    row = conn.execute(statements.LOCK, {"purchase_id": purchase_id}).one_or_none()
-    if row is None:
-        raise NotFoundError("purchase", purchase_id)
-    return purchase_of(row)
+def park_payment(
+    conn: Connection, business_id: BusinessId, provider: Provider, payment_id: str, reason: str
+) -> None:
+    """Let a payment wait for a person, unless another process is storing a fact of it."""
+    values = {
+        "business_id": business_id,
+        "provider": provider,
+        "payment_id": payment_id,
+        "reason": reason,
+    }
+    conn.execute(statements.PARK_PAYMENT, values)
 
 
 # --- in -------------------------------------------------------------------------------------------
 
 
 def _credit(conn: Connection, purchase: Purchase, wallet_id: WalletId) -> Purchase:
-    """Credit the purchase if a payment of enough has succeeded."""
+    """Credit the purchase if a large enough payment has succeeded."""
     payment = _payment(conn, purchase)
     if payment is None:
         return _unpaid(conn, purchase)
-    now = conn.execute(statements.CLOCK).scalar_one()
-    expires_at = purchase.valid_days and now + timedelta(days=purchase.valid_days)
+    expires_at: datetime | None = None
+    if purchase.valid_days is not None:
+        expires_at = database_now(conn) + timedelta(days=purchase.valid_days)
     posting = Posting(
         wallet_id=wallet_id,
         kind="purchase",
@@ -112,7 +100,7 @@ def _credit(conn: Connection, purchase: Purchase, wallet_id: WalletId) -> Purcha
         lot_terms=LotTerms(
             source="paid",
             priority=purchase.priority,
-            expires_at=expires_at or None,
+            expires_at=expires_at,
             cost_basis_minor=payment.amount_minor,
         ),
     )
@@ -132,11 +120,10 @@ def _credit(conn: Connection, purchase: Purchase, wallet_id: WalletId) -> Purcha
 def _payment(conn: Connection, purchase: Purchase) -> _Payment | None:
     """Return the first payment that pays for all of it, or that a person has accepted.
 
-    Put aside those that do not.
+    Parks the others.
     """
     found = None
-    for row in conn.execute(statements.SUCCEEDED, {"purchase_id": purchase.purchase_id}):
-        payment = _Payment(*row)
+    for payment in _succeeded(conn, purchase):
         if payment.currency != purchase.currency:
             _park(conn, purchase, payment, "other_currency")
         elif payment.amount_minor < purchase.price_minor and not payment.is_accepted:
@@ -146,30 +133,29 @@ def _payment(conn: Connection, purchase: Purchase) -> _Payment | None:
     return found
 
 
+def _succeeded(conn: Connection, purchase: Purchase) -> list[_Payment]:
+    values = {"purchase_id": purchase.purchase_id}
+    return rows(_Payment, conn.execute(statements.SUCCEEDED, values))
+
+
 def _park(conn: Connection, purchase: Purchase, payment: _Payment, reason: str) -> None:
-    values = {
-        "business_id": purchase.business_id,
-        "provider": payment.provider,
-        "payment_id": payment.payment_id,
-        "reason": reason,
-    }
-    conn.execute(statements.PARK_PAYMENT, values)
+    park_payment(conn, purchase.business_id, payment.provider, payment.payment_id, reason)
 
 
 def _unpaid(conn: Connection, purchase: Purchase) -> Purchase:
-    """Return the purchase as failed if every payment of it has failed, else as pending.
+    """Return the purchase as failed if all its payments have failed, else as pending.
 
-    While a page of the provider is open, the customer may take another card there.
-    A top-up that has failed stays so until it is paid: its charge has ended, so nobody would look
-    what becomes of it, and the next one may be under way.
+    While a hosted page is open, the customer may take another card there. A failed top-up stays
+    failed until it is paid: its charge has ended, so nothing would end it again, and the next
+    top-up may be running.
     """
     if purchase.origin == "top_up" and purchase.status == "failed":
         return purchase
-    rows = conn.execute(statements.UNSUCCESSFUL, {"purchase_id": purchase.purchase_id}).all()
-    has_failed = bool(rows) and all(row.status == "failed" for row in rows)
     values = {"purchase_id": purchase.purchase_id}
+    others = conn.execute(statements.UNSUCCESSFUL, values).all()
+    has_failed = bool(others) and all(each.status == "failed" for each in others)
     if has_failed and not conn.execute(statements.HAS_PAGE, values).scalar_one():
-        return replace(purchase, status="failed", failure=rows[0].failure or "payment failed")
+        return replace(purchase, status="failed", failure=others[0].failure or "payment failed")
     return replace(purchase, status="pending", failure=None)
 
 
@@ -177,18 +163,15 @@ def _unpaid(conn: Connection, purchase: Purchase) -> Purchase:
 
 
 def _reverse(conn: Connection, purchase: Purchase, wallet_id: WalletId) -> Purchase:
-    """Take back or give back what refunds and disputes of its payment call for; freeze or free."""
+    """Take or give back what the refunds and disputes of its payment require; freeze or free."""
     purchase = _paid_by(conn, purchase)
-    rows = conn.execute(
-        statements.REVERSALS,
-        {
-            "business_id": purchase.business_id,
-            "provider": purchase.provider,
-            "payment_id": purchase.payment_id,
-            "currency": purchase.currency,
-        },
-    )
-    reversals = [Reversal(*row) for row in rows]
+    values = {
+        "business_id": purchase.business_id,
+        "provider": purchase.provider,
+        "payment_id": purchase.payment_id,
+        "currency": purchase.currency,
+    }
+    reversals = rows(Reversal, conn.execute(statements.REVERSALS, values))
     target = target_of(purchase.credit_minor, purchase.paid_minor or 0, reversals)
     shortfall = _move(conn, purchase, wallet_id, target)
     lot_id = _own_lot(conn, purchase, wallet_id)
@@ -204,13 +187,12 @@ def _reverse(conn: Connection, purchase: Purchase, wallet_id: WalletId) -> Purch
 
 
 def _paid_by(conn: Connection, purchase: Purchase) -> Purchase:
-    """Put aside what was paid beside the payment that has settled a purchase.
+    """Park every other payment than the one that paid for the purchase.
 
-    Where the shop has named a payment that its provider tells of later, it is the provider's, so
+    If the shop reported a payment before its provider did, the purchase now has the provider's, so
     that its refunds and disputes count.
     """
-    for row in conn.execute(statements.SUCCEEDED, {"purchase_id": purchase.purchase_id}):
-        payment = _Payment(*row)
+    for payment in _succeeded(conn, purchase):
         if not payment.is_of(purchase) or payment.currency != purchase.currency:
             _park(conn, purchase, payment, "paid_twice")
         elif purchase.provider == "shop":
@@ -220,13 +202,13 @@ def _paid_by(conn: Connection, purchase: Purchase) -> Purchase:
 
 
 def _own_lot(conn: Connection, purchase: Purchase, wallet_id: WalletId) -> LotId | None:
-    """Return the lot of a purchase; one from before there were lots has none."""
+    """Return the lot of a purchase. Returns None if it is older than lots."""
     values = {"wallet_id": wallet_id, "entry_id": purchase.entry_id}
     return conn.execute(statements.LOT_OF_ENTRY, values).scalar_one_or_none()
 
 
 def _move(conn: Connection, purchase: Purchase, wallet_id: WalletId, target: Target) -> int:
-    """Post what is to be taken or given back; return what stays untaken."""
+    """Post the difference to the target; return the shortfall: what could not be taken."""
     more = target.reversed_minor - purchase.reversed_minor
     by_refund = target.refunded_minor - purchase.refunded_minor
     if more > 0:
@@ -249,7 +231,7 @@ def _take(
 ) -> int:
     """Take credit back: from its own lot, then from others, then as debt; return the shortfall.
 
-    What of its own lot has expired is gone already: it is not taken once more from other lots.
+    The expired part of its own lot is gone already, so it is not taken again from other lots.
     """
     book = open_book(conn, wallet_id)
     lot_id = _own_lot(conn, purchase, wallet_id)
@@ -268,7 +250,7 @@ def _take(
 def _expired(
     conn: Connection, purchase: Purchase, wallet_id: WalletId, lot_id: LotId | None
 ) -> int:
-    """Return how much of the purchase's own lot has expired and was not counted for it before."""
+    """Return how much of the purchase's own lot has expired and is not in its shortfall yet."""
     values = {"wallet_id": wallet_id, "lot_id": lot_id}
     expired_minor = conn.execute(statements.EXPIRED_OF_LOT, values).scalar_one()
     return max(0, int(expired_minor) - purchase.shortfall_minor)
@@ -281,7 +263,7 @@ def _give(
     amount_minor: int,
     event_type: EventType,
 ) -> None:
-    """Give credit back to the lots that it was taken from."""
+    """Give credit back to the lots from which it was taken."""
     if amount_minor == 0:
         return
     book = open_book(conn, wallet_id)
@@ -314,3 +296,41 @@ def _stops_at_zero(conn: Connection, purchase: Purchase) -> bool:
     values = {"business_id": purchase.business_id}
     policy = conn.execute(statements.REVERSAL_POLICY, values).scalar_one()
     return bool(policy == "stop_at_zero")
+
+
+# --- webhooks -------------------------------------------------------------------------------------
+
+
+def _publish_changes(conn: Connection, before: Purchase, after: Purchase) -> None:
+    """Write to the outbox that a purchase has succeeded, failed or been reversed."""
+    types: list[WebhookType] = []
+    if before.entry_id is None and after.entry_id is not None:
+        types.append("purchase.succeeded")
+    if after.status == "failed" and before.status != "failed":
+        types.append("purchase.failed")
+    if after.reversed_minor != before.reversed_minor:
+        types.append("purchase.reversed")
+    if types:
+        notices = [Notice(after.business_id, type_, _shown(after)) for type_ in types]
+        publish(conn, notices, database_now(conn))
+
+
+def _shown(purchase: Purchase) -> dict[str, Json]:
+    return {
+        "purchase_id": purchase.purchase_id,
+        "customer_id": purchase.customer_id,
+        "currency": purchase.currency,
+        "order_id": purchase.order_id,
+        "origin": purchase.origin,
+        "package_id": purchase.package_id,
+        "status": purchase.status,
+        "price": purchase.price_minor,
+        "credit": purchase.credit_minor,
+        "paid": purchase.paid_minor,
+        "reversed": purchase.reversed_minor,
+        "shortfall": purchase.shortfall_minor,
+        "provider": purchase.provider,
+        "payment_id": purchase.payment_id,
+        "ledger_entry_id": purchase.entry_id,
+        "failure": purchase.failure,
+    }

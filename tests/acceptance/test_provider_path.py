@@ -5,7 +5,7 @@ import pytest
 from pydantic import SecretStr
 
 from metering.buffer.stream import UsageBuffer
-from metering.payment.provider_account import Account, NewAccount, connect_account
+from metering.payment.provider_account import NewAccount, ProviderAccount, connect_account
 from metering.purchase.purchases import NewPurchase, order_purchase
 from support.providers import Delivery, Dodo, Json, Stripe, Vendor
 from support.tenant import Shop
@@ -19,7 +19,7 @@ def shop(sessions: Sessions, buffer: UsageBuffer) -> Shop:
     return Shop.open(sessions, buffer)
 
 
-def connected(shop: Shop, vendor: Vendor) -> Account:
+def connected(shop: Shop, vendor: Vendor) -> ProviderAccount:
     new = NewAccount(provider=vendor.name, name="Main", webhook_secret=SecretStr(vendor.secret))
     with shop.sessions.transaction() as conn:
         return connect_account(conn, shop.business_id, new)
@@ -33,7 +33,7 @@ def bought(shop: Shop) -> dict[str, object]:
     return {"gullak_purchase_id": purchase.purchase_id}
 
 
-def deliver(client: httpx.Client, account: Account, delivery: Delivery) -> None:
+def deliver(client: httpx.Client, account: ProviderAccount, delivery: Delivery) -> None:
     """As a provider does it: once more, because an answer may be lost."""
     for _ in range(2):
         answer = client.post(

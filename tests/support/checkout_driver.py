@@ -12,13 +12,14 @@ from metering.checkpoint import Checkpoint, no_checkpoint
 from metering.clock import utc_now
 from metering.errors import GatewayRefusedError, GatewayUnavailableError
 from metering.ids import AccountId, BusinessId, ChargeId, CheckoutId, PackageId, new_id
-from metering.payment.charges.charge import ChargePolicy, due_charges, run_charge, settle_paid
-from metering.payment.charges.store import Charge, ProviderAccount, get_charge
+from metering.payment.apply import apply_payments
+from metering.payment.charges.charge import ChargePolicy, run_charge
+from metering.payment.charges.store import Charge, due_charges, get_charge
 from metering.payment.checkouts.begin import Begun, NewCheckout, begin_checkout
 from metering.payment.checkouts.checkout import Checkout, get_checkout
 from metering.payment.facts import PaymentFact, note_payment
 from metering.payment.top_ups.top_up import NewTopUp, TopUp, get_top_up, set_top_up, start_top_ups
-from metering.payment.vendors.gateway import ChargeAnswer, ChargeRequest
+from metering.payment.vendors.gateway import ChargeAnswer, ChargeRequest, GatewayAccount
 from metering.purchase.packages import NewPackage, create_package
 from metering.purchase.reversal_target import PaymentStatus
 from support.tenant import CURRENCIES, Shop
@@ -63,7 +64,7 @@ class Provider:
     takes: int | None = None
     _lock: Lock = field(default_factory=Lock)
 
-    def __call__(self, account: ProviderAccount) -> "Provider":
+    def __call__(self, account: GatewayAccount) -> "Provider":
         """Open the gateway of an account: itself."""
         assert account.provider == "local"
         return self
@@ -246,7 +247,7 @@ class Till:
         with self.shop.sessions.transaction() as conn:
             paid_for = note_payment(conn, self.shop.business_id, fact)
             if settles:
-                settle_paid(conn, paid_for, AT_ONCE)
+                apply_payments(conn, paid_for, AT_ONCE.decline_retry_s)
 
     # --- top-ups ------------------------------------------------------------------------------
 

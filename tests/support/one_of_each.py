@@ -5,7 +5,7 @@ from pydantic import SecretStr
 
 from metering.ids import ProviderEventNumber
 from metering.payment.inbox import process, receive, verified
-from metering.payment.provider_account import NewAccount, connect_account, sender_of
+from metering.payment.provider_account import NewAccount, connect_account, webhook_source
 from support.checkout_driver import Till
 from support.providers import Stripe
 from support.tenant import Shop, event
@@ -65,8 +65,8 @@ def parked_event(shop: Shop) -> ProviderEventNumber | None:
     delivery = vendor.signed(vendor.refund())
     with shop.sessions.transaction() as conn:
         account = connect_account(conn, shop.business_id, new)
-        sender = sender_of(conn, "stripe", account.account_id)
+        sender = webhook_source(conn, "stripe", account.account_id)
         number = receive(conn, verified(sender, delivery.body, delivery.headers))
         assert number is not None
-        assert process(conn, number, lambda *_: None) == "parked"
+        assert process(conn, number) == "parked"
     return number

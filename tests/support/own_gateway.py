@@ -4,15 +4,15 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from metering.ids import ChargeId, Currency, CustomerId, new_id
-from metering.payment.vendors.gateway import ChargeRequest, PaymentGateway
+from metering.payment.vendors.gateway import ChargeRequest, GatewayAccount, PaymentGateway
 from metering.payment.vendors.registry import gateway_of
+from metering.purchase.reversal_target import Provider
 from worker.demo.simulator.role import GatewaySecrets, gateway_role, gateway_url
 from worker.local.port import free_port
 
@@ -35,14 +35,13 @@ def new_charge(payment_method: str | None = None, **changes: Any) -> ChargeReque
     return ChargeRequest(**{**values, **changes})
 
 
-@dataclass(frozen=True)
-class Account:
-    """What a gateway is opened with."""
-
-    provider: str
-    api_key: str | None = "sk_test_secret"
-    base_url: str | None = None
-    product_id: str | None = None
+def new_account(
+    provider: Provider,
+    api_key: str | None = "sk_test_secret",
+    base_url: str | None = None,
+    product_id: str | None = None,
+) -> GatewayAccount:
+    return GatewayAccount(provider, api_key, base_url, product_id)
 
 
 class OwnGateway:
@@ -71,7 +70,7 @@ class OwnGateway:
         """The adapter under test; `timeout_ms` and the account's columns can be given."""
         timeout = {"timeout_ms": changes.pop("timeout_ms")} if "timeout_ms" in changes else {}
         given = {"api_key": self.keys.api_key, "base_url": self.url, **changes}
-        return gateway_of(Account("local", **given), **timeout)
+        return gateway_of(new_account("local", **given), **timeout)
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """Ask the gateway itself, past the adapter."""

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from metering.ids import ProviderEventNumber, PurchaseId
-from metering.payment.facts import PaidFor
+from metering.payment.facts import PurchaseDetails, purchase_details
 from metering.payment.inbox import (
     EventFilter,
     EventStatus,
@@ -22,24 +22,21 @@ from metering.payment.manual import (
     ShopDispute,
     ShopPayment,
     ShopRefund,
-    dispute_by_hand,
-    pay_by_hand,
-    refund_by_hand,
+    record_payment,
+    record_reversal,
 )
-from metering.payment.provider_account import Account, NewAccount, connect_account, sender_of
-from metering.payment.purchase_details import KnownPurchase, know_purchase
+from metering.payment.provider_account import (
+    NewAccount,
+    ProviderAccount,
+    connect_account,
+    webhook_source,
+)
 from metering.purchase.purchases import NewPurchase, Purchase, get_purchase, order_purchase
-from metering.purchase.settle import settle_purchase
 from support.providers import Delivery, Json, Vendor
 from support.tenant import Shop
 from worker.session import Sessions
 
 _payments = count(1)
-
-
-def settle(conn: Connection, paid_for: PaidFor) -> None:
-    if paid_for.purchase_id is not None:
-        settle_purchase(conn, paid_for.purchase_id)
 
 
 @dataclass
@@ -48,7 +45,7 @@ class Till:
 
     shop: Shop
     vendor: Vendor
-    account: Account
+    account: ProviderAccount
     purchase_id: PurchaseId
     payment_id: str = field(default_factory=lambda: f"pi_{next(_payments)}")
 
@@ -92,7 +89,7 @@ class Till:
     ) -> EventStatus | None:
         assert number is not None
         with (sessions or self.shop.sessions).transaction() as conn:
-            return process(conn, number, settle)
+            return process(conn, number)
 
     def say(self, *events: Json | bytes) -> list[EventStatus | None]:
         """Receive and process events one after the other."""
@@ -114,24 +111,24 @@ class Till:
     def statuses(self) -> list[EventStatus]:
         return [event.status for event in self.events()]
 
-    def known(self) -> KnownPurchase:
+    def known(self) -> PurchaseDetails:
         with self.shop.sessions.transaction() as conn:
-            return know_purchase(conn, self.shop.business_id, self.purchase_id)
+            return purchase_details(conn, self.shop.business_id, self.purchase_id)
 
-    def dispute_by_hand(self, dispute_id: str, status: DisputeStatus, amount: int | None) -> None:
+    def record_dispute(self, dispute_id: str, status: DisputeStatus, amount: int | None) -> None:
         said = ShopDispute(dispute_id=dispute_id, status=status, amount=amount)
         with self.shop.sessions.transaction() as conn:
-            dispute_by_hand(conn, self.shop.business_id, self.purchase_id, said)
+            record_reversal(conn, self.shop.business_id, self.purchase_id, said)
 
-    def pay_by_hand(self, payment_id: str | None = None, amount: int | None = None) -> None:
+    def record_payment(self, payment_id: str | None = None, amount: int | None = None) -> None:
         said = ShopPayment(payment_id=payment_id, amount=amount)
         with self.shop.sessions.transaction() as conn:
-            pay_by_hand(conn, self.shop.business_id, self.purchase_id, said)
+            record_payment(conn, self.shop.business_id, self.purchase_id, said)
 
-    def refund_by_hand(self, refund_id: str, amount: int) -> None:
+    def record_refund(self, refund_id: str, amount: int) -> None:
         said = ShopRefund(refund_id=refund_id, amount=amount)
         with self.shop.sessions.transaction() as conn:
-            refund_by_hand(conn, self.shop.business_id, self.purchase_id, said)
+            record_reversal(conn, self.shop.business_id, self.purchase_id, said)
 
     def signed(self, currency: str = "USD") -> list[tuple[str, int]]:
         """Type and signed amount of each entry of the wallet, oldest first."""
@@ -141,7 +138,7 @@ class Till:
         ]
 
 
-def connect(conn: Connection, shop: Shop, vendor: Vendor) -> Account:
+def connect(conn: Connection, shop: Shop, vendor: Vendor) -> ProviderAccount:
     new = NewAccount.model_validate(
         {"provider": vendor.name, "name": "Main", "webhook_secret": vendor.secret}
     )
@@ -149,8 +146,8 @@ def connect(conn: Connection, shop: Shop, vendor: Vendor) -> Account:
 
 
 def take(
-    shop: Shop, account: Account, delivery: Delivery, sessions: Sessions | None = None
+    shop: Shop, account: ProviderAccount, delivery: Delivery, sessions: Sessions | None = None
 ) -> ProviderEventNumber | None:
     with (sessions or shop.sessions).transaction() as conn:
-        sender = sender_of(conn, account.provider, account.account_id)
+        sender = webhook_source(conn, account.provider, account.account_id)
         return receive(conn, verified(sender, delivery.body, delivery.headers))

@@ -8,8 +8,16 @@ import pytest
 from metering.clock import utc_now
 from metering.errors import ConfigurationError, GatewayRefusedError, GatewayUnavailableError
 from metering.ids import ChargeId, made_at, new_id
-from metering.payment.vendors.dodo.gateway import PAGE_LIFE, Page, answer_of_unpaid
-from metering.payment.vendors.gateway import ChargeAnswer, asked_since, best, error_of, word
+from metering.payment.vendors.dodo.gateway import SESSION_LIFE, answer_of_unpaid
+from metering.payment.vendors.dodo.gateway import Session as CheckoutSession
+from metering.payment.vendors.gateway import (
+    ChargeAnswer,
+    GatewayAccount,
+    decisive,
+    error_of,
+    safe_code,
+    search_start,
+)
 from metering.payment.vendors.registry import gateway_of
 from metering.payment.vendors.stripe.gateway import (
     Intent,
@@ -17,8 +25,8 @@ from metering.payment.vendors.stripe.gateway import (
     answer_of_intent,
     answer_of_session,
 )
-from metering.purchase.reversal_target import PaymentStatus
-from support.own_gateway import Account, new_charge
+from metering.purchase.reversal_target import PaymentStatus, Provider
+from support.own_gateway import new_account, new_charge
 
 URL = "http://127.0.0.1:1"
 
@@ -39,7 +47,7 @@ def test_what_is_no_id_tells_nothing() -> None:
 def test_a_charge_is_looked_for_from_an_hour_before_it_was_stored() -> None:
     charge = new_charge(charge_id=ChargeId("chg_01ARZ3NDEKTSV4RRFFQ69G5FAV"))
 
-    assert asked_since(charge) == datetime(2016, 7, 30, 22, 54, 10, 259000, tzinfo=UTC)
+    assert search_start(charge) == datetime(2016, 7, 30, 22, 54, 10, 259000, tzinfo=UTC)
 
 
 def test_who_pays_is_not_in_the_text_of_a_charge() -> None:
@@ -58,19 +66,19 @@ def test_success_decides_before_what_is_pending_and_that_before_failure(
 ) -> None:
     names: dict[str, PaymentStatus] = {"f": "failed", "p": "pending", "s": "succeeded"}
 
-    answer = best(ChargeAnswer(names[each], f"pay_{each}") for each in statuses)
+    answer = decisive(ChargeAnswer(names[each], f"pay_{each}") for each in statuses)
 
     assert answer.status == names[decides]
 
 
 @pytest.mark.parametrize("code", ["card_declined", "INSUFFICIENT_FUNDS", "items[0].price", "a-b"])
 def test_a_code_is_told(code: str) -> None:
-    assert word(code) == code
+    assert safe_code(code) == code
 
 
 @pytest.mark.parametrize("text", [None, "", "Your card …4242", "a\0", "x" * 65, 7, ["a"]])
 def test_what_is_no_code_is_not_told(text: object) -> None:
-    assert word(text) is None
+    assert safe_code(text) is None
 
 
 @pytest.mark.parametrize("status", [None, 200, 408, 409, 425, 429, 500, 502, 599])
@@ -120,12 +128,12 @@ def test_a_paid_page_without_its_payment_tells_nothing() -> None:
 # --- Dodo -----------------------------------------------------------------------------------------
 
 
-def test_a_page_lives_to_the_last_moment_of_its_day() -> None:
-    page = Page(id="cks_1", created_at=utc_now())
-    end = page.created_at + PAGE_LIFE
+def test_a_session_lives_to_the_last_moment_of_its_day() -> None:
+    session = CheckoutSession(id="cks_1", created_at=utc_now())
+    end = session.created_at + SESSION_LIFE
 
-    assert answer_of_unpaid(page, end).status == "pending"
-    assert answer_of_unpaid(page, end + timedelta(microseconds=1)).failure == "expired"
+    assert answer_of_unpaid(session, end).status == "pending"
+    assert answer_of_unpaid(session, end + timedelta(microseconds=1)).failure == "expired"
 
 
 # --- accounts -------------------------------------------------------------------------------------
@@ -133,23 +141,25 @@ def test_a_page_lives_to_the_last_moment_of_its_day() -> None:
 
 @pytest.mark.parametrize("provider", ["stripe", "dodo", "local"])
 @pytest.mark.parametrize("api_key", [None, "", "a b", "a\nb", "schlüssel"])
-def test_an_account_without_a_good_key_has_no_gateway(provider: str, api_key: str | None) -> None:
+def test_an_account_without_a_good_key_has_no_gateway(
+    provider: Provider, api_key: str | None
+) -> None:
     with pytest.raises(ConfigurationError, match="api_key"):
-        gateway_of(Account(provider, api_key, URL))
+        gateway_of(new_account(provider, api_key, URL))
 
 
 @pytest.mark.parametrize("base_url", ["", "ftp://x.example", "https://", "https://u:p@x.example"])
 def test_an_account_without_a_good_address_has_no_gateway(base_url: str) -> None:
     with pytest.raises(ConfigurationError, match="base_url"):
-        gateway_of(Account("stripe", base_url=base_url))
+        gateway_of(new_account("stripe", base_url=base_url))
 
 
-@pytest.mark.parametrize("account", [Account("shop", base_url=URL), Account("local")])
-def test_an_account_that_nobody_can_ask_has_no_gateway(account: Account) -> None:
+@pytest.mark.parametrize("account", [new_account("shop", base_url=URL), new_account("local")])
+def test_an_account_that_nobody_can_ask_has_no_gateway(account: GatewayAccount) -> None:
     with pytest.raises(ConfigurationError, match="no gateway"):
         gateway_of(account)
 
 
 @pytest.mark.parametrize("provider", ["stripe", "dodo"])
-def test_a_vendors_account_needs_no_address(provider: str) -> None:
-    assert gateway_of(replace(Account(provider), base_url=None)) is not None
+def test_a_vendors_account_needs_no_address(provider: Provider) -> None:
+    assert gateway_of(replace(new_account(provider), base_url=None)) is not None

@@ -18,7 +18,7 @@ from metering.payment.vendors.parsing import (
     NOTHING_PAID,
     TOLD_BY_THE_PAYMENT,
     UNKNOWN_TYPE,
-    Word,
+    ParsedEvent,
 )
 from metering.payment.vendors.stripe import webhook as stripe
 from support.providers import Dodo, Json, Stripe
@@ -214,9 +214,9 @@ def dodo_event(type_: str) -> Json:
     return {**event, "type": type_}
 
 
-def say(vendor: str, event: Json) -> Word:
+def say(vendor: str, event: Json) -> ParsedEvent:
     body = json.dumps(event).encode()
-    return dodo.facts_of(body) if vendor == "dodo" else stripe.facts_of(body)
+    return dodo.parse(body) if vendor == "dodo" else stripe.parse(body)
 
 
 def test_every_type_that_stripe_s_sdk_knows_is_decided_about() -> None:
@@ -259,7 +259,7 @@ def test_what_dodo_says_of_the_money_of_a_customer_is_a_fact(type_: str, status:
 def test_what_says_nothing_of_it_says_why_nothing_follows(
     vendor: str, type_: str, reason: str
 ) -> None:
-    assert say(vendor, {"type": type_}) == Word(type_, ignored=reason)
+    assert say(vendor, {"type": type_}) == ParsedEvent(type_, ignored=reason)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_what_says_nothing_of_it_says_why_nothing_follows(
     ],
 )
 def test_a_new_type_about_money_waits_for_a_person(vendor: str, type_: str) -> None:
-    assert say(vendor, {"type": type_}) == Word(type_, parked=UNKNOWN_TYPE)
+    assert say(vendor, {"type": type_}) == ParsedEvent(type_, parked=UNKNOWN_TYPE)
 
 
 @pytest.mark.parametrize("type_", ["succeeded", "captured", "pending", "failed", "expired"])
@@ -284,4 +284,4 @@ def test_a_charge_with_a_payment_intent_is_told_by_that(type_: str) -> None:
     event = stripe_event(type_)
     event["data"]["object"]["payment_intent"] = "pi_1"
 
-    assert say("stripe", event) == Word(type_, ignored=TOLD_BY_THE_PAYMENT)
+    assert say("stripe", event) == ParsedEvent(type_, ignored=TOLD_BY_THE_PAYMENT)

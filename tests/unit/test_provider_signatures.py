@@ -9,7 +9,7 @@ import pytest
 from metering.errors import BadSignatureError
 from metering.ids import AccountId, BusinessId
 from metering.payment.inbox import verified
-from metering.payment.provider_account import Sender
+from metering.payment.provider_account import WebhookSource
 from support.providers import Delivery, Dodo, Stripe, Vendor, stripe_signature
 
 BOTH = pytest.mark.parametrize("vendor", [Dodo(), Stripe()], ids=lambda vendor: vendor.name)
@@ -17,7 +17,7 @@ BOTH = pytest.mark.parametrize("vendor", [Dodo(), Stripe()], ids=lambda vendor: 
 
 def verify(vendor: Vendor, delivery: Delivery, secret: str | None = None) -> str:
     """The provider's id of a webhook that was let in."""
-    sender = Sender(
+    sender = WebhookSource(
         account_id=AccountId("pac_1"),
         business_id=BusinessId("bus_1"),
         provider=vendor.name,
@@ -231,7 +231,7 @@ def test_an_id_that_is_too_long_to_keep_is_replaced_by_the_digest(vendor: Vendor
 
 
 def test_a_secret_is_in_no_repr() -> None:
-    sender = Sender(
+    sender = WebhookSource(
         account_id=AccountId("pac_1"),
         business_id=BusinessId("bus_1"),
         provider="stripe",
@@ -241,7 +241,7 @@ def test_a_secret_is_in_no_repr() -> None:
     assert "hidden" not in repr(verified_of(sender))
 
 
-def verified_of(sender: Sender) -> object:
+def verified_of(sender: WebhookSource) -> object:
     vendor = Stripe("whsec_hidden")
     delivery = vendor.signed(vendor.payment())
     return verified(sender, delivery.body, delivery.headers)

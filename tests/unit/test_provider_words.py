@@ -15,10 +15,14 @@ from stripe.checkout import Session
 from metering.errors import UnreadableEventError
 from metering.ids import ChargeId, PurchaseId
 from metering.money import INT64_MAX
-from metering.payment.facts import PaymentFact, ReversalFact
-from metering.payment.vendors.amount import minor_of
+from metering.payment.facts import UNCLEAR_AMOUNT, PaymentFact, ReversalFact
 from metering.payment.vendors.dodo import webhook as dodo
-from metering.payment.vendors.parsing import NOT_A_PAYMENT, NOTHING_CAPTURED, UNCLEAR_AMOUNT, Word
+from metering.payment.vendors.parsing import (
+    NOT_A_PAYMENT,
+    NOTHING_CAPTURED,
+    ParsedEvent,
+    minor_of,
+)
 from metering.payment.vendors.stripe import webhook as stripe
 from support.providers import BEGAN, Dodo, Json, Payment, Stripe, Vendor
 
@@ -26,9 +30,9 @@ BOTH = pytest.mark.parametrize("vendor", [Dodo(), Stripe()], ids=lambda vendor: 
 MINE = {"gullak_purchase_id": "pur_1", "gullak_charge_id": "chg_1", "else": "theirs"}
 
 
-def say(vendor: Vendor, event: Json) -> Word:
+def say(vendor: Vendor, event: Json) -> ParsedEvent:
     body = json.dumps(event).encode()
-    return dodo.facts_of(body) if vendor.name == "dodo" else stripe.facts_of(body)
+    return dodo.parse(body) if vendor.name == "dodo" else stripe.parse(body)
 
 
 def payment(vendor: Vendor, event: Json) -> PaymentFact:
@@ -202,7 +206,7 @@ def test_a_text_that_postgres_cannot_keep_is_kept_without_its_nul() -> None:
 def test_a_gateway_of_the_shop_s_own_speaks_as_dodo_in_its_own_name() -> None:
     body = json.dumps(Dodo().payment()).encode()
 
-    (fact,) = dodo.facts_of(body, "local").facts
+    (fact,) = dodo.parse(body, "local").facts
 
     assert fact.provider == "local"
 
@@ -248,7 +252,7 @@ def test_a_session_that_nobody_paid_on_is_a_payment_by_its_own_id_for_whom_it_co
     event["data"]["object"]["metadata"] = {}
 
     assert (fact.payment_id, fact.status, fact.amount_minor) == ("cs_test_1", known, amount)
-    assert say(Stripe(), event) == Word(type_, ignored="nothing_paid")
+    assert say(Stripe(), event) == ParsedEvent(type_, ignored="nothing_paid")
 
 
 # --- refunds --------------------------------------------------------------------------------------
@@ -337,7 +341,7 @@ def test_a_hold_that_is_released_is_no_refund() -> None:
     event = Stripe().refunded_charge(None)
     event["data"]["object"].update(amount_captured=0, captured=False)
 
-    assert say(Stripe(), event) == Word("charge.refunded", ignored=NOTHING_CAPTURED)
+    assert say(Stripe(), event) == ParsedEvent("charge.refunded", ignored=NOTHING_CAPTURED)
 
 
 def test_a_total_that_counts_what_was_never_captured_is_left_to_a_person() -> None:
@@ -481,13 +485,13 @@ def test_a_dispute_of_dodo_whose_amount_is_a_number_is_in_minor_units() -> None:
 def test_an_event_that_is_not_about_a_payment_says_nothing(vendor: Vendor) -> None:
     event = vendor.unrelated()
 
-    assert say(vendor, event) == Word(event["type"], ignored=NOT_A_PAYMENT)
+    assert say(vendor, event) == ParsedEvent(event["type"], ignored=NOT_A_PAYMENT)
 
 
 @BOTH
 @pytest.mark.parametrize("body", [b"", b"not json", b"[]", b"{}", b'{"type": 5}', b"[" * 100_000])
 def test_what_is_no_event_cannot_be_read(vendor: Vendor, body: bytes) -> None:
-    read: Callable[[bytes], Word] = dodo.facts_of if vendor.name == "dodo" else stripe.facts_of
+    read: Callable[[bytes], ParsedEvent] = dodo.parse if vendor.name == "dodo" else stripe.parse
 
     with pytest.raises(UnreadableEventError):
         read(body)

@@ -7,6 +7,7 @@ import typer
 from pydantic import SecretStr
 from typer import Argument, Option
 
+from metering.db import database_now
 from metering.ids import AccountId, BusinessId, ProviderEventNumber
 from metering.money import INT64_MAX
 from metering.payment.inbox import REPLAY_MAX, EventFilter, EventStatus, Replay, page_of_events
@@ -18,7 +19,6 @@ from metering.payment.provider_account import (
     disable_account,
     page_of_accounts,
 )
-from metering.purchase import statements
 from worker.cli.command import Group, Tenant
 from worker.cli.options import Limit
 from worker.cli.page import SENTENCE, Sentence, field, table
@@ -150,7 +150,7 @@ def replay(
     """Process events again, after their cause is fixed. Default: all parked and failed ones."""
     number = None if event is None else ProviderEventNumber(event)
     with target.transaction() as conn:
-        before = conn.execute(statements.CLOCK).scalar_one()
+        before = database_now(conn)
     wanted = Replay(event_number=number, payment_id=payment, before=before)
     total, count = 0, REPLAY_MAX
     while count >= REPLAY_MAX:

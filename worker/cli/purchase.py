@@ -5,18 +5,17 @@ from typing import Annotated, Final
 from typer import Argument, Option
 
 from metering.ids import BusinessId, PurchaseId
+from metering.payment.facts import PurchaseDetails, purchase_details
 from metering.payment.manual import (
     DisputeStatus,
     PaidOrder,
     ShopDispute,
     ShopPayment,
     ShopRefund,
-    dispute_by_hand,
-    pay_by_hand,
     record_paid_order,
-    refund_by_hand,
+    record_payment,
+    record_reversal,
 )
-from metering.payment.purchase_details import KnownPurchase, know_purchase
 from metering.purchase.purchases import NewPurchase, Purchase, order_purchase, page_of_purchases
 from metering.purchase.reversal_target import PurchaseStatus
 from worker.cli.command import Group, Options, Tenant
@@ -56,7 +55,7 @@ _PAYMENT: Final = (
 )
 
 
-def _print(found: KnownPurchase, view: View) -> None:
+def _print(found: PurchaseDetails, view: View) -> None:
     reversals = [
         (
             f"{reversal.kind} {reversal.reversal_id}",
@@ -148,9 +147,9 @@ def list_all(
 
 
 @app.add("show", DETAILS)
-def show(tenant: Tenant, purchase: PurchaseArgument) -> KnownPurchase:
+def show(tenant: Tenant, purchase: PurchaseArgument) -> PurchaseDetails:
     """Show a purchase with its payments, refunds and disputes."""
-    return tenant.run(know_purchase, purchase)
+    return tenant.run(purchase_details, purchase)
 
 
 @app.add("page", DETAILS)
@@ -160,7 +159,7 @@ def page(
     purchase: PurchaseArgument,
     account: ProviderAccount = None,
     return_url: ReturnUrl = None,
-) -> KnownPurchase:
+) -> PurchaseDetails:
     """Open a provider's page where the customer pays; to ask again returns the same one."""
     # Imported late: only this command charges.
     from metering.payment.charges.charge import run_charge  # noqa: PLC0415
@@ -172,7 +171,7 @@ def page(
         charge_id = open_page(conn, business, purchase, new)
     run_charge(target.transaction, open_gateway, charge_id, charge_policy_of(target.settings))
     with target.transaction() as conn:
-        return know_purchase(conn, business, purchase)
+        return purchase_details(conn, business, purchase)
 
 
 _PAYMENT_NEW: Final = Options(
@@ -201,25 +200,25 @@ _DISPUTE: Final = Options(
 @app.add("pay", DETAILS)
 def pay(
     tenant: Tenant, purchase: PurchaseArgument, new: Annotated[ShopPayment, _PAYMENT_NEW]
-) -> KnownPurchase:
+) -> PurchaseDetails:
     """Record that a purchase was paid; it is credited now."""
-    tenant.run(pay_by_hand, purchase, new)
-    return tenant.run(know_purchase, purchase)
+    tenant.run(record_payment, purchase, new)
+    return tenant.run(purchase_details, purchase)
 
 
 @app.add("refund", DETAILS)
 def refund(
     tenant: Tenant, purchase: PurchaseArgument, new: Annotated[ShopRefund, _REFUND]
-) -> KnownPurchase:
+) -> PurchaseDetails:
     """Record that the payment was refunded; the same share of the credit is called back."""
-    tenant.run(refund_by_hand, purchase, new)
-    return tenant.run(know_purchase, purchase)
+    tenant.run(record_reversal, purchase, new)
+    return tenant.run(purchase_details, purchase)
 
 
 @app.add("dispute", DETAILS)
 def dispute(
     tenant: Tenant, purchase: PurchaseArgument, new: Annotated[ShopDispute, _DISPUTE]
-) -> KnownPurchase:
+) -> PurchaseDetails:
     """Record the state of a dispute: open freezes the credit, lost takes it back."""
-    tenant.run(dispute_by_hand, purchase, new)
-    return tenant.run(know_purchase, purchase)
+    tenant.run(record_reversal, purchase, new)
+    return tenant.run(purchase_details, purchase)

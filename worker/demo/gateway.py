@@ -7,8 +7,8 @@ import httpx
 from pydantic import BaseModel, SecretStr
 
 from metering.ids import AccountId
+from metering.payment.facts import CHARGE_KEY
 from metering.payment.provider_account import NewAccount
-from metering.payment.vendors.gateway import CHARGE_KEY
 from worker.demo.reconcile import Payment
 from worker.demo.simulator.role import GatewaySecrets, gateway_role, gateway_url
 from worker.local.port import free_port

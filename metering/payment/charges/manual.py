@@ -1,11 +1,11 @@
-"""What a person does about a charge that nobody finds out about by himself."""
+"""Operator actions on a charge whose outcome cannot be determined automatically."""
 
 from sqlalchemy import Connection
 
 from metering.db import Transactions
 from metering.errors import FieldProblem, InvalidInputError
 from metering.ids import BusinessId, ChargeId
-from metering.payment.charges.charge import POLICY, ChargePolicy, asked_by_hand, end_with
+from metering.payment.charges.charge import POLICY, ChargePolicy, end_with, unclaimed_request
 from metering.payment.charges.store import Charge, Gateways, get_charge
 from metering.payment.vendors.gateway import ChargeAnswer
 
@@ -17,23 +17,20 @@ def look_up_charge(
     charge_id: ChargeId,
     policy: ChargePolicy = POLICY,
 ) -> ChargeAnswer | None:
-    """Ask the provider what has become of an open charge; what has ended is recorded.
+    """Ask the provider for the state of an open charge, and record its end.
 
-    None: the provider knows of no such charge.
+    Returns None if the provider does not know the charge.
 
-    Raises:
-        NotFoundError: the business has no such charge.
-        InvalidInputError: it has come to its end.
-        GatewayUnavailableError, GatewayRefusedError: the provider does not say.
-
+    Raises: NotFoundError if the business has no such charge. InvalidInputError if it has ended.
+    GatewayUnavailableError or GatewayRefusedError if the provider does not answer.
     """
     with transaction() as conn:
         _open_charge(conn, business_id, charge_id)
-        asked = asked_by_hand(conn, charge_id)
-    answer = gateways(asked.account).look_up(asked.request, asked.charge.payment_id)
+        claimed = unclaimed_request(conn, charge_id)
+    answer = gateways(claimed.account).look_up(claimed.request, claimed.charge.payment_id)
     if answer is not None and answer.status != "pending":
         with transaction() as conn:
-            end_with(conn, asked, answer, policy)
+            end_with(conn, claimed, answer, policy)
     return answer
 
 
@@ -44,21 +41,20 @@ def fail_charge(
     reason: str,
     policy: ChargePolicy = POLICY,
 ) -> Charge:
-    """Let a parked charge fail: somebody has looked, and the provider has charged nothing.
+    """End a parked charge as failed: a person has seen that the provider charged nothing.
 
-    Should it have charged after all, its webhook still credits what was paid. It is no decline: a
-    top-up may begin anew at once.
+    If it did charge after all, its webhook still credits the payment. This is not a decline: a
+    top-up may start again at once.
 
-    Raises:
-        NotFoundError: the business has no such charge.
-        InvalidInputError: it has come to its end, or is still asked for.
-
+    Raises: NotFoundError if the business has no such charge. InvalidInputError if it has ended or
+    is not parked.
     """
     charge = _open_charge(conn, business_id, charge_id)
     if not charge.is_parked:
         raise InvalidInputError(FieldProblem("charge", "is not parked: it is asked for still"))
     answer = ChargeAnswer(status="failed", payment_id=None, failure=reason)
-    end_with(conn, asked_by_hand(conn, charge_id), answer, policy, declined_by="nobody")
+    claimed = unclaimed_request(conn, charge_id)
+    end_with(conn, claimed, answer, policy, declined_by="nobody")
     return get_charge(conn, business_id, charge_id)
 
 

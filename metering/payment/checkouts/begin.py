@@ -1,21 +1,20 @@
-"""Begin a checkout: reserve what credit pays, store the charge of the rest, once per key."""
+"""Begin a checkout: reserve the credit part, store the charge of the rest, once per key."""
 
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Annotated
 
-import orjson
 from pydantic import BaseModel, ConfigDict, StringConstraints
 from sqlalchemy import Connection
 
-from metering.errors import IdempotencyConflictError
+from metering import locks
 from metering.fields import CurrencyName, Filled64, Filled255, PositiveMinor
+from metering.idempotency import digest_of, first_answer
 from metering.ids import BusinessId, CheckoutId, CustomerId, EntryId, WalletId, new_id
-from metering.ledger.entry import Posting, Wallet
+from metering.ledger.entry import Posting
 from metering.ledger.post import open_book, post
 from metering.ledger.wallets import wallet_of
-from metering.payment.charges import statements
 from metering.payment.charges.store import NewCharge, account_to_charge, store_charge
+from metering.payment.checkouts import statements
 from metering.payment.checkouts.checkout import Checkout, get_checkout, tell_of_checkout
 
 ReturnUrl = Annotated[
@@ -24,11 +23,11 @@ ReturnUrl = Annotated[
 
 
 class NewCheckout(BaseModel):
-    """What is to be paid, in minor units of `currency`: by credit first, the rest by a payment.
+    """An amount in minor units of `currency`: credit pays first, a payment the rest.
 
-    `account_id`: through which provider account, needed only where several are in use.
-    `payment_method`: a saved one that is charged at once; left out, the customer pays on a page of
-    the provider and comes back to `return_url`.
+    `account_id`: the provider account, needed only if several are in use. `payment_method`: a saved
+    one, which is charged at once; without it the customer pays on a hosted page and comes back to
+    `return_url`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,7 +42,7 @@ class NewCheckout(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """The checkout that the request made; `replayed`: it was made by an earlier one."""
+    """The checkout of a request; `replayed`: an earlier request made it."""
 
     checkout: Checkout
     replayed: bool
@@ -59,72 +58,64 @@ def begin_checkout(
 ) -> Begun:
     """Reserve the credit part and store the charge of the rest, once per idempotency key.
 
-    What is left to be paid has to be asked for with `run_charge`; the sweep does it too. After
-    `ttl_s` seconds it is given up.
+    `run_charge`, or the sweep, then requests the payment. After `ttl_s` seconds the checkout fails.
 
-    Raises:
-        NotFoundError, UnsupportedCurrencyError: there is no such wallet or provider account.
-        InvalidInputError: a payment is needed, and no account can be chosen for it.
-        IdempotencyConflictError: the key was used with other content.
-
+    Raises: NotFoundError or UnsupportedCurrencyError if there is no such wallet or provider
+    account. InvalidInputError if a payment is needed and no account can be chosen.
+    IdempotencyConflictError if the key was used with other content.
     """
     wallet = wallet_of(conn, business_id, customer_id, new.currency)
-    digest = _digest(customer_id, new)
-    earlier = _begun_before(conn, business_id, new.idempotency_key, digest)
+    digest = digest_of({"customer_id": customer_id, **new.model_dump(exclude_none=True)})
+    earlier = first_answer(
+        conn,
+        business_id,
+        new.idempotency_key,
+        digest,
+        lock=locks.CHECKOUT_KEY,
+        find=statements.CHECKOUT_BY_KEY,
+    )
     if earlier is not None:
-        return Begun(get_checkout(conn, business_id, earlier), replayed=True)
+        return Begun(get_checkout(conn, business_id, earlier.checkout_id), replayed=True)
     checkout_id = CheckoutId(new_id("chk"))
     credit_minor = min(new.amount, open_book(conn, wallet.wallet_id).spendable_minor)
-    debit_id = _reserve(conn, wallet.wallet_id, checkout_id, credit_minor)
     payment_minor = new.amount - credit_minor
-    conn.execute(
-        statements.INSERT_CHECKOUT,
-        {
-            "checkout_id": checkout_id,
-            "business_id": business_id,
-            "customer_id": customer_id,
-            "currency": wallet.currency,
-            "amount_minor": new.amount,
-            "credit_minor": credit_minor,
-            "payment_minor": payment_minor,
-            "status": "pending" if payment_minor else "completed",
-            "idempotency_key": new.idempotency_key,
-            "request_digest": digest,
-            "debit_entry_id": debit_id,
-            "ttl_s": ttl_s,
-        },
-    )
+    values = {
+        "checkout_id": checkout_id,
+        "business_id": business_id,
+        "customer_id": customer_id,
+        "currency": wallet.currency,
+        "amount_minor": new.amount,
+        "credit_minor": credit_minor,
+        "payment_minor": payment_minor,
+        "status": "pending" if payment_minor else "completed",
+        "idempotency_key": new.idempotency_key,
+        "request_digest": digest,
+        "debit_entry_id": _reserve(conn, wallet.wallet_id, checkout_id, credit_minor),
+        "ttl_s": ttl_s,
+    }
+    conn.execute(statements.INSERT_CHECKOUT, values)
     if payment_minor:
-        _store_charge(conn, wallet, checkout_id, payment_minor, new)
+        charge = NewCharge(
+            business_id=business_id,
+            account_id=account_to_charge(conn, business_id, new.account_id),
+            customer_id=customer_id,
+            amount_minor=payment_minor,
+            currency=wallet.currency,
+            checkout_id=checkout_id,
+            payment_method=new.payment_method,
+            return_url=new.return_url,
+        )
+        store_charge(conn, charge)
     checkout = get_checkout(conn, business_id, checkout_id)
     if not payment_minor:
         tell_of_checkout(conn, checkout)
     return Begun(checkout, replayed=False)
 
 
-def _digest(customer_id: CustomerId, new: NewCheckout) -> bytes:
-    """Return what tells a repetition from a conflict: everything that was asked for."""
-    asked = {"customer_id": customer_id, **new.model_dump(exclude_none=True)}
-    return blake2b(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
-
-
-def _begun_before(
-    conn: Connection, business_id: BusinessId, key: str, digest: bytes
-) -> CheckoutId | None:
-    values = {"business_id": business_id, "idempotency_key": key}
-    conn.execute(statements.LOCK_KEY, values)
-    row = conn.execute(statements.CHECKOUT_BY_KEY, values).one_or_none()
-    if row is None:
-        return None
-    if bytes(row.request_digest) != digest:
-        raise IdempotencyConflictError(key)
-    return CheckoutId(row.checkout_id)
-
-
 def _reserve(
     conn: Connection, wallet_id: WalletId, checkout_id: CheckoutId, amount_minor: int
 ) -> EntryId | None:
-    """Take the credit part out of the wallet, which is locked; return the debit."""
+    """Debit the credit part from the wallet, which is locked; return the entry."""
     if not amount_minor:
         return None
     posting = Posting(
@@ -137,19 +128,3 @@ def _reserve(
     )
     (entry,) = post(conn, [posting])
     return entry.entry_id
-
-
-def _store_charge(
-    conn: Connection, wallet: Wallet, checkout_id: CheckoutId, amount_minor: int, new: NewCheckout
-) -> None:
-    charge = NewCharge(
-        business_id=wallet.business_id,
-        account_id=account_to_charge(conn, wallet.business_id, new.account_id),
-        customer_id=wallet.customer_id,
-        amount_minor=amount_minor,
-        currency=wallet.currency,
-        checkout_id=checkout_id,
-        payment_method=new.payment_method,
-        return_url=new.return_url,
-    )
-    store_charge(conn, charge)

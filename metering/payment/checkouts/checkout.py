@@ -1,18 +1,18 @@
-"""Checkouts: a price that credit pays first and a payment for the rest.
+"""Checkouts: credit pays first, and a payment the rest.
 
-The credit part is reserved by a debit when the checkout begins. If the payment fails or takes too
-long, it goes back to the very lots that it came from. A payment that succeeds after that is not
-lost: it buys credit. As a purchase does, a checkout follows from what is known of its payments.
+When a checkout begins, a debit reserves the credit part. If the payment fails or takes too long,
+the credit goes back to the lots that it came from. A payment that succeeds after that buys credit.
+As with a purchase, the state of a checkout follows from the facts of its payments.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Final, Literal, NamedTuple
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
-from metering.errors import NotFoundError
+from metering.db import database_now, get_one, rows
 from metering.ids import (
     AccountId,
     BusinessId,
@@ -26,12 +26,11 @@ from metering.ledger.entry import LotTerms, Posting
 from metering.ledger.lots.restore import Restorable, restoration
 from metering.ledger.post import open_book, post
 from metering.ledger.wallets import wallet_of, wallets_of
-from metering.payment.charges import statements
 from metering.payment.charges.store import Charge, end_charge, lock_charge_of
+from metering.payment.checkouts import statements
 from metering.purchase.purchases import Terms, place
 from metering.purchase.reversal_target import PaymentStatus, Provider
-from metering.purchase.settle import RESTORED_VALID_DAYS, settle_purchase
-from metering.purchase.statements import PARK_PAYMENT
+from metering.purchase.settle import RESTORED_VALID_DAYS, park_payment, settle_purchase
 from metering.webhook.outbox import Json, Notice, WebhookType, publish
 
 CheckoutStatus = Literal["pending", "completed", "failed"]
@@ -40,9 +39,9 @@ FAILED: Final = "the payment failed"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkout:
-    """A checkout as stored, with what is known of its charge; amounts in minor units.
+    """A checkout as stored, with its charge; amounts in minor units.
 
-    `failure`: why it failed, or what about its charge has to be looked at.
+    `failure`: why it failed, or why its charge is parked.
     """
 
     checkout_id: CheckoutId
@@ -66,10 +65,7 @@ class Checkout:
     payment_url: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Payment:
-    """What is known of a payment of a checkout."""
-
+class _Payment(NamedTuple):
     provider: Provider
     payment_id: str
     status: PaymentStatus
@@ -82,17 +78,9 @@ class _Payment:
 
 
 def get_checkout(conn: Connection, business_id: BusinessId, checkout_id: CheckoutId) -> Checkout:
-    """Return a checkout.
-
-    Raises:
-        NotFoundError: the business has no such checkout.
-
-    """
+    """Return a checkout. Raises: NotFoundError if the business has no such checkout."""
     values = {"business_id": business_id, "checkout_id": checkout_id}
-    row = conn.execute(statements.CHECKOUT, values).one_or_none()
-    if row is None:
-        raise NotFoundError("checkout", checkout_id)
-    return _checkout(row)
+    return get_one(Checkout, conn.execute(statements.CHECKOUT, values), "checkout", checkout_id)
 
 
 def page_of_checkouts(
@@ -106,9 +94,7 @@ def page_of_checkouts(
 ) -> list[Checkout]:
     """Return up to `page` checkouts of a customer, newest first, older than `after`.
 
-    Raises:
-        NotFoundError: the business has no such customer.
-
+    Raises: NotFoundError if the business has no such customer.
     """
     wallets_of(conn, business_id, customer_id)
     values = {
@@ -118,40 +104,34 @@ def page_of_checkouts(
         "offset": offset,
         "after": after,
     }
-    return [_checkout(row) for row in conn.execute(statements.CHECKOUT_PAGE, values)]
+    return rows(Checkout, conn.execute(statements.CHECKOUT_PAGE, values))
 
 
-def _checkout(row: Row[Any]) -> Checkout:
-    return Checkout(**row._mapping)  # noqa: SLF001
+# --- update ---------------------------------------------------------------------------------------
 
 
-# --- settle ---------------------------------------------------------------------------------------
-
-
-def settle_checkout(conn: Connection, checkout_id: CheckoutId) -> bool:
-    """Let a checkout and its charge follow what is known of its payments; tell if it did.
+def update_checkout(conn: Connection, checkout_id: CheckoutId) -> bool:
+    """Update a checkout and its charge from its payments; tell whether that changed anything.
 
     Safe at any time and any number of times. Locks: the charge, the checkout, then its wallet.
 
-    Raises:
-        NotFoundError: there is no such checkout.
-
+    Raises: NotFoundError if there is no such checkout.
     """
     charge = lock_charge_of(conn, checkout_id=checkout_id)
-    row = conn.execute(statements.LOCK_CHECKOUT, {"checkout_id": checkout_id}).one_or_none()
-    if row is None:
-        raise NotFoundError("checkout", checkout_id)
+    values = {"checkout_id": checkout_id}
+    found = conn.execute(statements.LOCK_CHECKOUT, values)
+    checkout = get_one(Checkout, found, "checkout", checkout_id)
     if charge is None:
         return False
-    checkout = _checkout(row)
-    rows = conn.execute(statements.PAYMENTS, {"checkout_id": checkout_id})
-    payments = [_Payment(*row) for row in rows]
+    payments = rows(_Payment, conn.execute(statements.PAYMENTS, values))
     after = checkout
     if checkout.status == "pending":
         after = _decided(conn, checkout, charge, payments)
     paid = [payment for payment in payments if payment.status == "succeeded"]
     if after.status == "completed":
-        _park_others(conn, after, paid)
+        for payment in paid:
+            if payment.payment_id != after.payment_id:
+                _park(conn, after, payment, "paid_twice")
     bought = after.status == "failed" and _turn_into_credit(conn, after, charge, paid)
     return bought or after.status != checkout.status
 
@@ -159,7 +139,7 @@ def settle_checkout(conn: Connection, checkout_id: CheckoutId) -> bool:
 def _decided(
     conn: Connection, checkout: Checkout, charge: Charge, payments: Sequence[_Payment]
 ) -> Checkout:
-    """Complete a checkout, let it fail, or leave it pending."""
+    """Complete a checkout, fail it, or leave it pending."""
     enough = _enough(conn, checkout, payments)
     if enough is not None:
         end_charge(conn, charge.charge_id, "succeeded", payment_id=enough.payment_id)
@@ -170,20 +150,14 @@ def _decided(
         after = replace(checkout, status="failed", failure=failure, release_entry_id=released)
     else:
         return checkout
-    values = {
-        "checkout_id": checkout.checkout_id,
-        "status": after.status,
-        "release_entry_id": after.release_entry_id,
-        "failure": after.failure,
-    }
-    conn.execute(statements.END_CHECKOUT, values)
+    conn.execute(statements.END_CHECKOUT, asdict(after))
     tell_of_checkout(conn, after)
     return after
 
 
 def tell_of_checkout(conn: Connection, checkout: Checkout) -> None:
-    """Write a notice of a checkout that has come to its end to the outbox."""
-    now = conn.execute(statements.CLOCK).scalar_one()
+    """Write the webhook of a checkout that has ended to the outbox."""
+    now = database_now(conn)
     type_: WebhookType = "checkout.completed"
     if checkout.status == "failed":
         type_ = "checkout.expired" if checkout.expires_at <= now else "checkout.failed"
@@ -204,7 +178,7 @@ def tell_of_checkout(conn: Connection, checkout: Checkout) -> None:
 
 
 def _enough(conn: Connection, checkout: Checkout, payments: Sequence[_Payment]) -> _Payment | None:
-    """Return the first payment that pays for all of it; put aside those that do not."""
+    """Return the first payment that pays for all of it; park those that do not."""
     found = None
     for payment in payments:
         if payment.status != "succeeded":
@@ -219,10 +193,10 @@ def _enough(conn: Connection, checkout: Checkout, payments: Sequence[_Payment]) 
 
 
 def _failure(charge: Charge, payments: Sequence[_Payment]) -> str | None:
-    """Return why nothing comes any more; None: it may come yet.
+    """Return why the checkout has failed. Returns None while a payment may still come.
 
-    On a page of the provider a customer whose card is declined takes another one, so there a
-    payment that failed is not the end: the provider's word on the charge is.
+    On a hosted page a customer whose card is declined can take another one, so a failed payment is
+    not the end there: only the provider ends the charge.
     """
     if not charge.is_open:
         return charge.failure or FAILED
@@ -233,7 +207,7 @@ def _failure(charge: Charge, payments: Sequence[_Payment]) -> str | None:
 
 
 def _release(conn: Connection, checkout: Checkout) -> EntryId | None:
-    """Give the reserved credit back to its lots, without what was refunded of it before."""
+    """Give the reserved credit back to its lots, less what was refunded of it before."""
     if checkout.debit_entry_id is None:
         return None
     wallet = wallet_of(conn, checkout.business_id, checkout.customer_id, checkout.currency)
@@ -262,17 +236,10 @@ def _release(conn: Connection, checkout: Checkout) -> EntryId | None:
     return entry.entry_id
 
 
-def _park_others(conn: Connection, checkout: Checkout, paid: Sequence[_Payment]) -> None:
-    """Put aside what was paid beside the payment that completed a checkout."""
-    for payment in paid:
-        if payment.payment_id != checkout.payment_id:
-            _park(conn, checkout, payment, "paid_twice")
-
-
 def _turn_into_credit(
     conn: Connection, checkout: Checkout, charge: Charge, paid: Sequence[_Payment]
 ) -> bool:
-    """Buy credit for what was paid of a checkout that has failed."""
+    """Buy credit for the payments of a checkout that has failed."""
     bought = False
     for payment in paid:
         if payment.currency != checkout.currency:
@@ -296,7 +263,7 @@ def _buy(conn: Connection, checkout: Checkout, payment: _Payment) -> None:
         price_minor=payment.amount_minor,
         credit_minor=payment.amount_minor,
     )
-    # The payment's id is in it: of two that come late each is a purchase of its own.
+    # With the payment's id, so that each of two late payments is a purchase of its own.
     purchase = place(
         conn,
         checkout.business_id,
@@ -311,7 +278,7 @@ def _buy(conn: Connection, checkout: Checkout, payment: _Payment) -> None:
 
 
 def _park(conn: Connection, checkout: Checkout, payment: _Payment, reason: str) -> None:
-    conn.execute(PARK_PAYMENT, {**_key(checkout, payment), "reason": reason})
+    park_payment(conn, checkout.business_id, payment.provider, payment.payment_id, reason)
 
 
 def _key(checkout: Checkout, payment: _Payment) -> dict[str, object]:

@@ -1,6 +1,6 @@
-"""How much a top-up may buy: enough to rise above the threshold, within a day and a month.
+"""How much a top-up buys: enough to rise above the threshold, within the caps of day and month.
 
-Days and months are those of the calendar in UTC: pure, so that each boundary can be tested.
+Days and months are calendar ones in UTC. Pure, so that each boundary can be tested.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -10,31 +10,31 @@ from metering.money import INT64_MAX
 
 
 class Span(NamedTuple):
-    """From a moment on, up to another one."""
+    """A time span; `end` is not part of it."""
 
     start: datetime
     end: datetime
 
 
 class Order(NamedTuple):
-    """So many packages; none, where a cap or what the wallet can hold allows none."""
+    """How many packages to buy. `cap`: the limit that allows none."""
 
     packages: int
     cap: Literal["day", "month", "wallet"] | None
 
 
 def day_of(moment: datetime) -> Span:
-    """Return the day that a moment is in."""
-    here = moment.astimezone(UTC)
-    start = datetime(here.year, here.month, here.day, tzinfo=UTC)
+    """Return the day of a moment."""
+    utc = moment.astimezone(UTC)
+    start = datetime(utc.year, utc.month, utc.day, tzinfo=UTC)
     return Span(start, start + timedelta(days=1))
 
 
 def month_of(moment: datetime) -> Span:
-    """Return the month that a moment is in."""
-    here = moment.astimezone(UTC)
-    start = datetime(here.year, here.month, 1, tzinfo=UTC)
-    months = here.year * 12 + here.month  # the next month, counted from 0
+    """Return the month of a moment."""
+    utc = moment.astimezone(UTC)
+    start = datetime(utc.year, utc.month, 1, tzinfo=UTC)
+    months = utc.year * 12 + utc.month  # the next month, counted from 0
     return Span(start, datetime(months // 12, months % 12 + 1, 1, tzinfo=UTC))
 
 
@@ -47,11 +47,10 @@ def order_for(
     month_left: int,
     room_minor: int = INT64_MAX,
 ) -> Order:
-    """Return how many packages make up for what a wallet lacks, as far as the caps allow.
+    """Return how many packages lift a wallet above its threshold, as far as the caps allow.
 
-    `lacking_minor` >= 0: how far it lies below the threshold, which it is to rise above. The month
-    is named where both caps allow none: it is the one that lasts. `room_minor`: how much credit the
-    wallet can still take; what it could not hold must not be charged.
+    `lacking_minor` >= 0: how far the wallet is below the threshold. `room_minor`: how much more
+    credit the wallet can hold. If both caps allow none, the month is named: it lasts longer.
     """
     needed = lacking_minor // credit_minor + 1
     in_day, in_month = max(0, day_left) // price_minor, max(0, month_left) // price_minor

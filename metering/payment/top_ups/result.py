@@ -1,4 +1,4 @@
-"""What becomes of a rule after its top-up was paid or declined, and what its business is told."""
+"""The state of a top-up rule after its purchase was paid or declined, and the notice of it."""
 
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -6,35 +6,46 @@ from typing import Any, Final, Literal
 from sqlalchemy import Connection, Row
 
 from metering.clock import to_wire
+from metering.db import database_now
 from metering.ids import PurchaseId, WalletId
-from metering.payment.charges import statements
+from metering.payment.top_ups import statements
+from metering.purchase.purchases import Purchase
 from metering.webhook.outbox import Json, Notice, publish
 
 # After a first decline: a card that has no money now may have some in an hour.
 RETRY_S: Final = 3600
 RETRY_MAX_S: Final = 86_400
 
-# Who has declined a top-up: the provider; or nobody was asked, because its account takes no charges
-# any more; or nobody has, because the rule is off or a person lets it fail.
+# Who declined a top-up. `account_disabled`: its provider account accepts no charges any more.
+# `nobody`: the rule is disabled, or a person ended the charge.
 DeclinedBy = Literal["provider", "account_disabled", "nobody"]
 
 
-def note_paid(conn: Connection, purchase_id: PurchaseId) -> None:
-    """Let the rule, which is locked, forget its declines, if the purchase is its top-up."""
-    if (wallet_id := _rule_of(conn, purchase_id)) is not None:
-        conn.execute(statements.PAID, {"wallet_id": wallet_id})
+def lock_rule_of(conn: Connection, purchase_id: PurchaseId) -> WalletId | None:
+    """Lock the rule that made a purchase, and return its wallet. Returns None if none made it."""
+    values = {"purchase_id": purchase_id}
+    found: WalletId | None = conn.execute(statements.LOCK_RULE_OF, values).scalar_one_or_none()
+    return found
+
+
+def note_paid(conn: Connection, wallet_id: WalletId) -> None:
+    """Reset the declines of a rule, which is locked."""
+    conn.execute(statements.PAID, {"wallet_id": wallet_id})
 
 
 def note_unpaid(
-    conn: Connection, purchase_id: PurchaseId, declined_by: DeclinedBy, retry_s: int
+    conn: Connection,
+    wallet_id: WalletId,
+    purchase: Purchase,
+    declined_by: DeclinedBy,
+    retry_s: int,
 ) -> None:
-    """Let the rule, which is locked, follow from a purchase that has failed, if it is its top-up.
+    """Let a rule, which is locked, wait or disable it after its purchase has failed.
 
-    After a decline it waits, twice as long each time; after the last one it is off. It is off as
-    well if its account takes no charges any more. If nobody has declined, it may begin anew.
+    After a decline it waits, twice as long each time; after the last one it is disabled. It is also
+    disabled if its account accepts no charges any more. If nobody declined, it may start again.
     """
-    wallet_id = _rule_of(conn, purchase_id)
-    if wallet_id is None or declined_by == "nobody":
+    if declined_by == "nobody":
         return
     is_declined = declined_by == "provider"
     values: dict[str, object] = {"wallet_id": wallet_id}
@@ -43,7 +54,6 @@ def note_unpaid(
         rule = conn.execute(statements.DECLINED, values).one()
     else:
         rule = conn.execute(statements.DISABLE_RULE, {**values, "reason": declined_by}).one()
-    purchase = conn.execute(statements.PURCHASE_OUTCOME, {"purchase_id": purchase_id}).one()
     tell_of_failure(
         conn,
         rule,
@@ -52,31 +62,24 @@ def note_unpaid(
         retry_at=None if rule.is_disabled else rule.retry_at,
         is_disabled=rule.is_disabled,
         about={
-            "purchase_id": purchase_id,
+            "purchase_id": purchase.purchase_id,
             "amount": purchase.price_minor,
             "failure": purchase.failure,
         },
     )
 
 
-def _rule_of(conn: Connection, purchase_id: PurchaseId) -> WalletId | None:
-    values = {"purchase_id": purchase_id}
-    found: WalletId | None = conn.execute(statements.LOCK_RULE_OF, values).scalar_one_or_none()
-    return found
-
-
 def tell_of_failure(
     conn: Connection,
     rule: Row[Any],
-    wallet: Row[Any],
+    wallet: Purchase | Row[Any],
     *,
     reason: str,
     retry_at: datetime | None,
     is_disabled: bool,
-    about: dict[str, Json],
+    about: dict[str, Json] | None = None,
 ) -> None:
     """Write `topup.failed` to the outbox: why, and whether and when the rule tries again."""
-    now = conn.execute(statements.CLOCK).scalar_one()
     data: dict[str, Json] = {
         "customer_id": wallet.customer_id,
         "wallet": wallet.currency,
@@ -90,6 +93,6 @@ def tell_of_failure(
         "purchase_id": None,
         "amount": None,
         "failure": None,
-        **about,
+        **(about or {}),
     }
-    publish(conn, [Notice(rule.business_id, "topup.failed", data)], now)
+    publish(conn, [Notice(rule.business_id, "topup.failed", data)], database_now(conn))

@@ -1,7 +1,8 @@
 """Automatic top-ups: a wallet that is low buys packages, within caps, one purchase at a time.
 
-Posting marks a rule as low in its own transaction; what follows is found again by that mark. The
-rule's lock makes one top-up of many crossings, and a unique index stands behind it.
+A posting marks the rule of a low wallet in its own transaction (`low_credit.crossing`, which is
+below this package and sees every balance under its lock); the sweep finds the mark. The lock of the
+rule makes one top-up of many crossings, and a unique index makes sure of it.
 """
 
 from dataclasses import dataclass, replace
@@ -13,8 +14,15 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, Row
 
-from metering.db import DATABASE_ERRORS, cause_of, is_server_fault
-from metering.errors import FieldProblem, GullakError, InvalidInputError, NotFoundError
+from metering.db import (
+    DATABASE_ERRORS,
+    cause_of,
+    database_now,
+    get_one,
+    is_server_fault,
+    rows,
+)
+from metering.errors import FieldProblem, GullakError, InvalidInputError
 from metering.fields import Filled64, Filled255, PositiveMinor, SignedMinor
 from metering.ids import (
     AccountId,
@@ -29,8 +37,8 @@ from metering.ids import (
 from metering.ledger.wallets import wallet_of
 from metering.low_credit.crossing import mark_top_ups
 from metering.money import INT64_MAX
-from metering.payment.charges import statements
 from metering.payment.charges.store import NewCharge, account_to_charge, store_charge
+from metering.payment.top_ups import statements
 from metering.payment.top_ups.caps import Order, day_of, month_of, order_for
 from metering.payment.top_ups.result import tell_of_failure
 from metering.purchase.packages import Package, get_package
@@ -39,16 +47,16 @@ from metering.purchase.purchases import Terms, place, terms_of
 log = structlog.get_logger("gullak.top_up")
 
 DECLINES_MAX: Final = 3
-# How long a rule waits that could not be looked at, for a fault of its own.
+# How long a rule waits after an error of its own.
 FAULT_WAIT: Final = timedelta(hours=1)
 
 
 class NewTopUp(BaseModel):
-    """What a rule is made of; amounts in minor units of the wallet's currency.
+    """A rule to set; amounts in minor units of the wallet's currency.
 
-    At or below `threshold` as many packages are bought, in one charge, as lift the wallet above it;
-    `day_cap` and `month_cap` limit what is charged in a day and in a month of the calendar, UTC.
-    After `declines_max` declines in a row the rule is off.
+    At or below `threshold`, one charge buys as many packages as lift the wallet above it. `day_cap`
+    and `month_cap` limit the charges of a calendar day and month in UTC. After `declines_max`
+    declines in a row the rule is disabled.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,7 +72,7 @@ class NewTopUp(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopUp:
-    """A rule as stored. `pending_purchase_id`: the top-up that is under way."""
+    """A rule as stored. `pending_purchase_id`: the top-up that is running."""
 
     wallet_id: WalletId
     business_id: BusinessId
@@ -97,13 +105,11 @@ def set_top_up(
     currency: str,
     new: NewTopUp,
 ) -> TopUp:
-    """Set the rule of a wallet, or change it; one that is off stays off.
+    """Set or change the rule of a wallet; a disabled rule stays disabled.
 
-    Raises:
-        NotFoundError, UnsupportedCurrencyError: there is no such wallet, package or account.
-        InvalidInputError: the package is not of this currency or not on sale, a cap is below its
-            price, the caps contradict each other, or no account can be chosen.
-
+    Raises: NotFoundError or UnsupportedCurrencyError if there is no such wallet, package or
+    account. InvalidInputError if the package has another currency or is off sale, a cap is below
+    its price or the day's cap, or no account can be chosen.
     """
     wallet = wallet_of(conn, business_id, customer_id, currency)
     package = get_package(conn, business_id, PackageId(new.package_id))
@@ -120,8 +126,7 @@ def set_top_up(
         "declines_max": new.declines_max,
     }
     conn.execute(statements.SET_RULE, values)
-    now = conn.execute(statements.CLOCK).scalar_one()
-    mark_top_ups(conn, [wallet.wallet_id], now)
+    mark_top_ups(conn, [wallet.wallet_id], database_now(conn))
     return _rule(conn, business_id, wallet.wallet_id)
 
 
@@ -143,9 +148,7 @@ def get_top_up(
 ) -> TopUp:
     """Return the rule of a wallet.
 
-    Raises:
-        NotFoundError, UnsupportedCurrencyError: there is no such wallet, or it has no rule.
-
+    Raises: NotFoundError or UnsupportedCurrencyError if there is no such wallet or rule.
     """
     wallet = wallet_of(conn, business_id, customer_id, currency)
     return _rule(conn, business_id, wallet.wallet_id)
@@ -153,10 +156,7 @@ def get_top_up(
 
 def _rule(conn: Connection, business_id: BusinessId, wallet_id: WalletId) -> TopUp:
     values = {"business_id": business_id, "wallet_id": wallet_id}
-    row = conn.execute(statements.RULE, values).one_or_none()
-    if row is None:
-        raise NotFoundError("top-up rule of wallet", wallet_id)
-    return _top_up(row)
+    return get_one(TopUp, conn.execute(statements.RULE, values), "top-up rule of wallet", wallet_id)
 
 
 def page_of_top_ups(
@@ -169,17 +169,15 @@ def page_of_top_ups(
 ) -> list[TopUp]:
     """Return up to `page` rules of a business, those of the newest wallets first."""
     values = {"business_id": business_id, "page": page, "offset": offset, "after": after}
-    return [_top_up(row) for row in conn.execute(statements.RULE_PAGE, values)]
+    return rows(TopUp, conn.execute(statements.RULE_PAGE, values))
 
 
 def delete_top_up(
     conn: Connection, business_id: BusinessId, customer_id: CustomerId, currency: str
 ) -> None:
-    """Take the rule of a wallet away; a charge that nobody was asked for yet is not made.
+    """Delete the rule of a wallet; a charge that was not requested yet is not made.
 
-    Raises:
-        NotFoundError, UnsupportedCurrencyError: there is no such wallet, or it has no rule.
-
+    Raises: NotFoundError or UnsupportedCurrencyError if there is no such wallet or rule.
     """
     rule = get_top_up(conn, business_id, customer_id, currency)
     values = {"business_id": business_id, "wallet_id": rule.wallet_id}
@@ -189,20 +187,14 @@ def delete_top_up(
 def enable_top_up(
     conn: Connection, business_id: BusinessId, customer_id: CustomerId, currency: str
 ) -> TopUp:
-    """Switch the rule of a wallet on again, as if nothing had been declined.
+    """Enable the rule of a wallet again, and forget its declines.
 
-    Raises:
-        NotFoundError, UnsupportedCurrencyError: there is no such wallet, or it has no rule.
-
+    Raises: NotFoundError or UnsupportedCurrencyError if there is no such wallet or rule.
     """
     rule = get_top_up(conn, business_id, customer_id, currency)
     values = {"business_id": business_id, "wallet_id": rule.wallet_id}
     conn.execute(statements.ENABLE_RULE, values)
     return _rule(conn, business_id, rule.wallet_id)
-
-
-def _top_up(row: Row[Any]) -> TopUp:
-    return TopUp(**row._mapping)  # noqa: SLF001
 
 
 # --- start ----------------------------------------------------------------------------------------
@@ -211,8 +203,7 @@ def _top_up(row: Row[Any]) -> TopUp:
 def start_top_ups(conn: Connection, page: int, at: datetime | None = None) -> list[ChargeId]:
     """Order a top-up for each wallet that wants one, up to `page`; return their charges.
 
-    The charges are due when this is committed. `at`: the moment that caps and waits are counted
-    by, the database's clock if it is left out.
+    The charges are due after the commit. `at`: the moment for caps and waits, by default now.
     """
     now = at or conn.execute(statements.TRANSACTION_CLOCK).scalar_one()
     waiting = conn.execute(statements.WAITING_RULES, {"now": now, "page": page}).scalars().all()
@@ -221,10 +212,10 @@ def start_top_ups(conn: Connection, page: int, at: datetime | None = None) -> li
 
 
 def _start(conn: Connection, wallet_id: WalletId, now: datetime) -> ChargeId | None:
-    """Start a top-up unless one is under way, which the unique index knows in any case.
+    """Start a top-up unless one is running; the unique index makes sure of that.
 
-    What goes wrong with one wallet is not the others': it waits, and they go on. A fault of the
-    server ends the run, and none waits for it.
+    After an error of one wallet its rule waits, and the others go on. A fault of the server ends
+    the run, and no rule waits for it.
     """
     try:
         with conn.begin_nested():
@@ -240,7 +231,7 @@ def _start(conn: Connection, wallet_id: WalletId, now: datetime) -> ChargeId | N
 
 
 def _start_once(conn: Connection, wallet_id: WalletId, now: datetime) -> ChargeId | None:
-    """Look again under the rule's lock, and order what is needed and allowed."""
+    """Check again under the rule's lock, and order as much as is needed and allowed."""
     values = {"wallet_id": wallet_id, "now": now}
     if conn.execute(statements.LOCK_RULE, values).one_or_none() is None:
         return None
@@ -248,14 +239,14 @@ def _start_once(conn: Connection, wallet_id: WalletId, now: datetime) -> ChargeI
     spans = {"day_from": day.start, "day_to": day.end}
     spans |= {"month_from": month.start, "month_to": month.end}
     rule = conn.execute(statements.STANDING, {**values, **spans}).one()
-    if rule.is_under_way:
+    if rule.is_running:
         return None
     if rule.spendable_minor > rule.threshold_minor:
         conn.execute(statements.NOT_LOW, values)
         return None
     package = get_package(conn, rule.business_id, rule.package_id)
     if package.archived_at is not None:
-        _switch_off(conn, wallet_id, rule)
+        _disable(conn, wallet_id, rule)
         return None
     order = order_for(
         rule.threshold_minor - rule.spendable_minor,
@@ -268,15 +259,12 @@ def _start_once(conn: Connection, wallet_id: WalletId, now: datetime) -> ChargeI
     if not order.packages:
         _wait(conn, wallet_id, rule, order, month.end if order.cap == "month" else day.end)
         return None
-    return _order(conn, rule, _times(terms_of(package), order.packages))
-
-
-def _times(terms: Terms, packages: int) -> Terms:
-    return replace(
-        terms,
-        price_minor=terms.price_minor * packages,
-        credit_minor=terms.credit_minor * packages,
+    terms = replace(
+        terms_of(package),
+        price_minor=package.price_minor * order.packages,
+        credit_minor=package.credit_minor * order.packages,
     )
+    return _order(conn, rule, terms)
 
 
 def _order(conn: Connection, rule: Row[Any], terms: Terms) -> ChargeId:
@@ -296,14 +284,14 @@ def _order(conn: Connection, rule: Row[Any], terms: Terms) -> ChargeId:
 def _wait(
     conn: Connection, wallet_id: WalletId, rule: Row[Any], order: Order, until: datetime
 ) -> None:
-    """Charge nothing before the next day or month, and say so once."""
+    """Charge nothing before the next day or month, and announce that once."""
     conn.execute(statements.WAIT_UNTIL, {"wallet_id": wallet_id, "retry_at": until})
     reason = f"{order.cap}_cap_reached"
-    tell_of_failure(conn, rule, rule, reason=reason, retry_at=until, is_disabled=False, about={})
+    tell_of_failure(conn, rule, rule, reason=reason, retry_at=until, is_disabled=False)
 
 
-def _switch_off(conn: Connection, wallet_id: WalletId, rule: Row[Any]) -> None:
-    """Charge no more: what the rule buys is not sold any more."""
+def _disable(conn: Connection, wallet_id: WalletId, rule: Row[Any]) -> None:
+    """Disable a rule whose package is off sale."""
     reason = "package_archived"
     conn.execute(statements.DISABLE_RULE, {"wallet_id": wallet_id, "reason": reason})
-    tell_of_failure(conn, rule, rule, reason=reason, retry_at=None, is_disabled=True, about={})
+    tell_of_failure(conn, rule, rule, reason=reason, retry_at=None, is_disabled=True)

@@ -1,55 +1,71 @@
-"""What a payment provider is asked, and what it answers, whichever it is.
+"""The calls that every payment provider answers, and the forms of its answers.
 
-A charge is asked for at least once and has to be made at most once: its id goes to the provider
-with it, as the idempotency key where the provider knows one, and in the metadata of the payment,
-by which a payment is found again whose answer was lost.
+A charge is requested at least once and must be made at most once. So its id goes to the provider
+with it: as the idempotency key where the provider has such keys, and in the metadata of the
+payment, by which a payment is found again if the answer was lost.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Annotated, Final, Literal, Protocol
+from typing import Annotated, Final, Literal, Protocol, TypeVar
 
 import httpx
 from pydantic import AfterValidator, StringConstraints
 
 from metering.errors import GatewayRefusedError, GatewayUnavailableError
 from metering.ids import ChargeId, Currency, CustomerId, made_at
+from metering.payment.facts import CHARGE_KEY
+from metering.purchase.reversal_target import Provider
 
-# The metadata of a payment that names the charge that it was made for.
-CHARGE_KEY: Final = "gullak_charge_id"
-# Providers that make one payment of all requests with one idempotency key, also of two at once.
-KEEPS_KEYS: Final = ("local", "stripe")
+# Providers that make one payment for all requests with the same idempotency key, even at once.
+IDEMPOTENT_PROVIDERS: Final[tuple[Provider, ...]] = ("local", "stripe")
 # Why a charge failed, in words that all providers share; others are the provider's own codes.
 AUTHENTICATION_REQUIRED: Final = "authentication_required"
 CANCELED: Final = "canceled"
 EXPIRED: Final = "expired"
 DECLINED: Final = "declined"
-# A payment is looked for from this long before its charge was stored: clocks differ.
+# A payment is searched for from this long before its charge was stored: clocks differ.
 CLOCK_SKEW: Final = timedelta(hours=1)
-# Payments that are looked through for one of ours: pages, and the rows of each. With them no call
-# of a gateway is more than four exchanges, which end before a task's time does.
+# How many pages of payments a search reads, and the rows of each. With these limits no call of a
+# gateway makes more than four requests, and it ends before the time limit of its task.
 PAGES_MAX: Final = 2
 PAGE_ROWS: Final = 100
 UNREADABLE: Final = "its answer cannot be read"
 _TOO_MANY: Final = "there are too many payments to look through"
-_WORD: Final = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+_CODE: Final = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 _URL_CHARS_MAX: Final = 4096
-# Statuses below 500 after which the same request may yet be taken: a conflict with one under way,
-# a time or rate limit.
+# Statuses below 500 after which the same request may succeed: a conflict with a request that is
+# still running, a time limit, a rate limit.
 _REPEATABLE: Final = frozenset({408, 409, 425, 429})
 
 ChargeStatus = Literal["pending", "succeeded", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class ChargeRequest:
-    """A charge to be made; the amount in minor units of the currency.
+class GatewayAccount:
+    """The part of a provider account that its gateway needs; the key is opened.
 
-    `payment_method`: what is charged at once, without the customer, as the provider writes it
-    (Stripe: `cus_…/pm_…`, Dodo: an on-demand subscription). None: the customer pays on a page of
-    the provider, and comes back to `return_url`.
+    `base_url`: where the API is, if not where the vendor's SDK looks for it. `product_id`: the
+    product that a hosted page sells (Dodo).
+    """
+
+    provider: Provider
+    api_key: str | None = field(default=None, repr=False)
+    base_url: str | None = None
+    product_id: str | None = None
+    # The key was sealed with a vault key that this process lacks. The operator can repair that.
+    is_unreadable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeRequest:
+    """A charge to make; the amount is in minor units.
+
+    `payment_method`: a saved one, charged without the customer, as the provider writes it (Stripe:
+    `cus_…/pm_…`, Dodo: an on-demand subscription). None: the customer pays on a hosted page, and
+    comes back to `return_url`.
     """
 
     charge_id: ChargeId
@@ -65,12 +81,11 @@ class ChargeRequest:
 
 @dataclass(frozen=True, slots=True)
 class ChargeAnswer:
-    """What became of a charge.
+    """The state of a charge at the provider.
 
-    `payment_id` is the provider's id of the payment, or of the page while nothing was paid on it;
-    either finds it again. `url`: where the customer pays. `failure`: a short code that says why.
-    `amount_minor`, `currency`: what was paid where the provider may take another sum than it was
-    asked for, a tax on top or a discount; None: what was asked for.
+    `payment_id`: the provider's id of the payment, or of the hosted page while nothing was paid on
+    it. `url`: the hosted page. `failure`: a short code. `amount_minor`, `currency`: what was paid,
+    where tax or a discount can change it; None: as requested.
     """
 
     status: ChargeStatus
@@ -82,56 +97,80 @@ class ChargeAnswer:
 
 
 class PaymentGateway(Protocol):
-    """A provider's account. Every call is a network call: none belongs inside a transaction.
+    """A provider account. Every call uses the network, so none belongs inside a transaction.
 
-    Each raises `GatewayUnavailableError` when it is not known what happened, and
-    `GatewayRefusedError` when the provider will not do it, now or later.
+    Each raises `GatewayUnavailableError` if the outcome is unknown, and `GatewayRefusedError` if
+    the provider will refuse the request every time.
     """
 
     def start(self, charge: ChargeRequest, *, is_repeated: bool) -> ChargeAnswer:
-        """Charge, or open a page to pay on; once, however often it is asked for by one id.
+        """Charge, or open a hosted page; once, however often it is called for a charge.
 
-        `is_repeated`: it may have been asked for before. A decline is an answer, not an error.
+        `is_repeated`: an earlier call may have reached the provider. A decline is an answer, not an
+        error.
         """
         ...
 
     def look_up(self, charge: ChargeRequest, payment_id: str | None) -> ChargeAnswer | None:
-        """Return what became of a charge; None: the provider knows of none."""
+        """Return the state of a charge. Returns None if the provider does not know it."""
         ...
 
     def cancel(self, charge: ChargeRequest, payment_id: str | None) -> ChargeAnswer:
-        """Stop a pending charge, which is not started again; return what became of it.
+        """Stop a pending charge, which is not started again, and return its state.
 
-        It can have succeeded before, and `pending` is the answer where it cannot be stopped.
+        That is `succeeded` if it was paid before, and `pending` if it cannot be stopped.
         """
         ...
 
 
-def asked_since(charge: ChargeRequest) -> datetime:
-    """Return the moment before which no payment of this charge was made."""
-    return made_at(charge.charge_id) - CLOCK_SKEW
+class _HasMetadata(Protocol):
+    @property
+    def metadata(self) -> Mapping[str, object]: ...
 
 
-def best(answers: Iterable[ChargeAnswer]) -> ChargeAnswer:
-    """Return the answer that decides, of those of one charge's payments; there is at least one."""
+Found = TypeVar("Found", bound=_HasMetadata)
+
+
+def find_answer(
+    charge: ChargeRequest,
+    pages: Iterable[Iterable[Found]],
+    answer_of: Callable[[Found], ChargeAnswer],
+) -> ChargeAnswer | None:
+    """Return the answer of the first page with a payment of this charge, the one that decides."""
+    for page in pages:
+        answers = [
+            answer_of(each) for each in page if each.metadata.get(CHARGE_KEY) == charge.charge_id
+        ]
+        if answers:
+            return decisive(answers)
+    return None
+
+
+def decisive(answers: Iterable[ChargeAnswer]) -> ChargeAnswer:
+    """Return the answer that decides among those of one charge: a success before all others."""
     ranks = ("failed", "pending", "succeeded")
     return max(answers, key=lambda answer: ranks.index(answer.status))
 
 
-def word(text: object) -> str | None:
-    """Return a provider's code if it is one: its sentences can quote a key or a card."""
-    return text if isinstance(text, str) and _WORD.fullmatch(text) else None
+def search_start(charge: ChargeRequest) -> datetime:
+    """Return a moment before which no payment of this charge was made."""
+    return made_at(charge.charge_id) - CLOCK_SKEW
+
+
+def safe_code(text: object) -> str | None:
+    """Return the text if it is a code. Returns None for sentences: they can quote a key or card."""
+    return text if isinstance(text, str) and _CODE.fullmatch(text) else None
 
 
 def error_of(
-    provider: str, status: int | None, *words: object
+    provider: str, status: int | None, *codes: object
 ) -> GatewayUnavailableError | GatewayRefusedError:
-    """Return the error that an answer of this HTTP status means, with those words that are codes.
+    """Return the error that an answer of this HTTP status means.
 
-    Of a redirect nothing comes either: it is not followed, because it would take the key along.
+    A redirect is not followed, because it would take the key along: it counts as a refusal.
     """
-    codes = ", ".join(code for code in map(word, words) if code)
-    reason = f"it answered {status}" + (f" ({codes})" if codes else "")
+    known = ", ".join(code for code in map(safe_code, codes) if code)
+    reason = f"it answered {status}" + (f" ({known})" if known else "")
     is_final = status is not None and (
         httpx.codes.is_client_error(status) or httpx.codes.is_redirect(status)
     )
@@ -141,16 +180,16 @@ def error_of(
 
 
 def too_many(provider: str) -> GatewayUnavailableError:
-    """Return the error of a search that was not at its end: it cannot say that there is none."""
+    """Return the error of a search that ended at its limit, so that the payment may exist."""
     return GatewayUnavailableError(provider, _TOO_MANY)
 
 
 def _is_page(url: str) -> str:
-    """Refuse what is no address of a page: a customer's browser is sent there."""
+    """Refuse a text that is not the address of a page: a customer's browser is sent there."""
     if not url.startswith(("https://", "http://")) or not url.isprintable() or " " in url:
         raise ValueError("is not the URL of a page")
     return url
 
 
-# The address of a page, in an answer.
+# The address of a hosted page, in an answer.
 PageUrl = Annotated[str, StringConstraints(max_length=_URL_CHARS_MAX), AfterValidator(_is_page)]

@@ -1,12 +1,13 @@
-"""What an event of a provider says, and the parts that the vendors' forms of it have in common.
+"""The facts in an event of a provider, and the parts of the vendors' formats that are alike.
 
-The forms are read strictly where money depends on it, and whatever else a vendor adds is passed
-over: an amount that is a float or a text, where an integer is due, is not guessed at.
+The fields that decide about money are read strictly: an amount that is a float, or a text where an
+integer is due, is an error. All other fields are passed over.
 """
 
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 
@@ -15,20 +16,24 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from metering.errors import UnreadableEventError
 from metering.fields import Filled255
 from metering.ids import ChargeId, PurchaseId
-from metering.payment.facts import PaymentFact, ReversalFact
-from metering.payment.vendors.amount import minor_of
-from metering.purchase.reversal_target import Provider, ReversalStatus
+from metering.money import INT64_MAX
+from metering.payment.facts import (
+    CHARGE_KEY,
+    PURCHASE_KEY,
+    UNCLEAR_AMOUNT,
+    PaymentFact,
+    ReversalFact,
+)
+from metering.purchase.reversal_target import PaymentStatus, Provider
 
-# How old a webhook may be, and how far its clock ahead: what the vendors' SDKs take.
+# How old a webhook may be, and how far its clock may be ahead: the same as in the vendors' SDKs.
 TOLERANCE_S: Final = 300
-# Where a payment carries what it is for.
-PURCHASE_KEY: Final = "gullak_purchase_id"
-CHARGE_KEY: Final = "gullak_charge_id"
 
 _FAILURE_CHARS_MAX: Final = 500
 _PROBLEMS_MAX: Final = 3
 _REFERENCE_CHARS_MAX: Final = 64
 _CURRENCY: Final = re.compile(r"[A-Za-z]{3}", re.ASCII)
+_DIGITS: Final = re.compile(r"[0-9]{1,40}", re.ASCII)
 _EVENT_ID: Final = re.compile(r"[!-~]{1,255}", re.ASCII)
 
 Metadata: TypeAlias = Mapping[str, object]
@@ -38,32 +43,31 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Form(BaseModel):
-    """A part of a vendor's event: what is named is checked, everything else passed over."""
+    """A part of a vendor's event: the fields named here are checked, all others passed over."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
 
 class Head(Form):
-    """What every event begins with."""
+    """The part that every event has."""
 
     type: Filled255
 
 
-# Why nothing follows from an event.
+# Why an event is ignored.
 NOT_A_PAYMENT: Final = "not_about_a_payment"
-# The payment that it is about has events of its own, which are followed.
+# The payment has events of its own, which are followed.
 TOLD_BY_THE_PAYMENT: Final = "told_by_the_payment"
 NOTHING_PAID: Final = "nothing_paid"
 NOTHING_CAPTURED: Final = "nothing_captured"
-# Why a person has to look at an event.
+# Why an event is parked; see also `UNCLEAR_AMOUNT`.
 UNKNOWN_TYPE: Final = "unknown_type"
-UNCLEAR_AMOUNT: Final = "unclear_amount"
 
 
-class Word(NamedTuple):
-    """The type of an event, and the facts about one payment that it holds.
+class ParsedEvent(NamedTuple):
+    """The type of an event, and its facts, all about one payment.
 
-    `ignored`: why it holds none. `parked`: why a person has to look at it all the same.
+    `ignored`: why it has no facts. `parked`: why a person has to look at it.
     """
 
     type: str
@@ -72,58 +76,11 @@ class Word(NamedTuple):
     parked: str | None = None
 
 
-class Disputed(NamedTuple):
-    """A dispute as its provider tells it; amount and currency as they came."""
-
-    provider: Provider
-    dispute_id: str
-    payment_id: str
-    status: ReversalStatus
-    occurred_at: datetime
-    amount: object
-    currency: object
-
-
-def word_of_dispute(type_: str, said: Disputed) -> Word:
-    """Return the fact of a dispute.
-
-    While it is open all is frozen, and once it is won all is freed, whatever the amount. One that
-    is lost for a sum that nobody can read stays open, and a person says the sum.
-    """
-    amount_minor, currency = minor_of(said.amount), currency_of(said.currency)
-    is_unclear = amount_minor is None or (said.currency is not None and currency is None)
-    is_unclear = is_unclear and said.status == "lost"
-    fact = ReversalFact(
-        provider=said.provider,
-        kind="dispute",
-        reversal_id=said.dispute_id,
-        payment_id=said.payment_id,
-        status="open" if is_unclear else said.status,
-        occurred_at=said.occurred_at,
-        amount_minor=amount_minor,
-        currency=currency,
-    )
-    return Word(type_, (fact,), parked=UNCLEAR_AMOUNT if is_unclear else None)
-
-
-def currency_of(text: object) -> str | None:
-    """Return the code of a currency, None if it is none."""
-    return text.upper() if isinstance(text, str) and _CURRENCY.fullmatch(text) else None
-
-
-class References(NamedTuple):
-    """What a payment says that it is for."""
-
-    purchase_id: PurchaseId | None
-    charge_id: ChargeId | None
-
-
 def read(form: type[M], body: bytes, event_type: str | None = None) -> M:
     """Return the body of an event in its form.
 
-    Raises:
-        UnreadableEventError: it has another one; the reason names fields, never their values.
-
+    Raises: UnreadableEventError if it has another form. The reason names fields, never their
+    values.
     """
     try:
         return form.model_validate_json(body)
@@ -135,17 +92,78 @@ def read(form: type[M], body: bytes, event_type: str | None = None) -> M:
         raise UnreadableEventError("; ".join(problems), event_type) from None
 
 
-def references(metadata: Metadata | None) -> References:
-    """Return our references in the metadata of a payment; what cannot be one of ours is none."""
-    held = metadata or {}
-    purchase_id, charge_id = _reference(held, PURCHASE_KEY), _reference(held, CHARGE_KEY)
-    return References(
+def payment_fact(
+    *,
+    provider: Provider,
+    payment_id: str,
+    status: PaymentStatus,
+    amount_minor: int,
+    currency: str,
+    occurred_at: datetime,
+    metadata: Metadata | None,
+    failure: str | None,
+) -> PaymentFact:
+    """Return the fact of a payment. `failure` is used only if the payment has failed."""
+    purchase_id, charge_id = references(metadata)
+    return PaymentFact(
+        provider=provider,
+        payment_id=payment_id,
+        status=status,
+        amount_minor=amount_minor,
+        currency=currency.upper(),
+        occurred_at=occurred_at,
+        purchase_id=purchase_id,
+        charge_id=charge_id,
+        failure=failure if status == "failed" else None,
+    )
+
+
+def dispute_event(
+    type_: str, dispute: ReversalFact, amount: object, currency: object
+) -> ParsedEvent:
+    """Return the event of a dispute whose amount and currency are still as the vendor wrote them.
+
+    An open dispute freezes all of the credit and a won one frees all of it, whatever the amount. A
+    lost one whose amount cannot be read stays open until a person enters the amount.
+    """
+    amount_minor, code = minor_of(amount), currency_of(currency)
+    is_unclear = amount_minor is None or (currency is not None and code is None)
+    is_unclear = is_unclear and dispute.status == "lost"
+    status = "open" if is_unclear else dispute.status
+    fact = replace(dispute, status=status, amount_minor=amount_minor, currency=code)
+    return ParsedEvent(type_, (fact,), parked=UNCLEAR_AMOUNT if is_unclear else None)
+
+
+def minor_of(amount: object) -> int | None:
+    """Return an amount in minor units. Returns None if it is not above zero or its unit is unclear.
+
+    A whole number, or the text of one, counts minor units. A number with a point could be in either
+    unit. An amount beyond 64 bits becomes the largest that they hold.
+    """
+    if isinstance(amount, str) and _DIGITS.fullmatch(amount):
+        amount = int(amount)
+    if not isinstance(amount, int) or isinstance(amount, bool) or amount <= 0:
+        return None
+    return min(amount, INT64_MAX)
+
+
+def currency_of(text: object) -> str | None:
+    """Return a currency in upper case. Returns None if the text is not a currency code."""
+    return text.upper() if isinstance(text, str) and _CURRENCY.fullmatch(text) else None
+
+
+def references(metadata: Metadata | None) -> tuple[PurchaseId | None, ChargeId | None]:
+    """Return the purchase and the charge that the metadata of a payment name."""
+    purchase_id = _reference(metadata or {}, PURCHASE_KEY)
+    charge_id = _reference(metadata or {}, CHARGE_KEY)
+    return (
         None if purchase_id is None else PurchaseId(purchase_id),
         None if charge_id is None else ChargeId(charge_id),
     )
 
 
 def _reference(metadata: Metadata, key: str) -> str | None:
+    """Return an id of ours. Returns None if the value cannot be one."""
     value = metadata.get(key)
     if not isinstance(value, str) or not _EVENT_ID.fullmatch(value):
         return None
@@ -153,7 +171,7 @@ def _reference(metadata: Metadata, key: str) -> str | None:
 
 
 def failure_text(*candidates: str | None) -> str | None:
-    """Return the first text there is, as it may be stored: Postgres keeps no NUL in one."""
+    """Return the first text that is not blank, cut to fit and without NUL."""
     for text in candidates:
         if text and (kept := text.replace("\0", "")[:_FAILURE_CHARS_MAX].strip()):
             return kept
@@ -161,9 +179,9 @@ def failure_text(*candidates: str | None) -> str | None:
 
 
 def event_id_of(given: object, body: bytes) -> str:
-    """Return the provider's own id of an event; the body's digest if it has none that can be kept.
+    """Return the provider's id of an event, or a digest of the body if the id cannot be stored.
 
-    What was signed is kept, whatever it holds: a person looks at what cannot be read.
+    A signed event is always kept: a person looks at it if it cannot be read.
     """
     if isinstance(given, str) and _EVENT_ID.fullmatch(given):
         return given

@@ -1,46 +1,18 @@
-"""From a provider's account to its gateway."""
-
-from typing import Protocol
+"""From a provider account to its gateway."""
 
 from metering.errors import ConfigurationError
 from metering.payment.transport import TIMEOUT_MS, bounded_client
-from metering.payment.vendors.gateway import PaymentGateway
+from metering.payment.vendors.gateway import GatewayAccount, PaymentGateway
 from metering.webhook.endpoints import check_url
-
-
-class GatewayAccount(Protocol):
-    """What a gateway needs of a row of `provider_accounts`. The key is a secret."""
-
-    @property
-    def provider(self) -> str:
-        """`stripe`, `dodo` or `local`."""
-        ...
-
-    @property
-    def api_key(self) -> str | None:
-        """What the API is called with."""
-        ...
-
-    @property
-    def base_url(self) -> str | None:
-        """Where the API is; None: where the vendor's SDK looks for it."""
-        ...
-
-    @property
-    def product_id(self) -> str | None:
-        """What is sold on a hosted page (Dodo)."""
-        ...
 
 
 def gateway_of(account: GatewayAccount, *, timeout_ms: int = TIMEOUT_MS) -> PaymentGateway:
     """Return the gateway of an account; each of its requests ends within `timeout_ms`.
 
-    Its API may be at a private address only if the account says where it is. The vendors' SDKs
-    are imported here: each takes some tenths of a second, and few processes need one.
+    The API may be at a private address only if the account names the address. The vendors' SDKs are
+    imported here: each takes some tenths of a second, and few processes need one.
 
-    Raises:
-        ConfigurationError: it has no key, or no good address, or nobody knows the provider.
-
+    Raises: ConfigurationError if the key, the address or the provider cannot be used.
     """
     key, base_url = account.api_key, account.base_url
     if not key or not (key.isascii() and key.isprintable()) or " " in key:

@@ -11,7 +11,7 @@ from metering.copy_format import array
 from metering.ledger import statements as of_ledger
 from metering.ledger.lots import statements as of_lots
 from metering.low_credit import statements as of_alerts
-from metering.payment import statements as of_events
+from metering.payment import statements as of_payments
 from metering.payment.charges import statements as of_charges
 from metering.purchase import statements as of_purchases
 from support.checkout_driver import Till
@@ -164,18 +164,18 @@ def name_of(given: object) -> str:
 @pytest.mark.parametrize(
     ("statement", "values"),
     [
-        (of_purchases.NOTE_PAYMENT, PAYMENT),
-        (of_purchases.NOTE_PAYMENT, {**PAYMENT, "charge_id": "chg_x9"}),
+        (of_payments.NOTE_PAYMENT, PAYMENT),
+        (of_payments.NOTE_PAYMENT, {**PAYMENT, "charge_id": "chg_x9"}),
         (of_purchases.DUE, {"page": 10}),
         (of_purchases.EXPIRED, {"page": 10}),
         (of_purchases.NOTE_EXPIRING, {"page": 10, "days_ahead": [3, 1]}),
         (of_charges.DUE_CHARGES, {"page": 10}),
-        (of_events.WAITING, {"page": 10}),
-        (of_events.EVENT_PAGE, {**EVENTS, "status": "failed"}),
-        (of_events.EVENT_PAGE, {**EVENTS, "payment_id": "pay_x7"}),
-        (of_events.REPLAY_OPEN, REPLAY),
-        (of_events.REPLAY_OPEN, {**REPLAY, "payment_id": "pay_x7"}),
-        (of_events.APPLY_PARKED, {**APPLIED, "payment_id": "pay_x7"}),
+        (of_payments.WAITING, {"page": 10}),
+        (of_payments.EVENT_PAGE, {**EVENTS, "status": "failed"}),
+        (of_payments.EVENT_PAGE, {**EVENTS, "payment_id": "pay_x7"}),
+        (of_payments.REPLAY_OPEN, REPLAY),
+        (of_payments.REPLAY_OPEN, {**REPLAY, "payment_id": "pay_x7"}),
+        (of_payments.APPLY_PARKED, {**APPLIED, "payment_id": "pay_x7"}),
     ],
     ids=name_of,
 )
@@ -189,7 +189,7 @@ def test_few_among_many_are_found_without_reading_all(
     ("statement", "values"),
     [
         (of_charges.CHARGE_PAGE, {"is_parked": False, **PAGE}),
-        (of_events.EVENT_PAGE, EVENTS),
+        (of_payments.EVENT_PAGE, EVENTS),
         (of_purchases.PURCHASE_PAGE, {"customer_id": None, "status": None, **PAGE}),
     ],
     ids=name_of,

@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection
 
 from metering.ids import AccountId, BusinessId, ProviderEventNumber
-from metering.payment.facts import PaidFor
 from metering.payment.inbox import process, receive, verified
-from metering.payment.provider_account import sender_of
-from metering.purchase.settle import settle_purchase
+from metering.payment.provider_account import webhook_source
 from support.command import Gullak
 from support.providers import Dodo, Json, Stripe, Vendor
 from support.tenant import Shop, shared_database
@@ -53,7 +50,7 @@ def connect(gullak: Gullak, own: str, *options: str) -> str:
 
 def secret_of(shop: Shop, vendor: Vendor, account_id: str) -> str:
     with shop.sessions.transaction() as conn:
-        return sender_of(conn, vendor.name, AccountId(account_id)).secret
+        return webhook_source(conn, vendor.name, AccountId(account_id)).secret
 
 
 def settle(shop: Shop, account_id: str, *events: Json) -> None:
@@ -61,15 +58,10 @@ def settle(shop: Shop, account_id: str, *events: Json) -> None:
     for event in events:
         delivery = STRIPE.signed(event)
         with shop.sessions.transaction() as conn:
-            sender = sender_of(conn, "stripe", AccountId(account_id))
+            sender = webhook_source(conn, "stripe", AccountId(account_id))
             number = receive(conn, verified(sender, delivery.body, delivery.headers))
             assert number is not None
-            process(conn, number, follow)
-
-
-def follow(conn: Connection, paid_for: PaidFor) -> None:
-    if paid_for.purchase_id is not None:
-        settle_purchase(conn, paid_for.purchase_id)
+            process(conn, number)
 
 
 def test_a_discounted_payment_is_accepted_and_its_refund_takes_its_share(
@@ -242,10 +234,10 @@ def receive_all(shop: Shop, account_id: str, *events: Json) -> list[ProviderEven
     for event in events:
         delivery = STRIPE.signed(event)
         with shop.sessions.transaction() as conn:
-            sender = sender_of(conn, "stripe", AccountId(account_id))
+            sender = webhook_source(conn, "stripe", AccountId(account_id))
             number = receive(conn, verified(sender, delivery.body, delivery.headers))
             assert number is not None
-            process(conn, number, lambda *_: None)
+            process(conn, number)
         numbers.append(number)
     return numbers
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 from metering.buffer.stream import UsageBuffer
 from metering.ids import BusinessId, Currency, CustomerId, EntryId, WalletId, new_id
 from metering.ledger.entry import Entry, Kind, chain_digest
-from metering.payment.manual import ShopDispute, ShopRefund, dispute_by_hand, refund_by_hand
+from metering.payment.manual import ShopDispute, ShopRefund, record_reversal
 from metering.purchase.purchases import Purchase, page_of_purchases
 from metering.purchase.refund import DebitRefund, refund_debit
 from metering.purchase.settle import due_purchases, settle_purchase
@@ -188,16 +188,16 @@ def test_what_was_held_is_spent_and_what_was_owed_is_paid_first(old: Shop) -> No
 def test_a_purchase_of_before_is_called_back_and_a_lost_dispute_given_again(old: Shop) -> None:
     first = purchases(old)[0].purchase_id
     with old.sessions.transaction() as conn:
-        refund_by_hand(conn, old.business_id, first, ShopRefund(refund_id="re", amount=400))
+        record_reversal(conn, old.business_id, first, ShopRefund(refund_id="re", amount=400))
     after_refund = balances(old)[0]
     for status in ("open", "lost"):
         with old.sessions.transaction() as conn:
-            dispute_by_hand(
+            record_reversal(
                 conn, old.business_id, first, ShopDispute(dispute_id="dp", status=status)
             )
     after_loss = balances(old)[0]
     with old.sessions.transaction() as conn:
-        dispute_by_hand(conn, old.business_id, first, ShopDispute(dispute_id="dp", status="won"))
+        record_reversal(conn, old.business_id, first, ShopDispute(dispute_id="dp", status="won"))
 
     assert (after_refund, after_loss, balances(old)[0]) == (400, -100, 400)
     assert old.faults() == []

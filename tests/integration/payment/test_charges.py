@@ -14,19 +14,18 @@ from metering.errors import (
     NotFoundError,
 )
 from metering.ids import ChargeId
+from metering.payment.apply import apply_payments, settle_due
 from metering.payment.charges.charge import (
     KEYED_LEASE_S,
     LEASE_S,
     ChargePolicy,
     run_charge,
-    settle_due,
-    settle_paid,
 )
 from metering.payment.charges.manual import fail_charge, look_up_charge
-from metering.payment.charges.store import ProviderAccount, page_of_charges
+from metering.payment.charges.store import page_of_charges
 from metering.payment.facts import ReversalFact, note_reversal
-from metering.payment.manual import ShopRefund, refund_by_hand
-from metering.payment.vendors.gateway import PaymentGateway
+from metering.payment.manual import ShopRefund, record_reversal
+from metering.payment.vendors.gateway import GatewayAccount, PaymentGateway
 from metering.purchase.purchases import Purchase, page_of_purchases
 from support.checkout_driver import AT_ONCE, Till, refuses, unavailable
 from support.tenant import Shop, at_once, crowd, shared_database
@@ -88,7 +87,7 @@ def test_a_refund_is_the_share_of_what_was_paid_with_its_tax_whoever_tells_of_it
 
     with shop.sessions.transaction() as conn:
         half = ShopRefund(refund_id="re_1", amount=295)
-        refund_by_hand(conn, shop.business_id, purchase.purchase_id, half)
+        record_reversal(conn, shop.business_id, purchase.purchase_id, half)
 
     assert purchase.paid_minor == 590
     assert shop.wallet().balance_minor == 250
@@ -394,7 +393,7 @@ def test_an_account_that_is_not_set_up_any_more_is_waited_for(shop: Shop, till: 
     assert till.charge(charge_id).status == "succeeded"
 
 
-def not_set_up(_account: ProviderAccount) -> PaymentGateway:
+def not_set_up(_account: GatewayAccount) -> PaymentGateway:
     raise ConfigurationError("the account has no key")
 
 
@@ -515,7 +514,7 @@ def test_facts_and_settling_lock_a_charge_and_its_purchase_in_one_order(
             paid_for = note_reversal(conn, shop.business_id, refund)
             is_noted.set()
             wait_for(lambda: shop.rows(WAITS) == [(1,)])
-            settle_paid(conn, paid_for)
+            apply_payments(conn, paid_for)
 
     def settle(many: Sessions) -> None:
         assert is_noted.wait(30)

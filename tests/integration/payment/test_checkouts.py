@@ -15,7 +15,7 @@ from metering.errors import (
 )
 from metering.ids import CheckoutId
 from metering.ledger.manual import ManualEntry, enter
-from metering.payment.checkouts.checkout import Checkout, settle_checkout
+from metering.payment.checkouts.checkout import Checkout, update_checkout
 from support.checkout_driver import Till, connect, unavailable
 from support.tenant import Shop, at_once, crowd, shared_database
 
@@ -493,7 +493,7 @@ def test_a_wallet_that_is_not_there_is_refused(till: Till) -> None:
 
 def test_a_checkout_that_is_not_there_cannot_be_settled(shop: Shop) -> None:
     with pytest.raises(NotFoundError), shop.sessions.transaction() as conn:
-        settle_checkout(conn, CheckoutId("chk_none"))
+        update_checkout(conn, CheckoutId("chk_none"))
 
 
 def test_verify_names_a_checkout_whose_credit_is_lost(shop: Shop, till: Till) -> None:

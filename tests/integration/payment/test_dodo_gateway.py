@@ -13,7 +13,7 @@ from metering.ids import Currency
 from metering.payment.vendors.gateway import ChargeAnswer, PaymentGateway
 from metering.payment.vendors.registry import gateway_of
 from support.dodo_server import DodoServer, error, given
-from support.own_gateway import Account, new_charge
+from support.own_gateway import new_account, new_charge
 
 HASTY_MS = 300
 KEY = "sk_test_secret"
@@ -37,7 +37,7 @@ def dodo(http_server: HTTPServer) -> Iterator[DodoServer]:
 def gateway_at(
     dodo: DodoServer, product_id: str | None = "pdt_1", **options: Any
 ) -> PaymentGateway:
-    return gateway_of(Account("dodo", KEY, dodo.url, product_id), **options)
+    return gateway_of(new_account("dodo", KEY, dodo.url, product_id), **options)
 
 
 @pytest.fixture

@@ -13,9 +13,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from metering.errors import GatewayRefusedError, GatewayUnavailableError
-from metering.ids import AccountId, new_id
-from metering.payment.charges.store import ProviderAccount
-from metering.payment.vendors.gateway import ChargeAnswer
+from metering.payment.vendors.gateway import ChargeAnswer, GatewayAccount
 from support.own_gateway import OwnGateway, new_charge, running_gateway
 from support.webhook_receiver import Inbox
 from worker import charging
@@ -156,13 +154,7 @@ def test_a_worker_waits_for_a_provider_as_long_as_its_setting_says(
 ) -> None:
     hasty = settings_from({"GULLAK_CHARGE_TIMEOUT_MS": str(HASTY_MS)})
     monkeypatch.setattr(charging, "settings", lambda: hasty)
-    account = ProviderAccount(
-        account_id=AccountId(new_id("pac")),
-        provider="local",
-        api_key=gateway.keys.api_key,
-        base_url=gateway.url,
-        product_id=None,
-    )
+    account = GatewayAccount("local", gateway.keys.api_key, gateway.url)
 
     with pytest.raises(GatewayUnavailableError, match=f"no answer within {HASTY_MS / 1000:g} s"):
         charging.open_gateway(account).start(new_charge("pm_hang"), is_repeated=False)

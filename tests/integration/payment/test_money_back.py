@@ -114,7 +114,7 @@ def test_a_refund_that_had_failed_before_is_in_no_later_total(till: Till) -> Non
 
 def test_who_says_by_hand_what_the_total_says_too_takes_it_once(till: Till) -> None:
     till.say(till.paid())
-    till.refund_by_hand("re_1", 400)
+    till.record_refund("re_1", 400)
 
     till.say(total(till, 400))
 
@@ -204,7 +204,7 @@ def test_a_payment_of_less_that_a_person_accepts_is_that_payment(
     till = Till.open(shop, vendor)
     assert till.say(till.paid(800)) == ["parked"]
 
-    till.pay_by_hand(till.payment_id)
+    till.record_payment(till.payment_id)
 
     bought = till.purchase()
     assert (bought.status, bought.provider, bought.payment_id, bought.paid_minor) == (
@@ -218,7 +218,7 @@ def test_a_payment_of_less_that_a_person_accepts_is_that_payment(
 def test_refunds_and_disputes_of_an_accepted_payment_count(shop: Shop, vendor: Vendor) -> None:
     till = Till.open(shop, vendor)
     till.say(till.paid(800))
-    till.pay_by_hand(till.payment_id)
+    till.record_payment(till.payment_id)
 
     said = till.say(till.refunded(400), till.disputed("opened", amount=400), till.paid(800))
 
@@ -234,7 +234,7 @@ def test_a_payment_is_accepted_once(shop: Shop, vendor: Vendor) -> None:
     till.say(till.paid(800))
 
     for _ in range(2):
-        till.pay_by_hand(till.payment_id)
+        till.record_payment(till.payment_id)
 
     assert till.signed() == [("payment", 1000)]
 
@@ -246,7 +246,7 @@ def test_a_payment_for_nobody_knows_what_is_accepted_for_a_purchase(
     till = Till.open(shop, vendor)
     till.say(till.paid(metadata={}), till.refunded(400))
 
-    till.pay_by_hand(till.payment_id)
+    till.record_payment(till.payment_id)
 
     assert till.signed() == [("payment", 1000), ("refund", -400)]
     assert till.statuses() == ["applied", "applied"]
@@ -258,8 +258,8 @@ def test_a_payment_that_was_named_before_its_provider_tells_of_it_is_that_paymen
     shop: Shop, vendor: Vendor, more: dict[str, object]
 ) -> None:
     till = Till.open(shop, vendor)
-    till.pay_by_hand(till.payment_id)
-    till.refund_by_hand("re_hand", 100)
+    till.record_payment(till.payment_id)
+    till.record_refund("re_hand", 100)
 
     said = till.say(till.paid(800, **more), till.refunded(400))
 
@@ -274,7 +274,7 @@ def test_who_names_no_payment_is_asked_for_the_one_that_waits(till: Till) -> Non
     till.say(till.paid(800))
 
     with pytest.raises(InvalidInputError) as refused:
-        till.pay_by_hand()
+        till.record_payment()
 
     assert till.payment_id in refused.value.problems[0].reason
     assert (till.purchase().status, till.signed()) == ("pending", [])
@@ -294,7 +294,7 @@ def test_a_payment_that_cannot_pay_for_a_purchase_is_refused_with_the_reason(
     till.say(till.paid(**paid))
 
     with pytest.raises(InvalidInputError) as refused:
-        till.pay_by_hand(till.payment_id, amount)
+        till.record_payment(till.payment_id, amount)
 
     assert refused.value.problems[0].reason == reason
     assert till.signed() == []
@@ -303,10 +303,10 @@ def test_a_payment_that_cannot_pay_for_a_purchase_is_refused_with_the_reason(
 def test_a_payment_of_another_purchase_is_refused(shop: Shop, till: Till) -> None:
     other = Till.open(shop, Stripe())
     other.say(other.paid(800))
-    other.pay_by_hand(other.payment_id)
+    other.record_payment(other.payment_id)
 
     with pytest.raises(InvalidInputError, match="payment_id"):
-        till.pay_by_hand(other.payment_id)
+        till.record_payment(other.payment_id)
 
 
 def test_a_payment_beside_the_one_that_settled_is_refused(till: Till) -> None:
@@ -315,7 +315,7 @@ def test_a_payment_beside_the_one_that_settled_is_refused(till: Till) -> None:
     till.say(till.vendor.payment(payment_id=second, metadata=till.mine))
 
     with pytest.raises(InvalidInputError, match="payment_id"):
-        till.pay_by_hand(second)
+        till.record_payment(second)
 
     assert till.signed() == [("payment", 1000)]
 
@@ -335,7 +335,7 @@ def test_a_checkout_that_needed_no_payment_waits_for_a_person_who_accepts_it(til
     assert till.say(for_nothing(till)) == ["parked"]
     assert [event.reason for event in till.events()] == ["underpaid"]
 
-    till.pay_by_hand(f"cs_{till.payment_id}")
+    till.record_payment(f"cs_{till.payment_id}")
 
     assert (till.purchase().status, till.purchase().paid_minor) == ("settled", 0)
     assert (till.statuses(), till.signed()) == (["applied"], [("payment", 1000)])
@@ -393,7 +393,7 @@ def test_a_dispute_that_is_lost_for_an_unclear_amount_stays_frozen_until_a_perso
     assert (parked.type, parked.reason) == ("dispute.lost", "unclear_amount")
     assert (till.purchase().status, shop.wallet().frozen_minor) == ("disputed", 1000)
 
-    till.dispute_by_hand(f"dp_{till.payment_id}", "lost", 400)
+    till.record_dispute(f"dp_{till.payment_id}", "lost", 400)
     till.sweep()
     assert till.statuses() == ["applied"] * 3
     assert till.signed() == [("payment", 1000), ("dispute", -400)]

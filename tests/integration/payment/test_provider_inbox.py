@@ -11,17 +11,19 @@ import pytest
 from sqlalchemy import Connection
 
 from metering.errors import InvalidInputError, NotFoundError
+from metering.payment import inbox
+from metering.payment.apply import apply_payments
 from metering.payment.facts import PaidFor
 from metering.payment.inbox import ATTEMPTS_MAX, EventStatus, Replay, process, replay, waiting
-from metering.payment.manual import ShopRefund, refund_by_hand
+from metering.payment.manual import ShopRefund, record_reversal
 from metering.payment.provider_account import (
     NewAccount,
-    Sender,
+    WebhookSource,
     connect_account,
     disable_account,
-    sender_of,
+    webhook_source,
 )
-from support.provider_counter import Till, settle
+from support.provider_counter import Till
 from support.providers import Dodo, Stripe, Vendor
 from support.tenant import Shop, at_once, crowd, shared_database
 from support.traffic import wait_for
@@ -235,21 +237,23 @@ def test_metadata_of_a_stripe_session_alone_is_enough(shop: Shop) -> None:
 
 @BOTH
 def test_a_refund_that_comes_while_its_payment_is_being_settled_is_not_lost(
-    shop: Shop, vendor: Vendor
+    shop: Shop, vendor: Vendor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     till = Till.open(shop, vendor)
     payment, refund = till.receive(till.paid()), till.receive(till.refunded(400))
     is_noted, may_go_on = Event(), Event()
 
-    def slowly(conn: Connection, paid_for: PaidFor) -> None:
-        settle(conn, paid_for)
+    def slowly(conn: Connection, paid_for: PaidFor, _retry_s: int) -> None:
+        apply_payments(conn, paid_for)
         is_noted.set()
         assert may_go_on.wait(30)
+
+    monkeypatch.setattr(inbox, "apply_payments", slowly)
 
     def of_payment(many: Sessions) -> EventStatus | None:
         assert payment is not None
         with many.transaction() as conn:
-            return process(conn, payment, slowly)
+            return process(conn, payment)
 
     def of_refund(many: Sessions) -> EventStatus | None:
         assert is_noted.wait(30)
@@ -327,7 +331,7 @@ def disputed_in_euros(shop: Shop, vendor: Vendor) -> tuple[Till, str]:
 def test_a_sum_in_another_currency_is_said_by_hand(shop: Shop, vendor: Vendor) -> None:
     till, dispute_id = disputed_in_euros(shop, vendor)
 
-    till.dispute_by_hand(dispute_id, "lost", 580)
+    till.record_dispute(dispute_id, "lost", 580)
 
     assert till.signed() == [("payment", 1000), ("dispute", -580)]
     assert [(r.amount_minor, r.currency) for r in till.known().reversals] == [(580, "USD")]
@@ -340,7 +344,7 @@ def test_who_says_the_end_of_a_dispute_in_another_currency_has_to_say_a_sum(
     till, dispute_id = disputed_in_euros(shop, vendor)
 
     with pytest.raises(InvalidInputError, match="amount") as caught:
-        till.dispute_by_hand(dispute_id, "lost", None)
+        till.record_dispute(dispute_id, "lost", None)
 
     assert caught.value.problems[0].reason == (
         "is missing: what was said before is in EUR, not USD"
@@ -355,7 +359,7 @@ def test_refunds_by_hand_and_of_the_provider_at_once_wait_for_each_other(shop: S
     def by_hand(many: Sessions, refund_id: str) -> None:
         said = ShopRefund(refund_id=refund_id, amount=11)
         with many.transaction() as conn:
-            refund_by_hand(conn, shop.business_id, till.purchase_id, said)
+            record_reversal(conn, shop.business_id, till.purchase_id, said)
 
     with crowd(shop.sessions, 20) as many:
         found = at_once(
@@ -500,14 +504,15 @@ def test_an_event_that_cannot_be_read_fails_with_the_reason_and_is_not_tried_aga
     assert till.sweep() == []
 
 
-def broken(_conn: Connection, _paid_for: PaidFor) -> None:
+def broken(_conn: Connection, _paid_for: PaidFor, _retry_s: int) -> None:
     raise NotFoundError("wallet", "wal_gone")
 
 
 @BOTH
-def test_what_goes_wrong_is_tried_a_few_times_and_leaves_nothing_half_done(
-    shop: Shop, vendor: Vendor
+def test_an_event_that_fails_is_tried_a_few_times_and_leaves_nothing_half_done(
+    shop: Shop, vendor: Vendor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(inbox, "apply_payments", broken)
     till = Till.open(shop, vendor)
     number = till.receive(till.paid())
     assert number is not None
@@ -515,7 +520,7 @@ def test_what_goes_wrong_is_tried_a_few_times_and_leaves_nothing_half_done(
     found = []
     for _ in range(ATTEMPTS_MAX):
         with shop.sessions.transaction() as conn:
-            found.append(process(conn, number, broken))
+            found.append(process(conn, number))
 
     assert found == ["received"] * (ATTEMPTS_MAX - 1) + ["failed"]
     (event,) = till.events()
@@ -523,30 +528,36 @@ def test_what_goes_wrong_is_tried_a_few_times_and_leaves_nothing_half_done(
     assert shop.rows(f"SELECT 1 FROM payments WHERE business_id = '{shop.business_id}'") == []
 
 
-def test_the_text_of_an_error_that_is_not_ours_is_not_kept(shop: Shop) -> None:
+def test_the_text_of_an_error_that_is_not_ours_is_not_stored(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     till = Till.open(shop, Stripe())
     number = till.receive(till.paid())
     assert number is not None
 
-    def leaking(_conn: Connection, _paid_for: PaidFor) -> None:
+    def leaking(_conn: Connection, _paid_for: PaidFor, _retry_s: int) -> None:
         raise RuntimeError("whsec_hidden")
 
+    monkeypatch.setattr(inbox, "apply_payments", leaking)
+
     with shop.sessions.transaction() as conn:
-        process(conn, number, leaking)
+        process(conn, number)
 
     assert [event.reason for event in till.events()] == ["RuntimeError"]
 
 
 @BOTH
-def test_what_has_failed_is_applied_once_its_cause_is_gone_and_it_is_replayed(
-    shop: Shop, vendor: Vendor
+def test_a_failed_event_is_applied_when_it_is_replayed_after_its_cause_is_gone(
+    shop: Shop, vendor: Vendor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     till = Till.open(shop, vendor)
     number = till.receive(till.paid())
     assert number is not None
-    for _ in range(ATTEMPTS_MAX):
-        with shop.sessions.transaction() as conn:
-            process(conn, number, broken)
+    with monkeypatch.context() as patched:
+        patched.setattr(inbox, "apply_payments", broken)
+        for _ in range(ATTEMPTS_MAX):
+            with shop.sessions.transaction() as conn:
+                process(conn, number)
 
     assert replayed(shop) == 1
     assert till.sweep() == ["applied"]
@@ -629,7 +640,7 @@ def test_an_event_whose_processing_was_cut_off_is_found_and_applied_then(shop: S
     assert number is not None
 
     with shop.sessions.transaction() as conn:
-        process(conn, number, settle)
+        process(conn, number)
         conn.rollback()
 
     assert till.sweep() == ["applied"]
@@ -654,8 +665,8 @@ def test_secrets_are_in_no_repr_of_an_account_or_of_what_makes_it(shop: Shop) ->
     )
     with shop.sessions.transaction() as conn:
         account = connect_account(conn, shop.business_id, new)
-        sender = sender_of(conn, "stripe", account.account_id)
+        sender = webhook_source(conn, "stripe", account.account_id)
 
-    assert isinstance(sender, Sender)
+    assert isinstance(sender, WebhookSource)
     assert sender.secret == "whsec_hid"
     assert "hid" not in f"{new!r} {account!r} {sender!r}"

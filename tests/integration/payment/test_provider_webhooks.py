@@ -11,9 +11,9 @@ import pytest
 from metering.ids import ProviderEventNumber
 from metering.payment.inbox import process
 from metering.payment.provider_account import (
-    Account,
     AccountProvider,
     NewAccount,
+    ProviderAccount,
     connect_account,
     disable_account,
 )
@@ -50,7 +50,7 @@ class Door:
 
     client: httpx.Client
     shop: Shop
-    account: Account
+    account: ProviderAccount
 
     def __call__(
         self, delivery: Delivery, account: str | None = "", provider: str | None = None
@@ -74,7 +74,9 @@ class Door:
         ]
 
 
-def connected(shop: Shop, provider: AccountProvider, secret: str, name: str = "Main") -> Account:
+def connected(
+    shop: Shop, provider: AccountProvider, secret: str, name: str = "Main"
+) -> ProviderAccount:
     new = NewAccount.model_validate(
         {"provider": provider, "name": name, "webhook_secret": secret, "api_key": "sk_hidden"}
     )

@@ -19,7 +19,6 @@ from metering.low_credit.check import check_all
 from metering.money import INT64_MAX
 from metering.payment.charges.charge import run_charge
 from metering.payment.charges.manual import fail_charge
-from metering.payment.charges.store import ProviderAccount
 from metering.payment.provider_account import disable_account
 from metering.payment.top_ups import top_up
 from metering.payment.top_ups.top_up import (
@@ -30,7 +29,7 @@ from metering.payment.top_ups.top_up import (
     set_top_up,
     start_top_ups,
 )
-from metering.payment.vendors.gateway import PaymentGateway
+from metering.payment.vendors.gateway import GatewayAccount, PaymentGateway
 from metering.purchase import statements as of_purchases
 from metering.purchase.packages import Package, archive_package, get_package
 from metering.purchase.purchases import Terms, place
@@ -684,7 +683,7 @@ def test_a_wallet_whose_credit_has_expired_is_topped_up_before_it_is_taken_out(
 def test_an_account_that_cannot_charge_yet_is_no_decline(shop: Shop, till: Till) -> None:
     till.rule()
 
-    def unconfigured(_account: ProviderAccount) -> PaymentGateway:
+    def unconfigured(_account: GatewayAccount) -> PaymentGateway:
         raise ConfigurationError("the local account has no good api_key")
 
     (charge_id,) = till.start()

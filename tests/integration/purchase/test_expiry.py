@@ -13,7 +13,7 @@ from metering.ledger.lots.freeze import freeze_lot
 from metering.ledger.post import lock_wallets
 from metering.ledger.wallets import wallets_of
 from metering.payment.manual import PaidOrder, record_paid_order
-from metering.purchase.expire import expire_credit, tell_expiring
+from metering.purchase.expire import announce_expiring, expire_credit
 from metering.purchase.settle import settle_purchase
 from support.tenant import Shop, at_once, crowd, event, shared_database
 from support.traffic import wait_for
@@ -32,7 +32,7 @@ def expire(shop: Shop, page: int = 500) -> None:
 
 
 def tell(shop: Shop, *days: int) -> None:
-    tell_expiring(shop.sessions.transaction, days)
+    announce_expiring(shop.sessions.transaction, days)
 
 
 def told(shop: Shop, type_: str) -> list[dict[str, Any]]:
@@ -245,8 +245,8 @@ def test_more_lots_than_a_page_are_all_told_of(shop: Shop) -> None:
         shop.grant(100, days=10)
     shop.pass_days(5)
 
-    assert tell_expiring(shop.sessions.transaction, (7,), page=2) == 5
-    assert tell_expiring(shop.sessions.transaction, (7,), page=2) == 0
+    assert announce_expiring(shop.sessions.transaction, (7,), page=2) == 5
+    assert announce_expiring(shop.sessions.transaction, (7,), page=2) == 0
 
     assert len(told(shop, "credit.expiring")) == 5
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from metering.errors import IdempotencyConflictError, NotFoundError, UnsupportedCurrencyError
 from metering.ids import BusinessId, PurchaseId
 from metering.money import INT64_MAX
-from metering.payment.charges.charge import settle_due
+from metering.payment.apply import settle_due
 from metering.payment.manual import PaidOrder, record_paid_order
 from metering.purchase.purchases import get_purchase
 from metering.purchase.settle import due_purchases, settle_purchase

@@ -6,7 +6,7 @@ from metering import retention
 from metering.ids import ProviderEventNumber
 from metering.low_credit.rules import set_rule
 from metering.payment.inbox import Replay, process, receive, replay, verified, waiting
-from metering.payment.provider_account import NewAccount, connect_account, sender_of
+from metering.payment.provider_account import NewAccount, connect_account, webhook_source
 from metering.retention import Retention, prune
 from metering.webhook.endpoints import create_endpoint
 from support.providers import Stripe
@@ -110,13 +110,13 @@ def received(shop: Shop) -> Shop:
     new = {"provider": "stripe", "name": "Main", "webhook_secret": STRIPE.secret}
     with shop.sessions.transaction() as conn:
         account = connect_account(conn, shop.business_id, NewAccount.model_validate(new))
-        sender = sender_of(conn, "stripe", account.account_id)
+        sender = webhook_source(conn, "stripe", account.account_id)
         refund = STRIPE.refund(payment_id="pi_unknown")
         for number, body in enumerate((STRIPE.unrelated(), refund, STRIPE.unrelated()), 1):
             signed = STRIPE.signed(body, event_id=f"evt_{number}")
             receive(conn, verified(sender, signed.body, signed.headers))
         for number in waiting(conn, 2):
-            process(conn, number, lambda *_: True)
+            process(conn, number)
     shop.run("UPDATE provider_events SET processed_at = processed_at - interval '181 days'")
     return shop
 

@@ -9,8 +9,13 @@ import pytest
 from metering.buffer.stream import UsageBuffer
 from metering.errors import ConfigurationError, UnreadableSecretError
 from metering.ids import AccountId
-from metering.payment.charges.store import ProviderAccount
-from metering.payment.provider_account import Account, NewAccount, connect_account, sender_of
+from metering.payment.provider_account import (
+    NewAccount,
+    ProviderAccount,
+    connect_account,
+    webhook_source,
+)
+from metering.payment.vendors.gateway import GatewayAccount
 from metering.vault import SEALED_PREFIX, new_key
 from metering.vault.statements import HOLDERS
 from metering.webhook.deliver import DeliveryReport
@@ -51,7 +56,7 @@ def sessions_with(config: Settings, *keys: str) -> Iterator[Sessions]:
     engine.dispose()
 
 
-def connected(sessions: Sessions, shop: Shop) -> Account:
+def connected(sessions: Sessions, shop: Shop) -> ProviderAccount:
     new = {"provider": "stripe", "name": "Main", "api_key": API_KEY}
     made = NewAccount.model_validate({**new, "webhook_secret": STRIPE.secret})
     with sessions.transaction() as conn:
@@ -86,7 +91,7 @@ def test_no_secret_stands_in_the_database_and_each_is_what_it_was_where_it_is_us
     stored = everything_in(config.database_url.get_secret_value())
     with shop.sessions.transaction() as conn:
         shown = get_endpoint(conn, made.business_id, made.endpoint_id)
-        opened = sender_of(conn, "stripe", account.account_id)
+        opened = webhook_source(conn, "stripe", account.account_id)
         now = endpoint_secret(conn, made.business_id, made.endpoint_id)
 
     secrets = [API_KEY, STRIPE.secret, first, second, "of-the-receiver"]
@@ -142,7 +147,7 @@ def asked_with(till: Till, sessions: Sessions | None = None) -> list[str | None]
     keys: list[str | None] = []
     provider = till.provider
 
-    def gateways(account: ProviderAccount) -> object:
+    def gateways(account: GatewayAccount) -> object:
         keys.append(account.api_key)
         return provider(account)
 
@@ -179,9 +184,9 @@ def test_what_was_stored_before_there_was_a_key_works_and_is_sealed_by_rotate(
     assert secret_of(shop.sessions, account) == STRIPE.secret
 
 
-def secret_of(sessions: Sessions, account: Account) -> str:
+def secret_of(sessions: Sessions, account: ProviderAccount) -> str:
     with sessions.transaction() as conn:
-        return sender_of(conn, "stripe", AccountId(account.account_id)).secret
+        return webhook_source(conn, "stripe", AccountId(account.account_id)).secret
 
 
 def test_after_a_rotation_the_old_key_may_go(

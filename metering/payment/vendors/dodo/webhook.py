@@ -1,4 +1,4 @@
-"""Dodo Payments: its webhooks verified by its own SDK, and the facts that they hold.
+"""Dodo's webhooks: verified by its own SDK, and turned into facts.
 
 The SDK takes half a second and 30 MB to import, and only a process that verifies needs it.
 """
@@ -6,7 +6,7 @@ The SDK takes half a second and 30 MB to import, and only a process that verifie
 import json
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from pydantic import AwareDatetime
 from standardwebhooks.webhooks import WebhookVerificationError
@@ -19,15 +19,14 @@ from metering.payment.vendors.parsing import (
     NOTHING_PAID,
     TOLD_BY_THE_PAYMENT,
     UNKNOWN_TYPE,
-    Disputed,
     Form,
     Head,
-    Word,
+    ParsedEvent,
+    dispute_event,
     event_id_of,
     failure_text,
+    payment_fact,
     read,
-    references,
-    word_of_dispute,
 )
 from metering.purchase.reversal_target import PaymentStatus, Provider, ReversalStatus
 
@@ -44,7 +43,7 @@ _REFUNDS: Final[Mapping[str, ReversalStatus]] = {
     "refund.succeeded": "succeeded",
     "refund.failed": "failed",
 }
-# Whoever accepts a dispute, or lets its time run out, has lost the money.
+# A seller who accepts a dispute, or lets its time run out, has lost the money.
 _DISPUTES: Final[Mapping[str, ReversalStatus]] = {
     "dispute.opened": "open",
     "dispute.challenged": "open",
@@ -54,7 +53,7 @@ _DISPUTES: Final[Mapping[str, ReversalStatus]] = {
     "dispute.accepted": "lost",
     "dispute.expired": "lost",
 }
-# Why nothing follows from the rest of what is about the money of a customer.
+# Why other events about a customer's money are ignored.
 _IGNORED: Final[Mapping[str, str]] = {
     "abandoned_checkout.detected": NOTHING_PAID,
     "abandoned_checkout.recovered": TOLD_BY_THE_PAYMENT,
@@ -62,7 +61,7 @@ _IGNORED: Final[Mapping[str, str]] = {
     "dunning.recovered": TOLD_BY_THE_PAYMENT,
     "subscription.renewed": TOLD_BY_THE_PAYMENT,
 }
-# What else is said of these is about money, and a person looks at it.
+# Any other event of these families is about money, and is parked.
 _MONEY: Final = ("payment.", "refund.", "dispute.")
 
 
@@ -86,37 +85,28 @@ class _Refund(Form):
 class _Dispute(Form):
     dispute_id: Filled255
     payment_id: Filled255
-    # The vendor declares a text, sends a number too, and does not say in which unit.
+    # The vendor declares a text, also sends a number, and names no unit.
     amount: object = None
     currency: object = None
 
 
-class _PaymentEvent(Form):
+Subject = TypeVar("Subject", _Payment, _Refund, _Dispute)
+
+
+class _Event(Form, Generic[Subject]):
     timestamp: AwareDatetime
-    data: _Payment
-
-
-class _RefundEvent(Form):
-    timestamp: AwareDatetime
-    data: _Refund
-
-
-class _DisputeEvent(Form):
-    timestamp: AwareDatetime
-    data: _Dispute
+    data: Subject
 
 
 def verify(body: bytes, headers: Mapping[str, str], secret: str) -> str:
     """Return the id of a webhook that was signed with `secret` within the tolerance.
 
-    Raises:
-        BadSignatureError: it was not, or its time is more than five minutes off.
-
+    Raises: BadSignatureError if it was not, or if its time is more than five minutes off.
     """
     try:
         _client().webhooks.unwrap(body.decode(), headers=headers, key=secret)
     except (json.JSONDecodeError, RecursionError):
-        pass  # the signature has been found good by then, and what was signed is kept
+        pass  # the signature was checked before, and every signed webhook is kept
     except (WebhookVerificationError, ValueError):
         raise BadSignatureError from None
     return event_id_of(headers.get("webhook-id"), body)
@@ -124,51 +114,47 @@ def verify(body: bytes, headers: Mapping[str, str], secret: str) -> str:
 
 @cache
 def _client() -> "DodoPayments":
-    """Return a client that verifies and never calls: it needs no key, and reads no environment."""
+    """Return a client that verifies and never calls. Its values keep the environment out."""
     from dodopayments import DodoPayments  # noqa: PLC0415
 
     return DodoPayments(bearer_token="none", base_url="http://127.0.0.1")  # noqa: S106
 
 
-def facts_of(body: bytes, provider: Provider = "dodo") -> Word:
-    """Return what an event says; `provider`: who speaks, where it is another that uses this form.
+def parse(body: bytes, provider: Provider = "dodo") -> ParsedEvent:
+    """Return the facts of an event; `provider`: the sender, if another one uses this form.
 
-    Raises:
-        UnreadableEventError: it is not in the form of its type.
-
+    Raises: UnreadableEventError if it does not have the form of its type.
     """
     type_ = read(Head, body).type
     if (paid := _PAYMENTS.get(type_)) is not None:
-        return Word(type_, (_payment(body, type_, paid, provider),))
+        return ParsedEvent(type_, (_payment(body, type_, paid, provider),))
     if (refunded := _REFUNDS.get(type_)) is not None:
-        return Word(type_, (_refund(body, type_, refunded, provider),))
+        return ParsedEvent(type_, (_refund(body, type_, refunded, provider),))
     if (disputed := _DISPUTES.get(type_)) is not None:
         return _dispute(body, type_, disputed, provider)
     if type_.startswith(_MONEY):
-        return Word(type_, parked=UNKNOWN_TYPE)
-    return Word(type_, ignored=_IGNORED.get(type_, NOT_A_PAYMENT))
+        return ParsedEvent(type_, parked=UNKNOWN_TYPE)
+    return ParsedEvent(type_, ignored=_IGNORED.get(type_, NOT_A_PAYMENT))
 
 
 def _payment(body: bytes, type_: str, status: PaymentStatus, provider: Provider) -> PaymentFact:
-    event = read(_PaymentEvent, body, type_)
-    payment, for_ = event.data, references(event.data.metadata)
+    event = read(_Event[_Payment], body, type_)
+    payment = event.data
     cause = "cancelled" if type_ == "payment.cancelled" else "payment failed"
-    failure = failure_text(payment.error_message, payment.error_code, cause)
-    return PaymentFact(
+    return payment_fact(
         provider=provider,
         payment_id=payment.payment_id,
         status=status,
         amount_minor=payment.total_amount,
-        currency=payment.currency.upper(),
+        currency=payment.currency,
         occurred_at=event.timestamp,
-        purchase_id=for_.purchase_id,
-        charge_id=for_.charge_id,
-        failure=failure if status == "failed" else None,
+        metadata=payment.metadata,
+        failure=failure_text(payment.error_message, payment.error_code, cause),
     )
 
 
 def _refund(body: bytes, type_: str, status: ReversalStatus, provider: Provider) -> ReversalFact:
-    event = read(_RefundEvent, body, type_)
+    event = read(_Event[_Refund], body, type_)
     refund = event.data
     if refund.amount is None and refund.is_partial:
         raise UnreadableEventError("data.amount: is missing of a partial refund", type_)
@@ -184,18 +170,15 @@ def _refund(body: bytes, type_: str, status: ReversalStatus, provider: Provider)
     )
 
 
-def _dispute(body: bytes, type_: str, status: ReversalStatus, provider: Provider) -> Word:
-    event = read(_DisputeEvent, body, type_)
+def _dispute(body: bytes, type_: str, status: ReversalStatus, provider: Provider) -> ParsedEvent:
+    event = read(_Event[_Dispute], body, type_)
     dispute = event.data
-    return word_of_dispute(
-        type_,
-        Disputed(
-            provider=provider,
-            dispute_id=dispute.dispute_id,
-            payment_id=dispute.payment_id,
-            status=status,
-            occurred_at=event.timestamp,
-            amount=dispute.amount,
-            currency=dispute.currency,
-        ),
+    fact = ReversalFact(
+        provider=provider,
+        kind="dispute",
+        reversal_id=dispute.dispute_id,
+        payment_id=dispute.payment_id,
+        status=status,
+        occurred_at=event.timestamp,
     )
+    return dispute_event(type_, fact, dispute.amount, dispute.currency)

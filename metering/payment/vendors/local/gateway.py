@@ -14,9 +14,9 @@ from pydantic import BaseModel, ValidationError
 
 from metering.errors import GatewayUnavailableError
 from metering.fields import Filled255
+from metering.payment.facts import CHARGE_KEY
 from metering.payment.vendors.gateway import (
     CANCELED,
-    CHARGE_KEY,
     UNREADABLE,
     ChargeAnswer,
     ChargeRequest,

@@ -1,6 +1,6 @@
 """The forms of Stripe's events, as far as they are read."""
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Generic, TypeVar
 
 from pydantic import Field
 
@@ -55,18 +55,18 @@ class Refund(Form):
 
 
 class Refunds(Form):
-    """Refunds of a charge, the newest ones."""
+    """The newest refunds of a charge."""
 
     data: tuple[Refund, ...] = ()
     has_more: bool = False
 
 
 class Charge(Form):
-    """A charge, with what was refunded of it in all."""
+    """A charge, with the total that was refunded of it."""
 
     id: Filled255
     amount: Minor
-    # Not in the oldest versions of the API, which captured all or nothing.
+    # Missing in the oldest versions of the API, which captured all or nothing.
     amount_captured: Minor | None = None
     amount_refunded: Minor
     currency: CurrencyText
@@ -77,12 +77,16 @@ class Charge(Form):
     failure_message: str | None = None
     refunds: Refunds | None = None
 
+    @property
+    def captured_minor(self) -> int:
+        """Return the amount that was captured."""
+        return self.amount if self.amount_captured is None else self.amount_captured
+
 
 class Dispute(Form):
-    """A dispute; amount and currency as they came, because an open one needs neither."""
+    """A dispute. Amount and currency are unchecked, because an open dispute needs neither."""
 
     id: Filled255
-    # Read with care where it decides something.
     amount: object = None
     payment_intent: Filled255 | None = None
     charge: Filled255 | None = None
@@ -90,66 +94,17 @@ class Dispute(Form):
     status: Filled255
 
 
-class IntentData(Form):
-    """What an event is about."""
-
-    object: Intent
+Subject = TypeVar("Subject", Intent, Session, Refund, Charge, Dispute)
 
 
-class SessionData(Form):
-    """What an event is about."""
+class Data(Form, Generic[Subject]):
+    """The part of an event that holds its subject."""
 
-    object: Session
-
-
-class RefundData(Form):
-    """What an event is about."""
-
-    object: Refund
+    object: Subject
 
 
-class ChargeData(Form):
-    """What an event is about."""
-
-    object: Charge
-
-
-class DisputeData(Form):
-    """What an event is about."""
-
-    object: Dispute
-
-
-class IntentEvent(Form):
-    """An event about it."""
+class Event(Form, Generic[Subject]):
+    """An event about an intent, a session, a refund, a charge or a dispute."""
 
     created: Seconds
-    data: IntentData
-
-
-class SessionEvent(Form):
-    """An event about it."""
-
-    created: Seconds
-    data: SessionData
-
-
-class RefundEvent(Form):
-    """An event about it."""
-
-    created: Seconds
-    data: RefundData
-
-
-class ChargeEvent(Form):
-    """An event about it."""
-
-    created: Seconds
-    data: ChargeData
-
-
-class DisputeEvent(Form):
-    """An event about it."""
-
-    created: Seconds
-    data: DisputeData
+    data: Data[Subject]

@@ -1,21 +1,22 @@
 """Stripe, through its own SDK.
 
-Off-session: a PaymentIntent that is confirmed as it is made. On a page: a Checkout Session, which
-lives for 24 hours. The charge's id is the idempotency key and in the metadata of both.
+Off-session, a charge is a PaymentIntent that is confirmed as it is made. On a hosted page, it is a
+Checkout Session, which lives for 24 hours. The charge's id is the idempotency key of both and is in
+their metadata.
 
-Stripe keeps an idempotency key for at least 24 hours and answers with what it answered first, an
-error of its own too. So a repeated off-session charge is first looked for by its metadata, which
-also finds one whose key is forgotten, and then asked for under its key, which also covers one that
-is not listed yet. A page that is asked for again is the same page; after its day it is another
-one, and nobody has seen the first, because its address is shown only after it was kept.
+Stripe keeps an idempotency key for at least 24 hours and repeats its first answer, even an error.
+So a repeated off-session charge is first searched for by its metadata, which also finds a payment
+whose key is forgotten. Then it is requested under its key, which also covers a payment that is not
+listed yet. A repeated session is the same session. After its day it is a new one; the customer
+never saw the first, because an address is shown only after it is stored.
 
 Amounts are in the currency's smallest unit as Stripe counts it, which is the minor unit.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from json import JSONDecodeError
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, Generic, Literal, TypeVar
 
 import httpx
 import stripe
@@ -25,10 +26,10 @@ from stripe.params.checkout import SessionCreateParams, SessionListParams
 
 from metering.errors import GatewayRefusedError, GatewayUnavailableError
 from metering.fields import Filled255
+from metering.payment.facts import CHARGE_KEY
 from metering.payment.vendors.gateway import (
     AUTHENTICATION_REQUIRED,
     CANCELED,
-    CHARGE_KEY,
     DECLINED,
     EXPIRED,
     PAGE_ROWS,
@@ -37,18 +38,18 @@ from metering.payment.vendors.gateway import (
     ChargeAnswer,
     ChargeRequest,
     PageUrl,
-    asked_since,
-    best,
     error_of,
+    find_answer,
+    safe_code,
+    search_start,
     too_many,
-    word,
 )
 
 NAME: Final = "stripe"
-PAGE_PREFIX: Final = "cs_"
+SESSION_PREFIX: Final = "cs_"
 _NOT_FOUND: Final = 404
 
-# It would be sent with every request, and an id for it is written into the home directory.
+# Telemetry goes with every request, and writes an id into the home directory.
 stripe.enable_telemetry = False
 
 
@@ -60,12 +61,12 @@ class Reason(BaseModel):
 
     @property
     def failure(self) -> str:
-        """Return the reason: the bank's own where it gave one."""
-        return word(self.decline_code) or word(self.code) or DECLINED
+        """Return the code: the bank's own if it gave one."""
+        return safe_code(self.decline_code) or safe_code(self.code) or DECLINED
 
 
 class Intent(BaseModel):
-    """What is read of a PaymentIntent."""
+    """A PaymentIntent, as far as it is read."""
 
     id: Filled255
     status: str
@@ -74,7 +75,7 @@ class Intent(BaseModel):
 
 
 class Session(BaseModel):
-    """What is read of a Checkout Session; its payment is there as far as it was expanded."""
+    """A Checkout Session, as far as it is read; it holds its payment only if that was expanded."""
 
     id: Filled255
     status: Literal["open", "complete", "expired"]
@@ -84,17 +85,13 @@ class Session(BaseModel):
     payment_intent: Annotated[Intent | str, Field(union_mode="left_to_right")] | None = None
 
 
-class Intents(BaseModel):
-    """A page of PaymentIntents."""
-
-    data: list[Intent]
-    has_more: bool
+Listed = TypeVar("Listed", Intent, Session)
 
 
-class Sessions(BaseModel):
-    """A page of Checkout Sessions."""
+class ListPage(BaseModel, Generic[Listed]):
+    """A page of a list."""
 
-    data: list[Session]
+    data: list[Listed]
     has_more: bool
 
 
@@ -111,17 +108,17 @@ class Declined(BaseModel):
 
 
 Read = TypeVar("Read", bound=BaseModel)
-Listed = TypeVar("Listed", Intent, Session)
+ListParams = TypeVar("ListParams", PaymentIntentListParams, SessionListParams)
 
 
 def answer_of_intent(intent: Intent, *, is_attended: bool) -> ChargeAnswer:
-    """Return what a PaymentIntent says; `is_attended`: the customer is there and can go on."""
+    """Return the answer in a PaymentIntent; `is_attended`: the customer is there to go on."""
     if intent.status == "succeeded":
         return ChargeAnswer("succeeded", intent.id)
     if intent.status == "canceled":
         return ChargeAnswer("failed", intent.id, failure=CANCELED)
     if intent.status == "requires_payment_method" and not is_attended:
-        # Without an error the attempt is still being made.
+        # Without an error the attempt is still running.
         if intent.last_payment_error is None:
             return ChargeAnswer("pending", intent.id)
         return ChargeAnswer("failed", intent.id, failure=intent.last_payment_error.failure)
@@ -131,11 +128,9 @@ def answer_of_intent(intent: Intent, *, is_attended: bool) -> ChargeAnswer:
 
 
 def answer_of_session(session: Session) -> ChargeAnswer:
-    """Return what a Checkout Session says. A decline leaves it open: the customer may try again.
+    """Return the answer in a Checkout Session. After a decline it is open: a customer can retry.
 
-    Raises:
-        GatewayUnavailableError: it is paid, but does not say by which payment.
-
+    Raises: GatewayUnavailableError if it is paid but does not name its payment.
     """
     intent = session.payment_intent
     if session.payment_status == "paid":
@@ -152,7 +147,7 @@ def answer_of_session(session: Session) -> ChargeAnswer:
 
 
 class StripeGateway:
-    """A Stripe account. `base_url`: where its API is, if not at Stripe."""
+    """A Stripe account. `base_url`: the address of the API, if not at Stripe."""
 
     def __init__(self, http: httpx.Client, *, api_key: str, base_url: str | None) -> None:
         self._client = stripe.StripeClient(
@@ -163,37 +158,37 @@ class StripeGateway:
         )
 
     def start(self, charge: ChargeRequest, *, is_repeated: bool) -> ChargeAnswer:
-        """Charge off-session, or open a page. See `PaymentGateway`."""
-        with _heard():
+        """Charge off-session, or open a Checkout Session. See `PaymentGateway`."""
+        with _translated_errors():
             if charge.payment_method is None:
-                return self._open_page(charge)
+                return self._open_session(charge)
             customer, payment_method = _saved(charge.payment_method)
             if is_repeated and (found := self._find_intent(charge, customer)):
                 return found
             return self._charge_now(charge, customer, payment_method)
 
     def look_up(self, charge: ChargeRequest, payment_id: str | None) -> ChargeAnswer | None:
-        """Return what became of a charge. See `PaymentGateway`."""
-        with _heard():
+        """Return the state of a charge. See `PaymentGateway`."""
+        with _translated_errors():
             if payment_id is not None:
                 return self._retrieve(charge, payment_id)
             if charge.payment_method is None:
-                return self._find_page(charge)
+                return self._find_session(charge)
             customer, _ = _saved(charge.payment_method)
             return self._find_intent(charge, customer)
 
     def cancel(self, charge: ChargeRequest, payment_id: str | None) -> ChargeAnswer:
-        """Cancel a payment, or expire a page. See `PaymentGateway`."""
+        """Cancel a payment, or expire a session. See `PaymentGateway`."""
         found = self.look_up(charge, payment_id)
         if found is None:
             return ChargeAnswer("failed", payment_id, failure=CANCELED)
         if found.status != "pending" or found.payment_id is None:
             return found
         try:
-            with _heard():
+            with _translated_errors():
                 return self._stop(charge, found.payment_id)
         except GatewayRefusedError:
-            # It cannot be stopped any more: it has ended meanwhile, or the bank is at it.
+            # It cannot be stopped any more: it has ended, or the bank is working on it.
             return self.look_up(charge, found.payment_id) or found
 
     # --- steps ------------------------------------------------------------------------------
@@ -220,7 +215,7 @@ class StripeGateway:
             return _answer_of_decline(error)
         return answer_of_intent(_read(Intent, intent), is_attended=False)
 
-    def _open_page(self, charge: ChargeRequest) -> ChargeAnswer:
+    def _open_session(self, charge: ChargeRequest) -> ChargeAnswer:
         if charge.return_url is None:
             raise GatewayRefusedError(NAME, "a page needs a return_url")
         params: SessionCreateParams = {
@@ -252,7 +247,7 @@ class StripeGateway:
 
     def _retrieve(self, charge: ChargeRequest, payment_id: str) -> ChargeAnswer | None:
         try:
-            if payment_id.startswith(PAGE_PREFIX):
+            if payment_id.startswith(SESSION_PREFIX):
                 session = self._client.v1.checkout.sessions.retrieve(
                     payment_id, {"expand": ["payment_intent"]}
                 )
@@ -265,7 +260,7 @@ class StripeGateway:
         return answer_of_intent(_read(Intent, intent), is_attended=charge.payment_method is None)
 
     def _stop(self, charge: ChargeRequest, payment_id: str) -> ChargeAnswer:
-        if payment_id.startswith(PAGE_PREFIX):
+        if payment_id.startswith(SESSION_PREFIX):
             session = self._client.v1.checkout.sessions.expire(payment_id)
             return answer_of_session(_read(Session, session))
         intent = self._client.v1.payment_intents.cancel(payment_id)
@@ -274,52 +269,37 @@ class StripeGateway:
     # --- search -----------------------------------------------------------------------------
 
     def _find_intent(self, charge: ChargeRequest, customer: str) -> ChargeAnswer | None:
-        for page in self._intents(charge, customer):
-            mine = [each for each in page if _is_for(charge, each.metadata)]
-            if mine:
-                return best(answer_of_intent(each, is_attended=False) for each in mine)
-        return None
-
-    def _find_page(self, charge: ChargeRequest) -> ChargeAnswer | None:
-        for page in self._sessions(charge):
-            mine = [each for each in page if _is_for(charge, each.metadata)]
-            if mine:
-                return best(map(answer_of_session, mine))
-        return None
-
-    def _intents(self, charge: ChargeRequest, customer: str) -> Iterator[list[Intent]]:
-        """Go through the customer's payments since the charge was stored, the newest first."""
         params: PaymentIntentListParams = {
             "customer": customer,
-            "created": {"gte": int(asked_since(charge).timestamp())},
+            "created": {"gte": int(search_start(charge).timestamp())},
             "limit": PAGE_ROWS,
         }
-        for _ in range(PAGES_MAX):
-            page = _read(Intents, self._client.v1.payment_intents.list(params))
-            yield page.data
-            if not page.has_more:
-                return
-            params["starting_after"] = _last(page.data).id
-        raise too_many(NAME)
+        pages = _pages(ListPage[Intent], self._client.v1.payment_intents.list, params)
+        return find_answer(charge, pages, lambda each: answer_of_intent(each, is_attended=False))
 
-    def _sessions(self, charge: ChargeRequest) -> Iterator[list[Session]]:
-        """Go through the account's pages since the charge was stored, the newest first."""
+    def _find_session(self, charge: ChargeRequest) -> ChargeAnswer | None:
         params: SessionListParams = {
-            "created": {"gte": int(asked_since(charge).timestamp())},
+            "created": {"gte": int(search_start(charge).timestamp())},
             "limit": PAGE_ROWS,
             "expand": ["data.payment_intent"],
         }
-        for _ in range(PAGES_MAX):
-            page = _read(Sessions, self._client.v1.checkout.sessions.list(params))
-            yield page.data
-            if not page.has_more:
-                return
-            params["starting_after"] = _last(page.data).id
-        raise too_many(NAME)
+        pages = _pages(ListPage[Session], self._client.v1.checkout.sessions.list, params)
+        return find_answer(charge, pages, answer_of_session)
 
 
-def _is_for(charge: ChargeRequest, metadata: Mapping[str, str]) -> bool:
-    return metadata.get(CHARGE_KEY) == charge.charge_id
+def _pages(
+    model: type[ListPage[Listed]], list_: Callable[[ListParams], object], params: ListParams
+) -> Iterator[list[Listed]]:
+    """Go through a list since the charge was stored, the newest first."""
+    for _ in range(PAGES_MAX):
+        page = _read(model, list_(params))
+        yield page.data
+        if not page.has_more:
+            return
+        if not page.data:
+            raise GatewayUnavailableError(NAME, UNREADABLE)
+        params["starting_after"] = page.data[-1].id
+    raise too_many(NAME)
 
 
 def _saved(payment_method: str) -> tuple[str, str]:
@@ -336,23 +316,16 @@ def _answer_of_decline(error: stripe.CardError) -> ChargeAnswer:
     return ChargeAnswer("failed", None if intent is None else intent.id, failure=declined.failure)
 
 
-def _last(of_page: Sequence[Listed]) -> Listed:
-    """Return what a page ends with: one that is not the last has something."""
-    if not of_page:
+def _read(model: type[Read], answer: object) -> Read:
+    """Return an answer as far as it is read, checked: the SDK takes any JSON for any object."""
+    if not isinstance(answer, stripe.StripeObject):
         raise GatewayUnavailableError(NAME, UNREADABLE)
-    return of_page[-1]
-
-
-def _read(model: type[Read], said: object) -> Read:
-    """Return what we use of an answer, checked: the SDK takes any JSON for any object."""
-    if not isinstance(said, stripe.StripeObject):
-        raise GatewayUnavailableError(NAME, UNREADABLE)
-    return model.model_validate(said.to_dict())
+    return model.model_validate(answer.to_dict())
 
 
 @contextmanager
-def _heard() -> Iterator[None]:
-    """Turn the SDK's errors into ours, without their texts: those can quote a key."""
+def _translated_errors() -> Iterator[None]:
+    """Turn the SDK's errors into ours, without their texts, which can quote a key."""
     try:
         yield
     except stripe.APIConnectionError as error:
@@ -364,7 +337,7 @@ def _heard() -> Iterator[None]:
 
 
 class _Http(stripe.HTTPClient):
-    """Carries the SDK's requests over a client of ours."""
+    """Sends the SDK's requests through our client."""
 
     name = "httpx"
 

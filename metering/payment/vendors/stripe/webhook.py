@@ -1,10 +1,9 @@
-"""Stripe: its webhooks verified by its own SDK, and the facts that they hold.
+"""Stripe's webhooks: verified by its own SDK, and turned into facts.
 
-A payment is its PaymentIntent (`pi_…`), which refunds and disputes name too; a charge without one
-is a payment by its own id. A refund is known by its own id (`re_…`), whichever event tells of it,
-so it counts once. `charge.refunded` of newer versions of the API names none, only what was refunded
-in all. Only the status of a dispute says who lost it: that money was withdrawn is how every dispute
-begins.
+A payment is a PaymentIntent (`pi_…`), which refunds and disputes name too; a charge without one is
+a payment under its own id. A refund has its own id (`re_…`) in every event, so it counts once.
+`charge.refunded` of newer API versions names no refund, only the total. Only the status of a
+dispute says who lost it: every dispute begins with a withdrawal of the money.
 """
 
 import re
@@ -14,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from metering.errors import BadSignatureError, UnreadableEventError
-from metering.payment.facts import PaymentFact, ReversalFact
+from metering.payment.facts import ReversalFact
 from metering.payment.vendors.parsing import (
     NOT_A_PAYMENT,
     NOTHING_CAPTURED,
@@ -22,29 +21,28 @@ from metering.payment.vendors.parsing import (
     TOLD_BY_THE_PAYMENT,
     TOLERANCE_S,
     UNKNOWN_TYPE,
-    Disputed,
     Head,
-    References,
-    Word,
+    ParsedEvent,
+    dispute_event,
     event_id_of,
     failure_text,
+    payment_fact,
     read,
     references,
-    word_of_dispute,
 )
 from metering.payment.vendors.stripe.forms import (
-    ChargeEvent,
+    Charge,
     Dispute,
-    DisputeEvent,
-    IntentEvent,
+    Event,
+    Intent,
     Refund,
-    RefundEvent,
     Refunds,
     Session,
-    SessionEvent,
     StripeError,
 )
 from metering.purchase.reversal_target import PaymentStatus, ReversalStatus
+
+FAILED: Final = "payment failed"
 
 _PAYMENTS: Final[Mapping[str, PaymentStatus]] = {
     "payment_intent.succeeded": "succeeded",
@@ -52,7 +50,7 @@ _PAYMENTS: Final[Mapping[str, PaymentStatus]] = {
     "payment_intent.processing": "pending",
     "payment_intent.canceled": "failed",
 }
-# Of a charge that has no PaymentIntent.
+# These count for a charge without a PaymentIntent.
 _CHARGES: Final[Mapping[str, PaymentStatus]] = {
     "charge.succeeded": "succeeded",
     "charge.captured": "succeeded",
@@ -60,7 +58,7 @@ _CHARGES: Final[Mapping[str, PaymentStatus]] = {
     "charge.failed": "failed",
     "charge.expired": "failed",
 }
-# A session may carry metadata that its payment does not.
+# A session may carry metadata that its payment lacks.
 _SESSIONS: Final = frozenset(
     {
         "checkout.session.completed",
@@ -73,7 +71,7 @@ _REFUNDS: Final = frozenset(
     {"refund.created", "refund.updated", "refund.failed", "charge.refund.updated"}
 )
 _DISPUTES: Final = "charge.dispute."
-# Why nothing follows from the rest of what is about the money of a customer.
+# Why other events about a customer's money are ignored.
 _IGNORED: Final[Mapping[str, str]] = {
     "payment_intent.created": NOTHING_PAID,
     "payment_intent.requires_action": NOTHING_PAID,
@@ -90,16 +88,16 @@ _IGNORED_FAMILIES: Final[Mapping[str, str]] = {
     "radar": NOTHING_PAID,
     "review": NOTHING_PAID,
 }
-# What else is said of these is about money, and a person looks at it.
+# Any other event of these families is about money, and is parked.
 _MONEY: Final = ("payment_intent.", "charge.", "checkout.session.", "refund.")
 
-# What is not named here is still on its way.
+# A refund with any other status is pending.
 _REFUND_ENDS: Final[Mapping[str, ReversalStatus]] = {
     "succeeded": "succeeded",
     "failed": "failed",
     "canceled": "failed",
 }
-# A warning that was closed, or a dispute that was prevented, took no money by itself.
+# A closed warning and a prevented dispute took no money. Any other status is open.
 _DISPUTE_ENDS: Final[Mapping[str, ReversalStatus]] = {
     "won": "won",
     "lost": "lost",
@@ -113,15 +111,13 @@ _UNIX_TIME: Final = re.compile(r"[0-9]{1,12}", re.ASCII)
 def verify(body: bytes, headers: Mapping[str, str], secret: str) -> str:
     """Return the id of an event that was signed with `secret` within the tolerance.
 
-    Raises:
-        BadSignatureError: it was not, or its time is more than five minutes off.
-
+    Raises: BadSignatureError if it was not, or if its time is more than five minutes off.
     """
-    # Imported late: it takes longer than all the rest, and only who verifies needs it.
+    # Imported late: it takes longer than everything else here, and only this function needs it.
     import stripe  # noqa: PLC0415
 
     signature = headers.get("stripe-signature", "")
-    # The SDK compares texts, and refuses to compare what is not ASCII with another exception.
+    # The SDK compares texts, and raises another exception if one of them is not ASCII.
     if not signature.isascii() or not _is_timed(signature):
         raise BadSignatureError
     try:
@@ -129,13 +125,13 @@ def verify(body: bytes, headers: Mapping[str, str], secret: str) -> str:
     except (stripe.SignatureVerificationError, UnicodeDecodeError):
         raise BadSignatureError from None
     except (ValueError, AttributeError, RecursionError):
-        # The signature has been found good by then, and what was signed is kept.
+        # The SDK has checked the signature before it parses, and every signed event is kept.
         return event_id_of(None, body)
     return event_id_of(getattr(event, "id", None), body)
 
 
 def _is_timed(signature: str) -> bool:
-    """Tell whether the time is there and not ahead of ours: the SDK refuses what is stale only."""
+    """Tell whether the time is present and not ahead of ours: the SDK refuses only an old one."""
     parts = (item.partition("=") for item in signature.split(","))
     signed_at = next((value for name, _, value in parts if name == "t"), "")
     if not _UNIX_TIME.fullmatch(signed_at):
@@ -143,91 +139,82 @@ def _is_timed(signature: str) -> bool:
     return int(signed_at) <= time.time() + TOLERANCE_S
 
 
-def facts_of(body: bytes) -> Word:
-    """Return what an event says.
+def parse(body: bytes) -> ParsedEvent:
+    """Return the facts of an event.
 
-    Raises:
-        UnreadableEventError: it is not in the form of its type.
-
+    Raises: UnreadableEventError if it does not have the form of its type.
     """
     type_ = read(Head, body).type
     if (status := _PAYMENTS.get(type_)) is not None:
-        return Word(type_, (_payment(read(IntentEvent, body, type_), status),))
+        return _intent(read(Event[Intent], body, type_), type_, status)
     if type_ in _SESSIONS:
-        return _session(read(SessionEvent, body, type_), type_)
+        return _session(read(Event[Session], body, type_), type_)
     if type_ in _REFUNDS:
-        refund = read(RefundEvent, body, type_)
-        return Word(type_, _refunds(refund.created, (refund.data.object,), type_))
-    if type_.startswith("charge."):
-        return _of_charge(body, type_)
-    return _other(type_)
-
-
-def _of_charge(body: bytes, type_: str) -> Word:
+        event = read(Event[Refund], body, type_)
+        return ParsedEvent(type_, _refunds(event.created, (event.data.object,), type_))
     if type_.startswith(_DISPUTES):
-        return _dispute(read(DisputeEvent, body, type_), type_)
+        return _dispute(read(Event[Dispute], body, type_), type_)
+    return _charge_event(body, type_) or _other(type_)
+
+
+def _charge_event(body: bytes, type_: str) -> ParsedEvent | None:
     if type_ == "charge.refunded":
-        return _refunded(read(ChargeEvent, body, type_), type_)
+        return _refunded_charge(read(Event[Charge], body, type_), type_)
     if (status := _CHARGES.get(type_)) is not None:
-        return _charge(read(ChargeEvent, body, type_), type_, status)
-    return _other(type_)
+        return _charge(read(Event[Charge], body, type_), type_, status)
+    return None
 
 
-def _other(type_: str) -> Word:
+def _other(type_: str) -> ParsedEvent:
     family = type_.partition(".")[0]
     ignored = _IGNORED.get(type_) or _IGNORED_FAMILIES.get(family)
     if ignored is None and type_.startswith(_MONEY):
-        return Word(type_, parked=UNKNOWN_TYPE)
-    return Word(type_, ignored=ignored or NOT_A_PAYMENT)
+        return ParsedEvent(type_, parked=UNKNOWN_TYPE)
+    return ParsedEvent(type_, ignored=ignored or NOT_A_PAYMENT)
 
 
-def _payment(event: IntentEvent, status: PaymentStatus) -> PaymentFact:
+def _intent(event: Event[Intent], type_: str, status: PaymentStatus) -> ParsedEvent:
     intent = event.data.object
     error = intent.last_payment_error or StripeError()
-    failure = failure_text(
-        intent.cancellation_reason, error.decline_code, error.code, error.message, "payment failed"
-    )
-    for_ = references(intent.metadata)
-    return PaymentFact(
+    fact = payment_fact(
         provider="stripe",
         payment_id=intent.id,
         status=status,
         amount_minor=intent.amount_received if status == "succeeded" else intent.amount,
-        currency=intent.currency.upper(),
+        currency=intent.currency,
         occurred_at=_moment(event.created),
-        purchase_id=for_.purchase_id,
-        charge_id=for_.charge_id,
-        failure=failure if status == "failed" else None,
+        metadata=intent.metadata,
+        failure=failure_text(
+            intent.cancellation_reason, error.decline_code, error.code, error.message, FAILED
+        ),
     )
+    return ParsedEvent(type_, (fact,))
 
 
-def _session(event: SessionEvent, type_: str) -> Word:
-    """Return the payment of a session. One of a subscription, or that sets a card up, has none.
+def _session(event: Event[Session], type_: str) -> ParsedEvent:
+    """Return the payment of a session. A session that sets up a card or subscription has none.
 
-    A session that needs no payment, for a discount of all of it, or that has expired, is one by its
-    own id: of nothing. Whom it does not concern is not told of it.
+    A session of ours that took no payment, because a discount covered all or because it expired, is
+    a payment of nothing under the session's own id.
     """
-    session, for_ = event.data.object, references(event.data.object.metadata)
+    session = event.data.object
+    is_paid = session.payment_status == "paid"
     payment_id = session.payment_intent
-    if payment_id is None and session.payment_status != "paid" and for_ != References(None, None):
+    if payment_id is None and not is_paid and any(references(session.metadata)):
         payment_id = session.id
     if payment_id is None or session.amount_total is None or session.currency is None:
-        is_paid = session.payment_status == "paid"
-        return Word(type_, ignored=TOLD_BY_THE_PAYMENT if is_paid else NOTHING_PAID)
-    status = _status_of(session, type_)
-    failure = "expired" if type_ == "checkout.session.expired" else "payment failed"
-    fact = PaymentFact(
+        return ParsedEvent(type_, ignored=TOLD_BY_THE_PAYMENT if is_paid else NOTHING_PAID)
+    fact = payment_fact(
         provider="stripe",
         payment_id=payment_id,
-        status=status,
+        status=_status_of(session, type_),
         amount_minor=session.amount_total,
-        currency=session.currency.upper(),
+        currency=session.currency,
         occurred_at=_moment(event.created),
-        purchase_id=for_.purchase_id,
-        charge_id=for_.charge_id,
-        failure=failure if status == "failed" else None,
+        metadata=session.metadata,
+        failure="expired" if type_ == "checkout.session.expired" else FAILED,
     )
-    return Word(type_, (fact,))
+    return ParsedEvent(type_, (fact,))
 
 
 def _status_of(session: Session, type_: str) -> PaymentStatus:
@@ -236,45 +223,40 @@ def _status_of(session: Session, type_: str) -> PaymentStatus:
     return "pending" if session.payment_status == "unpaid" else "succeeded"
 
 
-def _charge(event: ChargeEvent, type_: str, status: PaymentStatus) -> Word:
+def _charge(event: Event[Charge], type_: str, status: PaymentStatus) -> ParsedEvent:
     charge = event.data.object
     if charge.payment_intent is not None:
-        return Word(type_, ignored=TOLD_BY_THE_PAYMENT)
+        return ParsedEvent(type_, ignored=TOLD_BY_THE_PAYMENT)
     if status == "succeeded" and not charge.captured:
         status = "pending"
-    cause = "expired" if type_ == "charge.expired" else "payment failed"
-    failure = failure_text(charge.failure_code, charge.failure_message, cause)
-    captured = charge.amount if charge.amount_captured is None else charge.amount_captured
-    for_ = references(charge.metadata)
-    fact = PaymentFact(
+    cause = "expired" if type_ == "charge.expired" else FAILED
+    fact = payment_fact(
         provider="stripe",
         payment_id=charge.id,
         status=status,
-        amount_minor=captured if status == "succeeded" else charge.amount,
-        currency=charge.currency.upper(),
+        amount_minor=charge.captured_minor if status == "succeeded" else charge.amount,
+        currency=charge.currency,
         occurred_at=_moment(event.created),
-        purchase_id=for_.purchase_id,
-        charge_id=for_.charge_id,
-        failure=failure if status == "failed" else None,
+        metadata=charge.metadata,
+        failure=failure_text(charge.failure_code, charge.failure_message, cause),
     )
-    return Word(type_, (fact,))
+    return ParsedEvent(type_, (fact,))
 
 
-def _refunded(event: ChargeEvent, type_: str) -> Word:
-    """Return the refunds of a charge: each, as older versions of the API list them, or the total.
+def _refunded_charge(event: Event[Charge], type_: str) -> ParsedEvent:
+    """Return the refunds of a charge: each one, as older versions of the API list them, or a total.
 
-    The total counts what was held and never captured too, so it says nothing of a charge that was
-    captured in part: there refunds are told one by one, or a person says them.
+    The total also counts an amount that was authorised and never captured. So after a partial
+    capture it proves nothing: those refunds come one by one, or a person enters them.
     """
     charge = event.data.object
     listed = charge.refunds or Refunds()
     facts = _refunds(event.created, listed.data, type_)
     if facts and not listed.has_more:
-        return Word(type_, facts)
-    captured = charge.amount if charge.amount_captured is None else charge.amount_captured
-    if not captured or not charge.amount_refunded:
-        return Word(type_, facts, ignored=NOTHING_CAPTURED)
-    if captured < charge.amount:
+        return ParsedEvent(type_, facts)
+    if not charge.captured_minor or not charge.amount_refunded:
+        return ParsedEvent(type_, facts, ignored=NOTHING_CAPTURED)
+    if charge.captured_minor < charge.amount:
         reason = "data.object.amount_refunded: counts what was not captured too; say it by hand"
         raise UnreadableEventError(reason, type_)
     total = ReversalFact(
@@ -287,7 +269,7 @@ def _refunded(event: ChargeEvent, type_: str) -> Word:
         amount_minor=charge.amount_refunded,
         currency=charge.currency.upper(),
     )
-    return Word(type_, (*facts, total))
+    return ParsedEvent(type_, (*facts, total))
 
 
 def _refunds(created_s: int, refunds: tuple[Refund, ...], type_: str) -> tuple[ReversalFact, ...]:
@@ -296,7 +278,7 @@ def _refunds(created_s: int, refunds: tuple[Refund, ...], type_: str) -> tuple[R
             provider="stripe",
             kind="refund",
             reversal_id=refund.id,
-            payment_id=_paid_by(refund, type_),
+            payment_id=_payment_of(refund, type_),
             status=_REFUND_ENDS.get(refund.status or "", "pending"),
             occurred_at=_moment(created_s),
             amount_minor=refund.amount,
@@ -307,24 +289,21 @@ def _refunds(created_s: int, refunds: tuple[Refund, ...], type_: str) -> tuple[R
     )
 
 
-def _dispute(event: DisputeEvent, type_: str) -> Word:
+def _dispute(event: Event[Dispute], type_: str) -> ParsedEvent:
     dispute = event.data.object
-    return word_of_dispute(
-        type_,
-        Disputed(
-            provider="stripe",
-            dispute_id=dispute.id,
-            payment_id=_paid_by(dispute, type_),
-            status=_DISPUTE_ENDS.get(dispute.status, "open"),
-            occurred_at=_moment(event.created),
-            amount=dispute.amount,
-            currency=dispute.currency,
-        ),
+    fact = ReversalFact(
+        provider="stripe",
+        kind="dispute",
+        reversal_id=dispute.id,
+        payment_id=_payment_of(dispute, type_),
+        status=_DISPUTE_ENDS.get(dispute.status, "open"),
+        occurred_at=_moment(event.created),
     )
+    return dispute_event(type_, fact, dispute.amount, dispute.currency)
 
 
-def _paid_by(reversal: Refund | Dispute, type_: str) -> str:
-    """Return the payment that is called back: a charge alone, where there is no PaymentIntent."""
+def _payment_of(reversal: Refund | Dispute, type_: str) -> str:
+    """Return the payment of a refund or dispute: the charge, if it has no PaymentIntent."""
     payment_id = reversal.payment_intent or reversal.charge
     if payment_id is None:
         raise UnreadableEventError("data.object.payment_intent: is missing", type_)
