@@ -20,8 +20,8 @@ from metering.errors import FieldProblem, InvalidInputError, NotFoundError, Unau
 from metering.fields import NAME_CHARS_MAX
 from metering.ids import BusinessId, KeyId, new_id
 
-Scope = Literal["ingest", "read", "write"]
-SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
+Permission = Literal["ingest", "read", "write"]
+SCOPES: Final[tuple[Permission, ...]] = get_args(Permission)
 
 # How old a noted use may be, in seconds: a busy key must not write a row per request.
 USE_FRESH_S: Final = 60
@@ -50,7 +50,7 @@ class ApiKey:
     business_id: BusinessId
     name: str
     prefix: str
-    scopes: tuple[Scope, ...]
+    scopes: tuple[Permission, ...]
     created_at: datetime
     last_used_at: datetime | None
     revoked_at: datetime | None
@@ -61,7 +61,7 @@ class Principal(NamedTuple):
 
     key_id: KeyId
     business_id: BusinessId
-    scopes: frozenset[Scope]
+    scopes: frozenset[Permission]
 
 
 def create_key(

@@ -1,4 +1,4 @@
-"""Erase what is known of a person; the ledger stays. docs/operating.md says what lies where.
+"""Erase the personal data of a customer; the ledger stays. docs/operating.md says what lies where.
 
 Twice is once. What still waits for a decision is kept, because money depends on it, and counted:
 when it is decided, erase again.

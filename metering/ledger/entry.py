@@ -1,4 +1,4 @@
-"""What the ledger speaks of: a wallet under lock, what is asked of it, the entry that results."""
+"""The values of the ledger: a locked wallet, a posting for it, and the entry that results."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,12 +28,12 @@ Kind = Literal[
 # Where the credit of a lot came from.
 Source = Literal["paid", "promotional", "refund", "manual"]
 PRIORITY_DEFAULT: Final = 50
-# As a request names it; the smaller burns first.
+# Lots of a smaller priority are consumed first.
 Priority = Annotated[int, Field(strict=True, ge=0, le=100)]
 
 
 class Wallet(NamedTuple):
-    """A wallet as it is under lock. `balance_minor` may be below zero: that is debt."""
+    """A locked wallet. A balance below zero is debt."""
 
     wallet_id: WalletId
     business_id: BusinessId
@@ -44,20 +44,20 @@ class Wallet(NamedTuple):
     version: int
     chain: bytes
     overdraft_limit_minor: int
-    # How far its debits have come, and how far lots have paid for them: see `ledger.lots.book`.
+    # All its debits ever, and how much of them lots have paid: see `ledger.lots.book`.
     debited_minor: int = 0
     covered_minor: int = 0
-    # The lot whose turn it is, what is left of it, since where, and until when it may be burned.
+    # The current lot, what is left of it, where on the line it began, and when it expires.
     lot_id: LotId | None = None
     lot_left_minor: int = 0
     lot_from_minor: int = 0
     lot_until: datetime | None = None
-    # Part of the balance in lots that are frozen: nothing of it may be spent.
+    # The part of the balance in frozen lots, which may not be spent.
     frozen_minor: int = 0
 
 
 class LotMove(NamedTuple):
-    """So much is taken from a lot by a debit, or given back to it by a credit."""
+    """An amount that a debit takes from a lot, or that a credit gives back to it."""
 
     lot_id: LotId
     amount_minor: int
@@ -65,9 +65,9 @@ class LotMove(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LotTerms:
-    """What a credit's lot is like. The smaller priority burns first; no `expires_at`: for ever.
+    """The terms of the lot of a credit. Without `expires_at` it never expires.
 
-    `cost_basis_minor`: what was paid for it, None if nobody said.
+    `cost_basis_minor` is the price that was paid for it, or None if that is unknown.
     """
 
     source: Source = "manual"
@@ -78,10 +78,10 @@ class LotTerms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Posting:
-    """What is to be written to a wallet.
+    """A request to write one entry to a wallet.
 
-    Usage gives `exact_cost` (minor units with decimals) and leaves `amount_minor` to the ledger,
-    which carries what is below a minor unit. All else gives `amount_minor` > 0.
+    Usage gives `exact_cost` (minor units with decimals). The ledger computes its `amount_minor` and
+    carries the remainder. All other kinds give `amount_minor` > 0.
     """
 
     wallet_id: WalletId
@@ -97,23 +97,23 @@ class Posting:
     batch_id: BatchId | None = None
     event_count: int = 0
     metadata_json: str = "{}"
-    # A debit takes these from their lots, and the rest of it in turn. A credit gives
-    # these back to their lots, and the rest is a new lot with these terms.
+    # A debit takes these from their lots, and the rest from the lots in order. A credit gives these
+    # back to their lots, and the rest is a new lot with these terms.
     lot_moves: tuple[LotMove, ...] = ()
     lot_terms: LotTerms = LotTerms()
-    # Like usage, it is written even if it leaves a debt.
+    # As usage, it is written even if it leaves a debt.
     may_owe: bool = False
 
     @property
     def moved_minor(self) -> int:
-        """Return how much of it is taken from, or given back to, lots of its choice."""
+        """Return the part that is taken from, or given back to, lots that it names."""
         return sum(move.amount_minor for move in self.lot_moves)
 
 
 class Entry(NamedTuple):
-    """One immutable line of a wallet's history; proves the one before it.
+    """One immutable entry of a wallet's history, chained to the entry before it.
 
-    A tuple: a frozen data class of so many fields takes four times as long to make.
+    A tuple, because a frozen data class of so many fields takes four times as long to make.
     """
 
     entry_id: EntryId
@@ -139,15 +139,16 @@ class Entry(NamedTuple):
     remainder_after: Decimal
     metadata_json: str
     created_at: datetime
-    # Where it begins on the line of the wallet's debits, see `ledger.lots.book`; None: a credit.
+    # Where a debit begins on the line of the wallet's debits: see `ledger.lots.book`. A credit has
+    # None.
     debited_before_minor: int | None = None
     chain: bytes = b""
 
 
 def chain_digest(previous: bytes, entry: Entry) -> bytes:
-    """Return the SHA-256 of the entry and of the digest before it: an edit anywhere shows.
+    """Return the SHA-256 of the entry and of the digest before it, so that any edit shows.
 
-    Every stored column takes part, as a JSON array, so that nothing can move between two columns.
+    It covers every stored column as a JSON array, so that no content can move between columns.
     """
     columns = (
         *entry[:15],
@@ -159,7 +160,7 @@ def chain_digest(previous: bytes, entry: Entry) -> bytes:
         format(entry.remainder_after, "f"),
         entry.metadata_json,
         to_wire(entry.created_at),
-        # Entries from before there were lots have no place, and the digest that they had.
+        # Debits that are older than lots have no place, and keep their digest.
         *(() if entry.debited_before_minor is None else (entry.debited_before_minor,)),
     )
     return sha256(previous + orjson.dumps(columns)).digest()

@@ -1,4 +1,4 @@
-"""From wallets under lock and postings to entries: pure, so that millions can be tested."""
+"""Turn locked wallets and postings into entries, without the database."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -28,7 +28,7 @@ def plan_entries(
         wallet = after[posting.wallet_id]
         entry = _entry(EntryId(entry_id), wallet, posting, now)
         moved = _moved(wallet, entry, posting, now)
-        # What is held and what was ever debited lie on one line, whose places have 64 bits too.
+        # Balance and debits lie on one line, whose places have 64 bits too.
         if moved.debited_minor + max(0, moved.balance_minor) > INT64_MAX:
             raise BalanceOutOfRangeError(wallet.wallet_id)
         after[posting.wallet_id] = moved
@@ -37,9 +37,9 @@ def plan_entries(
 
 
 def _moved(wallet: Wallet, entry: Entry, posting: Posting, now: datetime) -> Wallet:
-    """Return the wallet after an entry. The lot whose turn it is pays, if it can pay all of it.
+    """Return the wallet after an entry. The current lot pays, if it can pay all of it.
 
-    Else what is covered stays behind what is debited, and `ledger.lots.book` has to see to it.
+    Otherwise `covered_minor` stays behind `debited_minor`, and a `LotBook` pays the rest.
     """
     debited, covered, left = wallet.debited_minor, wallet.covered_minor, wallet.lot_left_minor
     if not entry.is_credit:

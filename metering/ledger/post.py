@@ -1,9 +1,9 @@
 """The one gateway: the only code that changes a balance.
 
-Lock the wallets once in sorted order, plan in memory, write the entries with one `COPY` (or one
-`INSERT`, if they are few), burn lots where their turn changes, move the wallets with one `UPDATE`,
-look for crossed alert thresholds with one query: the number of statements does not grow with the
-batch. The caller owns the transaction.
+Lock the wallets once in sorted order, plan in memory, write the entries with one COPY (or one
+INSERT, if they are few), consume lots, update the wallets, evaluate the low-credit rules, publish
+webhooks. The number of statements does not grow with the batch. Low credit is a policy of the
+ledger, so the gateway applies it. The caller owns the transaction.
 """
 
 from collections.abc import Sequence
@@ -46,39 +46,35 @@ def post(conn: Connection, postings: Sequence[Posting]) -> list[Entry]:
     for entry, posting in zip(entries, postings, strict=True) if books else ():
         if entry.wallet_id in books:
             books[entry.wallet_id].apply(entry, posting)
-    turned = [book.settle(moved[wallet_id]) for wallet_id, book in books.items()]
+    closed = [book.close(moved[wallet_id]) for wallet_id, book in books.items()]
     _write(conn, entries)
     write_books(conn, list(books.values()))
     _move(conn, [wallet for wallet in moved.values() if wallet.wallet_id not in books], now)
-    _turn(conn, turned, now)
+    _turn(conn, closed, now)
     evaluate(conn, list(moved), now)
     tell_of(conn, entries, now)
     return entries
 
 
-def settle_lots(conn: Connection, wallet_ids: set[WalletId]) -> None:
-    """Give the turn to whose it is now: a lot was frozen or freed, or has come to its end.
+def refresh_current_lots(conn: Connection, wallet_ids: set[WalletId]) -> None:
+    """Select the current lots again, after a lot was frozen or freed or has expired.
 
-    Raises:
-        NotFoundError: a wallet does not exist.
-
+    Raises: NotFoundError if a wallet does not exist.
     """
     if not wallet_ids:
         return
     books = look_into(conn, wallet_ids)
     now = database_now(conn)
-    turned = [book.settle(book.wallet) for book in books.values()]
+    closed = [book.close(book.wallet) for book in books.values()]
     write_books(conn, list(books.values()))
-    _turn(conn, turned, now)
+    _turn(conn, closed, now)
     evaluate(conn, list(books), now)
 
 
 def look_into(conn: Connection, wallet_ids: set[WalletId]) -> dict[WalletId, LotBook]:
-    """Return what is in the lots of wallets, which stay locked.
+    """Lock wallets; return their lots.
 
-    Raises:
-        NotFoundError: a wallet does not exist.
-
+    Raises: NotFoundError if a wallet does not exist.
     """
     wallets = lock_wallets(conn, wallet_ids)
     now = database_now(conn)
@@ -86,11 +82,9 @@ def look_into(conn: Connection, wallet_ids: set[WalletId]) -> dict[WalletId, Lot
 
 
 def open_book(conn: Connection, wallet_id: WalletId) -> LotBook:
-    """Return what is in the lots of a wallet, which stays locked.
+    """Lock a wallet; return its lots.
 
-    Raises:
-        NotFoundError: the wallet does not exist.
-
+    Raises: NotFoundError if the wallet does not exist.
     """
     return look_into(conn, {wallet_id})[wallet_id]
 
@@ -103,11 +97,9 @@ def _write(conn: Connection, entries: Sequence[Entry]) -> None:
 
 
 def lock_wallets(conn: Connection, wallet_ids: set[WalletId]) -> dict[WalletId, Wallet]:
-    """Return the wallets, locked until the transaction ends.
+    """Lock wallets until the transaction ends; return them.
 
-    Raises:
-        NotFoundError: one of them does not exist.
-
+    Raises: NotFoundError if one of them does not exist.
     """
     rows = conn.execute(statements.LOCK_WALLETS, {"wallet_ids": array(sorted(wallet_ids))})
     wallets = {WalletId(row[0]): Wallet._make(row) for row in rows}
@@ -117,13 +109,13 @@ def lock_wallets(conn: Connection, wallet_ids: set[WalletId]) -> dict[WalletId, 
 
 
 def _move(conn: Connection, wallets: Sequence[Wallet], now: datetime) -> None:
-    """Move wallets whose lot stays the same."""
+    """Write wallets whose current lot stays the same."""
     if wallets:
         conn.execute(statements.MOVE_WALLETS, _columns(wallets, now))
 
 
 def _turn(conn: Connection, wallets: Sequence[Wallet], now: datetime) -> None:
-    """Move wallets whose turn may have passed to another lot."""
+    """Write wallets whose current lot or frozen credit may have changed."""
     if not wallets:
         return
     turns = {

@@ -15,7 +15,7 @@ from metering.db import DATABASE_ERRORS, Transactions, cause_name, database_now
 from metering.ids import LotId, WalletId
 from metering.ledger.entry import LotMove, Posting
 from metering.ledger.lots.book import LotBook
-from metering.ledger.post import look_into, post, settle_lots
+from metering.ledger.post import look_into, post, refresh_current_lots
 from metering.purchase import statements
 from metering.webhook.outbox import Notice, publish
 
@@ -72,7 +72,7 @@ def _expire(conn: Connection, wallet_ids: set[WalletId]) -> int:
     postings = [posting for book in books.values() for posting in _postings(book)]
     post(conn, postings)
     # A lot that was used up to the last unit is over without an entry.
-    settle_lots(conn, books.keys() - {posting.wallet_id for posting in postings})
+    refresh_current_lots(conn, books.keys() - {posting.wallet_id for posting in postings})
     return len(postings)
 
 

@@ -46,7 +46,7 @@ class Books:
             book = self.book()
             for entry, posting in zip(entries, postings, strict=True):
                 book.apply(entry, posting)
-            self._keep(book, book.settle(moved[WALLET_ID]))
+            self._keep(book, book.close(moved[WALLET_ID]))
         self.entries += entries
         return entries
 
@@ -57,7 +57,7 @@ class Books:
         frozen_at = self.now if is_frozen else None
         self.lots[lot_id] = self.lots[lot_id]._replace(frozen_at=frozen_at)
         book = self.book()
-        self._keep(book, book.settle(self.wallet))
+        self._keep(book, book.close(self.wallet))
 
     def _keep(self, book: LotBook, after: Wallet) -> None:
         changes = {lot_id for _wallet, lot_id, _left in book.changes()}

@@ -1,1 +1,1 @@
-"""Credit in lots: bought at a time, burned in an order, gone at an end."""
+"""Lots: portions of credit that are consumed in an order and may expire."""

@@ -1,14 +1,14 @@
-"""Lots: credit as it was bought, burned in an order, never after it has expired.
+"""Lots: portions of credit. Debits consume them in an order, and never after they have expired.
 
-The order: the smaller priority, then what expires first, then promotional before the rest, then
-the oldest. A debit that no lot can pay is debt; the next credit pays it first. What decides whether
-a lot has expired is the database's clock when a debit is posted, not when its usage happened: a
-lot that was told to end at a moment ends at that moment, whatever is still on its way.
+The order: the smaller priority, then the earlier expiry, then promotional before the rest, then
+the oldest. A debit that no lot can pay is debt; the next credit pays it first. The clock of the
+database at the debit decides whether a lot has expired, not the time of the usage: usage that is
+still in the buffer does not extend a lot.
 
 A wallet's debits lie on a line, each from where the one before it ended. Lots pay for stretches of
-that line, so what a debit burned follows from where it lies. The lot whose turn it is stands in the
-wallet's row with what is left of it: as long as it lasts, a debit touches no lot at all, and
-posting costs what it did without lots. `LotBook` is the rest: it has all lots of one wallet.
+that line, so the place of a debit says which lots it consumed. The current lot stands in the
+wallet's row with what is left of it. As long as it lasts, a debit touches no lot, and posting costs
+as much as without lots. `LotBook` handles all other cases: it has all lots of one wallet.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ _FOREVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class Lot(NamedTuple):
-    """A lot as stored, in minor units; `remaining_minor` of the current lot is out of date."""
+    """A lot as stored. The wallet's row has what is left of the current lot."""
 
     lot_id: LotId
     wallet_id: WalletId
@@ -43,7 +43,7 @@ class Lot(NamedTuple):
 
     @property
     def turn(self) -> tuple[int, datetime, bool, datetime, str]:
-        """Return what lots are burned in the order of."""
+        """Return the sort key of the order in which lots are consumed."""
         return (
             self.priority,
             self.expires_at or _FOREVER,
@@ -53,11 +53,11 @@ class Lot(NamedTuple):
         )
 
     def has_expired(self, now: datetime) -> bool:
-        """Tell whether its time is over."""
+        """Tell whether it has expired."""
         return self.expires_at is not None and self.expires_at <= now
 
     def is_spendable(self, now: datetime) -> bool:
-        """Tell whether a debit may burn it."""
+        """Tell whether a debit may consume it."""
         return self.frozen_at is None and not self.has_expired(now)
 
 
@@ -75,7 +75,7 @@ class Stretch(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """An entry took from this lot (below zero) or gave back to it, whoever's turn it was."""
+    """An entry took from a lot that it names (below zero), or gave back to it."""
 
     entry_id: EntryId
     wallet_id: WalletId
@@ -85,7 +85,7 @@ class Moved(NamedTuple):
 
 @dataclass(slots=True)
 class LotBook:
-    """The lots of a wallet under lock, while entries are applied: all that anything is left of."""
+    """The lots of a locked wallet that are not empty, while entries are applied."""
 
     wallet: Wallet
     lots: dict[LotId, Lot]
@@ -95,7 +95,7 @@ class LotBook:
     # New lots, and the entries that made them.
     made: dict[LotId, EntryId] = field(default_factory=dict)
     _left: dict[LotId, int] = field(default_factory=dict)
-    # Lots that debits may burn, in their order, the last one first; None: to be made anew.
+    # Lots that debits may consume, in reverse order. None if it must be sorted again.
     _queue: list[Lot] | None = None
     _open: LotId | None = None
     _debited: int = 0
@@ -111,12 +111,11 @@ class LotBook:
         self._debited, self._covered = wallet.debited_minor, wallet.covered_minor
 
     def apply(self, entry: Entry, posting: Posting) -> None:
-        """Let an entry burn lots, fill them, or make one.
+        """Let an entry consume lots, fill them, or make one.
 
         Raises:
-            InsufficientFundsError: a debit that may not leave a debt is more than lots and
-                overdraft pay.
-            LotRangeError: a lot of its choice has less left, or would have more than ever.
+            InsufficientFundsError: lots and overdraft do not pay a debit that may not leave a debt.
+            LotRangeError: a lot that the posting names has too little left, or has no room.
 
         """
         sign = 1 if entry.is_credit else -1
@@ -164,7 +163,7 @@ class LotBook:
         self._queue = None
 
     def _cover(self) -> None:
-        """Pay what is owed, as far as lots reach."""
+        """Pay the debt as far as the lots reach."""
         while self._covered < self._debited and (lot := self._next()) is not None:
             self._turn_to(lot.lot_id)
             part = min(self._left[lot.lot_id], self._debited - self._covered)
@@ -172,7 +171,7 @@ class LotBook:
             self._covered += part
 
     def _next(self) -> Lot | None:
-        """Return the lot whose turn it is."""
+        """Return the lot that pays next."""
         if self._queue is None:
             self._queue = sorted(self._spendable(), key=_turn_of, reverse=True)
         queue = self._queue
@@ -188,7 +187,7 @@ class LotBook:
         ]
 
     def _turn_to(self, lot_id: LotId | None) -> None:
-        """End the stretch of the lot before, where there was one, and begin the next."""
+        """End the stretch of the lot before, if there was one, and begin the next."""
         if lot_id == self._open:
             return
         if self._open is not None and self._covered > self._from:
@@ -197,8 +196,8 @@ class LotBook:
             )
         self._open, self._from = lot_id, self._covered
 
-    def settle(self, after: Wallet) -> Wallet:
-        """Give the turn to whose it is now; return the wallet `after` the entries with it."""
+    def close(self, after: Wallet) -> Wallet:
+        """Select the current lot; return the wallet `after` the entries with it."""
         self._cover()
         lot = self._next()
         self._turn_to(None if lot is None else lot.lot_id)
@@ -216,11 +215,11 @@ class LotBook:
 
     @property
     def spendable_minor(self) -> int:
-        """Return what debits may burn now."""
+        """Return how much debits may consume now."""
         return sum(self._left[lot.lot_id] for lot in self._spendable())
 
     def spendable_without(self, lot_id: LotId | None) -> int:
-        """Return what debits may burn now in other lots than this one."""
+        """Return how much debits may consume now in other lots than this one."""
         return sum(self._left[lot.lot_id] for lot in self._spendable() if lot.lot_id != lot_id)
 
     def left(self, lot_id: LotId) -> int:
@@ -228,7 +227,7 @@ class LotBook:
         return self._left[lot_id]
 
     def changes(self) -> list[tuple[WalletId, LotId, int]]:
-        """Return wallet, id and what is left of each lot of which that is not what is stored."""
+        """Return wallet, id and what is left, for each stored lot that has changed."""
         return [
             (self.wallet.wallet_id, lot_id, left)
             for lot_id, left in self._left.items()
@@ -237,9 +236,9 @@ class LotBook:
 
 
 def needing_lots(after: Mapping[WalletId, Wallet], postings: Iterable[Posting]) -> set[WalletId]:
-    """Return the wallets whose lots have to be looked at.
+    """Return the wallets that need a book.
 
-    Not those with usage alone that the lot whose turn it is could pay, nor those without any.
+    A wallet needs none if it has only usage, and its current lot pays for that or it has no lot.
     """
     found = {posting.wallet_id for posting in postings if posting.kind != "usage"}
     found.update(
@@ -257,12 +256,7 @@ def open_books(
     now: datetime,
     also: Iterable[LotId] = (),
 ) -> dict[WalletId, LotBook]:
-    """Return the books of wallets that the caller has locked; `also`: lots that may be empty.
-
-    Raises:
-        KeyError: one of `also` is no lot of these wallets.
-
-    """
+    """Return the books of wallets that the caller has locked. `also` are lots that may be empty."""
     if not wanted:
         return {}
     lots: dict[WalletId, dict[LotId, Lot]] = {wallet_id: {} for wallet_id in wanted}
@@ -276,7 +270,7 @@ def open_books(
 
 
 def write_books(conn: Connection, books: Sequence[LotBook]) -> None:
-    """Write what became of the lots; the entries are written, the wallets not yet."""
+    """Write the changes of the lots, after the entries and before the wallets."""
     made = [
         (*book.lots[lot_id]._replace(remaining_minor=book.left(lot_id)), entry_id)
         for book in books

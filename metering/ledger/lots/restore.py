@@ -1,4 +1,4 @@
-"""Give credit back to the very lots that debits have burned."""
+"""Give credit back to the lots that debits have consumed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from metering.ledger.lots import statements
 
 @dataclass(frozen=True, slots=True)
 class Restorable:
-    """Debits of one wallet that are to be given back, and the credits that gave some of it back."""
+    """Debits of one wallet to give back, and the credits that gave back parts of them before."""
 
     debits: Sequence[EntryId]
     credits: Sequence[EntryId]
 
 
 class Part(NamedTuple):
-    """Part of a debit, in minor units, and the lot that paid it; None: it is debt still."""
+    """Part of a debit, and the lot that paid it, or None if it is still debt."""
 
     lot_id: LotId | None
     expires_at: datetime | None
@@ -31,11 +31,10 @@ class Part(NamedTuple):
 def restoration(
     conn: Connection, restorable: Restorable, amount_minor: int, now: datetime
 ) -> tuple[LotMove, ...]:
-    """Return what to give back to which lots, of `amount_minor`; the wallet is locked.
+    """Return how much of `amount_minor` goes back to which lots. The caller has locked the wallet.
 
-    What was burned last is given back first. What no lot has paid yet is not given to a lot: a new
-    one pays that debt. Neither is what came from a lot that has expired meanwhile, because there it
-    would be lost.
+    The last consumed part is given back first. The rest becomes a new lot: debt that no lot has
+    paid, and parts of lots that have expired meanwhile, where the credit would be lost.
     """
     moves: dict[LotId, int] = {}
     for lot_id, expires_at, part in _take(_kept(conn, restorable), amount_minor):
@@ -45,10 +44,10 @@ def restoration(
 
 
 def _kept(conn: Connection, restorable: Restorable) -> list[Part]:
-    """Return the parts that were not given back yet, the last burned last.
+    """Return the parts that were not given back yet, in the order of consumption.
 
-    Earlier credits are taken off in the order of the history, whether they went to these lots or,
-    where a lot had expired, to new ones: no part is given back twice.
+    Earlier credits are subtracted in the order of the history, even if they went to new lots, so
+    that no part is given back twice.
     """
     burned = _burned(conn, restorable.debits)
     kept: list[Part] = []
@@ -64,7 +63,7 @@ def _kept(conn: Connection, restorable: Restorable) -> list[Part]:
 
 
 def _burned(conn: Connection, debits: Sequence[EntryId]) -> dict[EntryId, list[Part]]:
-    """Return the parts of debits that lots have paid, in the order in which they burned."""
+    """Return the parts of debits that lots have paid, in the order of consumption."""
     burned: dict[EntryId, list[Part]] = {entry_id: [] for entry_id in debits}
     for row in conn.execute(statements.BURNED, {"debits": list(debits)}):
         burned[row.entry_id].append(Part(row.lot_id, row.expires_at, row.amount_minor))
@@ -72,7 +71,7 @@ def _burned(conn: Connection, debits: Sequence[EntryId]) -> dict[EntryId, list[P
 
 
 def _take(parts: list[Part], amount_minor: int) -> list[Part]:
-    """Take so much off the end of `parts`; return what was taken, the last first."""
+    """Take an amount off the end of `parts`; return the taken parts, the last one first."""
     taken = []
     while amount_minor > 0 and parts:
         last = parts.pop()

@@ -5,8 +5,8 @@ from metering.access.keys import (
     SCOPES,
     ApiKey,
     NewKey,
+    Permission,
     Principal,
-    Scope,
     authenticate,
     create_key,
     list_keys,
@@ -29,7 +29,7 @@ def gullak(
     return Gullak.on(config, monkeypatch, capsys)
 
 
-def make(shop: Shop, *scopes: Scope, name: str = "server") -> NewKey:
+def make(shop: Shop, *scopes: Permission, name: str = "server") -> NewKey:
     with shop.sessions.transaction() as conn:
         return create_key(conn, shop.business_id, name, scopes or SCOPES)
 
@@ -100,7 +100,7 @@ def test_a_name_that_cannot_be_shown_is_refused(shop: Shop, name: str) -> None:
 
 
 @pytest.mark.parametrize("scopes", [(), ("admin",), ("read", "READ")])
-def test_no_scope_or_an_unknown_one_is_refused(shop: Shop, scopes: tuple[Scope, ...]) -> None:
+def test_no_scope_or_an_unknown_one_is_refused(shop: Shop, scopes: tuple[Permission, ...]) -> None:
     with shop.sessions.transaction() as conn, pytest.raises(InvalidInputError) as refused:
         create_key(conn, shop.business_id, "server", scopes)
 

@@ -15,7 +15,7 @@ from support.tenant import CURRENCIES, Shop, event
 from worker.settings import Settings
 
 SECRETS = ("ada@lovelace.example", "Ada Lovelace", "+44 20 7946 0000", "12 St James Square")
-PAGE = Path(__file__).parents[3] / "docs" / "personal-data.md"
+PAGE = Path(__file__).parents[3] / "docs" / "operating.md"
 
 
 @pytest.fixture
