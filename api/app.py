@@ -1,4 +1,4 @@
-"""The application: every router, the edge around them, the errors they answer with."""
+"""The application: every router, the middleware around them, and their error responses."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,16 +8,17 @@ import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from api.context import open_scope
+from api.context import open_context
 from api.description import describe
 from api.errors import ErrorBody, add_error_handlers
-from api.middleware import Edge
+from api.middleware import RequestMiddleware
 from api.routes import (
     business,
     checkouts,
     customers,
     events,
     health,
+    ingest,
     ledger_entries,
     lots,
     meters,
@@ -59,14 +60,14 @@ _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     for status, description in (
         (400, "The wallet does not cover the debit."),
         (401, "The API key is missing, unknown or revoked."),
-        (403, "The key lacks the scope."),
+        (403, "The key lacks the permission."),
         (404, "The business has no such object."),
-        (409, "The idempotency key was used with other content."),
+        (409, "The idempotency key was used before with other content."),
         (413, "The body is too large, as sent or expanded."),
-        (415, "The body is compressed by something else than gzip or deflate."),
-        (422, "A field or parameter is refused; `details` names it."),
-        (429, "Too much at once; see Retry-After."),
-        (500, "A fault of ours."),
+        (415, "The body is compressed, but neither by gzip nor by deflate."),
+        (422, "A field or parameter is invalid; `details` names it."),
+        (429, "Too many requests; see Retry-After."),
+        (500, "An internal error."),
         (503, "A store does not answer; see Retry-After."),
     )
 }
@@ -86,9 +87,11 @@ def create_app(config: Settings, gateways: Gateways = open_gateway) -> FastAPI:
     )
     app.state.settings = config
     app.state.gateways = gateways
-    app.add_middleware(Edge, body_bytes_max=config.api_body_bytes_max)
-    routes = [route for module in (health, pages, *ROUTERS) for route in module.router.routes]
-    add_error_handlers(app, routes)
+    app.add_middleware(RequestMiddleware, body_bytes_max=config.api_body_bytes_max)
+    modules = (ingest, health, pages, *ROUTERS)
+    add_error_handlers(app, [route for module in modules for route in module.router.routes])
+    # First, because nearly every request is for it. It limits the body itself.
+    app.include_router(ingest.router, responses=_ERRORS)
     app.include_router(health.router)
     app.include_router(pages.router)
     app.mount(pages.ASSETS, pages.assets)
@@ -108,8 +111,8 @@ def _operation_id(route: APIRoute) -> str:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     config: Settings = app.state.settings
     anyio.to_thread.current_default_thread_limiter().total_tokens = config.api_threads
-    app.state.scope = open_scope(config, app.state.gateways)
+    app.state.context = open_context(config, app.state.gateways)
     try:
         yield
     finally:
-        app.state.scope.close()
+        app.state.context.close()

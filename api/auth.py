@@ -1,7 +1,7 @@
-"""Who calls: the key of a request, remembered for a few seconds, and the scope that a route asks.
+"""Authentication: a short-lived cache of API keys, and the permissions that a route requires.
 
-Keys are checked before a body is read or parsed. A known key is trusted for `fresh_s` without
-Postgres, so ingestion does not depend on it; while Postgres is away, for `stale_s`.
+A key is checked before the body is read. A cached key is trusted for `fresh_s` without Postgres,
+so ingestion does not depend on it. While Postgres is down, a key is trusted for `stale_s`.
 """
 
 from collections.abc import Callable
@@ -9,11 +9,9 @@ from contextlib import AbstractContextManager, suppress
 from hashlib import sha256
 from threading import Lock
 from time import monotonic
-from typing import Annotated, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from anyio import CapacityLimiter, move_on_after, to_thread
-from fastapi import Depends, Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from sqlalchemy import Connection
 from starlette.types import Scope
 
@@ -26,56 +24,51 @@ from metering.ids import BusinessId
 KEYS_MAX: Final = 10_000
 # Keys that are looked up at the same time, in threads and over connections of their own.
 LOOK_UPS: Final = 4
-# How long a look-up may take. A request with a known key does not wait longer for Postgres.
+# How long a look-up may take. A request with a known key does not wait as long for Postgres.
 KEY_WAIT_S: Final = 5.0
 KNOWN_WAIT_S: Final = 1.0
 NOBODY: Final = BusinessId("")
 
-Tenant = Callable[[BusinessId], AbstractContextManager[Connection]]
-
-bearer = HTTPBearer(auto_error=False, description="An API key of a business: `gk_…`.")
+Transactions = Callable[[BusinessId], AbstractContextManager[Connection]]
 
 
 class _Known(NamedTuple):
-    """Whose key it is; when it was looked up, and when Postgres was last asked for it."""
+    """A key's principal; when Postgres last confirmed it, and when Postgres was last asked."""
 
     principal: Principal
-    seen_at_s: float
-    asked_at_s: float
+    confirmed_s: float
+    asked_s: float
 
 
-class KeyRing:
-    """The keys seen lately, by their hash: no key is kept in memory. Thread-safe."""
+class KeyCache:
+    """Keys seen lately, by their hash: no key itself is kept in memory. Thread-safe."""
 
-    def __init__(self, tenant: Tenant, *, fresh_s: float, stale_s: float) -> None:
-        self._tenant = tenant
+    def __init__(self, transaction: Transactions, *, fresh_s: float, stale_s: float) -> None:
+        self._transaction = transaction
         self._fresh_s = fresh_s
         self._stale_s = stale_s
         self._lock = Lock()
         self._known: dict[bytes, _Known] = {}
-        self._nobodys: dict[bytes, float] = {}
+        self._unknown: dict[bytes, float] = {}
         self._failed = FailedKeys()
         self._threads = CapacityLimiter(LOOK_UPS)
 
     def fresh(self, key: str) -> Principal | None:
-        """Return whose key it is if that was looked up a moment ago; never waits."""
+        """Return the principal of a key that was looked up a moment ago; never waits."""
         known = self._known.get(_digest(key))
-        if known is None or monotonic() - known.asked_at_s >= self._fresh_s:
+        if known is None or monotonic() - known.asked_s >= self._fresh_s:
             return None
         return known.principal
 
     async def find(self, key: str, address: str) -> Principal:
-        """Return whose key it is, which a client at `address` gave.
+        """Return the principal of a key that a client at `address` sent.
 
-        Raises:
-            UnauthorizedError: nobody's.
-            TooManyFailedKeysError: the client gave too many such keys.
-            LedgerUnavailableError, DBAPIError: see `principal`.
-
+        Raises: UnauthorizedError if the key is unknown; TooManyFailedKeysError if the address sent
+        too many such keys; LedgerUnavailableError, DBAPIError as `principal`.
         """
         prefix_of(key)
         digest = _digest(key)
-        if monotonic() - self._nobodys.get(digest, -self._fresh_s) < self._fresh_s:
+        if monotonic() - self._unknown.get(digest, -self._fresh_s) < self._fresh_s:
             raise UnauthorizedError
         wait_s = KNOWN_WAIT_S if digest in self._known else KEY_WAIT_S
         with move_on_after(wait_s):
@@ -85,13 +78,10 @@ class KeyRing:
         return self._stale(digest, LedgerUnavailableError())
 
     def principal(self, key: str, address: str = "") -> Principal:
-        """Return whose key it is.
+        """Return the principal of a key, from the cache or from Postgres.
 
-        Raises:
-            UnauthorizedError: nobody's.
-            TooManyFailedKeysError: too many such keys came from `address`.
-            DBAPIError: the database fails, and the key was not seen for too long.
-
+        Raises: UnauthorizedError, TooManyFailedKeysError as `find`; DBAPIError if the database
+        fails and the key was not confirmed within `stale_s`.
         """
         if (fresh := self.fresh(key)) is not None:
             return fresh
@@ -99,7 +89,7 @@ class KeyRing:
         if digest not in self._known:
             self._failed.check(address)
         try:
-            with self._tenant(NOBODY) as conn:
+            with self._transaction(NOBODY) as conn:
                 principal = authenticate(conn, key)
         except UnauthorizedError:
             self._failed.count(address)
@@ -110,24 +100,22 @@ class KeyRing:
                 raise
             return self._stale(digest, error)
         self._keep(digest, principal)
-        # `last_used_at` is for people only: a server that cannot write still answers reads.
-        with suppress(*DATABASE_ERRORS), self._tenant(principal.business_id) as conn:
+        # Only people read `last_used_at`: a server that cannot write still serves reads.
+        with suppress(*DATABASE_ERRORS), self._transaction(principal.business_id) as conn:
             note_use(conn, principal)
         return principal
 
     def _stale(self, digest: bytes, error: Exception) -> Principal:
-        """Trust a key that was seen not too long ago; the others need not ask in the next moment.
+        """Return the principal that was confirmed within `stale_s`; raise `error` if none was.
 
-        Raises:
-            Exception: `error`, because it was not.
-
+        The next requests with the key do not ask Postgres for `fresh_s`.
         """
         now = monotonic()
         with self._lock:
             known = self._known.get(digest)
-            if known is None or now - known.seen_at_s >= self._stale_s:
+            if known is None or now - known.confirmed_s >= self._stale_s:
                 raise error
-            self._known[digest] = known._replace(asked_at_s=now)
+            self._known[digest] = known._replace(asked_s=now)
         return known.principal
 
     def _keep(self, digest: bytes, principal: Principal) -> None:
@@ -140,9 +128,9 @@ class KeyRing:
     def _forget(self, digest: bytes) -> None:
         with self._lock:
             self._known.pop(digest, None)
-            if len(self._nobodys) >= KEYS_MAX:
-                self._nobodys.clear()
-            self._nobodys[digest] = monotonic()
+            if len(self._unknown) >= KEYS_MAX:
+                self._unknown.clear()
+            self._unknown[digest] = monotonic()
 
 
 def _digest(key: str) -> bytes:
@@ -150,48 +138,22 @@ def _digest(key: str) -> bytes:
 
 
 def key_of(authorization: str) -> str:
-    """Return the key in an `Authorization` header.
-
-    Raises:
-        UnauthorizedError: there is none.
-
-    """
+    """Return the key in an `Authorization` header. Raises: UnauthorizedError if there is none."""
     scheme, _, key = authorization.partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise UnauthorizedError
     return key.strip()
 
 
-async def _allowed(
-    scopes: SecurityScopes,
-    request: Request,
-    _declared: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
-) -> Principal:
-    """Return the caller, whom `api.middleware` has found, if its key has the scopes of the route.
+def require(scope: Scope, *permissions: str) -> Principal:
+    """Return the principal that the middleware found for the request with this ASGI scope.
 
-    Async though nothing is awaited: a plain function would be run in a thread of its own, which
-    takes longer than all that it does.
-    """
-    return check_scope(request.scope, *scopes.scopes)
-
-
-def check_scope(scope: Scope, *needed: str) -> Principal:
-    """Return the caller of the request with this ASGI scope.
-
-    Raises:
-        UnauthorizedError: the edge has found none.
-        ForbiddenError: the caller's key lacks a scope that is needed.
-
+    Raises: UnauthorizedError if there is none; ForbiddenError if it lacks a permission.
     """
     principal = scope.get("principal")
     if not isinstance(principal, Principal):
         raise UnauthorizedError
-    for name in needed:
-        if name not in principal.scopes:
-            raise ForbiddenError(name)
+    for permission in permissions:
+        if permission not in principal.scopes:
+            raise ForbiddenError(permission)
     return principal
-
-
-Ingester = Annotated[Principal, Security(_allowed, scopes=["ingest"])]
-Reader = Annotated[Principal, Security(_allowed, scopes=["read"])]
-Writer = Annotated[Principal, Security(_allowed, scopes=["write"])]

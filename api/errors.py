@@ -1,4 +1,4 @@
-"""Every failure as the contract's error body: code, message, request id, details; never a stack."""
+"""Every failure as the contract's error body: code, message, request id, details; no stack."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -57,7 +57,7 @@ _OF_HTTP: Final = {
     415: "UNSUPPORTED_MEDIA_TYPE",
 }
 _OF_PLACE: Final = {"query": "INVALID_QUERY_PARAMS", "path": "INVALID_REQUEST_PARAMETERS"}
-_COME_BACK: Final = (
+_RETRY_LATER: Final = (
     BufferFullError,
     BufferUnavailableError,
     LedgerUnavailableError,
@@ -78,7 +78,7 @@ class Detail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """What every error answers."""
+    """The body of every error response."""
 
     code: str
     message: str
@@ -95,7 +95,7 @@ def error_response(
     problems: Iterable[FieldProblem] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return the answer to a failed request."""
+    """Return the response to a failed request."""
     details = [Detail(field=p.field, reason=p.reason) for p in problems][:DETAILS_MAX]
     body = ErrorBody(code=code, message=message, request_id=request_id, details=details)
     return Response(
@@ -107,13 +107,13 @@ def error_response(
 
 
 def too_large(bytes_max: int) -> HTTPException:
-    """Return what is raised for a larger body; the rest of it is not read."""
+    """Return the error for a larger body; the rest of it is not read."""
     text = f"at most {bytes_max} bytes are taken at once"
     return HTTPException(413, text, headers={"Connection": "close"})
 
 
-def answer_to(error: Exception, scope: Scope) -> Response:
-    """Return the answer to any failure of the request with this ASGI scope."""
+def response_to(error: Exception, scope: Scope) -> Response:
+    """Return the response to any failure of the request with this ASGI scope."""
     request_id, repeatable = scope["request_id"], _is_repeatable(scope)
     if isinstance(error, GullakError):
         return _of_ours(error, request_id)
@@ -136,24 +136,24 @@ def answer_to(error: Exception, scope: Scope) -> Response:
 
 
 def _note(scope: Scope, error: Exception) -> None:
-    """Count a fault of the server, and have the readiness of this process tell of it."""
-    faults = scope["app"].state.scope.faults
+    """Count a fault of a server, and let the readiness of this process report it."""
+    faults = scope["app"].state.context.faults
     if isinstance(faults, Faults):
         faults.note("api", error)
 
 
 def _is_repeatable(scope: Scope) -> bool:
-    """Tell whether the same request once more can do no harm.
+    """Tell whether the same request again can do no harm.
 
-    Then the client is told to try again even when nobody knows whether this one was carried out.
+    If so, the client is told to try again even when nobody knows whether this one was carried out.
     """
-    said_so: bool = scope.get("state", {}).get("repeatable", False)
-    return said_so or scope["method"] != "POST"
+    is_marked: bool = scope.get("state", {}).get("repeatable", False)
+    return is_marked or scope["method"] != "POST"
 
 
 def _of_ours(error: GullakError, request_id: str) -> Response:
     headers: dict[str, str] = {}
-    if isinstance(error, _COME_BACK):
+    if isinstance(error, _RETRY_LATER):
         headers["Retry-After"] = str(error.retry_after_s)
     if error.code == "IDEMPOTENCY_CONFLICT":
         headers["x-should-retry"] = "false"
@@ -185,7 +185,7 @@ def _of_http(error: HTTPException, request_id: str) -> Response:
 
 
 def _of_data(error: Exception, request_id: str) -> Response:
-    """Answer 422: the database refuses the data, and no check of ours had found why."""
+    """Return 422: the database rejects the data, and none of our checks did."""
     text = f"The database refuses what was sent: {type(cause_of(error)).__name__}."
     headers = {"x-should-retry": "false"}
     return error_response(request_id, "INVALID_REQUEST_BODY", text, headers=headers)
@@ -194,7 +194,7 @@ def _of_data(error: Exception, request_id: str) -> Response:
 def _of_database(error: Exception, request_id: str, *, repeatable: bool) -> Response:
     headers = {"Retry-After": str(RETRY_AFTER_S)}
     if not (is_rolled_back(error) or repeatable):
-        # It may have been written, and without a key of its own it would be written twice.
+        # It may have been written, and without an idempotency key it would be written twice.
         headers["x-should-retry"] = "false"
     return error_response(
         request_id, "UNAVAILABLE", "The ledger does not answer; try again.", headers=headers
@@ -202,13 +202,13 @@ def _of_database(error: Exception, request_id: str, *, repeatable: bool) -> Resp
 
 
 def add_error_handlers(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
-    """Make `app` answer every failure inside its `routes` in the contract's form."""
+    """Make `app` answer every failure in its `routes` with the contract's error body."""
 
     def handle(request: Request, error: Exception) -> Response:
-        answer = answer_to(error, request.scope)
-        if "Allow" in answer.headers:
-            answer.headers["Allow"] = ", ".join(_methods(request.scope, routes))
-        return answer
+        response = response_to(error, request.scope)
+        if "Allow" in response.headers:
+            response.headers["Allow"] = ", ".join(_methods(request.scope, routes))
+        return response
 
     for kind in (GullakError, RequestValidationError, HTTPException, *DATABASE_ERRORS):
         app.add_exception_handler(kind, handle)
@@ -218,7 +218,7 @@ def _methods(scope: Scope, routes: Sequence[BaseRoute]) -> list[str]:
     """Return all methods of the path: the framework names those of its first route only."""
     ours = [route for route in routes if isinstance(route, APIRoute)]
     matching = [route for route in ours if route.matches(scope)[0] is not Match.NONE]
-    # Of `/refused-events/replay` and `/refused-events/{refusal_id}` the one that names the path.
+    # `/refused-events/replay` is a match before `/refused-events/{refusal_id}`.
     first = min(matching, key=lambda route: len(route.param_convertors))
     of_path = [route.methods or () for route in ours if route.path == first.path]
     return sorted({method for methods in of_path for method in methods})

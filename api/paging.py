@@ -1,7 +1,8 @@
-"""Pages: by number from 0, as the contract has them, or after an id, which stays put."""
+"""Pages of a list: by number from 0, or after the id of the last row seen."""
 
 from collections.abc import Callable
-from typing import Annotated, Final, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Final, Generic, TypedDict, TypeVar
 
 from fastapi import Depends, Query
 from pydantic import BaseModel
@@ -18,16 +19,26 @@ class Page(BaseModel, Generic[T]):
     items: list[T]
 
 
-class Paging(BaseModel):
-    """Which page is wanted: `offset` rows are passed over, or all up to `after`."""
+class Rows(TypedDict, Generic[T]):
+    """The arguments by which a store selects the rows of a page."""
+
+    page: int
+    offset: int
+    after: T | None
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """The page that a request asks for."""
 
     size: int
     offset: int
     after: str | None
 
-    def after_as(self, kind: Callable[[str], T]) -> T | None:
-        """Return `after` as an id of its kind."""
-        return None if self.after is None else kind(self.after)
+    def rows(self, kind: Callable[[str], T]) -> Rows[T]:
+        """Return the store's arguments; `kind` makes the id of a row from text."""
+        after = None if self.after is None else kind(self.after)
+        return Rows(page=self.size, offset=self.offset, after=after)
 
 
 async def _paging(
@@ -40,8 +51,8 @@ async def _paging(
         Query(
             min_length=1,
             max_length=255,
-            description="Id of the last row seen, from which pages are counted then: stable while"
-            " new rows come.",
+            description="Id of the last row seen; pages are counted from there. Stable while new"
+            " rows come.",
         ),
     ] = None,
 ) -> Paging:

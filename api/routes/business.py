@@ -1,27 +1,30 @@
-"""The business whose key it is, and what it has decided."""
+"""The business that the key belongs to, and its policies."""
 
 from datetime import datetime
 from typing import Final
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
 
-from api.auth import Reader, Writer
-from api.context import Scoped
+from api.tenant import Reader, Writer
+from api.views import View
 from metering.ids import BusinessId
-from metering.ledger.businesses import BusinessChange, ReversalPolicy, change_business, get_business
+from metering.ledger.businesses import (
+    Business,
+    BusinessChange,
+    ReversalPolicy,
+    change_business,
+    get_business,
+)
 from metering.rate_card.card import OnUnmetered
 
 router: Final = APIRouter(prefix="/business", tags=["business"])
 
 
-class BusinessOut(BaseModel):
-    """A business. `reversal_policy`: what becomes of credit that is called back but spent.
+class BusinessOut(View):
+    """A business. `reversal_policy`: what happens to credit that is called back but already spent.
 
-    `on_unmetered`: usage that no meter or price covers is refused, or kept without a charge.
+    `on_unmetered`: usage without a meter or price is refused, or kept without a charge.
     """
-
-    model_config = ConfigDict(from_attributes=True)
 
     business_id: BusinessId
     name: str
@@ -30,17 +33,13 @@ class BusinessOut(BaseModel):
     created_at: datetime
 
 
-@router.get("")
-def show_business(caller: Reader, scope: Scoped) -> BusinessOut:
+@router.get("", response_model=BusinessOut)
+def show_business(tenant: Reader) -> Business:
     """Return the business."""
-    found = scope.run(caller.business_id, lambda conn: get_business(conn, caller.business_id))
-    return BusinessOut.model_validate(found)
+    return tenant.run(get_business)
 
 
-@router.patch("")
-def update_business(caller: Writer, scope: Scoped, change: BusinessChange) -> BusinessOut:
-    """Change what it has decided, for what comes from now on."""
-    changed = scope.run(
-        caller.business_id, lambda conn: change_business(conn, caller.business_id, change)
-    )
-    return BusinessOut.model_validate(changed)
+@router.patch("", response_model=BusinessOut)
+def update_business(tenant: Writer, change: BusinessChange) -> Business:
+    """Change the policies of the business, from now on."""
+    return tenant.run(change_business, change)

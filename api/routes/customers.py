@@ -1,18 +1,18 @@
-"""Customers: who pays. Making one opens its wallets at zero, one per currency."""
+"""Customers: who pays. A new customer gets a wallet at zero in each currency."""
 
 from datetime import datetime
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import StringConstraints
 from sqlalchemy import Connection
 
-from api.auth import Reader, Writer
-from api.context import Scoped
 from api.paging import Page, Paged
-from api.routes.wallets import CustomerPath
+from api.parameters import CustomerPath
+from api.tenant import Reader, Writer
+from api.views import Metadata, View
 from metering.clock import Moment
-from metering.erasure import erase_customer
+from metering.erasure import Erasure, erase_customer
 from metering.ids import BusinessId, CustomerId
 from metering.ledger.customers import (
     Customer,
@@ -27,13 +27,14 @@ from metering.ledger.customers import (
 
 router: Final = APIRouter(prefix="/customers", tags=["customers"])
 
-Part = Annotated[str, StringConstraints(max_length=255)]
+Part = Annotated[
+    Annotated[str, StringConstraints(max_length=255)] | None,
+    Query(description="A part of it, in any case."),
+]
 
 
-class ErasureOut(BaseModel):
-    """What was blanked by this call, and what waits for a decision and was kept."""
-
-    model_config = ConfigDict(from_attributes=True)
+class ErasureOut(View):
+    """What this call erased, and what it kept because a decision on it is open."""
 
     customer_id: CustomerId
     bodies_blanked: int
@@ -43,10 +44,8 @@ class ErasureOut(BaseModel):
     is_complete: bool
 
 
-class CustomerOut(BaseModel):
+class CustomerOut(View):
     """A customer."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     customer_id: CustomerId
     business_id: BusinessId
@@ -54,85 +53,53 @@ class CustomerOut(BaseModel):
     name: str
     phone_number: str | None
     preferred_locale: str | None
-    metadata: dict[str, bool | int | float | str]
+    metadata: Metadata
     billing_currency: str | None
     created_at: datetime
     updated_at: datetime
 
 
-def _out(customer: Customer) -> CustomerOut:
-    return CustomerOut.model_validate(customer)
+@router.post("", response_model=CustomerOut)
+def make_customer(tenant: Writer, new: NewCustomer) -> Customer:
+    """Create a customer, with a wallet at zero in every currency."""
+
+    def work(conn: Connection, business_id: BusinessId) -> Customer:
+        customer_id = create_customer(conn, business_id, new, tenant.context.currencies)
+        return get_customer(conn, business_id, customer_id)
+
+    return tenant.run(work)
 
 
-@router.post("")
-def make_customer(caller: Writer, scope: Scoped, new: NewCustomer) -> CustomerOut:
-    """Make a customer, with a wallet at zero in every currency."""
-
-    def work(conn: Connection) -> Customer:
-        customer_id = create_customer(conn, caller.business_id, new, scope.currencies)
-        return get_customer(conn, caller.business_id, customer_id)
-
-    return _out(scope.run(caller.business_id, work))
-
-
-@router.get("")
+@router.get("", response_model=Page[CustomerOut])
 def customers_page(
     *,
-    caller: Reader,
-    scope: Scoped,
+    tenant: Reader,
     paged: Paged,
-    email: Annotated[Part | None, Query(description="A part of it, in any case.")] = None,
-    name: Annotated[Part | None, Query(description="A part of it, in any case.")] = None,
+    email: Part = None,
+    name: Part = None,
     created_at_gte: Moment | None = None,
     created_at_lte: Moment | None = None,
-) -> Page[CustomerOut]:
+) -> Page[Customer]:
     """List customers, newest first."""
     wanted = CustomerFilter(
         email=email, name=name, created_at_gte=created_at_gte, created_at_lte=created_at_lte
     )
-    found = scope.run(
-        caller.business_id,
-        lambda conn: list_customers(
-            conn,
-            caller.business_id,
-            wanted,
-            page=paged.size,
-            offset=paged.offset,
-            after=paged.after_as(CustomerId),
-        ),
-    )
-    return Page(items=[_out(customer) for customer in found])
+    return Page(items=tenant.run(list_customers, wanted, **paged.rows(CustomerId)))
 
 
-@router.get("/{customer_id}")
-def show_customer(caller: Reader, scope: Scoped, customer_id: CustomerPath) -> CustomerOut:
+@router.get("/{customer_id}", response_model=CustomerOut)
+def show_customer(tenant: Reader, customer_id: CustomerPath) -> Customer:
     """Return one customer."""
-    return _out(
-        scope.run(
-            caller.business_id, lambda conn: get_customer(conn, caller.business_id, customer_id)
-        )
-    )
+    return tenant.run(get_customer, customer_id)
 
 
-@router.patch("/{customer_id}")
-def change_customer(
-    caller: Writer, scope: Scoped, customer_id: CustomerPath, change: CustomerChange
-) -> CustomerOut:
-    """Change the given fields of a customer; null removes one that may be missing."""
-    return _out(
-        scope.run(
-            caller.business_id,
-            lambda conn: update_customer(
-                conn, caller.business_id, customer_id, change, scope.currencies
-            ),
-        )
-    )
+@router.patch("/{customer_id}", response_model=CustomerOut)
+def change_customer(tenant: Writer, customer_id: CustomerPath, change: CustomerChange) -> Customer:
+    """Change the given fields of a customer; null clears an optional one."""
+    return tenant.run(update_customer, customer_id, change, tenant.context.currencies)
 
 
-@router.delete("/{customer_id}/personal-data")
-def erase_personal_data(caller: Writer, scope: Scoped, customer_id: CustomerPath) -> ErasureOut:
-    """Erase the personal data of a customer; entries and balances stay. Twice is once."""
-    erased = scope.run(
-        caller.business_id, lambda conn: erase_customer(conn, caller.business_id, customer_id)
-    )
-    return ErasureOut.model_validate(erased)
+@router.delete("/{customer_id}/personal-data", response_model=ErasureOut)
+def erase_personal_data(tenant: Writer, customer_id: CustomerPath) -> Erasure:
+    """Erase the personal data of a customer; entries and balances stay. It may be repeated."""
+    return tenant.run(erase_customer, customer_id)

@@ -1,15 +1,15 @@
-"""Lots: the credit of a customer as it came, what is left of each, and until when it counts."""
+"""Lots: each credit of a customer, how much of it is left, and until when it can be spent."""
 
 from datetime import datetime
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel
+from pydantic import Field
 
-from api.auth import Reader
-from api.context import Scoped
 from api.paging import Page, Paged
-from api.routes.wallets import CustomerPath
+from api.parameters import CurrencyQuery, CustomerPath
+from api.tenant import Reader
+from api.views import Happened, View
 from metering.ids import Currency, CustomerId, EntryId, LotId
 from metering.ledger.entry import Source
 from metering.ledger.lots.listing import LotFilter, LotView, list_lots
@@ -17,68 +17,36 @@ from metering.ledger.lots.listing import LotFilter, LotView, list_lots
 router: Final = APIRouter(prefix="/customers/{customer_id}/wallets/lots", tags=["lots"])
 
 
-class LotOut(BaseModel):
-    """A lot. Amounts in minor units; `cost_basis`: what was paid for it, null: nobody said.
+class LotOut(View):
+    """A lot. Amounts in minor units; `cost_basis`: what was paid for it, null if unknown.
 
-    Nothing of it is spent while it is `frozen`, because its payment is in dispute, or after it has
-    expired. `ledger_entry_id`: the credit that made it, null for what was there before lots were.
+    It cannot be spent while it is `frozen`, because its payment is in dispute, or after it has
+    expired. `ledger_entry_id`: the credit that made it, null if it is older than the lots.
     """
 
-    id: LotId
+    id: LotId = Field(validation_alias="lot_id")
     customer_id: CustomerId
     currency: Currency
     source: Source
     priority: int
-    amount: int
-    remaining: int
-    cost_basis: int | None
+    amount: int = Field(validation_alias="amount_minor")
+    remaining: int = Field(validation_alias="left_minor")
+    cost_basis: int | None = Field(validation_alias="cost_basis_minor")
     expires_at: datetime | None
-    frozen: bool
-    ledger_entry_id: EntryId | None
+    frozen: Happened = Field(validation_alias="frozen_at")
+    ledger_entry_id: EntryId | None = Field(validation_alias="entry_id")
     created_at: datetime
 
 
-def _out(lot: LotView) -> LotOut:
-    return LotOut(
-        id=lot.lot_id,
-        customer_id=lot.customer_id,
-        currency=lot.currency,
-        source=lot.source,
-        priority=lot.priority,
-        amount=lot.amount_minor,
-        remaining=lot.left_minor,
-        cost_basis=lot.cost_basis_minor,
-        expires_at=lot.expires_at,
-        frozen=lot.frozen_at is not None,
-        ledger_entry_id=lot.entry_id,
-        created_at=lot.created_at,
-    )
-
-
-@router.get("")
+@router.get("", response_model=Page[LotOut])
 def lots_page(
     *,
-    caller: Reader,
-    scope: Scoped,
+    tenant: Reader,
     customer_id: CustomerPath,
     paged: Paged,
-    currency: Annotated[str | None, Query(max_length=10)] = None,
+    currency: CurrencyQuery = None,
     only_left: Annotated[bool, Query(description="Leave out what is used up.")] = False,
-) -> Page[LotOut]:
+) -> Page[LotView]:
     """List the lots of all wallets of a customer, or of one currency, newest first."""
-    wanted = LotFilter(
-        currency=None if currency is None else Currency(currency), only_left=only_left
-    )
-    found = scope.run(
-        caller.business_id,
-        lambda conn: list_lots(
-            conn,
-            caller.business_id,
-            customer_id,
-            wanted,
-            page=paged.size,
-            offset=paged.offset,
-            after=paged.after_as(LotId),
-        ),
-    )
-    return Page(items=[_out(lot) for lot in found])
+    wanted = LotFilter(currency=currency, only_left=only_left)
+    return Page(items=tenant.run(list_lots, customer_id, wanted, **paged.rows(LotId)))

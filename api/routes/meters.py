@@ -3,12 +3,14 @@
 from datetime import datetime
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Path, Query, Response
-from pydantic import BaseModel
+from fastapi import APIRouter, Query, Response
+from pydantic import Field
 
-from api.auth import Reader, Writer
-from api.context import REPEATABLE, Scoped
+from api.idempotency import REPEATABLE
 from api.paging import Page, Paged
+from api.parameters import MeterPath
+from api.tenant import Reader, Writer
+from api.views import View
 from metering.ids import BusinessId, MeterId
 from metering.rate_card.catalogue import (
     Aggregation,
@@ -23,13 +25,11 @@ from metering.rate_card.filter import Filter
 
 router: Final = APIRouter(prefix="/meters", tags=["meters"])
 
-MeterPath = Annotated[MeterId, Path(min_length=1, max_length=64)]
 
-
-class MeterOut(BaseModel):
+class MeterOut(View):
     """A meter."""
 
-    id: MeterId
+    id: MeterId = Field(validation_alias="meter_id")
     business_id: BusinessId
     name: str
     event_name: str
@@ -42,70 +42,36 @@ class MeterOut(BaseModel):
     updated_at: datetime
 
 
-def _out(meter: Meter) -> MeterOut:
-    return MeterOut(
-        id=meter.meter_id,
-        business_id=meter.business_id,
-        name=meter.name,
-        event_name=meter.event_name,
-        measurement_unit=meter.measurement_unit,
-        aggregation=meter.aggregation,
-        description=meter.description,
-        filter=meter.filter,
-        archived_at=meter.archived_at,
-        created_at=meter.created_at,
-        updated_at=meter.updated_at,
-    )
+@router.post("", status_code=201, response_model=MeterOut)
+def make_meter(tenant: Writer, new: NewMeter) -> Meter:
+    """Create a meter. It measures the events that are debited from now on."""
+    return tenant.run(create_meter, new)
 
 
-@router.post("", status_code=201)
-def make_meter(caller: Writer, scope: Scoped, new: NewMeter) -> MeterOut:
-    """Make a meter. Events that are drained from now on are measured by it."""
-    return _out(
-        scope.run(caller.business_id, lambda conn: create_meter(conn, caller.business_id, new))
-    )
-
-
-@router.get("")
+@router.get("", response_model=Page[MeterOut])
 def list_meters(
-    caller: Reader, scope: Scoped, paged: Paged, *, archived: Annotated[bool, Query()] = False
-) -> Page[MeterOut]:
+    tenant: Reader, paged: Paged, *, archived: Annotated[bool, Query()] = False
+) -> Page[Meter]:
     """List the meters in use, or the archived ones, newest first."""
-    found = scope.run(
-        caller.business_id,
-        lambda conn: page_of_meters(
-            conn,
-            caller.business_id,
-            archived=archived,
-            page=paged.size,
-            offset=paged.offset,
-            after=paged.after_as(MeterId),
-        ),
-    )
-    return Page(items=[_out(meter) for meter in found])
+    return Page(items=tenant.run(page_of_meters, archived=archived, **paged.rows(MeterId)))
 
 
-@router.get("/{meter_id}")
-def show_meter(caller: Reader, scope: Scoped, meter_id: MeterPath) -> MeterOut:
+@router.get("/{meter_id}", response_model=MeterOut)
+def show_meter(tenant: Reader, meter_id: MeterPath) -> Meter:
     """Return one meter."""
-    return _out(
-        scope.run(caller.business_id, lambda conn: get_meter(conn, caller.business_id, meter_id))
-    )
+    return tenant.run(get_meter, meter_id)
 
 
 @router.delete("/{meter_id}", status_code=204, response_class=Response)
-def delete_meter(caller: Writer, scope: Scoped, meter_id: MeterPath) -> None:
-    """Archive a meter: it measures no more, and what it measured stays."""
-    scope.run(caller.business_id, lambda conn: archive_meter(conn, caller.business_id, meter_id))
+def delete_meter(tenant: Writer, meter_id: MeterPath) -> None:
+    """Archive a meter: it stops measuring, and what it measured stays."""
+    tenant.run(archive_meter, meter_id)
 
 
 @router.post(
     "/{meter_id}/unarchive", status_code=200, response_class=Response, dependencies=REPEATABLE
 )
-def unarchive_meter(caller: Writer, scope: Scoped, meter_id: MeterPath) -> Response:
-    """Measure by a meter again."""
-    scope.run(
-        caller.business_id,
-        lambda conn: archive_meter(conn, caller.business_id, meter_id, archived=False),
-    )
+def unarchive_meter(tenant: Writer, meter_id: MeterPath) -> Response:
+    """Put an archived meter in use again."""
+    tenant.run(archive_meter, meter_id, archived=False)
     return Response(status_code=200, media_type="application/json")

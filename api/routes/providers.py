@@ -1,19 +1,22 @@
-"""Payment providers: their webhooks in, proved by signature; and what became of each."""
+"""Payment providers: their signed webhooks, and what became of each."""
 
 from datetime import datetime
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from pydantic import BaseModel, ConfigDict, StringConstraints
-from sqlalchemy import Connection
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from api.auth import NOBODY, Reader, Writer
+from api.auth import NOBODY
 from api.body import read_body
-from api.context import REPEATABLE, Scoped
+from api.context import Context
 from api.errors import ErrorBody
+from api.idempotency import REPEATABLE
 from api.paging import Page, Paged
+from api.parameters import TextQuery, number_of
+from api.tenant import Reader, Tenant, Writer
+from api.views import Number, View
 from metering.clock import Moment
-from metering.errors import BadSignatureError, NotFoundError
+from metering.errors import BadSignatureError
 from metering.fields import Filled255
 from metering.ids import AccountId, ProviderEventNumber
 from metering.payment.inbox import (
@@ -33,28 +36,27 @@ from worker.metrics import PROVIDER_WEBHOOKS
 
 router: Final = APIRouter(tags=["providers"])
 
-ID_DIGITS_MAX: Final = 18
-# A webhook of a provider has some KiB; anybody may send one.
+# A provider's webhook has a few KiB; anybody may send one.
 PROVIDER_BODY_BYTES_MAX: Final = 1 << 20
 
 
 class Taken(BaseModel):
-    """The webhook is kept; what follows from it comes later."""
+    """The webhook is stored, and processed later."""
 
     received: bool = True
 
 
-class ProviderEventOut(BaseModel):
+class ProviderEventOut(View):
     """A verified webhook and what became of it.
 
-    `received`: it waits to be processed; `applied`: the ledger follows it; `parked`: nobody knows
-    what its payment is for, or it was paid twice, too little or in another currency, or a person
-    has to say the sum of a lost dispute; `ignored`: nothing follows from it, because it is
-    `not_about_a_payment`, or is `told_by_the_payment` or that `nothing_paid` or `nothing_captured`;
-    `failed`: see `reason`.
+    `received`: it waits to be processed; `applied`: the ledger follows it; `parked`: its payment
+    cannot be matched, or is a duplicate, too small or in another currency, or a person has to enter
+    the amount of a lost dispute; `ignored`: it has no effect, because it is `not_about_a_payment`,
+    or is `told_by_the_payment` or that `nothing_paid` or `nothing_captured`; `failed`: see
+    `reason`.
     """
 
-    id: str
+    id: Number = Field(validation_alias="event_number")
     account_id: AccountId
     provider: AccountProvider
     provider_event_id: str
@@ -68,9 +70,10 @@ class ProviderEventOut(BaseModel):
 
 
 class EventReplayRequest(BaseModel):
-    """Which events are processed anew: one, those of a payment, or all parked and failed ones.
+    """Which events to process again: one, those of a payment, or all parked and failed ones.
 
-    An `id` decides alone. `before`: otherwise only what was processed before that moment.
+    With an `id` the other fields do not matter. `before`: only events that were processed before
+    that moment.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -81,44 +84,26 @@ class EventReplayRequest(BaseModel):
 
 
 class EventsReplayed(BaseModel):
-    """How many events are processed anew; `has_more`: as many as one call takes, so call again.
+    """How many events are processed again; `has_more`: call again with the same `before`.
 
-    With the same `before`, so that none is counted again that has been parked again meanwhile.
+    Without `before`, the next call would count those that were parked again meanwhile.
     """
 
     replayed_count: int
     has_more: bool
 
 
-def _out(event: ProviderEvent) -> ProviderEventOut:
-    return ProviderEventOut(
-        id=str(event.event_number),
-        account_id=event.account_id,
-        provider=event.provider,
-        provider_event_id=event.provider_event_id,
-        type=event.type,
-        status=event.status,
-        reason=event.reason,
-        payment_id=event.payment_id,
-        attempts=event.attempts,
-        received_at=event.received_at,
-        processed_at=event.processed_at,
-    )
-
-
 def _source(
-    request: Request,
-    scope: Scoped,
+    context: Context,
     provider: Annotated[AccountProvider, Path()],
     account: Annotated[
         AccountId | None,
-        Query(min_length=1, max_length=64, description="Needed where several are connected."),
+        Query(min_length=1, max_length=64, description="Needed if several are connected."),
     ] = None,
 ) -> WebhookSource:
-    """Look up whose webhook this would be, before a byte of its body is read."""
-    request.state.repeatable = True
+    """Look up the account that the webhook claims to be for, before its body is read."""
     try:
-        with scope.sessions.tenant(NOBODY) as conn:
+        with context.sessions.tenant(NOBODY) as conn:
             return webhook_source(conn, provider, account)
     except BadSignatureError:
         PROVIDER_WEBHOOKS.labels(provider, "refused").inc()
@@ -144,7 +129,7 @@ def _verified(
 _BODY: Final = {
     "requestBody": {
         "required": True,
-        "description": "As the provider sends it: the signature is that of its very bytes.",
+        "description": "As the provider sends it: the signature covers these very bytes.",
         "content": {"application/json": {"schema": {"type": "object"}}},
     }
 }
@@ -153,58 +138,44 @@ _UNSIGNED: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-@router.post("/providers/{provider}/webhooks", openapi_extra=_BODY, responses=_UNSIGNED)
-def take_webhook(scope: Scoped, webhook: Annotated[Verified, Depends(_verified)]) -> Taken:
-    """Keep a webhook that its signature proves; once, however often it comes. Needs no key."""
-    number = scope.run(webhook.source.business_id, lambda conn: receive(conn, webhook))
+@router.post(
+    "/providers/{provider}/webhooks",
+    openapi_extra=_BODY,
+    responses=_UNSIGNED,
+    dependencies=REPEATABLE,
+)
+def take_webhook(context: Context, webhook: Annotated[Verified, Depends(_verified)]) -> Taken:
+    """Store a webhook with a valid signature, once, however often it is sent. Needs no key."""
+    source = webhook.source
+    number = Tenant(context, source.business_id).run(lambda conn, _: receive(conn, webhook))
     outcome = "repeated" if number is None else "stored"
-    PROVIDER_WEBHOOKS.labels(webhook.source.provider, outcome).inc()
+    PROVIDER_WEBHOOKS.labels(source.provider, outcome).inc()
     return Taken()
 
 
-@router.get("/provider-events")
+@router.get("/provider-events", response_model=Page[ProviderEventOut])
 def list_provider_events(
-    caller: Reader,
-    scope: Scoped,
+    tenant: Reader,
     paged: Paged,
     status: Annotated[EventStatus | None, Query()] = None,
-    payment_id: Annotated[str | None, Query(min_length=1, max_length=255)] = None,
-) -> Page[ProviderEventOut]:
+    payment_id: TextQuery = None,
+) -> Page[ProviderEvent]:
     """List the webhooks of providers, newest first."""
-    after = None if paged.after is None else _number(paged.after)
-    found = scope.run(
-        caller.business_id,
-        lambda conn: page_of_events(
-            conn,
-            caller.business_id,
-            EventFilter(status=status, payment_id=payment_id),
-            page=paged.size,
-            offset=paged.offset,
-            after=after,
-        ),
-    )
-    return Page(items=[_out(event) for event in found])
+    wanted = EventFilter(status=status, payment_id=payment_id)
+    return Page(items=tenant.run(page_of_events, wanted, **paged.rows(_number)))
 
 
 def _number(text: str) -> ProviderEventNumber:
-    if not (text.isascii() and text.isdigit() and len(text) <= ID_DIGITS_MAX):
-        raise NotFoundError("provider event", text)
-    return ProviderEventNumber(int(text))
+    return ProviderEventNumber(number_of("provider event", text))
 
 
 @router.post("/provider-events/replay", dependencies=REPEATABLE)
-def replay_provider_events(
-    caller: Writer, scope: Scoped, wanted: EventReplayRequest
-) -> EventsReplayed:
-    """Process events anew; nothing is counted twice."""
+def replay_provider_events(tenant: Writer, wanted: EventReplayRequest) -> EventsReplayed:
+    """Process events again; nothing is counted twice."""
     selection = Replay(
         event_number=None if wanted.id is None else _number(wanted.id),
         payment_id=wanted.payment_id,
         before=wanted.before,
     )
-
-    def work(conn: Connection) -> int:
-        return replay(conn, caller.business_id, selection)
-
-    count = scope.run(caller.business_id, work)
+    count = tenant.run(replay, selection)
     return EventsReplayed(replayed_count=count, has_more=count >= REPLAY_MAX)

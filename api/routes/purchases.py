@@ -1,22 +1,23 @@
-"""Purchases: orders of credit, what is known of their payments, and what the shop says of them."""
+"""Purchases: orders of credit, their payments, and reports of payments by the shop."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
-from fastapi import APIRouter, Path, Query, Request
-from pydantic import BaseModel
+from fastapi import APIRouter, Query
+from pydantic import AliasPath, BeforeValidator, Field
 from sqlalchemy import Connection
 
-from api.auth import Reader, Writer
-from api.context import REPEATABLE, ApiScope, Scoped
+from api.charging import ask_for_payment
+from api.idempotency import REPEATABLE, Idempotent
 from api.paging import Page, Paged
-from api.routes.checkouts import ask_for
-from api.routes.wallets import CustomerPath
-from metering.access.keys import Principal
+from api.parameters import CustomerPath, PurchasePath
+from api.tenant import Reader, Tenant, Writer
+from api.views import View
 from metering.ids import BusinessId, Currency, CustomerId, EntryId, PackageId, PurchaseId
 from metering.payment.checkouts.page import NewPage, open_page
-from metering.payment.facts import PURCHASE_KEY, PurchaseDetails, purchase_details
+from metering.payment.facts import PURCHASE_KEY, purchase_details
 from metering.payment.manual import (
     ShopDispute,
     ShopPayment,
@@ -41,20 +42,23 @@ from metering.purchase.reversal_target import (
 
 router: Final = APIRouter(tags=["purchases"])
 
-PurchasePath = Annotated[PurchaseId, Path(min_length=1, max_length=64)]
-Said = TypeVar("Said")
+Report = TypeVar("Report")
 
 
-class PurchaseOut(BaseModel):
-    """A purchase. Amounts in minor units; nothing of `credit` is spendable before it is settled.
+def _metadata(purchase_id: str) -> dict[str, str]:
+    return {PURCHASE_KEY: purchase_id}
+
+
+class PurchaseOut(View):
+    """A purchase. Amounts in minor units; `credit` cannot be spent before `settled_at`.
 
     `refunded` and `lost`: how much of the credit refunds and lost disputes have called back;
-    `shortfall`: what of that was spent already and nobody owes. `metadata`: for the shop to hand to
-    its payment provider with the payment, by which it is found again. `payment_url`: where its
-    customer pays, if a page was opened for it and as long as that is open.
+    `shortfall`: the part of that which was spent already and nobody owes. `metadata`: the shop
+    passes it to its payment provider with the payment, which is matched by it. `payment_url`: where
+    the customer pays, while a page is open for it.
     """
 
-    id: PurchaseId
+    id: PurchaseId = Field(validation_alias="purchase_id")
     business_id: BusinessId
     customer_id: CustomerId
     order_id: str
@@ -62,51 +66,54 @@ class PurchaseOut(BaseModel):
     package_id: PackageId | None
     status: PurchaseStatus
     currency: Currency
-    price: int
-    credit: int
+    price: int = Field(validation_alias="price_minor")
+    credit: int = Field(validation_alias="credit_minor")
     valid_days: int | None
     priority: int
-    paid: int | None
-    refunded: int
-    lost: int
-    shortfall: int
+    paid: int | None = Field(validation_alias="paid_minor")
+    refunded: int = Field(validation_alias="refunded_minor")
+    lost: int = Field(validation_alias="lost_minor")
+    shortfall: int = Field(validation_alias="shortfall_minor")
     provider: Provider | None
     payment_id: str | None
-    ledger_entry_id: EntryId | None
+    ledger_entry_id: EntryId | None = Field(validation_alias="entry_id")
     failure: str | None
     created_at: datetime
     paid_at: datetime | None
     settled_at: datetime | None
     payment_url: str | None
-    metadata: dict[str, str]
+    # As a path, because mypy takes one alias for one field only.
+    metadata: Annotated[dict[str, str], BeforeValidator(_metadata)] = Field(
+        validation_alias=AliasPath("purchase_id")
+    )
 
 
-class PaymentOut(BaseModel):
-    """A payment of a purchase; `parked_reason`: why nothing follows from it, null: it counts."""
+class PaymentOut(View):
+    """A payment of a purchase; `parked_reason`: why it does not count, null if it does."""
 
     provider: Provider
     payment_id: str
     status: PaymentStatus
-    amount: int
+    amount: int = Field(validation_alias="amount_minor")
     currency: str
     failure: str | None
     parked_reason: str | None
     occurred_at: datetime
 
 
-class ReversalOut(BaseModel):
-    """A refund or a dispute of one of the payments; `amount` null: of all that was paid.
+class ReversalOut(View):
+    """A refund or a dispute of one of the payments; `amount` null: all that was paid.
 
-    `refund_total`: what was refunded in all, as far as the provider names no refunds. In another
-    `currency` than its payment, it takes nothing until somebody says what share it is.
+    `kind` `refund_total`: the sum of all refunds, from a provider that does not report each. In
+    another `currency` than its payment, it takes nothing until a person enters the share.
     """
 
     kind: ReversalKind
-    id: str
+    id: str = Field(validation_alias="reversal_id")
     provider: Provider
     payment_id: str
     status: ReversalStatus
-    amount: int | None
+    amount: int | None = Field(validation_alias="amount_minor")
     currency: str
     occurred_at: datetime
 
@@ -118,183 +125,103 @@ class KnownPurchaseOut(PurchaseOut):
     reversals: list[ReversalOut]
 
 
-def _out(purchase: Purchase) -> PurchaseOut:
-    return PurchaseOut(
-        id=purchase.purchase_id,
-        business_id=purchase.business_id,
-        customer_id=purchase.customer_id,
-        order_id=purchase.order_id,
-        origin=purchase.origin,
-        package_id=purchase.package_id,
-        status=purchase.status,
-        currency=purchase.currency,
-        price=purchase.price_minor,
-        credit=purchase.credit_minor,
-        valid_days=purchase.valid_days,
-        priority=purchase.priority,
-        paid=purchase.paid_minor,
-        refunded=purchase.refunded_minor,
-        lost=purchase.lost_minor,
-        shortfall=purchase.shortfall_minor,
-        provider=purchase.provider,
-        payment_id=purchase.payment_id,
-        ledger_entry_id=purchase.entry_id,
-        failure=purchase.failure,
-        created_at=purchase.created_at,
-        paid_at=purchase.paid_at,
-        settled_at=purchase.settled_at,
-        payment_url=purchase.payment_url,
-        metadata={PURCHASE_KEY: purchase.purchase_id},
-    )
-
-
-def _known_out(known: PurchaseDetails) -> KnownPurchaseOut:
-    payments = [
-        PaymentOut(
-            provider=payment.provider,
-            payment_id=payment.payment_id,
-            status=payment.status,
-            amount=payment.amount_minor,
-            currency=payment.currency,
-            failure=payment.failure,
-            parked_reason=payment.parked_reason,
-            occurred_at=payment.occurred_at,
-        )
-        for payment in known.payments
-    ]
-    reversals = [
-        ReversalOut(
-            kind=reversal.kind,
-            id=reversal.reversal_id,
-            provider=reversal.provider,
-            payment_id=reversal.payment_id,
-            status=reversal.status,
-            amount=reversal.amount_minor,
-            currency=reversal.currency,
-            occurred_at=reversal.occurred_at,
-        )
-        for reversal in known.reversals
-    ]
-    purchase = _out(known.purchase).model_dump()
-    return KnownPurchaseOut(**purchase, payments=payments, reversals=reversals)
-
-
-@router.post("/customers/{customer_id}/purchases", status_code=201)
+@router.post("/customers/{customer_id}/purchases", status_code=201, response_model=PurchaseOut)
 def make_purchase(
-    *,
-    caller: Writer,
-    scope: Scoped,
-    customer_id: CustomerPath,
-    new: NewPurchase,
-    request: Request,
-) -> PurchaseOut:
-    """Order credit: a package, or an amount of one's own. Pending until a payment has succeeded.
+    tenant: Writer, customer_id: CustomerPath, new: NewPurchase, idempotency: Idempotent
+) -> Purchase:
+    """Order credit: a package, or an amount of your own. Pending until a payment has succeeded.
 
-    The same `order_id` with the same content answers with the same purchase as it is now.
+    The same `order_id` with the same content returns the same purchase as it is now.
     """
-    # Without a number of its own nobody can tell a second try from a second order.
-    request.state.repeatable = new.order_id is not None
-    return _out(
-        scope.run(
-            caller.business_id,
-            lambda conn: order_purchase(conn, caller.business_id, customer_id, new),
-        )
-    )
+    idempotency.by(new.order_id)
+    return tenant.run(order_purchase, customer_id, new)
 
 
-@router.get("/purchases")
+@router.get("/purchases", response_model=Page[PurchaseOut])
 def list_purchases(
     *,
-    caller: Reader,
-    scope: Scoped,
+    tenant: Reader,
     paged: Paged,
-    customer_id: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
+    customer_id: Annotated[CustomerId | None, Query(min_length=1, max_length=64)] = None,
     status: PurchaseStatus | None = None,
-) -> Page[PurchaseOut]:
+) -> Page[Purchase]:
     """List purchases, newest first."""
-    found = scope.run(
-        caller.business_id,
-        lambda conn: page_of_purchases(
-            conn,
-            caller.business_id,
-            page=paged.size,
-            offset=paged.offset,
-            after=paged.after_as(PurchaseId),
-            customer_id=None if customer_id is None else CustomerId(customer_id),
-            status=status,
-        ),
-    )
-    return Page(items=[_out(purchase) for purchase in found])
+    rows = paged.rows(PurchaseId)
+    return Page(items=tenant.run(page_of_purchases, customer_id=customer_id, status=status, **rows))
 
 
-@router.get("/purchases/{purchase_id}")
-def show_purchase(caller: Reader, scope: Scoped, purchase_id: PurchasePath) -> KnownPurchaseOut:
+@router.get("/purchases/{purchase_id}", response_model=KnownPurchaseOut)
+def show_purchase(tenant: Reader, purchase_id: PurchasePath) -> dict[str, Any]:
     """Return one purchase with its payments and their reversals."""
-    return _known_out(
-        scope.run(
-            caller.business_id, lambda conn: purchase_details(conn, caller.business_id, purchase_id)
-        )
-    )
+    return tenant.run(_known, purchase_id)
 
 
-@router.post("/purchases/{purchase_id}/page", dependencies=REPEATABLE)
-def open_purchase_page(
-    caller: Writer, scope: Scoped, purchase_id: PurchasePath, new: NewPage
-) -> KnownPurchaseOut:
+def _known(conn: Connection, business_id: BusinessId, purchase_id: PurchaseId) -> dict[str, Any]:
+    """Return the fields of `KnownPurchaseOut`."""
+    known = purchase_details(conn, business_id, purchase_id)
+    return {
+        **asdict(known.purchase),
+        "payments": known.payments,
+        "reversals": known.reversals,
+    }
+
+
+@router.post(
+    "/purchases/{purchase_id}/page", response_model=KnownPurchaseOut, dependencies=REPEATABLE
+)
+def open_purchase_page(tenant: Writer, purchase_id: PurchasePath, new: NewPage) -> dict[str, Any]:
     """Open a page of a provider where the customer pays for a purchase: `payment_url`.
 
-    Asked for again, it is the same page. A provider that does not answer is asked again; then the
-    address is in the purchase a little later.
+    A repeated call returns the same page. If the provider does not answer, it is asked again, and
+    the purchase shows the address a little later.
     """
-    business_id = caller.business_id
-    charge_id = scope.run(business_id, lambda conn: open_page(conn, business_id, purchase_id, new))
-    ask_for(scope, business_id, charge_id)
-    return show_purchase(caller, scope, purchase_id)
+    ask_for_payment(tenant, tenant.run(open_page, purchase_id, new))
+    return tenant.run(_known, purchase_id)
 
 
-def _follow(
-    scope: ApiScope,
-    caller: Principal,
+def _report(
+    tenant: Tenant,
     purchase_id: PurchaseId,
-    note: Callable[[Connection, BusinessId, PurchaseId, Said], None],
-    said: Said,
-) -> KnownPurchaseOut:
-    """Note what the shop says, and return the purchase as it is after it."""
+    record: Callable[[Connection, BusinessId, PurchaseId, Report], None],
+    report: Report,
+) -> dict[str, Any]:
+    """Record a report of the shop, and return the purchase as it is afterwards."""
 
-    def work(conn: Connection) -> PurchaseDetails:
-        note(conn, caller.business_id, purchase_id, said)
-        return purchase_details(conn, caller.business_id, purchase_id)
+    def work(conn: Connection, business_id: BusinessId) -> dict[str, Any]:
+        record(conn, business_id, purchase_id, report)
+        return _known(conn, business_id, purchase_id)
 
-    return _known_out(scope.run(caller.business_id, work))
+    return tenant.run(work)
 
 
-# What is said of a payment is kept by its id: saying it once more changes nothing.
-@router.post("/purchases/{purchase_id}/payments")
-def pay_purchase(
-    caller: Writer, scope: Scoped, purchase_id: PurchasePath, said: ShopPayment, request: Request
-) -> KnownPurchaseOut:
-    """Say that a purchase was paid. It is credited once, if that pays for all of it.
+# A report is stored by the id of its payment, refund or dispute: a second one changes nothing.
+@router.post(
+    "/purchases/{purchase_id}/payments", response_model=KnownPurchaseOut, dependencies=REPEATABLE
+)
+def pay_purchase(tenant: Writer, purchase_id: PurchasePath, report: ShopPayment) -> dict[str, Any]:
+    """Report that a purchase was paid. It is credited once, if the payment covers its price.
 
-    A payment that a provider tells of is accepted by the provider's own id, whatever was paid; its
+    With the id of a provider's parked payment, that payment is accepted, whatever its amount; its
     refunds and disputes count from then on.
     """
-    request.state.repeatable = True
-    return _follow(scope, caller, purchase_id, record_payment, said)
+    return _report(tenant, purchase_id, record_payment, report)
 
 
-@router.post("/purchases/{purchase_id}/refunds")
+@router.post(
+    "/purchases/{purchase_id}/refunds", response_model=KnownPurchaseOut, dependencies=REPEATABLE
+)
 def refund_purchase(
-    caller: Writer, scope: Scoped, purchase_id: PurchasePath, said: ShopRefund, request: Request
-) -> KnownPurchaseOut:
-    """Say that the payment was refunded. The same share of the credit is called back."""
-    request.state.repeatable = True
-    return _follow(scope, caller, purchase_id, record_reversal, said)
+    tenant: Writer, purchase_id: PurchasePath, report: ShopRefund
+) -> dict[str, Any]:
+    """Report that the payment was refunded. The same share of the credit is called back."""
+    return _report(tenant, purchase_id, record_reversal, report)
 
 
-@router.post("/purchases/{purchase_id}/disputes")
+@router.post(
+    "/purchases/{purchase_id}/disputes", response_model=KnownPurchaseOut, dependencies=REPEATABLE
+)
 def dispute_purchase(
-    caller: Writer, scope: Scoped, purchase_id: PurchasePath, said: ShopDispute, request: Request
-) -> KnownPurchaseOut:
-    """Say where a dispute of the payment stands. Open: what is left of the credit is frozen."""
-    request.state.repeatable = True
-    return _follow(scope, caller, purchase_id, record_reversal, said)
+    tenant: Writer, purchase_id: PurchasePath, report: ShopDispute
+) -> dict[str, Any]:
+    """Report the state of a dispute of the payment. While it is open, unspent credit is frozen."""
+    return _report(tenant, purchase_id, record_reversal, report)

@@ -1,16 +1,17 @@
-"""Refused events: why each waits, and sending them again once the cause is gone."""
+"""Refused events: why each was refused, and how to send them again after the cause is gone."""
 
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Depends, Path, Query
-from pydantic import BaseModel, ConfigDict
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy import Connection
 
-from api.auth import Reader, Writer
-from api.context import REPEATABLE, Scoped
+from api.idempotency import REPEATABLE
 from api.paging import Page, Paged
-from metering.errors import NotFoundError
+from api.parameters import RefusalPath, TextQuery, number_of
+from api.tenant import Reader, Writer
+from api.views import Metadata, Number, View
 from metering.fields import NO_NUL, Filled255
 from metering.ids import BusinessId, RefusalId
 from metering.usage.refused import (
@@ -26,45 +27,42 @@ from metering.usage.refused import (
 
 router: Final = APIRouter(prefix="/refused-events", tags=["refused events"])
 
-# Sent by one call: more takes longer than a client waits.
+# The most that one call sends: more takes longer than a client waits.
 REPLAY_MAX: Final = 5000
-ID_DIGITS_MAX: Final = 18
-
-RefusalPath = Annotated[str, Path(min_length=1, max_length=64)]
 
 
-class UsageOut(BaseModel):
+class UsageOut(View):
     """The event as it was sent."""
 
     event_id: str
     customer_id: str
     event_name: str
-    timestamp: str
-    metadata: dict[str, bool | int | float | str]
+    timestamp: str = Field(validation_alias="event_at")
+    metadata: Metadata
 
 
-class RefusedOut(BaseModel):
+class RefusedOut(View):
     """A usage event that could not be charged: `reason` for programs, `detail` for people.
 
-    `event` is null where the buffered bytes could not be read; those are not sent again.
-    `resolution`: why it waits no more, if so.
+    `event` is null if the buffered bytes could not be read; those are not sent again.
+    `resolution`: why it no longer waits.
     """
 
-    id: str
+    id: Number = Field(validation_alias="refusal_id")
     business_id: BusinessId
     event_id: str
     customer_id: str
     reason: str
     detail: str
     refused_at: datetime
-    event: UsageOut | None
+    event: Annotated[UsageOut | None, BeforeValidator(lambda read: read())]
     resolved_at: datetime | None
     resolution: Resolution | None
     resolution_note: str | None
 
 
 class ReplayRequest(BaseModel):
-    """Which refused events are sent again: what is left out does not matter."""
+    """Which refused events to send again; a field that is left out does not matter."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -74,106 +72,55 @@ class ReplayRequest(BaseModel):
 
 
 class Replayed(BaseModel):
-    """How many events were sent; `has_more`: as many as one call sends, so call again."""
+    """How many events were sent; `has_more`: it is as many as one call sends, so call again."""
 
     replayed_count: int
     has_more: bool
 
 
-def _out(refused: RefusedEvent) -> RefusedOut:
-    event = refused.event()
-    return RefusedOut(
-        id=str(refused.refusal_id),
-        business_id=refused.business_id,
-        event_id=refused.event_id,
-        customer_id=refused.customer_id,
-        reason=refused.reason,
-        detail=refused.detail,
-        refused_at=refused.refused_at,
-        resolved_at=refused.resolved_at,
-        resolution=refused.resolution,
-        resolution_note=refused.resolution_note,
-        event=None
-        if event is None
-        else UsageOut(
-            event_id=event.event_id,
-            customer_id=event.customer_id,
-            event_name=event.event_name,
-            timestamp=event.event_at,
-            metadata=event.metadata,
-        ),
-    )
-
-
 async def _selection(
-    customer_id: Annotated[str | None, Query(min_length=1, max_length=255)] = None,
+    customer_id: TextQuery = None,
     reason: Annotated[str | None, Query(min_length=1, max_length=64)] = None,
-    event_id: Annotated[str | None, Query(min_length=1, max_length=255)] = None,
+    event_id: TextQuery = None,
 ) -> Selection:
     return Selection(customer_id=customer_id, reason=reason, event_id=event_id)
 
 
-@router.get("")
+@router.get("", response_model=Page[RefusedOut])
 def list_refused_events(
-    caller: Reader,
-    scope: Scoped,
+    tenant: Reader,
     paged: Paged,
     wanted: Annotated[Selection, Depends(_selection)],
     status: Literal["waiting", "resolved"] = "waiting",
-) -> Page[RefusedOut]:
-    """List refused events that wait, or that wait no more, newest first."""
-    after = None if paged.after is None else _refusal_id(paged.after)
-    found = scope.run(
-        caller.business_id,
-        lambda conn: newest_refused(
-            conn,
-            caller.business_id,
-            wanted,
-            page=paged.size,
-            offset=paged.offset,
-            after=after,
-            resolved=status == "resolved",
-        ),
-    )
-    return Page(items=[_out(refused) for refused in found])
+) -> Page[RefusedEvent]:
+    """List the refused events that wait, or the resolved ones, newest first."""
+    rows = paged.rows(_refusal_id)
+    return Page(items=tenant.run(newest_refused, wanted, resolved=status == "resolved", **rows))
 
 
 def _refusal_id(text: str) -> RefusalId:
-    if not (text.isascii() and text.isdigit() and len(text) <= ID_DIGITS_MAX):
-        raise NotFoundError("refused event", text)
-    return RefusalId(int(text))
+    return RefusalId(number_of("refused event", text))
 
 
-@router.delete("/{refusal_id}")
+@router.delete("/{refusal_id}", response_model=RefusedOut)
 def dismiss_refused_event(
-    caller: Writer,
-    scope: Scoped,
+    tenant: Writer,
     refusal_id: RefusalPath,
     reason: Annotated[str, Query(max_length=NOTE_CHARS_MAX, pattern=NO_NUL)] = "",
-) -> RefusedOut:
+) -> RefusedEvent:
     """Take a refused event off the list, for good; it is kept, with the reason."""
     number = _refusal_id(refusal_id)
 
-    def work(conn: Connection) -> RefusedEvent:
-        dismiss(conn, caller.business_id, reason, refusal_ids=[number])
-        return get_refused(conn, caller.business_id, number)
+    def work(conn: Connection, business_id: BusinessId) -> RefusedEvent:
+        dismiss(conn, business_id, reason, refusal_ids=[number])
+        return get_refused(conn, business_id, number)
 
-    return _out(scope.run(caller.business_id, work))
+    return tenant.run(work)
 
 
 @router.post("/replay", dependencies=REPEATABLE)
-def replay_refused_events(caller: Writer, scope: Scoped, wanted: ReplayRequest) -> Replayed:
+def replay_refused_events(tenant: Writer, wanted: ReplayRequest) -> Replayed:
     """Send refused events through the buffer again; none is charged twice."""
-    selection = Selection(
-        business_id=caller.business_id,
-        reason=wanted.reason,
-        event_id=wanted.event_id,
-        customer_id=wanted.customer_id,
-    )
-    sent = replay(
-        lambda: scope.sessions.tenant(caller.business_id),
-        scope.buffer,
-        selection,
-        events_max=REPLAY_MAX,
-    )
+    selection = Selection(business_id=tenant.business_id, **wanted.model_dump())
+    sent = replay(tenant.transaction, tenant.context.buffer, selection, events_max=REPLAY_MAX)
     return Replayed(replayed_count=sent, has_more=sent >= REPLAY_MAX)

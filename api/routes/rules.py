@@ -1,26 +1,26 @@
 """Low-credit rules: of one customer's wallet, or the business's default for a currency."""
 
-from typing import Annotated, Final
+from typing import Final
 
-from fastapi import APIRouter, Path, Response
-from pydantic import BaseModel, ConfigDict
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 
-from api.auth import Reader, Writer
-from api.context import REPEATABLE, Scoped
+from api.idempotency import REPEATABLE
 from api.paging import Page, Paged
+from api.parameters import RulePath
+from api.tenant import Reader, Writer
+from api.views import View
 from metering.errors import UnsupportedCurrencyError
 from metering.fields import CurrencyCode, Filled64, SignedMinor
-from metering.ids import Currency, CustomerId, RuleId, WalletId
+from metering.ids import BusinessId, Currency, CustomerId, RuleId, WalletId
 from metering.low_credit.rules import Rule, delete_rule, get_rule, page_of_rules, set_rule
 
 router: Final = APIRouter(prefix="/low-credit-rules", tags=["low-credit rules"])
 
-RulePath = Annotated[RuleId, Path(min_length=1, max_length=64)]
-
 
 class NewRule(BaseModel):
-    """What a rule is made of. Amounts in minor units; without a customer it is the default."""
+    """A new rule. Amounts in minor units; without a customer it is the default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,73 +30,50 @@ class NewRule(BaseModel):
     customer_id: Filled64 | None = None
 
 
-class RuleOut(BaseModel):
-    """A rule: low at or below `threshold`, recovered from `recover_at` on."""
+class RuleOut(View):
+    """A rule: credit is low at or below `threshold`, and has recovered at `recover_at` or above."""
 
-    id: RuleId
+    id: RuleId = Field(validation_alias="rule_id")
     wallet_id: WalletId | None
     customer_id: CustomerId | None
     currency: Currency
-    threshold: int
-    recover_at: int
+    threshold: int = Field(validation_alias="threshold_minor")
+    recover_at: int = Field(validation_alias="recover_at_minor")
 
 
-def _out(rule: Rule) -> RuleOut:
-    return RuleOut(
-        id=rule.rule_id,
-        wallet_id=rule.wallet_id,
-        customer_id=rule.customer_id,
-        currency=rule.currency,
-        threshold=rule.threshold_minor,
-        recover_at=rule.recover_at_minor,
-    )
+@router.post("", status_code=201, response_model=RuleOut, dependencies=REPEATABLE)
+def make_rule(tenant: Writer, new: NewRule) -> Rule:
+    """Create a rule. If one with this threshold exists, its `recover_at` is changed."""
+    if new.currency not in tenant.context.currencies:
+        raise UnsupportedCurrencyError(new.currency, tenant.context.currencies)
 
-
-@router.post("", status_code=201, dependencies=REPEATABLE)
-def make_rule(caller: Writer, scope: Scoped, new: NewRule) -> RuleOut:
-    """Set a rule; the same threshold again changes its band."""
-    if new.currency not in scope.currencies:
-        raise UnsupportedCurrencyError(new.currency, scope.currencies)
-
-    def work(conn: Connection) -> Rule:
+    def work(conn: Connection, business_id: BusinessId) -> Rule:
         rule_id = set_rule(
             conn,
-            caller.business_id,
+            business_id,
             Currency(new.currency),
             new.threshold,
             customer_id=None if new.customer_id is None else CustomerId(new.customer_id),
             recover_at_minor=new.recover_at,
         )
-        return get_rule(conn, caller.business_id, rule_id)
+        return get_rule(conn, business_id, rule_id)
 
-    return _out(scope.run(caller.business_id, work))
+    return tenant.run(work)
 
 
-@router.get("")
-def list_rules(caller: Reader, scope: Scoped, paged: Paged) -> Page[RuleOut]:
+@router.get("", response_model=Page[RuleOut])
+def list_rules(tenant: Reader, paged: Paged) -> Page[Rule]:
     """List rules, newest first."""
-    found = scope.run(
-        caller.business_id,
-        lambda conn: page_of_rules(
-            conn,
-            caller.business_id,
-            page=paged.size,
-            offset=paged.offset,
-            after=paged.after_as(RuleId),
-        ),
-    )
-    return Page(items=[_out(rule) for rule in found])
+    return Page(items=tenant.run(page_of_rules, **paged.rows(RuleId)))
 
 
-@router.get("/{rule_id}")
-def show_rule(caller: Reader, scope: Scoped, rule_id: RulePath) -> RuleOut:
+@router.get("/{rule_id}", response_model=RuleOut)
+def show_rule(tenant: Reader, rule_id: RulePath) -> Rule:
     """Return one rule."""
-    return _out(
-        scope.run(caller.business_id, lambda conn: get_rule(conn, caller.business_id, rule_id))
-    )
+    return tenant.run(get_rule, rule_id)
 
 
 @router.delete("/{rule_id}", status_code=204, response_class=Response)
-def take_rule_away(caller: Writer, scope: Scoped, rule_id: RulePath) -> None:
-    """Take a rule away, with its alerts' states."""
-    scope.run(caller.business_id, lambda conn: delete_rule(conn, caller.business_id, rule_id))
+def take_rule_away(tenant: Writer, rule_id: RulePath) -> None:
+    """Delete a rule and the state of its alerts."""
+    tenant.run(delete_rule, rule_id)

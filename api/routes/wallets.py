@@ -1,46 +1,25 @@
-"""The wallets of a customer: one per currency, each balance apart."""
+"""The wallets of a customer: one per currency, each with its own balance."""
 
-from collections.abc import Mapping
-from datetime import date, datetime
+from collections.abc import Mapping, Sequence
+from datetime import date
 from decimal import ROUND_FLOOR, Decimal, localcontext
-from typing import Annotated, Final
+from typing import Final
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter
 from pydantic import BaseModel
 from sqlalchemy import Connection
 
-from api.auth import Reader, Writer
-from api.context import ApiScope, Scoped
-from metering.ids import Currency, CustomerId
+from api.parameters import CurrencyPath, CustomerPath
+from api.tenant import Reader, Writer
+from api.views import CustomerWallet
+from metering.ids import BusinessId, Currency
 from metering.ledger.wallets import Overdraft, WalletView, set_overdraft, wallets_of
-from metering.money import plain
 
 router: Final = APIRouter(prefix="/customers/{customer_id}/wallets", tags=["wallets"])
 
-CustomerPath = Annotated[CustomerId, Path(min_length=1, max_length=64)]
-CurrencyPath = Annotated[Currency, Path(min_length=1, max_length=10)]
-
-
-class CustomerWallet(BaseModel):
-    """A wallet. All amounts in minor units; `remainder`: what is below one, as a decimal text."""
-
-    customer_id: CustomerId
-    currency: Currency
-    balance: int
-    # What may be spent now: the balance without what is frozen or has just expired, and how far
-    # below zero a debit may go. Alerts and top-ups look at the same without the last.
-    available_balance: int
-    # How far below zero a debit that is not usage may go. Usage is always debited.
-    overdraft_limit: int
-    # In lots whose payment is in dispute.
-    frozen: int
-    remainder: str
-    created_at: datetime
-    updated_at: datetime
-
 
 class CustomerWallets(BaseModel):
-    """All wallets, and their sum by the configured rates; without a rate a currency is left out."""
+    """All wallets, and their sum by the configured rates, without currencies that have no rate."""
 
     items: list[CustomerWallet]
     total_balance_usd: int
@@ -48,68 +27,49 @@ class CustomerWallets(BaseModel):
 
 
 @router.get("")
-def list_wallets(caller: Reader, scope: Scoped, customer_id: CustomerPath) -> CustomerWallets:
+def list_wallets(tenant: Reader, customer_id: CustomerPath) -> CustomerWallets:
     """Return every wallet of a customer, those at zero too."""
-    found = scope.run(
-        caller.business_id, lambda conn: wallets_of(conn, caller.business_id, customer_id)
-    )
-    wallets = [wallet_of_view(found[code]) for code in configured(scope, found)]
+    found = tenant.run(wallets_of, customer_id)
+    settings = tenant.context.settings
+    wallets = [
+        CustomerWallet.model_validate(found[code])
+        for code in configured_first(found, tenant.context.currencies)
+    ]
     return CustomerWallets(
         items=wallets,
-        total_balance_usd=total_usd(wallets, scope.settings.usd_rates),
-        rates_as_of=scope.settings.usd_rates_date,
+        total_balance_usd=total_usd(wallets, settings.usd_rates),
+        rates_as_of=settings.usd_rates_date,
     )
 
 
-@router.put("/{currency}/overdraft")
+@router.put("/{currency}/overdraft", response_model=CustomerWallet)
 def put_overdraft(
-    caller: Writer,
-    scope: Scoped,
-    customer_id: CustomerPath,
-    currency: CurrencyPath,
-    new: Overdraft,
-) -> CustomerWallet:
-    """Say how far below zero a debit that is not usage may go; what is owed already stays owed."""
+    tenant: Writer, customer_id: CustomerPath, currency: CurrencyPath, new: Overdraft
+) -> WalletView:
+    """Set how far below zero a debit that is not usage may go; existing debt does not change."""
 
-    def work(conn: Connection) -> WalletView:
-        set_overdraft(conn, caller.business_id, customer_id, currency, new)
-        return wallets_of(conn, caller.business_id, customer_id)[currency]
+    def work(conn: Connection, business_id: BusinessId) -> WalletView:
+        set_overdraft(conn, business_id, customer_id, currency, new)
+        return wallets_of(conn, business_id, customer_id)[currency]
 
-    return wallet_of_view(scope.run(caller.business_id, work))
+    return tenant.run(work)
 
 
-def configured(scope: ApiScope, found: Mapping[Currency, WalletView]) -> list[Currency]:
-    """Return the currencies of wallets, the configured ones first and in their order."""
-    order = {code: number for number, code in enumerate(scope.currencies)}
+def configured_first(
+    found: Mapping[Currency, WalletView], currencies: Sequence[str]
+) -> list[Currency]:
+    """Return the currencies of wallets: the configured ones in their order, then the others."""
+    order = {code: number for number, code in enumerate(currencies)}
     return sorted(found, key=lambda code: (order.get(code, len(order)), code))
 
 
-def wallet_of_view(view: WalletView) -> CustomerWallet:
-    """Return a wallet as the contract writes it."""
-    wallet = view.wallet
-    return CustomerWallet(
-        customer_id=wallet.customer_id,
-        currency=wallet.currency,
-        balance=wallet.balance_minor,
-        available_balance=view.available_minor,
-        overdraft_limit=wallet.overdraft_limit_minor,
-        frozen=wallet.frozen_minor,
-        remainder=plain(wallet.remainder),
-        created_at=view.created_at,
-        updated_at=view.updated_at,
-    )
-
-
-def total_usd(wallets: list[CustomerWallet], rates: Mapping[str, Decimal]) -> int:
+def total_usd(wallets: Sequence[CustomerWallet], rates: Mapping[str, Decimal]) -> int:
     """Return the sum in cents of USD, rounded down."""
+    known = {"USD": Decimal(1), **rates}
     with localcontext(prec=60):
-        known = {"USD": Decimal(1), **rates}
-        total = sum(
-            (
-                wallet.balance * known[wallet.currency]
-                for wallet in wallets
-                if wallet.currency in known
-            ),
-            Decimal(0),
-        )
-        return int(total.to_integral_value(ROUND_FLOOR))
+        parts = [
+            wallet.balance * known[wallet.currency]
+            for wallet in wallets
+            if wallet.currency in known
+        ]
+        return int(sum(parts, Decimal(0)).to_integral_value(ROUND_FLOOR))

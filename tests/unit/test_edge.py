@@ -4,7 +4,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 from structlog.testing import capture_logs
 
-from api.middleware import Edge
+from api.middleware import RequestMiddleware
 
 
 def test_a_client_that_hangs_up_is_not_answered_and_is_no_error_of_ours() -> None:
@@ -21,7 +21,7 @@ def test_a_client_that_hangs_up_is_not_answered_and_is_no_error_of_ours() -> Non
 
     scope = {"type": "http", "method": "GET", "path": "/livez", "query_string": b"", "headers": []}
     with capture_logs() as logged:
-        asyncio.run(Edge(app, body_bytes_max=1)(scope, receive, send))
+        asyncio.run(RequestMiddleware(app, body_bytes_max=1)(scope, receive, send))
 
     assert sent == []
     assert [line["log_level"] for line in logged] == ["info"]

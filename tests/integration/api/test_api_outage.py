@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from api.auth import KeyRing
+from api.auth import KeyCache
 from metering.ids import BusinessId
 from support.edge import Api, running_api
 from support.own_redis import OwnRedis, running_redis
@@ -82,8 +82,8 @@ def test_a_known_key_is_trusted_while_postgres_is_away_but_not_for_ever(shop: Sh
         with shop.sessions.tenant(business_id) as conn:
             yield conn
 
-    patient = KeyRing(tenant, fresh_s=0, stale_s=60)
-    strict = KeyRing(tenant, fresh_s=0, stale_s=0)
+    patient = KeyCache(tenant, fresh_s=0, stale_s=60)
+    strict = KeyCache(tenant, fresh_s=0, stale_s=0)
     known = [ring.principal(key) for ring in (patient, strict)]
     away.append("postgres")
 

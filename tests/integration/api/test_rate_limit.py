@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 from redis import Redis
 
-from api.rate_limit import OPEN_S, RateLimit
+from api.rate_limit import BREAKER_OPEN_S, RateLimit
 from metering.buffer.stream import connect
 from metering.errors import TooManyRequestsError
 from metering.ids import KeyId
@@ -143,7 +143,7 @@ def test_without_redis_there_is_no_limit_for_a_while(
         assert spent(limit, "key_b", 100) == 100
 
         server.send(signal.SIGCONT)
-        now = limit._open_until_s + OPEN_S
+        now = limit._open_until_s + BREAKER_OPEN_S
         monkeypatch.setattr("api.rate_limit.monotonic", lambda: now)
         assert spent(limit, "key_c", 100) == 20
 
