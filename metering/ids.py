@@ -48,7 +48,7 @@ def new_ulid() -> str:
 
 
 def new_id(prefix: str) -> str:
-    """`prefix` + `_` + a ULID: unique without asking anyone, in order of creation to the ms."""
+    """Return `prefix`, `_` and a ULID: unique everywhere, in order of creation to the ms."""
     return f"{prefix}_{new_ulid()}"
 
 
@@ -70,10 +70,8 @@ def new_ids(prefix: str, count: int) -> list[str]:
 
 
 def made_at(id_: str) -> datetime:
-    """Return when an id of `new_id` was made, to the ms, by the clock of who made it.
+    """Return when `new_id` made an id, to the ms, by the clock of its process.
 
-    Raises:
-        ValueError: it is no such id.
-
+    Raises: ValueError if the text is no such id.
     """
     return ULID.from_str(id_.rpartition("_")[2]).datetime

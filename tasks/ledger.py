@@ -1,4 +1,4 @@
-"""Stage 4: every invariant of the ledger, what waits for a person, and the clean-up."""
+"""Stage 4: the walk over the invariants, the gauges of what waits, and the clean-up."""
 
 from dataclasses import asdict
 from typing import Final
@@ -22,7 +22,7 @@ log = structlog.get_logger("gullak.verify")
 
 @task("ledger.verify")
 def verify(since: int = 0) -> Report:
-    """Go on looking for faults (without the walk over all entries, which `gullak verify` makes)."""
+    """Continue the walk over the invariants, without the deep ones, which `gullak verify` runs."""
     done = continue_walk(context().snapshot, since, SLICE_MS)
     for fault in done.faults:
         log.error("ledger fault", fault_id=fault.fault_id, **asdict(fault))
@@ -48,7 +48,7 @@ def measure() -> Report:
 
 @task("ledger.prune")
 def prune() -> Report:
-    """Forget what was told, received and refused long ago."""
+    """Delete old webhooks, provider events and refused events."""
     config = context().settings
     keep = Retention(
         webhook_days=config.webhook_retention_days,

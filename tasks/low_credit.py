@@ -1,4 +1,4 @@
-"""Stage 5: the scheduled check, for what posting did not see."""
+"""Stage 5: the scheduled check of low-credit rules."""
 
 from metering.low_credit.check import check_all
 from worker.context import context
@@ -7,5 +7,5 @@ from worker.task import Report, task
 
 @task("low_credit.check")
 def check() -> Report:
-    """Walk all wallets; a rule may have come or changed since they last moved."""
+    """Check all wallets: a rule may be newer than their last entry."""
     return {"crossings": check_all(context().transaction)}

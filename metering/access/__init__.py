@@ -1,1 +1,1 @@
-"""Who may ask: API keys of businesses and what each may do."""
+"""API keys of businesses, and what each of them may do."""

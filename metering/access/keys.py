@@ -1,6 +1,6 @@
-"""API keys: made, listed, revoked, and recognised when a request brings one.
+"""API keys: create, list, revoke, authenticate.
 
-A key is `gk_`, 12 characters by which it is found, `_` and 43 characters that nobody can guess.
+A key is `gk_`, 12 characters by which it is found, `_` and 43 secret characters.
 """
 
 import base64
@@ -23,20 +23,20 @@ from metering.ids import BusinessId, KeyId, new_id
 Permission = Literal["ingest", "read", "write"]
 SCOPES: Final[tuple[Permission, ...]] = get_args(Permission)
 
-# How old a noted use may be, in seconds: a busy key must not write a row per request.
+# How old the stored time of use may be: a busy key must not write a row per request.
 USE_FRESH_S: Final = 60
 
 _LOOKUP_CHARS: Final = 12
 _SECRET_BYTES: Final = 32
-# The whole form in ASCII, so that what is too long or holds NUL never reaches the database.
+# The form of a key in ASCII. A text that is too long or holds NUL never reaches the database.
 _FORM: Final = re.compile(r"(gk_[a-z2-7]{12})_[A-Za-z0-9_-]{43}")
-# Compared with when there is no such key, so that the time taken does not tell.
+# Compared with if there is no such key, so that the time of the answer reveals nothing.
 _NO_HASH: Final = bytes(hashlib.sha256().digest_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewKey:
-    """A key that was just made; `key` is its whole text, which is stored nowhere."""
+    """A new key. `key` is its whole text, which is not stored."""
 
     key_id: KeyId
     key: str = field(repr=False)
@@ -57,7 +57,7 @@ class ApiKey:
 
 
 class Principal(NamedTuple):
-    """Whom a key stands for, and what it may do."""
+    """The business of a key, and what the key may do."""
 
     key_id: KeyId
     business_id: BusinessId
@@ -67,7 +67,7 @@ class Principal(NamedTuple):
 def create_key(
     conn: Connection, business_id: BusinessId, name: str, scopes: Collection[str]
 ) -> NewKey:
-    """Make a key; its text can be had from what is returned only.
+    """Create a key.
 
     Raises:
         InvalidInputError: the name is blank, too long or holds NUL, or there is no scope or one
@@ -115,22 +115,20 @@ def _new_text() -> tuple[str, str]:
 
 
 def _hash(key: str) -> bytes:
-    # A slow hash makes guessing of passwords dear; 256 random bits are beyond all guessing.
+    # A slow hash is for passwords that can be guessed; 256 random bits cannot.
     return hashlib.sha256(key.encode()).digest()
 
 
 def list_keys(conn: Connection, business_id: BusinessId) -> list[ApiKey]:
-    """Return the keys of a business, newest first, with those that are revoked."""
+    """Return the keys of a business, newest first, revoked ones too."""
     rows = conn.execute(statements.KEYS, {"business_id": business_id}).mappings()
     return [ApiKey(**{**row, "scopes": tuple(row["scopes"])}) for row in rows]
 
 
 def revoke_key(conn: Connection, business_id: BusinessId, key_id: KeyId) -> None:
-    """Refuse a key from now on; once more changes nothing.
+    """Revoke a key; a second time changes nothing.
 
-    Raises:
-        NotFoundError: the business has no such key.
-
+    Raises: NotFoundError.
     """
     values = {"business_id": business_id, "key_id": key_id}
     if not conn.execute(statements.REVOKE_KEY, values).rowcount:
@@ -138,11 +136,9 @@ def revoke_key(conn: Connection, business_id: BusinessId, key_id: KeyId) -> None
 
 
 def prefix_of(key: str) -> str:
-    """Return by what a key is found; touches no database.
+    """Return the prefix by which a key is found, without the database.
 
-    Raises:
-        UnauthorizedError: it has not the form of a key.
-
+    Raises: UnauthorizedError if the text has not the form of a key.
     """
     form = _FORM.fullmatch(key)
     if form is None:
@@ -151,11 +147,9 @@ def prefix_of(key: str) -> str:
 
 
 def authenticate(conn: Connection, key: str) -> Principal:
-    """Return whom a key stands for; `key` is whatever a request brought.
+    """Return the principal of a key.
 
-    Raises:
-        UnauthorizedError: it is not a key, or one that is unknown or revoked.
-
+    Raises: UnauthorizedError if the text is not a key, or the key is unknown or revoked.
     """
     row = conn.execute(statements.KEY_OF_PREFIX, {"prefix": prefix_of(key)}).one_or_none()
     is_same = hmac.compare_digest(_hash(key), _NO_HASH if row is None else row.secret_hash)
@@ -165,7 +159,7 @@ def authenticate(conn: Connection, key: str) -> Principal:
 
 
 def note_use(conn: Connection, principal: Principal) -> None:
-    """Set when the key was last used, unless what is noted is less than `USE_FRESH_S` old."""
+    """Store that the key was used, unless the stored time is less than `USE_FRESH_S` old."""
     conn.execute(
         statements.NOTE_USE,
         {

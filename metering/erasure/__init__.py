@@ -1,7 +1,7 @@
-"""Erase the personal data of a customer; the ledger stays. docs/operating.md says what lies where.
+"""Erase the personal data of a customer; the ledger stays. docs/operating.md says where it lies.
 
-Twice is once. What still waits for a decision is kept, because money depends on it, and counted:
-when it is decided, erase again.
+A second run changes nothing. Data that still waits for a decision is kept, because money depends on
+it, and counted. Erase again when it is decided.
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,7 @@ from metering.ids import BusinessId, CustomerId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Erasure:
-    """What one run did: bodies and dead letters blanked by it, and those that wait and were kept.
-
-    `is_complete`: nothing was kept.
-    """
+    """The provider events and refused events that a run blanked, and those that wait."""
 
     customer_id: CustomerId
     bodies_blanked: int

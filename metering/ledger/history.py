@@ -1,4 +1,4 @@
-"""The full history of a wallet, a page at a time, newest first."""
+"""The history of a wallet, newest first."""
 
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ def history(
 ) -> list[Entry]:
     """Return up to `page` (1 to 1000) entries older than `before_version` (default: the newest).
 
-    Pass the last entry's version to go on: a keyset, so entries written meanwhile move nothing.
+    Pass the version of the last entry to get the next page. New entries do not move the pages.
     """
     rows = conn.execute(
         statements.HISTORY,
@@ -39,11 +39,9 @@ def get_entry(
     *,
     customer_id: CustomerId | None = None,
 ) -> Entry:
-    """Return an entry of a business, and of this customer if one is named.
+    """Return an entry of a business, and of this customer if one is given.
 
-    Raises:
-        NotFoundError: there is no such entry.
-
+    Raises: NotFoundError.
     """
     values = {"business_id": business_id, "entry_id": entry_id, "customer_id": customer_id}
     row = conn.execute(statements.ENTRY, values).one_or_none()

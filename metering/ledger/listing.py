@@ -1,9 +1,8 @@
 """The entries of all wallets of a customer, newest first: a page by number, or after an entry.
 
-No index but the primary key, because each further one would be paid for by every entry of every
-batch. Within a wallet time never goes back as versions grow (the clock is read under the wallet's
-lock), so a moment is turned into a version by bisection, in one statement: some 24 looks at the
-primary key among ten million entries.
+It uses only the primary key, because every entry of every batch would pay for another index. Times
+never decrease as the versions of a wallet grow (the clock is read under the wallet's lock), so one
+statement turns a time into a version by bisection: about 24 look-ups among ten million entries.
 """
 
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ _OF_USAGE: Final = "merchant_adjustment"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryFilter:
-    """Which entries; what is None does not matter."""
+    """A filter; None matches all."""
 
     currency: Currency | None = None
     event_type: EventType | None = None
@@ -64,12 +63,12 @@ def list_entries(
     firsts = [_first(conn, wallet, wanted) for wallet in wallets]
     lasts = [_last(conn, wallet, wanted, cursor) for wallet in wallets]
     if len(wallets) == 1 and wanted.event_type is None:
-        # Versions have no gaps: of one wallet, so many entries further on is so many less.
+        # Versions have no gaps, so `offset` entries further is `offset` versions less.
         lasts = [last - offset for last in lasts]
         offset = 0
     if wanted.event_type is None:
-        # For the same reason no more of each wallet can be on the page; the planner, which cannot
-        # know that, would sort all of it.
+        # For the same reason no more entries of a wallet fit on the page. The planner cannot know
+        # that and would sort all entries.
         ends = zip(firsts, lasts, strict=True)
         firsts = [max(first, last - offset - page + 1) for first, last in ends]
     statement = (
@@ -121,21 +120,21 @@ def _first(conn: Connection, wallet: Wallet, wanted: EntryFilter) -> int:
 
 
 def _last(conn: Connection, wallet: Wallet, wanted: EntryFilter, cursor: _Cursor | None) -> int:
-    """Return the version of the wallet's newest entry that may be listed; 0: there is none."""
+    """Return the version of the wallet's newest entry that may be listed, or 0."""
     last = wallet.version
     if wanted.created_at_lte is not None:
         last = min(last, version_at(conn, wallet, wanted.created_at_lte))
     if cursor is not None and cursor.wallet_id == wallet.wallet_id:
         last = min(last, cursor.version - 1)
     elif cursor is not None:
-        # Of entries of one moment those of the wallet with the greater id come first.
+        # Among entries of one moment, those of the wallet with the greater id come first.
         came_before = wallet.wallet_id > cursor.wallet_id
         last = min(last, version_at(conn, wallet, cursor.created_at, before=came_before))
     return last
 
 
 def version_at(conn: Connection, wallet: Wallet, moment: datetime, *, before: bool = False) -> int:
-    """Return the version of the last entry made up to `moment`, or before it; 0: there is none."""
+    """Return the version of the last entry up to `moment`, or before it, or 0."""
     values = {
         "wallet_id": wallet.wallet_id,
         "version": wallet.version,

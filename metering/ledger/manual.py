@@ -1,4 +1,4 @@
-"""Credit and debit by hand: with a reason, and an idempotency key that is kept for ever."""
+"""Credits and debits by hand, once per idempotency key."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,19 +33,18 @@ from metering.ledger.entry import PRIORITY_DEFAULT, EventType, Kind, LotTerms, P
 from metering.ledger.post import post
 from metering.ledger.wallets import wallet_of
 
-# What it can be written for in UTC, whatever its own zone is.
+# Moments that can be converted to UTC from any time zone.
 _EARLIEST: Final = datetime(1, 1, 2, tzinfo=UTC)
 _LATEST: Final = datetime(9999, 12, 30, tzinfo=UTC)
-# What only a credit has: how its lot is burned.
+# The terms of a lot, which only a credit has.
 _TERMS: Final = ("expires_at", "source", "priority", "cost_basis")
 
 
 class ManualEntry(BaseModel):
-    """What is asked for. `amount` in minor units; a float, a text or a bool is refused.
+    """A credit or debit by hand. `amount` is an integer of minor units.
 
-    Of a credit only: until when it may be spent (default: for ever), where it came from (default:
-    by hand), its place in the order of burning (0 first; default: 50), and what was paid for it in
-    minor units.
+    Only for a credit: when it expires (default: never), its source (default: manual), its priority
+    (0 is consumed first; default: 50), and the price that was paid for it in minor units.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -79,7 +78,7 @@ class ManualEntry(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """The entry that the request made; `replayed`: it was made by an earlier one."""
+    """The entry of a request. `replayed` if an earlier request wrote it."""
 
     entry_id: EntryId
     wallet_id: WalletId
@@ -95,10 +94,7 @@ def enter(
     kind: Kind = "manual",
     event_type: EventType = "merchant_adjustment",
 ) -> Entered:
-    """Write the entry once per idempotency key.
-
-    Of many at once with one key, one writes and the others, which wait for it, see what it wrote.
-    The unique index stands behind that.
+    """Write the entry once per idempotency key. Requests with one key wait for each other.
 
     Raises:
         NotFoundError: the business has no such customer.
@@ -129,7 +125,7 @@ def entered_before(
 
 
 def _check_expiry(conn: Connection, request: ManualEntry) -> None:
-    """Refuse what has expired; of a repetition that is not asked, because it was good once."""
+    """Refuse credit that has expired. A repetition is not checked: its first request was."""
     if request.expires_at is None:
         return
     if request.expires_at <= database_now(conn):
@@ -165,10 +161,9 @@ def _lot_terms(request: ManualEntry) -> LotTerms:
 
 
 def _digest(customer_id: CustomerId, request: ManualEntry, kind: Kind) -> bytes:
-    """Return what tells a repetition from a conflict: everything that was asked for.
+    """Return the digest of all that was asked for.
 
-    Of the terms only those that were given take part: keys from before there were terms still know
-    their content.
+    Only the given terms take part, so that digests that are older than terms still match.
     """
     terms = request.model_dump(include=set(_TERMS), exclude_none=True)
     if request.expires_at is not None:

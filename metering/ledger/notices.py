@@ -1,4 +1,4 @@
-"""What businesses are told of their wallets' entries: all but usage, which is too much to tell."""
+"""Webhooks about ledger entries: all but usage, which would be too many."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,7 +11,7 @@ from metering.webhook.outbox import Notice, WebhookType, publish
 
 
 def tell_of(conn: Connection, entries: Sequence[Entry], now: datetime) -> None:
-    """Write a notice of each entry that is not usage to the outbox."""
+    """Publish a webhook for each entry that is not usage."""
     told = [entry for entry in entries if entry.kind != "usage"]
     publish(conn, [_notice(entry) for entry in told], now)
 

@@ -1,1 +1,1 @@
-"""Balance against thresholds: one alert per crossing, armed again by recovery."""
+"""Low credit: one alert per crossing of a threshold, armed again by recovery."""

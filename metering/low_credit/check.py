@@ -1,4 +1,4 @@
-"""The scheduled check: what posting did not see, because a rule came or changed after it.
+"""The scheduled check: it finds the crossings that come from new or changed rules.
 
 A run ends before its task does. The next run goes on where it ended, so that every wallet is
 reached, however many there are.
@@ -21,7 +21,7 @@ _BEFORE_ALL_IDS: Final = ""
 
 
 def check_all(transaction: Transactions, slice_s: float = SLICE_S) -> int:
-    """Check wallets in pages, each its own transaction; return how many crossings were told.
+    """Check wallets in pages, a transaction each; return the number of crossings.
 
     Goes on where the last run ended. Ends with the last wallet, or with the first page after
     `slice_s`; does nothing while another run checks.
@@ -35,7 +35,7 @@ def check_all(transaction: Transactions, slice_s: float = SLICE_S) -> int:
 
 
 def _check_next(transaction: Transactions) -> tuple[bool, int]:
-    """Check the next page; return whether it was the last of the walk, and the crossings told."""
+    """Check the next page; return whether it was the last one, and the number of crossings."""
     with transaction() as conn:
         after = conn.execute(statements.PLACE).scalar_one_or_none()
         if after is None:
@@ -48,11 +48,11 @@ def _check_next(transaction: Transactions) -> tuple[bool, int]:
 
 
 def _check(conn: Connection, page: list[WalletId]) -> int:
-    """Tell of the crossings of a page; return how many there were.
+    """Publish the crossings of a page; return their number.
 
-    Looks without locks first: in most pages nothing has crossed. Then it locks the wallets that
-    seem to have crossed, and looks again: a posting may have told of it meanwhile. It passes over
-    a wallet that somebody holds, so that a frozen process delays no other wallet's alert.
+    It looks without locks first, because most pages have none. Then it locks the wallets that seem
+    to have crossed and looks again, because a posting may have published the crossing meanwhile. It
+    skips locked wallets, so that a frozen process delays no other wallet's alert.
     """
     seeming = conn.execute(statements.CROSSINGS, {"wallet_ids": page})
     crossed = sorted({WalletId(row.wallet_id) for row in seeming})

@@ -1,9 +1,9 @@
-"""Crossings: found under the wallet lock, told through the outbox, in the posting transaction.
+"""Crossings: found under the wallet's lock and written to the outbox in the posting transaction.
 
-A wallet is low by a rule when the credit that can be spent is at or below the threshold: its
-balance without what is frozen or has expired; how far it may be overdrawn is no credit. It has
-recovered when that reaches `recover_at`, which lies above. Between the two nothing is told, so an
-amount that swings around the threshold makes one alert, not many.
+A wallet is low by a rule when its spendable credit is at or below the threshold: the balance
+without frozen and expired credit; the overdraft does not count. It has recovered when that reaches
+`recover_at`, which lies above. In between no alert is sent, so an amount that swings around the
+threshold makes one alert, not many.
 """
 
 from collections import Counter
@@ -21,9 +21,9 @@ from metering.webhook.outbox import Notice, publish
 
 
 def evaluate(conn: Connection, wallet_ids: Sequence[WalletId], now: datetime) -> int:
-    """Tell of every crossing of these wallets, which the caller holds locked; return how many.
+    """Publish the crossings of these locked wallets; return their number.
 
-    Those that have a rule for it are marked for a top-up, or no longer.
+    It also marks the wallets that want a top-up by their rule.
     """
     found = conn.execute(statements.CROSSINGS, {"wallet_ids": array(wallet_ids)}).all()
     if marked := [row.wallet_id for row in found if row.rule_id is None]:
@@ -36,16 +36,16 @@ def evaluate(conn: Connection, wallet_ids: Sequence[WalletId], now: datetime) ->
 
 
 def mark_top_ups(conn: Connection, wallet_ids: Sequence[WalletId], now: datetime) -> None:
-    """Mark which of these wallets want a top-up: what may be spent is at or below a threshold.
+    """Mark those of the wallets that want a top-up: their credit is at or below the threshold.
 
-    A rule that somebody has in hand is passed over: to wait for it with the wallets locked could
-    deadlock, and the scheduled check comes by.
+    It skips locked rules: to wait with the wallets locked could deadlock, and the scheduled check
+    comes later.
     """
     conn.execute(statements.MARK_TOP_UPS, {"wallet_ids": list(wallet_ids), "now": now})
 
 
 def _mark(conn: Connection, rows: Sequence[Row[Any]], now: datetime) -> Sequence[Row[Any]]:
-    """Write the new states; return the crossings without those of rules that are going."""
+    """Write the new states; return the crossings, without rules that are being deleted."""
     low = [row for row in rows if not row.was_low]
     recovered = [row for row in rows if row.was_low]
     if recovered:

@@ -1,4 +1,4 @@
-"""Low-credit rules: a threshold and the balance from which a wallet counts as recovered."""
+"""Low-credit rules: a threshold, and the credit from which a wallet counts as recovered."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from metering.money import INT64_MAX
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A rule; `wallet_id` None: the business's default for the currency."""
+    """A rule. Without a wallet it is the default of the business for the currency."""
 
     rule_id: RuleId
     wallet_id: WalletId | None
@@ -78,11 +78,9 @@ def _wallet(
 
 
 def delete_rule(conn: Connection, business_id: BusinessId, rule_id: RuleId) -> None:
-    """Take a rule away.
+    """Delete a rule.
 
-    Raises:
-        NotFoundError: the business has no such rule.
-
+    Raises: NotFoundError.
     """
     gone = conn.execute(
         statements.DELETE_RULE, {"business_id": business_id, "rule_id": rule_id}
@@ -112,9 +110,7 @@ def page_of_rules(
 def get_rule(conn: Connection, business_id: BusinessId, rule_id: RuleId) -> Rule:
     """Return a rule.
 
-    Raises:
-        NotFoundError: the business has no such rule.
-
+    Raises: NotFoundError.
     """
     found = conn.execute(statements.RULE, {"business_id": business_id, "rule_id": rule_id})
     return get_one(Rule, found, "low-credit rule", rule_id)

@@ -1,8 +1,8 @@
 """The wall between tenants: the role of the HTTP edge, its rights, the policies that bind it.
 
-Raised by every migration run, not only by the revision that made a table. A role belongs to the
-cluster, so a dump that is restored into a new one finds it missing, and with it are lost all rights
-and policies that name it. A new table needs a line here, and nothing in its migration.
+Every migration run raises it, not only the revision that made a table. A role belongs to the
+cluster, so a dump that is restored into a new cluster lacks it, with all rights and policies that
+name it. A new table needs a line here, and nothing in its migration.
 """
 
 from typing import Final
@@ -26,7 +26,7 @@ BEGIN
 END $$;
 """
 
-# What the edge may do to which table. History is never changed, and nobody's keys are made here.
+# The rights of the HTTP edge by table. It never changes history, and creates no keys.
 RIGHTS: Final = {
     "alembic_version": "SELECT",
     "api_keys": "SELECT, UPDATE (last_used_at)",
@@ -66,7 +66,7 @@ RIGHTS: Final = {
     "webhook_endpoints": "SELECT, INSERT, UPDATE, DELETE",
     "webhook_events": "SELECT, INSERT",
 }
-# Rows of these belong to whom the row belongs that they hang on: the policy there decides.
+# A row of these belongs to the owner of its parent row: the policy of the parent table decides.
 _OF_PARENT: Final = {
     "lot_moves": ("wallets", "wallet_id"),
     "lot_stretches": ("wallets", "wallet_id"),
@@ -83,7 +83,7 @@ _WITHOUT_POLICY: Final = {
     "usage_batches",
     "usage_event_keys",
 }
-# What the edge may call past the wall, and nobody else may.
+# Functions that only the edge may call, past the wall.
 _FUNCTIONS: Final = ("api_key_of(text)", "provider_account_of(text, text)")
 
 _WALLED: Final = """

@@ -1,7 +1,7 @@
-"""Clean-up: what was told, received and refused long ago, a page of rows in each transaction.
+"""Clean-up of old webhooks, provider events and refused events, a page per transaction.
 
-Nothing that money follows from is ever deleted: entries, lots, purchases, payments and the keys of
-events stay for ever, and so does what still waits for a person.
+Entries, lots, purchases, payments and event keys stay for ever, because money depends on them. So
+does everything that still waits for a person.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ class Retention:
 
 
 def prune(transaction: Transactions, keep: Retention, slice_ms: int) -> dict[str, int]:
-    """Forget what is too old, for `slice_ms`; return rows by kind. Safe twice and at once."""
+    """Delete what is too old, for `slice_ms`; return rows by kind. Safe twice and at once."""
     ends_at = monotonic() + slice_ms / 1000
     return {
         kind: sum(_pages(transaction, pruner, ends_at))

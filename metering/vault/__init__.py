@@ -1,8 +1,8 @@
 """Secrets at rest: sealed on their way into the database, opened on their way out.
 
-A dump, or a person who may read the tables, then sees no key of a payment provider. The keys come
-with the connection, from the settings of the process; the first seals, all of them open. Without
-keys secrets are stored as they are, and those that are stored so can always be read.
+A dump of the tables then shows no key of a payment provider. The keys come with the connection,
+from the settings of the process. The first key seals, all of them open. Without keys secrets are
+stored in plain text, and such secrets can always be read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,9 +27,7 @@ def new_key() -> str:
 class Vault:
     """Seals and opens with keys of `new_key`.
 
-    Raises:
-        ValueError: one of the keys is none.
-
+    Raises: ValueError if a key is malformed.
     """
 
     def __init__(self, keys: Sequence[str] = ()) -> None:
@@ -43,7 +41,7 @@ class Vault:
         return self._first is not None
 
     def seal(self, secret: str) -> str:
-        """Return what is stored of a secret."""
+        """Return the form in which a secret is stored."""
         if self._first is None:
             return secret
         return SEALED_PREFIX + self._first.encrypt(secret.encode()).decode()
@@ -51,9 +49,7 @@ class Vault:
     def open(self, stored: str) -> str:
         """Return the secret.
 
-        Raises:
-            UnreadableSecretError: it was sealed with a key that is not here.
-
+        Raises: UnreadableSecretError if no key opens it.
         """
         if not stored.startswith(SEALED_PREFIX):
             return stored

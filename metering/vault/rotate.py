@@ -1,4 +1,4 @@
-"""Seal all stored secrets with the first key, and look whether they can be opened."""
+"""Seal all stored secrets with the first key; check that they can be opened."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -33,11 +33,9 @@ def rotate_secrets(transaction: Transactions) -> tuple[int, int]:
 
 
 def check_secrets(conn: Connection) -> None:
-    """Look whether all that is sealed can be opened.
+    """Check that all sealed secrets can be opened.
 
-    Raises:
-        ConfigurationError: it cannot.
-
+    Raises: ConfigurationError if one cannot.
     """
     vault = vault_of(conn)
     try:
@@ -57,7 +55,7 @@ def _all_stored(conn: Connection) -> Iterator[str]:
 
 
 def _renew(conn: Connection, holder: Holder, row: Row[Any]) -> bool:
-    """Seal the secrets of a row anew, if one of them is not as it should be."""
+    """Seal the secrets of a row again, unless the first key sealed all of them."""
     vault = vault_of(conn)
     stored: dict[str, Any] = dict(zip(holder.columns, row[1:], strict=True))
     if all(_is_fresh(vault, value) for value in stored.values()):

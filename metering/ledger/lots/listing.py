@@ -1,4 +1,4 @@
-"""The lots of a customer's wallets, and which of them an entry has burned or filled."""
+"""The lots of a customer's wallets, and the lots that an entry consumed or filled."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,9 +15,9 @@ from metering.ledger.wallets import wallet_of, wallets_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LotView:
-    """A lot as it was when it was read; amounts in minor units.
+    """A lot as it was when it was read.
 
-    `entry_id`: the credit that made it, None: it is what a wallet held before there were lots.
+    `entry_id` is the credit that made it, or None for a balance that is older than lots.
     """
 
     lot_id: LotId
@@ -38,14 +38,14 @@ class LotView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LotFilter:
-    """Which lots; a currency that is None does not matter."""
+    """A filter; a currency of None matches all."""
 
     currency: Currency | None = None
     only_left: bool = False
 
 
 class Allocation(NamedTuple):
-    """So much of an entry was burned from a lot, or went into it."""
+    """The part of an entry that consumed a lot, or went into it."""
 
     lot_id: LotId
     source: Source
@@ -54,9 +54,9 @@ class Allocation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Allocations:
-    """The lots of an entry, and the part of a debit that no lot has paid yet: debt.
+    """The lots of an entry, and the part of a debit that is still debt.
 
-    Together they are the entry's amount, but for debits from before there were lots.
+    They sum to the entry's amount, except for debits that are older than lots.
     """
 
     items: list[Allocation]
@@ -100,7 +100,7 @@ def list_lots(
 
 
 def allocations_of(conn: Connection, entry: Entry) -> Allocations:
-    """Return which lots an entry burned, filled or made, in the order in which it did."""
+    """Return the lots that an entry consumed, filled or made, in that order."""
     values = {"wallet_id": entry.wallet_id, "entry_id": entry.entry_id}
     rows = conn.execute(statements.ALLOCATIONS, values)
     items = [Allocation(*row) for row in rows]
