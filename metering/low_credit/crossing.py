@@ -38,8 +38,9 @@ def evaluate(conn: Connection, wallet_ids: Sequence[WalletId], now: datetime) ->
 def mark_top_ups(conn: Connection, wallet_ids: Sequence[WalletId], now: datetime) -> None:
     """Mark those of the wallets that want a top-up: their credit is at or below the threshold.
 
-    It skips locked rules: to wait with the wallets locked could deadlock, and the scheduled check
-    comes later.
+    The mark is in a table of `payment.top_ups`, but is set here: only a posting sees every balance
+    under its lock. It skips locked rules: to wait with the wallets locked could deadlock, and the
+    scheduled check comes later.
     """
     conn.execute(statements.MARK_TOP_UPS, {"wallet_ids": list(wallet_ids), "now": now})
 

@@ -76,7 +76,7 @@ def begin(till: Till, method: str | None = "ok") -> ChargeId:
 
 
 @pytest.mark.parametrize("is_told_first", [True, False])
-def test_a_refund_is_the_share_of_what_was_paid_with_its_tax_whoever_tells_of_it_first(
+def test_a_refund_is_its_share_of_the_payment_with_tax_whoever_reports_it_first(
     shop: Shop, till: Till, *, is_told_first: bool
 ) -> None:
     till.provider.takes = 590
@@ -166,7 +166,7 @@ def test_a_decline_that_is_killed_anywhere_is_counted_once(
     assert shop.faults() == []
 
 
-def test_who_dies_after_the_claim_gives_it_back_after_the_lease(till: Till) -> None:
+def test_a_claim_ends_with_its_lease_if_the_process_dies(till: Till) -> None:
     charge_id = top_up(till)
     leased = ChargePolicy()
 
@@ -209,7 +209,7 @@ def test_a_lease_is_short_where_the_provider_makes_one_payment_of_two_calls(
 # --- no answer ------------------------------------------------------------------------------------
 
 
-def test_an_answer_that_is_lost_is_asked_for_again_with_the_same_key(till: Till) -> None:
+def test_a_lost_answer_is_requested_again_with_the_same_key(till: Till) -> None:
     charge_id = begin(till, "hangs")
 
     till.run(charge_id)
@@ -357,7 +357,7 @@ def test_where_not_even_the_look_up_is_allowed_it_is_parked(shop: Shop, till: Ti
     assert shop.wallet().balance_minor == 0
 
 
-def test_an_account_that_was_disabled_is_not_asked(shop: Shop, till: Till) -> None:
+def test_a_disabled_account_is_not_called(shop: Shop, till: Till) -> None:
     charge_id = begin(till)
     till._change(
         "UPDATE provider_accounts SET disabled_at = now() WHERE account_id = :id", till.account_id
@@ -371,9 +371,7 @@ def test_an_account_that_was_disabled_is_not_asked(shop: Shop, till: Till) -> No
     assert shop.wallet().balance_minor == 300
 
 
-def test_an_account_that_is_not_set_up_fails_what_nobody_was_asked_for(
-    shop: Shop, till: Till
-) -> None:
+def test_an_account_that_is_not_set_up_fails_a_first_request(shop: Shop, till: Till) -> None:
     charge_id = begin(till)
 
     run_charge(shop.sessions.transaction, not_set_up, charge_id, AT_ONCE)
@@ -474,7 +472,7 @@ def test_while_another_payment_of_it_is_pending_a_failure_is_not_the_end(
     assert shop.faults() == []
 
 
-def test_who_comes_back_after_its_lease_does_not_take_the_turn_of_another(till: Till) -> None:
+def test_a_process_that_returns_after_its_lease_leaves_the_next_claim_alone(till: Till) -> None:
     charge_id = begin(till)
     till.provider.before = unavailable
     leased = ChargePolicy()
@@ -548,7 +546,7 @@ def park(till: Till, method: str) -> ChargeId:
     return charge_id
 
 
-def test_what_was_charged_is_found_by_hand(shop: Shop, till: Till) -> None:
+def test_an_operator_finds_the_payment_of_a_parked_charge(shop: Shop, till: Till) -> None:
     charge_id = park(till, "hangs")
 
     answer = look_up_charge(shop.sessions.transaction, till.provider, shop.business_id, charge_id)
@@ -559,7 +557,7 @@ def test_what_was_charged_is_found_by_hand(shop: Shop, till: Till) -> None:
     assert shop.faults() == []
 
 
-def test_what_was_not_charged_is_let_fail_by_hand(shop: Shop, till: Till) -> None:
+def test_an_operator_fails_a_charge_without_a_payment(shop: Shop, till: Till) -> None:
     charge_id = park(till, "ok")
     answer = look_up_charge(shop.sessions.transaction, till.provider, shop.business_id, charge_id)
 
@@ -572,7 +570,7 @@ def test_what_was_not_charged_is_let_fail_by_hand(shop: Shop, till: Till) -> Non
     assert shop.faults() == []
 
 
-def test_only_a_parked_charge_is_let_fail_by_hand(shop: Shop, till: Till) -> None:
+def test_an_operator_fails_only_a_parked_charge(shop: Shop, till: Till) -> None:
     charge_id = begin(till)
 
     with (
@@ -594,7 +592,7 @@ def test_a_charge_of_another_business_is_not_found(shop: Shop, till: Till) -> No
         look_up_charge(shop.sessions.transaction, till.provider, other.business_id, charge_id)
 
 
-def test_a_provider_that_is_away_is_said_by_hand(shop: Shop, till: Till) -> None:
+def test_a_look_up_names_a_provider_that_is_away(shop: Shop, till: Till) -> None:
     charge_id = park(till, "hangs")
     till.provider.before = unavailable
 

@@ -84,7 +84,7 @@ def test_credit_pays_first_and_a_payment_the_rest(
     assert shop.faults() == []
 
 
-def test_what_is_in_debt_pays_nothing(shop: Shop, till: Till) -> None:
+def test_a_wallet_in_debt_pays_nothing(shop: Shop, till: Till) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.charge(50)
 
@@ -136,7 +136,7 @@ def test_a_webhook_completes_it_and_its_charge(shop: Shop, till: Till) -> None:
     assert shop.faults() == []
 
 
-def test_a_webhook_whose_settling_was_lost_is_followed_by_the_sweep(till: Till) -> None:
+def test_the_sweep_applies_a_webhook_whose_run_was_lost(till: Till) -> None:
     checkout = till.check_out(1000, "pending")
     till.tell(till.charge().charge_id, settles=False)
     calls = len(till.provider.calls)
@@ -206,7 +206,7 @@ def test_credit_that_expired_meanwhile_comes_back_for_a_while(shop: Shop, till: 
     assert shop.faults() == []
 
 
-def test_what_was_refunded_of_the_reserved_credit_is_not_given_back_again(
+def test_a_refunded_part_of_the_reserved_credit_is_not_given_back_again(
     shop: Shop, till: Till
 ) -> None:
     shop.enter(300)
@@ -242,7 +242,7 @@ def test_when_its_time_is_over_the_payment_is_stopped_and_the_credit_given_back(
     assert shop.faults() == []
 
 
-def test_what_was_paid_in_the_last_moment_is_believed(till: Till) -> None:
+def test_a_payment_at_the_last_moment_counts(till: Till) -> None:
     checkout = till.check_out(1000, None)
     till.provider.end(till.charge().charge_id, "succeeded")
     till.is_over(checkout.checkout_id)
@@ -252,7 +252,7 @@ def test_what_was_paid_in_the_last_moment_is_believed(till: Till) -> None:
     assert till.checkout(checkout.checkout_id).status == "completed"
 
 
-def test_while_nobody_can_stop_the_payment_the_credit_stays_reserved(
+def test_the_credit_stays_reserved_while_the_payment_cannot_be_stopped(
     shop: Shop, till: Till
 ) -> None:
     shop.enter(300)
@@ -266,7 +266,9 @@ def test_while_nobody_can_stop_the_payment_the_credit_stays_reserved(
     assert shop.wallet().balance_minor == 0
 
 
-def test_one_that_was_never_asked_for_in_its_time_is_not_asked_for(shop: Shop, till: Till) -> None:
+def test_a_checkout_that_expired_before_its_first_request_is_not_requested(
+    shop: Shop, till: Till
+) -> None:
     shop.enter(300)
     checkout = till.begin(till.new()).checkout
     till.is_over(checkout.checkout_id)
@@ -357,7 +359,9 @@ def test_on_a_page_a_declined_card_is_not_the_end(till: Till) -> None:
 
 
 @pytest.mark.parametrize("order", [("failed", "succeeded"), ("succeeded", "failed")])
-def test_in_any_order_what_was_paid_is_paid(shop: Shop, till: Till, order: tuple[Any, ...]) -> None:
+def test_the_statuses_of_a_payment_count_in_any_order(
+    shop: Shop, till: Till, order: tuple[Any, ...]
+) -> None:
     shop.enter(300)
     checkout = till.check_out(1000, "pending")
 
@@ -521,7 +525,7 @@ def test_verify_names_a_checkout_whose_credit_is_lost(shop: Shop, till: Till) ->
         )
 
 
-def test_it_waits_for_as_long_as_was_said(till: Till) -> None:
+def test_a_checkout_waits_as_long_as_its_time_to_live(till: Till) -> None:
     checkout = till.begin(till.new(), ttl_s=600).checkout
 
     assert abs(checkout.expires_at - checkout.created_at - timedelta(seconds=600)).seconds < 60

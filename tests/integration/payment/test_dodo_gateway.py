@@ -69,7 +69,7 @@ def test_a_subscription_is_charged_and_its_payment_looked_at(
 
 
 @pytest.mark.parametrize("is_found", [True, False])
-def test_what_was_paid_is_told_with_its_tax(
+def test_the_amount_paid_includes_tax(
     dodo: DodoServer, gateway: PaymentGateway, *, is_found: bool
 ) -> None:
     charge = new_charge("sub_1")
@@ -93,7 +93,7 @@ def test_what_was_paid_is_told_with_its_tax(
         ("a_word_of_tomorrow", None, ("pending", None)),
     ],
 )
-def test_only_an_end_is_told_as_one(
+def test_only_a_final_status_is_final(
     dodo: DodoServer,
     gateway: PaymentGateway,
     status: str,
@@ -327,7 +327,7 @@ def test_a_list_that_cannot_be_read_does_not_charge(
 
 @pytest.mark.parametrize("method", [None, "sub_1"])
 @pytest.mark.parametrize("payment_id", [None, "pay_404", "cks_404"])
-def test_what_dodo_knows_nothing_of_is_none(
+def test_a_payment_that_dodo_does_not_know_is_none(
     gateway: PaymentGateway, method: str | None, payment_id: str | None
 ) -> None:
     assert gateway.look_up(new_charge(method), payment_id) is None
@@ -347,7 +347,7 @@ def test_a_pending_payment_cannot_be_stopped_and_says_so(
     assert len(dodo.posts) == 1
 
 
-def test_stopping_what_was_never_made_is_its_end(gateway: PaymentGateway) -> None:
+def test_a_cancelled_charge_that_was_never_made_has_failed(gateway: PaymentGateway) -> None:
     answer = gateway.cancel(new_charge("sub_1"), None)
 
     assert answer == ChargeAnswer("failed", None, failure="canceled")
@@ -360,7 +360,7 @@ def test_stopping_what_was_never_made_is_its_end(gateway: PaymentGateway) -> Non
     ("status", "code"),
     [(409, "PREVIOUS_PAYMENT_PENDING"), (429, "TOO_MANY"), (500, "OOPS"), (503, "AWAY")],
 )
-def test_an_answer_that_tells_nothing_leaves_the_outcome_open_and_is_asked_for_once(
+def test_an_answer_without_an_outcome_leaves_it_open_and_is_requested_once(
     dodo: DodoServer, gateway: PaymentGateway, status: int, code: str
 ) -> None:
     dodo.answer_next(error(status, code, message=KEY))

@@ -81,7 +81,7 @@ def test_an_answer_that_is_packed_unasked_is_none() -> None:
         client.get(url)
 
 
-def test_no_packed_answer_is_asked_for(httpserver: HTTPServer) -> None:
+def test_no_compressed_answer_is_requested(httpserver: HTTPServer) -> None:
     httpserver.expect_request("/").respond_with_handler(
         lambda request: Response(request.headers["Accept-Encoding"])
     )
@@ -89,7 +89,7 @@ def test_no_packed_answer_is_asked_for(httpserver: HTTPServer) -> None:
         assert client.get(httpserver.url_for("/")).text == "identity"
 
 
-def test_a_private_address_is_no_providers_unless_it_is_said_to_be() -> None:
+def test_a_private_address_is_refused_unless_the_account_names_it() -> None:
     with (
         bounded_client(allow_private=False) as client,
         pytest.raises(httpx.TransportError, match="not public"),

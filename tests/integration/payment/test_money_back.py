@@ -112,7 +112,7 @@ def test_a_refund_that_had_failed_before_is_in_no_later_total(till: Till) -> Non
     assert till.purchase().refunded_minor == 300
 
 
-def test_who_says_by_hand_what_the_total_says_too_takes_it_once(till: Till) -> None:
+def test_a_refund_by_the_shop_that_is_in_the_total_too_counts_once(till: Till) -> None:
     till.say(till.paid())
     till.record_refund("re_1", 400)
 
@@ -121,7 +121,7 @@ def test_who_says_by_hand_what_the_total_says_too_takes_it_once(till: Till) -> N
     assert till.purchase().refunded_minor == 400
 
 
-def test_what_paid_for_nothing_is_looked_at_no_more_once_it_is_refunded_in_all(till: Till) -> None:
+def test_a_parked_payment_is_done_once_all_of_it_is_refunded(till: Till) -> None:
     till.say(till.paid(800))
 
     till.say(total(till, 800))
@@ -175,7 +175,7 @@ def events_of(till: Till, refunds: Sequence[Refund], told: Told) -> list[Json]:
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(refunds=histories(), told=st.sampled_from(["all", "totals", "names"]), data=st.data())
-def test_what_went_back_is_what_was_taken_in_any_order_of_events(
+def test_refunds_take_the_same_credit_in_any_order_of_events(
     shop: Shop, refunds: list[Refund], told: Told, data: st.DataObject
 ) -> None:
     till = Till.open(Shop.open(shop.sessions, shop.buffer), Stripe())
@@ -240,9 +240,7 @@ def test_a_payment_is_accepted_once(shop: Shop, vendor: Vendor) -> None:
 
 
 @BOTH
-def test_a_payment_for_nobody_knows_what_is_accepted_for_a_purchase(
-    shop: Shop, vendor: Vendor
-) -> None:
+def test_a_payment_that_names_no_purchase_is_accepted_for_one(shop: Shop, vendor: Vendor) -> None:
     till = Till.open(shop, vendor)
     till.say(till.paid(metadata={}), till.refunded(400))
 
@@ -270,7 +268,7 @@ def test_a_payment_that_was_named_before_its_provider_tells_of_it_is_that_paymen
     assert shop.faults() == []
 
 
-def test_who_names_no_payment_is_asked_for_the_one_that_waits(till: Till) -> None:
+def test_a_report_without_a_payment_id_is_refused_while_a_payment_is_parked(till: Till) -> None:
     till.say(till.paid(800))
 
     with pytest.raises(InvalidInputError) as refused:

@@ -107,9 +107,7 @@ def test_an_event_that_is_processed_many_times_at_once_is_applied_once(
 
 
 @BOTH
-def test_the_same_payment_told_by_many_events_at_once_is_credited_once(
-    shop: Shop, vendor: Vendor
-) -> None:
+def test_a_payment_in_many_events_at_once_is_credited_once(shop: Shop, vendor: Vendor) -> None:
     till = Till.open(shop, vendor)
     numbers = [till.receive(till.paid()) for _ in range(8)]
 
@@ -198,7 +196,7 @@ def test_an_open_dispute_freezes_what_is_left(shop: Shop, vendor: Vendor) -> Non
 
 
 @BOTH
-def test_a_dispute_of_more_than_was_paid_takes_what_was_paid(shop: Shop, vendor: Vendor) -> None:
+def test_a_dispute_above_the_payment_takes_all_of_its_credit(shop: Shop, vendor: Vendor) -> None:
     till = Till.open(shop, vendor)
 
     till.say(till.paid(), till.disputed("lost", amount=5000))
@@ -281,7 +279,7 @@ _WAITS = (
 
 
 @BOTH
-def test_what_is_called_back_in_another_currency_is_left_to_a_person_and_its_credit_frozen(
+def test_a_reversal_in_another_currency_waits_for_a_person_and_freezes_the_credit(
     shop: Shop, vendor: Vendor
 ) -> None:
     till = Till.open(shop, vendor)
@@ -300,7 +298,7 @@ def test_what_is_called_back_in_another_currency_is_left_to_a_person_and_its_cre
 
 @BOTH
 @pytest.mark.parametrize("kind", ["refund", "dispute"])
-def test_what_is_called_back_in_another_currency_takes_nothing_in_any_order(
+def test_a_reversal_in_another_currency_takes_nothing_in_any_order(
     shop: Shop, vendor: Vendor, kind: str
 ) -> None:
     till = Till.open(shop, vendor)
@@ -328,7 +326,9 @@ def disputed_in_euros(shop: Shop, vendor: Vendor) -> tuple[Till, str]:
 
 
 @BOTH
-def test_a_sum_in_another_currency_is_said_by_hand(shop: Shop, vendor: Vendor) -> None:
+def test_the_shop_enters_the_amount_of_a_reversal_in_another_currency(
+    shop: Shop, vendor: Vendor
+) -> None:
     till, dispute_id = disputed_in_euros(shop, vendor)
 
     till.record_dispute(dispute_id, "lost", 580)
@@ -338,7 +338,7 @@ def test_a_sum_in_another_currency_is_said_by_hand(shop: Shop, vendor: Vendor) -
 
 
 @BOTH
-def test_who_says_the_end_of_a_dispute_in_another_currency_has_to_say_a_sum(
+def test_the_end_of_a_dispute_in_another_currency_requires_an_amount(
     shop: Shop, vendor: Vendor
 ) -> None:
     till, dispute_id = disputed_in_euros(shop, vendor)
@@ -351,7 +351,7 @@ def test_who_says_the_end_of_a_dispute_in_another_currency_has_to_say_a_sum(
     )
 
 
-def test_refunds_by_hand_and_of_the_provider_at_once_wait_for_each_other(shop: Shop) -> None:
+def test_refunds_of_the_shop_and_of_the_provider_wait_for_each_other(shop: Shop) -> None:
     till = Till.open(shop, Stripe())
     till.say(till.paid())
     numbers = [till.receive(till.refunded(11, refund_id=f"re_{n}")) for n in range(20)]
@@ -408,7 +408,7 @@ def test_money_that_nothing_follows_from_is_parked_until_it_is_refunded(
 
 
 @BOTH
-def test_a_payment_for_nobody_knows_what_is_parked_with_its_refund(
+def test_a_payment_that_names_no_purchase_is_parked_with_its_refund(
     shop: Shop, vendor: Vendor
 ) -> None:
     till = Till.open(shop, vendor)
@@ -420,9 +420,7 @@ def test_a_payment_for_nobody_knows_what_is_parked_with_its_refund(
 
 
 @BOTH
-def test_what_is_parked_is_applied_with_the_payment_that_it_waited_for(
-    shop: Shop, vendor: Vendor
-) -> None:
+def test_a_parked_event_is_applied_with_its_payment(shop: Shop, vendor: Vendor) -> None:
     till = Till.open(shop, vendor)
     other = Till.open(shop, vendor)
     till.say(till.refunded(400, refund_id="re_mine"))
@@ -595,7 +593,7 @@ def test_a_replay_by_payment_leaves_the_others_alone(shop: Shop) -> None:
     assert till.statuses() == ["received", "parked"]
 
 
-def test_a_replay_takes_only_what_was_processed_before_its_moment(shop: Shop) -> None:
+def test_a_replay_takes_only_events_that_were_processed_before_its_moment(shop: Shop) -> None:
     till = Till.open(shop, Stripe())
     till.say(till.refunded())
     (event,) = till.events()
@@ -604,7 +602,7 @@ def test_a_replay_takes_only_what_was_processed_before_its_moment(shop: Shop) ->
     assert till.statuses() == ["parked"]
 
 
-def test_a_replay_leaves_what_is_applied_or_ignored_alone(shop: Shop) -> None:
+def test_a_replay_leaves_applied_and_ignored_events_alone(shop: Shop) -> None:
     till = Till.open(shop, Stripe())
     till.say(till.paid(), till.vendor.unrelated())
 
@@ -620,7 +618,7 @@ def test_an_event_of_another_business_cannot_be_replayed(shop: Shop) -> None:
         replayed(other, event_number=number)
 
 
-def test_the_sweep_finds_what_was_not_processed_oldest_first_and_no_more_than_a_page(
+def test_the_sweep_finds_a_page_of_unprocessed_events_oldest_first(
     shop: Shop,
 ) -> None:
     till = Till.open(shop, Stripe())
@@ -634,7 +632,7 @@ def test_the_sweep_finds_what_was_not_processed_oldest_first_and_no_more_than_a_
     assert len(two) == 2
 
 
-def test_an_event_whose_processing_was_cut_off_is_found_and_applied_then(shop: Shop) -> None:
+def test_an_event_whose_run_was_cut_off_is_found_and_applied(shop: Shop) -> None:
     till = Till.open(shop, Stripe())
     number = till.receive(till.paid())
     assert number is not None
@@ -650,7 +648,7 @@ def test_an_event_whose_processing_was_cut_off_is_found_and_applied_then(shop: S
 # --- accounts -------------------------------------------------------------------------------------
 
 
-def test_what_a_disabled_account_had_received_is_processed(shop: Shop) -> None:
+def test_stored_events_of_a_disabled_account_are_processed(shop: Shop) -> None:
     till = Till.open(shop, Stripe())
     number = till.receive(till.paid())
     with shop.sessions.transaction() as conn:
@@ -659,7 +657,7 @@ def test_what_a_disabled_account_had_received_is_processed(shop: Shop) -> None:
     assert till.process(number) == "applied"
 
 
-def test_secrets_are_in_no_repr_of_an_account_or_of_what_makes_it(shop: Shop) -> None:
+def test_no_repr_of_an_account_shows_its_secrets(shop: Shop) -> None:
     new = NewAccount.model_validate(
         {"provider": "stripe", "name": "Main", "webhook_secret": "whsec_hid", "api_key": "sk_hid"}
     )

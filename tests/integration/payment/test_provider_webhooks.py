@@ -107,9 +107,7 @@ def test_a_signed_webhook_needs_no_key_and_is_kept_as_it_came(door: Door, vendor
 
 
 @BOTH
-def test_a_webhook_that_a_relay_compressed_is_proved_by_what_was_signed(
-    door: Door, vendor: Vendor
-) -> None:
+def test_a_compressed_webhook_is_verified_by_its_original_bytes(door: Door, vendor: Vendor) -> None:
     delivery = vendor.signed(vendor.payment(), event_id="evt_gz")
     headers = {**delivery.headers, "Content-Encoding": "gzip"}
 
@@ -148,9 +146,7 @@ def test_a_webhook_that_comes_many_times_at_once_is_kept_once(door: Door, vendor
 
 
 @BOTH
-def test_what_is_signed_but_unreadable_is_kept_for_a_person_to_see(
-    door: Door, vendor: Vendor
-) -> None:
+def test_a_signed_but_unreadable_webhook_is_stored(door: Door, vendor: Vendor) -> None:
     assert door(vendor.signed(b"not json")).status_code == 200
     assert [body for _, _, body in door.stored()] == [b"not json"]
 
@@ -209,7 +205,7 @@ def test_a_refused_webhook_is_counted(door: Door, vendor: Vendor) -> None:
 
 
 @BOTH
-def test_what_is_stored_and_what_is_repeated_is_counted(door: Door, vendor: Vendor) -> None:
+def test_stored_and_repeated_webhooks_are_counted(door: Door, vendor: Vendor) -> None:
     before = [counted(door.client, vendor.name, outcome) for outcome in ("stored", "repeated")]
     delivery = vendor.signed(vendor.payment())
 
@@ -342,7 +338,7 @@ def items(client: httpx.Client, **params: str | int) -> list[Mapping[str, object
 
 
 @BOTH
-def test_events_are_listed_newest_first_with_what_became_of_them(
+def test_events_are_listed_newest_first_with_their_status(
     keyed: httpx.Client, door: Door, vendor: Vendor
 ) -> None:
     deliver(door, vendor, vendor.refund(), vendor.unrelated())
@@ -404,7 +400,7 @@ def test_bad_filters_are_refused(keyed: httpx.Client, params: dict[str, str], st
 
 
 @BOTH
-def test_a_parked_event_is_processed_anew_when_asked_for_by_its_id(
+def test_a_parked_event_is_replayed_by_its_number(
     keyed: httpx.Client, door: Door, vendor: Vendor
 ) -> None:
     deliver(door, vendor, vendor.refund())

@@ -88,7 +88,7 @@ def test_a_decline_is_an_answer_with_the_banks_reason(
 
 
 @pytest.mark.parametrize("method", ["pm_slow", "pm_capture"])
-def test_what_has_not_ended_is_pending(gateway: PaymentGateway, method: str) -> None:
+def test_a_payment_that_has_not_ended_is_pending(gateway: PaymentGateway, method: str) -> None:
     answer = gateway.start(new_charge(f"cus_9/{method}"), is_repeated=False)
 
     assert answer == ChargeAnswer("pending", "pi_1")
@@ -284,7 +284,7 @@ def test_a_lost_page_is_found_by_its_charge(stripe: StripeServer, gateway: Payme
 
 @pytest.mark.parametrize("method", [None, "cus_9/pm_ok"])
 @pytest.mark.parametrize("payment_id", [None, "pi_404", "cs_404"])
-def test_what_stripe_knows_nothing_of_is_none(
+def test_a_payment_that_stripe_does_not_know_is_none(
     gateway: PaymentGateway, method: str | None, payment_id: str | None
 ) -> None:
     assert gateway.look_up(new_charge(method), payment_id) is None
@@ -330,7 +330,7 @@ def test_a_payment_that_has_succeeded_is_not_stopped(
     assert len(stripe.posts) == 1
 
 
-def test_stopping_what_was_never_made_is_its_end(gateway: PaymentGateway) -> None:
+def test_a_cancelled_charge_that_was_never_made_has_failed(gateway: PaymentGateway) -> None:
     answer = gateway.cancel(new_charge("cus_9/pm_ok"), None)
 
     assert answer == ChargeAnswer("failed", None, failure="canceled")
@@ -340,7 +340,7 @@ def test_stopping_what_was_never_made_is_its_end(gateway: PaymentGateway) -> Non
 
 
 @pytest.mark.parametrize("status", [409, 429, 500, 503])
-def test_an_answer_that_tells_nothing_leaves_the_outcome_open_and_is_asked_for_once(
+def test_an_answer_without_an_outcome_leaves_it_open_and_is_requested_once(
     stripe: StripeServer, gateway: PaymentGateway, status: int
 ) -> None:
     stripe.answer_next(error(status, type="api_error", message=KEY))

@@ -91,7 +91,7 @@ def buy_at(till: Till, moment: datetime) -> int:
 # --- the mark -------------------------------------------------------------------------------------
 
 
-def test_what_crosses_the_threshold_is_marked_by_posting_and_unmarked_above_it(
+def test_posting_marks_a_wallet_at_the_threshold_and_unmarks_it_above(
     shop: Shop, till: Till
 ) -> None:
     shop.enter(1000)
@@ -115,7 +115,7 @@ def test_usage_marks_as_well(shop: Shop, till: Till) -> None:
     assert till.standing().low_since is not None
 
 
-def test_what_is_frozen_does_not_count(shop: Shop, till: Till) -> None:
+def test_frozen_credit_does_not_count(shop: Shop, till: Till) -> None:
     till.rule(threshold=100)
     till.sweep()
     assert till.standing().low_since is None
@@ -297,7 +297,7 @@ def test_sums_beyond_64_bits_leave_no_room_under_a_cap(shop: Shop, till: Till) -
     assert [notice["reason"] for notice in till.notices()][-1] == "month_cap_reached"
 
 
-def test_what_the_wallet_could_not_hold_is_not_charged(shop: Shop, till: Till) -> None:
+def test_credit_that_the_wallet_could_not_hold_is_not_charged(shop: Shop, till: Till) -> None:
     shop.enter(5)
     till.rule(package_id=till.package(1, INT64_MAX))
 
@@ -453,7 +453,7 @@ def test_a_month_ends_with_its_last_day(
     )
 
 
-def test_a_cap_that_is_reached_is_told_once_until_the_next_day(shop: Shop, till: Till) -> None:
+def test_a_reached_cap_is_announced_once_a_day(shop: Shop, till: Till) -> None:
     till.rule(day_cap=500)
     buy_at(till, LEAP - timedelta(hours=5))
 
@@ -466,7 +466,7 @@ def test_a_cap_that_is_reached_is_told_once_until_the_next_day(shop: Shop, till:
     assert till.provider.charged() == [500]
 
 
-def test_a_cap_allows_what_it_allows_of_what_is_needed(shop: Shop, till: Till) -> None:
+def test_a_cap_allows_a_part_of_the_needed_packages(shop: Shop, till: Till) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.charge(3000)
     till.rule(day_cap=1499, month_cap=1499)
@@ -476,7 +476,7 @@ def test_a_cap_allows_what_it_allows_of_what_is_needed(shop: Shop, till: Till) -
     assert top_ups(shop) == [(1000, 1000, "settled")]
 
 
-def test_what_is_pending_counts_and_what_failed_does_not(shop: Shop, till: Till) -> None:
+def test_pending_top_ups_count_for_the_caps_and_failed_ones_do_not(shop: Shop, till: Till) -> None:
     till.rule(method="pending", day_cap=500)
     (charge_id,) = till.start()
     till.run(charge_id)
@@ -603,7 +603,7 @@ def test_a_rule_that_is_off_never_charges_until_it_is_enabled(shop: Shop, till: 
     assert till.provider.charged() == [500]
 
 
-def test_a_rule_that_is_taken_away_before_anybody_was_asked_charges_nothing(
+def test_a_rule_that_is_deleted_before_the_first_request_charges_nothing(
     shop: Shop, till: Till
 ) -> None:
     till.rule()
@@ -648,9 +648,7 @@ def test_a_request_that_the_provider_refuses_is_parked_and_no_decline(
     assert shop.faults() == []
 
 
-def test_what_a_person_lets_fail_is_no_decline_and_the_rule_begins_anew(
-    shop: Shop, till: Till
-) -> None:
+def test_a_charge_that_an_operator_fails_is_no_decline(shop: Shop, till: Till) -> None:
     till.rule(method="refused")
     till.sweep()
     charge_id = till.charge().charge_id

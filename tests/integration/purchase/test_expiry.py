@@ -60,7 +60,7 @@ def test_expired_credit_is_not_spent_although_nothing_has_run(shop: Shop) -> Non
         shop.enter(1, debit=True)
 
 
-def test_what_has_expired_is_not_shown_as_available(shop: Shop) -> None:
+def test_expired_credit_is_not_shown_as_available(shop: Shop) -> None:
     shop.grant(100, days=1)
     shop.grant(7)
     shop.pass_days(1)
@@ -71,7 +71,7 @@ def test_what_has_expired_is_not_shown_as_available(shop: Shop) -> None:
     assert (view.wallet.balance_minor, view.spendable_minor) == (107, 7)
 
 
-def test_expiry_takes_out_exactly_what_is_left(shop: Shop) -> None:
+def test_expiry_takes_out_exactly_the_rest_of_a_lot(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "1"})
     lot_id = shop.grant(100, days=1)
     shop.charge(30)
@@ -220,7 +220,7 @@ WAITS = (
 )
 
 
-def test_expired_credit_is_told_of(shop: Shop) -> None:
+def test_expired_credit_is_announced(shop: Shop) -> None:
     lot_id = shop.grant(100, days=1)
     shop.pass_days(1)
 
@@ -230,7 +230,7 @@ def test_expired_credit_is_told_of(shop: Shop) -> None:
     assert (notice["amount"], notice["reference_object_id"]) == (100, lot_id)
 
 
-def test_credit_is_told_of_once_for_each_number_of_days_before_its_end(shop: Shop) -> None:
+def test_credit_is_announced_once_for_each_number_of_days(shop: Shop) -> None:
     shop.grant(100, days=10)
     for _day in range(11):
         tell(shop, 7, 1)
@@ -240,7 +240,7 @@ def test_credit_is_told_of_once_for_each_number_of_days_before_its_end(shop: Sho
     assert [notice["days_ahead"] for notice in told(shop, "credit.expiring")] == [7, 1]
 
 
-def test_more_lots_than_a_page_are_all_told_of(shop: Shop) -> None:
+def test_more_lots_than_a_page_are_all_announced(shop: Shop) -> None:
     for _ in range(5):
         shop.grant(100, days=10)
     shop.pass_days(5)
@@ -251,7 +251,7 @@ def test_more_lots_than_a_page_are_all_told_of(shop: Shop) -> None:
     assert len(told(shop, "credit.expiring")) == 5
 
 
-def test_after_a_pause_the_nearest_number_of_days_is_told_alone(shop: Shop) -> None:
+def test_after_a_pause_only_the_lowest_number_of_days_is_announced(shop: Shop) -> None:
     shop.grant(100, days=10)
     shop.pass_days(9.5)
 
@@ -261,7 +261,7 @@ def test_after_a_pause_the_nearest_number_of_days_is_told_alone(shop: Shop) -> N
     assert (notice["days_ahead"], notice["remaining"]) == (1, 100)
 
 
-def test_credit_made_shortly_before_its_end_is_not_told_of_at_once(shop: Shop) -> None:
+def test_credit_made_shortly_before_its_expiry_is_not_announced_at_once(shop: Shop) -> None:
     shop.grant(100, days=3)
 
     tell(shop, 7)
@@ -269,7 +269,7 @@ def test_credit_made_shortly_before_its_end_is_not_told_of_at_once(shop: Shop) -
     assert told(shop, "credit.expiring") == []
 
 
-def test_credit_of_which_nothing_is_left_is_not_told_of(shop: Shop) -> None:
+def test_used_up_credit_is_not_announced(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.grant(30, days=10)
     shop.charge(30)

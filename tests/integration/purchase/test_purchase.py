@@ -56,7 +56,7 @@ def waiting(shop: Shop, page: int = 1000) -> list[PurchaseId]:
         return due_purchases(conn, page)
 
 
-def test_a_paid_order_credits_what_was_paid(shop: Shop) -> None:
+def test_a_paid_order_credits_the_amount(shop: Shop) -> None:
     purchase_id = record(shop, order(shop))
 
     credit(shop, purchase_id)
@@ -66,7 +66,7 @@ def test_a_paid_order_credits_what_was_paid(shop: Shop) -> None:
     assert (entry.reference, entry.after_minor) == (purchase_id, 500)
 
 
-def test_a_bonus_is_credited_instead_of_what_was_paid(shop: Shop) -> None:
+def test_a_bonus_is_credited_instead_of_the_amount(shop: Shop) -> None:
     credit(shop, record(shop, order(shop, credit=600)))
 
     assert shop.wallet().balance_minor == 600
@@ -141,7 +141,7 @@ def test_two_businesses_may_use_the_same_order_number(shop: Shop) -> None:
     assert record(shop, order(shop)) != record(other, order(other))
 
 
-def test_the_sweep_finds_what_was_paid_and_not_credited_oldest_first(shop: Shop) -> None:
+def test_the_sweep_finds_paid_purchases_that_are_not_credited_oldest_first(shop: Shop) -> None:
     purchases = [record(shop, order(shop, order_id=f"o-{n}")) for n in range(3)]
     before = waiting(shop)
 

@@ -112,7 +112,7 @@ def test_a_pending_purchase_is_not_spendable(shop: Shop) -> None:
     assert shop.entries() == []
 
 
-def test_a_payment_credits_once_however_often_it_is_told(shop: Shop) -> None:
+def test_a_payment_credits_once_however_often_it_is_reported(shop: Shop) -> None:
     purchase_id = buy(shop, credit=1200)
     for _ in range(3):
         pay(shop, purchase_id)
@@ -199,7 +199,7 @@ def test_a_refund_beyond_its_own_lot_takes_from_others(shop: Shop) -> None:
     assert shop.faults() == []
 
 
-def test_where_it_stops_at_zero_the_shortfall_is_told(shop: Shop) -> None:
+def test_a_reversal_that_stops_at_zero_reports_the_shortfall(shop: Shop) -> None:
     policy(shop, "stop_at_zero")
     purchase_id = bought(shop)
     shop.enter(900, debit=True)
@@ -247,7 +247,7 @@ def test_a_refund_that_fails_after_all_gives_the_credit_back(shop: Shop) -> None
     assert shop.faults() == []
 
 
-def test_an_open_dispute_freezes_what_is_left_and_a_won_one_frees_exactly_that(shop: Shop) -> None:
+def test_an_open_dispute_freezes_the_rest_and_a_won_one_frees_it(shop: Shop) -> None:
     purchase_id = bought(shop)
     shop.enter(300, debit=True)
     call_back(shop, None, "open")
@@ -262,7 +262,7 @@ def test_an_open_dispute_freezes_what_is_left_and_a_won_one_frees_exactly_that(s
     assert shop.faults() == []
 
 
-def test_what_is_frozen_is_not_spent(shop: Shop) -> None:
+def test_frozen_credit_is_not_spent(shop: Shop) -> None:
     purchase_id = bought(shop)
     shop.enter(100)
     call_back(shop, None, "open")
@@ -320,7 +320,7 @@ def test_credit_that_expired_is_not_called_back_once_more_from_other_lots(shop: 
     assert shop.faults() == []
 
 
-def test_parts_of_a_refund_count_what_expired_once(shop: Shop) -> None:
+def test_parts_of_a_refund_count_expired_credit_once(shop: Shop) -> None:
     purchase_id = bought(shop, valid_days=1)
     shop.enter(100, debit=True)
     shop.enter(500)
