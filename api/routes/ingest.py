@@ -1,4 +1,9 @@
-"""Ingestion: the call that nearly every request makes, without the framework's layers."""
+"""Ingestion: the call that nearly every request makes, without the framework's layers.
+
+Measured by turns on a busy machine, CPU of the process per request: 0.73 ms with one event, 3.75
+with a thousand. Dispatch in the middleware, before any router, took 0.69 and 3.5; single runs
+differed by more than that.
+"""
 
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
