@@ -1,7 +1,7 @@
 """The one error tree: a class per cause, the data as attributes, the docstring as the message.
 
 `code` is the wire code of the HTTP contract; `reason` of a `RefusedEventError` is what a dead
-letter carries. Whose fault an error of the database is, is decided in `db.is_data_fault` only.
+letter carries. Only `db.is_data_fault` decides whose fault an error of the database is.
 """
 
 from dataclasses import dataclass
@@ -116,7 +116,7 @@ class AmbiguousAccountError(InvalidInputError):
 
 
 class UnreadableEventError(GullakError):
-    """The provider's event does not say what an event of its type says."""
+    """The provider's event lacks what an event of its type must hold."""
 
     def __init__(self, reason: str, event_type: str | None = None) -> None:
         self.event_type = event_type
@@ -136,7 +136,7 @@ class InsufficientFundsError(GullakError):
 
 
 class NotRefundableError(InvalidInputError):
-    """The entry is no debit that is given back; nothing was written."""
+    """The entry is not a debit that can be refunded; nothing was written."""
 
     def __init__(self, entry_id: str, what: str) -> None:
         self.entry_id = entry_id
@@ -144,7 +144,7 @@ class NotRefundableError(InvalidInputError):
 
 
 class RefundExceedsDebitError(InvalidInputError):
-    """More would be refunded than is left of the debit; nothing was written."""
+    """The refund exceeds what is left of the debit; nothing was written."""
 
     def __init__(self, entry_id: str, debited_minor: int, left_minor: int) -> None:
         self.entry_id = entry_id
@@ -205,14 +205,14 @@ class TooManyRequestsError(GullakError):
 
 
 class TooManyFailedKeysError(GullakError):
-    """The address tried too many API keys that are nobody's; this one was not looked at."""
+    """The address tried too many unknown API keys; this one was not checked."""
 
     code = "TOO_MANY_REQUESTS"
 
     def __init__(self, retry_after_s: int) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(
-            f"too many API keys that are nobody's came from here; try again in {retry_after_s} s"
+            f"too many unknown API keys came from this address; try again in {retry_after_s} s"
         )
 
 
@@ -269,7 +269,7 @@ class RefusedAddressError(GullakError):
 
 
 class GatewayUnavailableError(GullakError):
-    """The payment provider gave no answer that tells the outcome; ask again, with the same key."""
+    """The outcome at the payment provider is unknown; ask again, with the same key."""
 
     code = "UNAVAILABLE"
 
@@ -280,7 +280,7 @@ class GatewayUnavailableError(GullakError):
 
 
 class GatewayRefusedError(GullakError):
-    """The payment provider refuses the request as such; asking again changes nothing."""
+    """The payment provider refuses the request; asking again changes nothing."""
 
     def __init__(self, provider: str, reason: str) -> None:
         self.provider = provider
@@ -353,7 +353,7 @@ class NoWalletError(RefusedEventError):
 
 
 class UnpricedEventError(RefusedEventError):
-    """Nothing says what the event costs; `meter_id` is of the meter that lacks a price."""
+    """No meter or price says what the event costs; `meter_id` names the meter without a price."""
 
     def __init__(self, message: str, meter_id: str | None = None) -> None:
         self.meter_id = meter_id
@@ -385,6 +385,6 @@ class ConflictingEventError(RefusedEventError):
 
 
 class UnpostableEventError(RefusedEventError):
-    """The database refuses this event, in whatever batch."""
+    """The database refuses this event in every batch."""
 
     reason = "unpostable"

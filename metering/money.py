@@ -4,8 +4,8 @@ Quantities and prices are bounded so that a product of the two, and a sum of a m
 products, has fewer digits than `EXACT` keeps. The context traps `Inexact`: a sum that would lose
 a digit raises instead of rounding, and a host program's own decimal context changes nothing here.
 
-One rounding there is, before any sum: a quantity keeps 12 decimals, half to even. It is what a
-program that adds doubles needs: 0.1 + 0.2 has 17.
+There is one rounding, before any sum: a quantity keeps 12 decimals, half to even. Programs that
+add doubles need it: 0.1 + 0.2 has 17 decimals.
 """
 
 import re
@@ -49,7 +49,7 @@ def quantity_of(value: object) -> Decimal | None:
     Taken: an integer, a double (its shortest decimal form, as its JSON text has it) or the text of
     a number, from 0 to `QUANTITY_MAX`. Decimals after the twelfth are rounded, half to even.
     """
-    if type(value) is int:  # almost always, so it goes first and without further looks
+    if type(value) is int:  # the usual case, so it is checked first
         return Decimal(value) if 0 <= value <= QUANTITY_MAX_INT else None
     number = _number_of(value)
     if number is None or not ZERO <= number <= QUANTITY_MAX:
@@ -66,7 +66,7 @@ def quantity_problem(value: object) -> str:
 
 
 def _number_of(value: object) -> Decimal | None:
-    """Return the finite number that a double or a text says; a bool says none."""
+    """Return the finite number of a double or a text; None for a bool and everything else."""
     if type(value) is float:
         number = Decimal(repr(value))
         return number if number.is_finite() else None
