@@ -5,7 +5,7 @@ from functools import cache
 from typing import Final
 
 from metering.webhook.deliver import DeliveryPolicy, count_due, deliver_due
-from metering.webhook.send import Sender
+from metering.webhook.send import HttpSender
 from worker.context import context
 from worker.failpoint import checkpoint_of
 from worker.metrics import WEBHOOK_ATTEMPTS
@@ -56,10 +56,10 @@ def policy_of(config: Settings) -> DeliveryPolicy:
 
 
 @cache
-def _sender_of(_pid: int) -> Sender:
+def _sender_of(_pid: int) -> HttpSender:
     """Return this process's sender: threads do not survive a fork."""
     config = context().settings
-    return Sender(
+    return HttpSender(
         timeout_s=config.webhook_timeout_s,
         allow_private=config.webhook_allow_private,
         allow_loopback=config.webhook_allow_loopback,

@@ -12,7 +12,7 @@ import httpcore
 import httpx
 
 from metering.errors import RefusedAddressError, UnresolvedHostError
-from metering.webhook.send import Sender, describe
+from metering.webhook.send import HttpSender, describe
 
 # A charge is answered within a second or two. After this time it is looked up again.
 TIMEOUT_MS: Final = 10_000
@@ -41,7 +41,7 @@ class BoundedTransport(httpx.BaseTransport):
     """Makes each request on its own connection; the deadline covers DNS to the last byte."""
 
     def __init__(self, *, allow_private: bool, timeout_ms: int) -> None:
-        self._sender = Sender(timeout_s=timeout_ms / 1000, allow_private=allow_private)
+        self._sender = HttpSender(timeout_s=timeout_ms / 1000, allow_private=allow_private)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request. It runs an event loop, so not for a thread that has one."""

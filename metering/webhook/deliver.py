@@ -1,15 +1,14 @@
-"""Delivery: claim what is due, send it outside any transaction, write down how it went.
+"""Delivery: claim what is due, send it outside any transaction, record the outcome.
 
-A claim numbers the attempt and moves `due_at` past a lease; whoever dies between the call and the
-record leaves the delivery to be found again, with the same id and the same body. So each webhook
-arrives at least once, and a receiver knows a repetition by its `webhook-id`. Of the attempts that
-the schedule allows, only those count that were recorded.
+A claim numbers the attempt and moves `due_at` past a lease. If a worker dies before it records an
+attempt, the delivery is found again, with the same id and body. So each webhook arrives at least
+once, and a receiver knows a repetition by its `webhook-id`. Only recorded attempts count against
+the schedule.
 
-A receiver that hangs delays its own webhooks, not those of others. An endpoint has a limited number
-of calls in flight, over all workers, and one that keeps failing has one. A call that takes longer
-than a moment gives its place in the run to another. A run takes on what is due all the time that it
-waits for answers, so that no worker is only waiting; for failing endpoints, whose calls may well
-take the whole timeout, only while they can end before it stops taking on.
+A receiver that hangs delays only its own webhooks. An endpoint has a limited number of calls in
+flight over all workers; a failing endpoint has one. A call longer than `PROMPT_S` gives its place
+in the run to another. A run keeps claiming while it waits for answers. It claims for failing
+endpoints only early, so that their timeouts do not outlive the run.
 """
 
 import random
@@ -31,7 +30,7 @@ from metering.ids import BusinessId, EndpointId, WebhookEventId
 from metering.vault import Vault, vault_of
 from metering.webhook import statements
 from metering.webhook.retry import ATTEMPTS_PER_ROUND, retry_delay_s
-from metering.webhook.send import Answer, Call, Flight, Sender
+from metering.webhook.send import Answer, Call, Flight, HttpSender
 from metering.webhook.sign import envelope, signed_headers
 
 log = structlog.get_logger("gullak.webhook")
@@ -140,7 +139,7 @@ def count_due(conn: Connection, policy: DeliveryPolicy, count_max: int) -> int:
 
 def deliver_due(
     transactions: Transactions,
-    sender: Sender,
+    sender: HttpSender,
     policy: DeliveryPolicy,
     checkpoint: Checkpoint = no_checkpoint,
 ) -> DeliveryReport:
@@ -249,10 +248,7 @@ def _recorded(
 def _tried_before(
     conn: Connection, ended: Sequence[tuple[Claimed, Answer]]
 ) -> Mapping[tuple[WebhookEventId, EndpointId], int]:
-    """Return how often deliveries that failed were tried before, in this round.
-
-    What counts is written down: an attempt whose end could not be, by a fault of ours, is none.
-    """
+    """Return how many recorded attempts each failed delivery had before, in this round."""
     failed = [claimed for claimed, answer in ended if not answer.is_success]
     if not failed:
         return {}
@@ -277,7 +273,7 @@ def _result(claimed: Claimed, answer: Answer, tried_before: int, policy: Deliver
 
 
 def _record(conn: Connection, results: Sequence[_Result], policy: DeliveryPolicy) -> None:
-    """Write attempts, what follows for their deliveries, and the endpoints' records."""
+    """Record attempts, the outcomes of their deliveries, and the failures of endpoints."""
     endpoint_ids = sorted({result.claimed.endpoint_id for result in results})
     conn.execute(statements.LOCK_ENDPOINTS, {"endpoint_ids": endpoint_ids})
     keys = {
@@ -287,7 +283,7 @@ def _record(conn: Connection, results: Sequence[_Result], policy: DeliveryPolicy
     }
     conn.execute(statements.INSERT_ATTEMPTS, {**keys, **_attempt_columns(results)})
     conn.execute(
-        statements.SETTLE_DELIVERIES,
+        statements.RECORD_OUTCOMES,
         {
             **keys,
             "statuses": [result.status for result in results],
@@ -313,7 +309,7 @@ def _judge(
     results: Sequence[_Result],
     policy: DeliveryPolicy,
 ) -> None:
-    """Update the endpoints' records; whoever is disabled by that is named in the log."""
+    """Count the failures of endpoints, and log each endpoint that this disables."""
     delivered = Counter(r.claimed.endpoint_id for r in results if r.answer.is_success)
     failed = Counter(r.claimed.endpoint_id for r in results if not r.answer.is_success)
     gone = {r.claimed.endpoint_id for r in results if r.answer.status_code == HTTP_GONE}

@@ -1,14 +1,14 @@
-"""What is asked of webhook endpoints from outside: made once per key, changed in parts."""
+"""Requests for webhook endpoints: create once per idempotency key, change in parts."""
 
 from collections.abc import Mapping
-from hashlib import blake2b
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import Connection
 
-from metering.errors import IdempotencyConflictError
+from metering import locks
 from metering.fields import NO_NUL, Filled255
+from metering.idempotency import digest_of, first_answer
 from metering.ids import BusinessId, EndpointId
 from metering.webhook import statements
 from metering.webhook.endpoints import (
@@ -33,12 +33,12 @@ Description = Annotated[
 Switch = Annotated[bool, Field(strict=True)]
 Pairs = Annotated[dict[Text, Text], Field(max_length=ENTRIES_MAX)]
 Types = Annotated[list[Text], Field(max_length=100)]
-# Deliveries are not throttled: what nobody would keep to is refused, not ignored.
+# Deliveries are not throttled, so a limit is refused: to ignore it would be a false promise.
 NoLimit = Annotated[None, Field(description="Not offered: leave it out.")]
 
 
 class NewEndpoint(BaseModel):
-    """An endpoint that is asked for; without `filter_types` it is told of everything."""
+    """A request for an endpoint. Without `filter_types` it receives all types."""
 
     model_config = _MODEL
 
@@ -53,7 +53,7 @@ class NewEndpoint(BaseModel):
 
 
 class EndpointChange(BaseModel):
-    """What shall be different; what is left out, or null, stays."""
+    """A change of an endpoint. A field that is left out or null stays as it is."""
 
     model_config = _MODEL
 
@@ -66,7 +66,7 @@ class EndpointChange(BaseModel):
 
 
 class HeaderChange(BaseModel):
-    """Headers to set; an empty value takes one away, and the others stay."""
+    """Headers to set. An empty value removes a header; the others stay."""
 
     model_config = _MODEL
 
@@ -74,18 +74,16 @@ class HeaderChange(BaseModel):
 
 
 def make_endpoint(conn: Connection, business_id: BusinessId, new: NewEndpoint) -> Endpoint:
-    """Make an endpoint, once per idempotency key.
+    """Create an endpoint, once per idempotency key.
 
-    Raises:
-        IdempotencyConflictError: the key made another endpoint.
-        InvalidInputError, TooManyEndpointsError: see `create_endpoint`.
-
+    Raises: IdempotencyConflictError if the key came with another request; see `create_endpoint`.
     """
-    digest = blake2b(new.model_dump_json().encode(), digest_size=16).digest()
-    if new.idempotency_key is not None:
-        earlier = _made_before(conn, business_id, new.idempotency_key, digest)
-        if earlier is not None:
-            return get_endpoint(conn, business_id, earlier)
+    key, digest = new.idempotency_key, digest_of(new.model_dump_json().encode())
+    first = first_answer(
+        conn, business_id, key, digest, lock=locks.ENDPOINT_KEY, find=statements.ENDPOINT_BY_KEY
+    )
+    if first is not None:
+        return get_endpoint(conn, business_id, first.endpoint_id)
     made = create_endpoint(
         conn,
         business_id,
@@ -95,23 +93,10 @@ def make_endpoint(conn: Connection, business_id: BusinessId, new: NewEndpoint) -
         headers=new.headers,
         metadata=new.metadata,
     )
-    if new.idempotency_key is not None:
-        values = {"endpoint_id": made.endpoint_id, "key": new.idempotency_key, "digest": digest}
+    if key is not None:
+        values = {"endpoint_id": made.endpoint_id, "idempotency_key": key, "digest": digest}
         conn.execute(statements.NOTE_REQUEST, {"business_id": business_id, **values})
     return disable_endpoint(conn, business_id, made.endpoint_id) if new.disabled else made
-
-
-def _made_before(
-    conn: Connection, business_id: BusinessId, key: str, digest: bytes
-) -> EndpointId | None:
-    values = {"business_id": business_id, "key": key}
-    conn.execute(statements.LOCK_REQUEST, values)
-    row = conn.execute(statements.ENDPOINT_BY_KEY, values).one_or_none()
-    if row is None:
-        return None
-    if bytes(row.request_digest) != digest:
-        raise IdempotencyConflictError(key)
-    return EndpointId(row.endpoint_id)
 
 
 def change_endpoint(
@@ -119,10 +104,7 @@ def change_endpoint(
 ) -> Endpoint:
     """Change parts of an endpoint. An empty `filter_types` means all types again.
 
-    Raises:
-        NotFoundError: the business has no such endpoint.
-        InvalidInputError: see `create_endpoint`.
-
+    Raises: NotFoundError if the business has no such endpoint; see `create_endpoint`.
     """
     now = _locked(conn, business_id, endpoint_id)
     changed = update_endpoint(
@@ -144,11 +126,9 @@ def change_endpoint(
 def change_headers(
     conn: Connection, business_id: BusinessId, endpoint_id: EndpointId, change: HeaderChange
 ) -> Endpoint:
-    """Set headers of an endpoint, or take them away.
+    """Set or remove headers of an endpoint.
 
-    Raises:
-        NotFoundError, InvalidInputError: as `change_endpoint`.
-
+    Raises: NotFoundError if the business has no such endpoint; see `create_endpoint`.
     """
     now = _locked(conn, business_id, endpoint_id)
     merged: Mapping[str, str] = {**now.headers, **change.headers}

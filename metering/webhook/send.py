@@ -63,7 +63,7 @@ class Answer:
 Prepare: TypeAlias = Callable[[datetime], Call]
 
 
-class Sender:
+class HttpSender:
     """Sends calls. One for a process: the TLS context and the resolver's threads are kept."""
 
     def __init__(
@@ -108,7 +108,7 @@ class Flight(Generic[Ticket]):
     A context manager; at its end what is still under way is dropped.
     """
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: HttpSender) -> None:
         self._sender = sender
         self._runner = asyncio.Runner()
         self._tickets: dict[asyncio.Task[Answer], Ticket] = {}
@@ -162,7 +162,7 @@ class Flight(Generic[Ticket]):
         await asyncio.gather(*self._tickets, return_exceptions=True)
 
 
-async def _exchange(sender: Sender, prepare: Prepare) -> Answer:
+async def _exchange(sender: HttpSender, prepare: Prepare) -> Answer:
     """Make one call. Whatever goes wrong with it is its answer; only cancellation is raised."""
     attempted_at, started = utc_now(), time.perf_counter()
     status_code, retry_after, error = None, None, None
@@ -187,7 +187,7 @@ async def _exchange(sender: Sender, prepare: Prepare) -> Answer:
 
 
 @asynccontextmanager
-async def _posted(sender: Sender, call: Call) -> AsyncIterator[httpcore.Response]:
+async def _posted(sender: HttpSender, call: Call) -> AsyncIterator[httpcore.Response]:
     """Post. The URL is read as `endpoints.check_url` reads it: one parser, one host."""
     url = httpx.URL(call.url)
     target = httpcore.URL(

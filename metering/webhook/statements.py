@@ -4,11 +4,9 @@ from typing import Final
 
 from sqlalchemy import text
 
-from metering import locks
-
 # --- outbox: written in the transaction of what it tells of ---------------------------------------
 
-# Write what happened.
+# Write webhooks to the outbox.
 INSERT_EVENTS: Final = text("""
     INSERT INTO webhook_events
         (webhook_event_id, business_id, type, wallet_id, sequence, data, occurred_at)
@@ -19,8 +17,8 @@ INSERT_EVENTS: Final = text("""
         CAST(:data AS text[]))
         AS n (webhook_event_id, business_id, type, wallet_id, sequence, data)
 """)
-# One delivery for each enabled endpoint of the same business that wants the type. An endpoint that
-# is being deleted is passed over: waiting for it, or failing with it, would hold up the posting.
+# One delivery for each enabled endpoint of the same business that wants the type. SKIP LOCKED
+# passes over an endpoint that is being deleted: the posting must not wait for it or fail with it.
 INSERT_DELIVERIES: Final = text("""
     INSERT INTO webhook_deliveries (webhook_event_id, endpoint_id, due_at)
     SELECT n.webhook_event_id, e.endpoint_id, now()
@@ -56,23 +54,20 @@ ENDPOINT: Final = text(f"""
     SELECT {_ENDPOINT} FROM webhook_endpoints
     WHERE business_id = :business_id AND endpoint_id = :endpoint_id
 """)
-# Lock an endpoint that is about to be changed in parts.
+# FOR NO KEY UPDATE: one change of an endpoint at a time, while new deliveries still go in.
 LOCK_ENDPOINT: Final = text("""
     SELECT 1 FROM webhook_endpoints
     WHERE business_id = :business_id AND endpoint_id = :endpoint_id FOR NO KEY UPDATE
 """)
-# Requests for an endpoint with one idempotency key queue up.
-LOCK_REQUEST: Final = text(f"""
-    SELECT pg_advisory_xact_lock({locks.ENDPOINT_KEY}, hashtext(:business_id || ' ' || :key))
-""")
-# The endpoint that an idempotency key made.
+# The endpoint that the first request with an idempotency key created.
 ENDPOINT_BY_KEY: Final = text("""
     SELECT endpoint_id, request_digest FROM webhook_endpoints
-    WHERE business_id = :business_id AND idempotency_key = :key
+    WHERE business_id = :business_id AND idempotency_key = :idempotency_key
 """)
-# Note which request made an endpoint.
+# Store which request created an endpoint.
 NOTE_REQUEST: Final = text("""
-    UPDATE webhook_endpoints SET idempotency_key = :key, request_digest = :digest
+    UPDATE webhook_endpoints SET idempotency_key = :idempotency_key,
+        request_digest = :digest
     WHERE business_id = :business_id AND endpoint_id = :endpoint_id
 """)
 # A page of the endpoints of this business, oldest first.
@@ -86,7 +81,7 @@ ENDPOINT_SECRET: Final = text("""
     SELECT secret FROM webhook_endpoints
     WHERE business_id = :business_id AND endpoint_id = :endpoint_id
 """)
-# Replace what its owner decides about an endpoint.
+# Replace the fields of an endpoint that its owner sets.
 UPDATE_ENDPOINT: Final = text(f"""
     UPDATE webhook_endpoints SET url = :url, description = :description,
         filter_types = CAST(:filter_types AS text[]), headers = CAST(:headers AS json),
@@ -94,14 +89,14 @@ UPDATE_ENDPOINT: Final = text(f"""
     WHERE business_id = :business_id AND endpoint_id = :endpoint_id
     RETURNING {_ENDPOINT}
 """)
-# Stop sending. What is pending waits. The first reason stays.
+# Stop sending. Pending deliveries wait. The first reason stays.
 DISABLE_ENDPOINT: Final = text(f"""
     UPDATE webhook_endpoints SET disabled_at = coalesce(disabled_at, now()),
         disabled_reason = coalesce(disabled_reason, :reason), updated_at = now()
     WHERE business_id = :business_id AND endpoint_id = :endpoint_id
     RETURNING {_ENDPOINT}
 """)
-# Send again, with a clean record: what waited goes out.
+# Send again, and forget the failures. Pending deliveries go out.
 ENABLE_ENDPOINT: Final = text(f"""
     UPDATE webhook_endpoints SET disabled_at = NULL, disabled_reason = NULL, failures_in_row = 0,
         failing_since = NULL, updated_at = now()
@@ -233,7 +228,7 @@ INSERT_ATTEMPTS: Final = text("""
 """)
 # Say what follows from attempts. A failure that comes after the lease, when another attempt has
 # begun, decides nothing; a success always does.
-SETTLE_DELIVERIES: Final = text("""
+RECORD_OUTCOMES: Final = text("""
     UPDATE webhook_deliveries d SET status = r.status,
         due_at = CASE WHEN r.status = 'pending' THEN now() + make_interval(secs => r.delay_s)
             ELSE d.due_at END,

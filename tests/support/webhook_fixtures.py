@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from pytest_httpserver import HTTPServer
 
-from metering.webhook.send import Sender
+from metering.webhook.send import HttpSender
 from support.webhook_receiver import POLICY, Bench
 from worker.session import Sessions
 
@@ -19,7 +19,7 @@ def webhook_server() -> Iterator[HTTPServer]:
 @pytest.fixture
 def bench(sessions: Sessions, webhook_server: HTTPServer) -> Iterator[Bench]:
     webhook_server.clear()
-    sender = Sender(timeout_s=POLICY.timeout_s, allow_private=True)
+    sender = HttpSender(timeout_s=POLICY.timeout_s, allow_private=True)
     yield Bench(sessions, webhook_server, sender)
     sender.close()
     webhook_server.check_handler_errors()

@@ -19,7 +19,7 @@ from metering.webhook import endpoints
 from metering.webhook.deliver import DeliveryPolicy, DeliveryReport, deliver_due
 from metering.webhook.endpoints import Endpoint, create_endpoint, endpoint_secret
 from metering.webhook.outbox import Notice, WebhookType, publish
-from metering.webhook.send import Sender
+from metering.webhook.send import HttpSender
 from worker.session import Sessions
 
 POLICY = DeliveryPolicy(retry_s=(5, 300), timeout_s=8.0, disable_after=4, claim_for_s=10.0)
@@ -58,7 +58,7 @@ class Inbox:
 class Bench:
     """A business, its receivers, and the steps that a worker would take."""
 
-    def __init__(self, sessions: Sessions, server: HTTPServer, sender: Sender) -> None:
+    def __init__(self, sessions: Sessions, server: HTTPServer, sender: HttpSender) -> None:
         self.sessions, self.server, self.sender = sessions, server, sender
         self.policy = POLICY
         self.business_id = self.new_business()
@@ -109,7 +109,7 @@ class Bench:
     @contextmanager
     def impatient(self) -> Iterator[None]:
         patient = self.sender
-        self.sender = Sender(timeout_s=SHORT_TIMEOUT_S, allow_private=True)
+        self.sender = HttpSender(timeout_s=SHORT_TIMEOUT_S, allow_private=True)
         yield
         self.sender.close()
         self.sender = patient

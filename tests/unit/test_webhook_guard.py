@@ -18,7 +18,7 @@ from metering.webhook.guard import (
     SocketOption,
     is_public,
 )
-from metering.webhook.send import Call, Flight, Sender
+from metering.webhook.send import Call, Flight, HttpSender
 
 PUBLIC = [
     "1.1.1.1",
@@ -194,7 +194,7 @@ def test_no_receiver_is_a_socket_file() -> None:
     ["http://10.0.0.1/", "http://[::1]/", "http://[::ffff:10.0.0.1]/", "http://metadata.example/"],
 )
 def test_a_refused_receiver_is_an_answer_that_names_no_address(url: str) -> None:
-    sender = Sender(timeout_s=1, resolve=answers(["10.0.0.1"]))
+    sender = HttpSender(timeout_s=1, resolve=answers(["10.0.0.1"]))
     with Flight[str](sender) as flight:
         flight.start("ticket", lambda _at: Call(url, (), b"{}"))
         [(_, answer)] = flight.wait(2)
@@ -210,7 +210,7 @@ def test_a_name_server_that_does_not_answer_costs_the_deadline_and_not_more() ->
         await asyncio.sleep(60)
         return []
 
-    sender = Sender(timeout_s=0.05, resolve=never)
+    sender = HttpSender(timeout_s=0.05, resolve=never)
     with Flight[str](sender) as flight:
         flight.start("ticket", lambda _at: Call("http://slow.example/", (), b""))
         [(_, answer)] = flight.wait(5)
@@ -234,7 +234,7 @@ def test_tls_asks_for_the_name_while_the_connection_goes_to_the_address(
 
     monkeypatch.setattr(httpcore.AsyncMockStream, "start_tls", start_tls)
     network = Recorder()
-    sender = Sender(timeout_s=1, resolve=answers(["93.184.216.34"]))
+    sender = HttpSender(timeout_s=1, resolve=answers(["93.184.216.34"]))
     sender._backend._network = network
     with Flight[str](sender) as flight:
         flight.start("ticket", lambda _at: Call("https://bücher.example:8443/", (), b"{}"))
@@ -250,7 +250,7 @@ def test_a_call_that_cannot_be_prepared_is_an_answer_too() -> None:
     def broken(_at: object) -> Call:
         raise ValueError("whsec_of_someone")
 
-    sender = Sender(timeout_s=1, resolve=answers([]))
+    sender = HttpSender(timeout_s=1, resolve=answers([]))
     with Flight[str](sender) as flight:
         flight.start("ticket", broken)
         [(_, answer)] = flight.wait(5)

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from metering.webhook import endpoints
 from metering.webhook.dead_letter import dead_letters
 from metering.webhook.deliver import DeliveryReport, deliver_due
-from metering.webhook.send import Sender
+from metering.webhook.send import HttpSender
 from support.webhook_receiver import POLICY, Bench, statements_of
 
 pytest_plugins = ("support.webhook_fixtures",)
@@ -92,7 +92,7 @@ def test_nobody_listening_is_a_failure_with_a_reason(bench: Bench) -> None:
 def test_private_receivers_are_refused_unless_allowed(bench: Bench) -> None:
     _, inbox = bench.receiver()
     bench.publish()
-    strict = Sender(timeout_s=1)
+    strict = HttpSender(timeout_s=1)
 
     report = deliver_due(bench.sessions.transaction, strict, bench.policy)
     strict.close()
