@@ -73,7 +73,7 @@ def test_above_the_high_water_mark_an_ingest_is_told_to_wait(config: Settings, s
 
 def test_a_known_key_is_trusted_while_postgres_is_away_but_not_for_ever(shop: Shop) -> None:
     key = Api("", shop.sessions, shop.business_id, "").key_for("ingest")
-    away = []
+    away: list[str] = []
 
     @contextmanager
     def tenant(business_id: BusinessId) -> Iterator[Connection]:

@@ -4,7 +4,7 @@ import gzip
 import json
 import tracemalloc
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -27,7 +27,7 @@ def raw_deflate(body: bytes) -> bytes:
     return packer.compress(body) + packer.flush()
 
 
-PACKED: Final = {
+PACKED: Final[dict[str, Callable[[bytes], bytes]]] = {
     "gzip": gzip.compress,
     "GZIP": gzip.compress,
     "x-gzip": gzip.compress,

@@ -196,7 +196,7 @@ def test_without_a_good_key_every_route_is_closed(api: Api) -> None:
             (method, path, header): client.request(
                 method,
                 path,
-                headers={} if header is None else {"Authorization": header.encode("latin-1")},
+                headers={} if header is None else {b"Authorization": header.encode("latin-1")},
                 content=b"{not even JSON",
             )
             for method, path in routes()

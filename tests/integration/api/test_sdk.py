@@ -8,7 +8,8 @@ from itertools import pairwise
 
 import dodopayments
 import pytest
-from dodopayments import AsyncDodoPayments, DodoPayments
+from dodopayments import AsyncDodoPayments, DodoPayments, Omit, omit
+from dodopayments.types.filter_type_param import MeterFilterConditionList
 
 from metering.debit.write import Outcome
 from support.edge import Api
@@ -39,10 +40,18 @@ def customer_id(client: DodoPayments) -> str:
     return client.customers.create(email="ann@example.com", name="Ann").customer_id
 
 
-def credit(client: DodoPayments, customer_id: str, amount: int, **more: str) -> int:
+def credit(
+    client: DodoPayments,
+    customer_id: str,
+    amount: int,
+    *,
+    reason: str | Omit = omit,
+    idempotency_key: str | Omit = omit,
+) -> int:
     wallet = client.customers.wallets.ledger_entries.create(
-        customer_id, amount=amount, currency="USD", entry_type="credit", **more
-    )
+        customer_id, amount=amount, currency="USD", entry_type="credit",
+        reason=reason, idempotency_key=idempotency_key,
+    )  # fmt: skip
     return wallet.balance
 
 
@@ -164,15 +173,13 @@ def test_a_thousand_events_of_one_call_are_debited(
 
 
 def test_meters_are_made_listed_archived_and_brought_back(client: DodoPayments) -> None:
+    of_model: MeterFilterConditionList = {"key": "model", "operator": "equals", "value": "m"}
     made = client.meters.create(
         name="input",
         event_name="llm.completion",
         measurement_unit="token",
         aggregation={"type": "sum", "key": "input_tokens"},
-        filter={
-            "conjunction": "and",
-            "clauses": [{"key": "model", "operator": "equals", "value": "m"}],
-        },
+        filter={"conjunction": "and", "clauses": [of_model]},
     )
     client.meters.archive(made.id)
     archived = [meter.id for meter in client.meters.list(archived=True).items]

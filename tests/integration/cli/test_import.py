@@ -3,7 +3,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -42,7 +42,7 @@ def usage(customer: str, number: int, **fields: object) -> dict[str, object]:
     } | fields
 
 
-def write(path: Path, lines: Iterator[object] | list[object]) -> Path:
+def write(path: Path, lines: Iterable[object]) -> Path:
     path.write_bytes(
         b"".join(
             (line if isinstance(line, bytes) else json.dumps(line).encode()) + b"\n"

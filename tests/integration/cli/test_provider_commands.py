@@ -6,7 +6,7 @@ import pty
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -242,7 +242,7 @@ def receive_all(shop: Shop, account_id: str, *events: Json) -> list[ProviderEven
     return numbers
 
 
-def status_of(shop: Shop, business_id: BusinessId) -> list[tuple[object, ...]]:
+def status_of(shop: Shop, business_id: BusinessId) -> Sequence[tuple[Any, ...]]:
     return shop.rows(
         "SELECT payment_id, status FROM provider_events"
         f" WHERE business_id = '{business_id}' ORDER BY event_number"

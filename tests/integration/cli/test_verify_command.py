@@ -149,7 +149,10 @@ def scheduled_faults(shop: Shop) -> int:
 def test_chunks_that_vanish_before_the_head_are_a_fault(gullak: Gullak, traffic: Shop) -> None:
     shard = shard_of(traffic.business_id, traffic.customers[0], len(traffic.buffer.shards))
     traffic.send(event(traffic.customers[0]))
-    (oldest, _), *_ = traffic.buffer.redis.xrange(stream_key(shard))
+    entries = traffic.buffer.redis.xrange(stream_key(shard))
+    assert entries
+    oldest, _ = entries[0]
+    assert oldest is not None
     traffic.buffer.redis.xdel(stream_key(shard), oldest)
 
     events = gullak("verify", "--json").json["events"]

@@ -8,6 +8,7 @@ from decimal import Decimal
 import orjson
 import psycopg
 import pytest
+from redis.typing import EncodableT, FieldT
 from sqlalchemy import event as sqlalchemy_event
 
 from metering.buffer.chunk import BufferedEvent, encode_chunk
@@ -451,6 +452,7 @@ def test_an_empty_buffer_takes_a_new_number_of_shards(shop: Shop, config: Settin
     other.redis.close()
 
 
+Fields = dict[FieldT, EncodableT]
 FORGED = {
     "a key with blanks": lambda line: b" " + line[1:],
     "a key in capitals": lambda line: b"A" + line[1:],
@@ -468,7 +470,7 @@ def test_a_forged_line_ends_in_the_dead_letters_and_does_not_block_its_shard(
 ) -> None:
     shop.meter("tokens", {"USD": "1"})
     line = encode_chunk(shop.business_id, [event(shop.customers[0])])
-    fields = {"b": shop.business_id, "n": 1, "t": 1, "e": FORGED[forgery](line)}
+    fields: Fields = {"b": shop.business_id, "n": 1, "t": 1, "e": FORGED[forgery](line)}
     shop.send(event(shop.customers[0]))
     (shard,) = shop.buffer.backlog().busy
     shop.buffer.redis.xadd(stream_key(shard), fields)
@@ -487,7 +489,7 @@ def test_a_forged_line_ends_in_the_dead_letters_and_does_not_block_its_shard(
         {"b": "b" * 100_000, "n": "9" * 5000, "t": "9" * 5000, "e": "x"},
     ],
 )
-def test_a_foreign_entry_does_not_block_its_shard(shop: Shop, fields: dict[str, str]) -> None:
+def test_a_foreign_entry_does_not_block_its_shard(shop: Shop, fields: Fields) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.buffer.redis.xadd(stream_key(Shard(0)), fields)
     shop.send(event(shop.customers[0]))

@@ -80,7 +80,7 @@ def test_a_drain(shop: Shop, trials: Trials) -> None:
         trials.fail(sqlstate, at, lambda: drain_shard(drain, shard, 60))
         drain_shard(drain, shard, 60)
         refused_before = refused
-        ((refused,),) = shop.rows("SELECT count(*) FROM refused_events")  # type: ignore[assignment]
+        ((refused,),) = shop.rows("SELECT count(*) FROM refused_events")
         posted = -shop.wallet().balance_minor
 
         assert (posted + refused, shop.buffer.backlog().events) == (sent, 0), (sqlstate, at)

@@ -237,7 +237,7 @@ def test_credits_and_debits_from_eight_at_once_end_at_the_exact_sum(shop: Shop) 
         return sum(mine)
 
     with crowd(shop.sessions, 8) as many:
-        found = at_once(*[lambda mine=mine: work(mine) for mine in amounts])  # type: ignore[misc]
+        found = at_once(*[lambda mine=mine: work(mine) for mine in amounts])
 
     assert found == [sum(mine) for mine in amounts]
     assert shop.wallet().balance_minor == 10_000 + sum(map(sum, amounts))
@@ -267,7 +267,7 @@ def test_postings_to_many_wallets_in_opposite_order_never_deadlock(
         return 400 * number
 
     with crowd(sessions, 5) as many:
-        found = at_once(*[lambda n=n: work(n) for n in range(1, 6)])  # type: ignore[misc]
+        found = at_once(*[lambda n=n: work(n) for n in range(1, 6)])
 
     assert found == [400 * number for number in range(1, 6)]
     assert [sum(column) for column in zip(*balances(shop), strict=True)] == [6000, 2000]

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from metering.errors import GullakError
+from metering.invariants import Fault
 from metering.verify import walk
 from metering.verify.schedule import Slice, continue_walk
 from support.tenant import Shop, event
@@ -79,7 +80,7 @@ def rest_of_new_walk(shop: Shop) -> list[Slice]:
 
 def test_usage_that_goes_on_during_a_walk_is_no_fault(traffic: Shop) -> None:
     customer = traffic.customers[0]
-    faults = []
+    faults: list[Fault] = []
 
     for done in slices(traffic):
         faults += done.faults

@@ -379,7 +379,7 @@ def test_checks_and_postings_at_once_tell_each_crossing_once_in_order(shop: Shop
             move(shop, 60 + number, sessions=many)
 
     with crowd(shop.sessions, 8) as many:
-        found = at_once(*[lambda n=n: post_and_check(n) for n in range(4)])  # type: ignore[misc]
+        found = at_once(*[lambda n=n: post_and_check(n) for n in range(4)])
 
     assert found == [None] * 4
     told = [alert[0] for alert in alerts(shop)]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from alembic import command
@@ -27,8 +27,8 @@ TESTS = 5
 OF_CUSTOMER = text("SELECT business_id FROM customers WHERE customer_id = :c")
 LAST_YEAR = datetime(2025, 6, 1, tzinfo=UTC)
 # Of each wallet: kind, and what moved.
-HELD = [("purchase", 1000), ("manual", 200), ("manual", -300)]
-OWED = [("manual", 100), ("manual", -250)]
+HELD: Final[list[tuple[Kind, int]]] = [("purchase", 1000), ("manual", 200), ("manual", -300)]
+OWED: Final[list[tuple[Kind, int]]] = [("manual", 100), ("manual", -250)]
 
 
 @pytest.fixture(scope="module")

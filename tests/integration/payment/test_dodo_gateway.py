@@ -10,7 +10,7 @@ from werkzeug import Response
 
 from metering.errors import GatewayRefusedError, GatewayUnavailableError
 from metering.ids import Currency
-from metering.payment.vendors.gateway import ChargeAnswer, PaymentGateway
+from metering.payment.vendors.gateway import ChargeAnswer, ChargeStatus, PaymentGateway
 from metering.payment.vendors.registry import gateway_of
 from support.dodo_server import DodoServer, error, given
 from support.own_gateway import new_account, new_charge
@@ -163,7 +163,11 @@ def test_a_page_whose_address_was_lost_is_opened_anew(
     [(timedelta(hours=24), "pending", None), (timedelta(hours=25), "failed", "expired")],
 )
 def test_a_page_that_nobody_paid_on_fails_after_its_day(
-    dodo: DodoServer, gateway: PaymentGateway, age: timedelta, status: str, failure: str | None
+    dodo: DodoServer,
+    gateway: PaymentGateway,
+    age: timedelta,
+    status: ChargeStatus,
+    failure: str | None,
 ) -> None:
     charge = new_charge()
     gateway.start(charge, is_repeated=False)
@@ -182,6 +186,7 @@ def test_a_page_that_was_paid_on_tells_of_its_payment(
 
     answer = gateway.look_up(charge, "cks_1")
 
+    assert answer is not None
     assert (answer.status, answer.payment_id) == (status, "pay_2")
 
 

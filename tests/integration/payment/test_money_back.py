@@ -129,23 +129,27 @@ def test_a_parked_payment_is_done_once_all_of_it_is_refunded(till: Till) -> None
     assert till.statuses() == ["applied", "applied"]
 
 
+RefundEnd = Literal["succeeded", "pending", "failed"]
+
+
 @dataclass(frozen=True)
 class Refund:
     """One refund as it went at the provider, in seconds after the payment."""
 
     amount: int
     asked_at: int
-    end: Literal["succeeded", "pending", "failed"]
+    end: RefundEnd
     ended_at: int
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Refund]:
     """Refunds are asked for at even seconds, several in one perhaps; they fail at odd ones."""
-    refunds, at = [], 60
+    refunds: list[Refund] = []
+    at = 60
     for _ in range(draw(st.integers(1, 4))):
         at += 2 * draw(st.integers(0, 2))
-        end = draw(st.sampled_from(["succeeded", "pending", "failed"]))
+        end: RefundEnd = draw(st.sampled_from(["succeeded", "pending", "failed"]))
         ended_at = at + 1 + 2 * draw(st.integers(0, 3))
         refunds.append(Refund(draw(st.integers(1, 250)), at, end, ended_at))
     return refunds

@@ -57,7 +57,7 @@ WAITS_FOR_ANOTHER = (
 )
 
 
-def top_ups(shop: Shop) -> list[tuple[object, ...]]:
+def top_ups(shop: Shop) -> list[tuple[Any, ...]]:
     """Price, credit and status of each top-up, oldest first."""
     return list(
         shop.rows(
@@ -281,7 +281,7 @@ def test_no_more_than_a_page_is_started(shop: Shop, till: Till) -> None:
 
 def test_sums_beyond_64_bits_leave_no_room_under_a_cap(shop: Shop, till: Till) -> None:
     priciest = till.package(INT64_MAX, 1)
-    caps = {"package_id": priciest, "day_cap": INT64_MAX, "month_cap": INT64_MAX}
+    caps: dict[str, Any] = {"package_id": priciest, "day_cap": INT64_MAX, "month_cap": INT64_MAX}
     till.rule(0, method="declined", **caps)
     till.sweep()
     declined = till.charge().charge_id
@@ -756,7 +756,7 @@ def test_a_rule_that_could_not_work_is_refused(
         "archived": lambda: _archived(till),
         "disabled": lambda: _disabled(till),
     }
-    given = {name: made[v]() if v in made else v for name, v in changes.items()}
+    given: dict[str, Any] = {name: made[v]() if v in made else v for name, v in changes.items()}
 
     with pytest.raises(InvalidInputError, match=said):
         till.rule(**given)

@@ -40,7 +40,7 @@ def told(shop: Shop, type_: str) -> list[dict[str, Any]]:
         f"SELECT data FROM webhook_events WHERE business_id = '{shop.business_id}'"
         f" AND type = '{type_}' ORDER BY webhook_event_id"
     )
-    return [data for (data,) in rows]  # type: ignore[misc]
+    return [data for (data,) in rows]
 
 
 def freeze(shop: Shop, lot_id: str, *, is_frozen: bool) -> None:

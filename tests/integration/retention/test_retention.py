@@ -1,9 +1,13 @@
 """The clean-up: what is old enough goes, page by page; what waits, and all of the money, stays."""
 
+from datetime import timedelta
+
 import pytest
+from ulid import ULID
 
 from metering import retention
-from metering.ids import ProviderEventNumber
+from metering.clock import utc_now
+from metering.ids import Currency, ProviderEventNumber
 from metering.low_credit.rules import set_rule
 from metering.payment.inbox import Replay, process, receive, replay, verified, waiting
 from metering.payment.provider_account import NewAccount, connect_account, webhook_source
@@ -29,7 +33,7 @@ def age(shop: Shop, days: int, *ids: str) -> None:
     """Let webhooks be so much older: their ids tell their time."""
     for table in ("webhook_attempts", "webhook_deliveries", "webhook_events"):
         shop.run(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
-    old = retention.ULID.from_datetime(retention.utc_now() - retention.timedelta(days=days))
+    old = ULID.from_datetime(utc_now() - timedelta(days=days))
     named = " OR ".join(f"webhook_event_id = '{id_}'" for id_ in ids) or "true"
     for table in ("webhook_attempts", "webhook_deliveries", "webhook_events"):
         shop.run(
@@ -43,7 +47,7 @@ def age(shop: Shop, days: int, *ids: str) -> None:
 def alerts(shop: Shop) -> Shop:
     """A wallet that was told of five times: low, recovered, low, recovered, low."""
     with shop.sessions.transaction() as conn:
-        set_rule(conn, shop.business_id, "USD", 10)
+        set_rule(conn, shop.business_id, Currency("USD"), 10)
         create_endpoint(conn, shop.business_id, "https://example.com/alerts")
     shop.enter(100)
     for _ in range(2):

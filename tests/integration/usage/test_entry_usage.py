@@ -146,7 +146,7 @@ def test_the_list_of_events_goes_from_a_debit_to_its_events_and_back(
 
 def test_pages_of_a_debit_s_events_meet(client: httpx.Client, shop: Shop) -> None:
     entry = debit(shop)
-    wanted = {"ledger_entry_id": entry.entry_id, "page_size": 2}
+    wanted: dict[str, str | int] = {"ledger_entry_id": entry.entry_id, "page_size": 2}
 
     assert ids(client, **wanted, page_number=1) == ["old"]
     assert ids(client, **wanted, starting_after="new") == ["zero", "old"]

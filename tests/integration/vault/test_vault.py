@@ -265,5 +265,5 @@ def test_a_new_key_is_one(
 ) -> None:
     gullak = Gullak.on(config, monkeypatch, capsys)
 
-    assert settings_from({"GULLAK_SECRET_KEYS": gullak.made("secrets", "new-key")})
+    assert settings_from({"GULLAK_SECRET_KEYS": gullak.made("secrets", "new-key")}).secret_keys
     assert gullak("secrets", "rotate").code == 1

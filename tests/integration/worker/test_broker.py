@@ -18,7 +18,7 @@ from worker.consuming import oldest_messages
 def app_of(server: OwnRedis) -> Celery:
     app = Celery("publisher")
     app.config_from_object("celeryconfig")
-    app.conf.broker_url = server.url
+    app.conf["broker_url"] = server.url
     return app
 
 

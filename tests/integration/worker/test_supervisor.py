@@ -4,9 +4,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import psutil
 import pytest
@@ -14,10 +16,19 @@ import pytest
 from worker.local.supervisor import Role, RoleNotReadyError, StopRequestedError, Supervisor
 
 
-def role(name: str, script: str, **more: object) -> Role:
-    defaults: dict[str, object] = {"tier": 0, "is_ready": lambda _pid: True, "grace_s": 5.0}
-    argv = [sys.executable, "-c", script]
-    return Role(name=name, argv=argv, env=dict(os.environ), **{**defaults, **more})
+def role(
+    name: str,
+    script: str,
+    *,
+    tier: int = 0,
+    is_ready: Callable[[int], bool] = lambda _pid: True,
+    grace_s: float = 5.0,
+    **more: Any,
+) -> Role:
+    argv, env = [sys.executable, "-c", script], dict(os.environ)
+    return Role(
+        name=name, argv=argv, env=env, tier=tier, is_ready=is_ready, grace_s=grace_s, **more
+    )
 
 
 SLEEP = "import time; time.sleep(600)"
@@ -28,6 +39,10 @@ def wait_for(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.02)
+
+
+def is_made(file: Path, _pid: int) -> bool:
+    return file.exists()
 
 
 @contextmanager
@@ -103,7 +118,12 @@ def test_a_tier_starts_when_the_one_below_is_ready(tmp_path: Path) -> None:
         is_ready=lambda _pid: ready.exists(),
     )
     seen: list[bool] = []
-    upper = role("upper", SLEEP, tier=1, is_ready=lambda _pid: seen.append(ready.exists()) or True)
+
+    def look(_pid: int) -> bool:
+        seen.append(ready.exists())
+        return True
+
+    upper = role("upper", SLEEP, tier=1, is_ready=look)
 
     with watching(upper, lower):
         wait_for(lambda: seen)
@@ -128,7 +148,7 @@ def test_tiers_stop_in_reverse_order(tmp_path: Path) -> None:
             name,
             script.format(name=name),
             tier=tier,
-            is_ready=lambda _pid, name=name: (tmp_path / name).exists(),
+            is_ready=partial(is_made, tmp_path / name),
         )
         for tier, name in enumerate(names)
     ]
