@@ -74,7 +74,7 @@ _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
 
 
 def create_app(config: Settings, gateways: Gateways = open_gateway) -> FastAPI:
-    """Return the application; it opens its connections when it is started."""
+    """Return the application. It opens its connections at startup."""
     app = FastAPI(
         title="Gullak",
         version="1",
@@ -90,7 +90,7 @@ def create_app(config: Settings, gateways: Gateways = open_gateway) -> FastAPI:
     app.add_middleware(RequestMiddleware, body_bytes_max=config.api_body_bytes_max)
     modules = (ingest, health, pages, *ROUTERS)
     add_error_handlers(app, [route for module in modules for route in module.router.routes])
-    # First, because nearly every request is for it. It limits the body itself.
+    # First, because most requests are for it. The route limits its own body.
     app.include_router(ingest.router, responses=_ERRORS)
     app.include_router(health.router)
     app.include_router(pages.router)

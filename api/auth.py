@@ -154,6 +154,6 @@ def require(scope: Scope, *permissions: str) -> Principal:
     if not isinstance(principal, Principal):
         raise UnauthorizedError
     for permission in permissions:
-        if permission not in principal.scopes:
+        if permission not in principal.permissions:
             raise ForbiddenError(permission)
     return principal

@@ -1,7 +1,7 @@
-"""The body of a request: read up to a limit, and expanded where it came compressed.
+"""Reads the body of a request up to a limit, and expands a compressed one.
 
-A compressed body is read and expanded before anything looks at it, so that every route takes it
-and no route knows of it. The limit holds for the size before and the size after.
+The middleware expands a body before the route reads it, so routes see plain bodies only. The limit
+holds for the compressed size and for the expanded size.
 """
 
 import zlib
@@ -16,24 +16,21 @@ from starlette.types import Message, Receive, Scope
 from api.errors import too_large
 from metering.errors import FieldProblem, InvalidInputError
 
-# What `zlib` calls each form: gzip's header, zlib's, none.
+# The `wbits` of zlib for each format: gzip's header, zlib's header, no header.
 _GZIP_BITS: Final = 16 + zlib.MAX_WBITS
 _ZLIB_BITS: Final = zlib.MAX_WBITS
 _RAW_BITS: Final = -zlib.MAX_WBITS
 _CODINGS: Final = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate"}
 _TAKEN: Final = "gzip, deflate, identity"
-# A gzip body may be several, one after another; each costs a copy even if it holds nothing.
+# A gzip body may consist of several members. Each costs a copy, even an empty one.
 _MEMBERS_MAX: Final = {"gzip": 100, "deflate": 1}
 _METHOD_BITS: Final = 0x0F
 
 
 async def read_body(request: Request, bytes_max: int) -> bytes:
-    """Read the body, whose length may not have been said in advance.
+    """Read a body. Its length need not be known in advance.
 
-    Raises:
-        HTTPException: it is longer than `bytes_max`.
-        ClientDisconnect: the client hung up.
-
+    Raises: HTTPException if it is longer than `bytes_max`; ClientDisconnect if the client hung up.
     """
     parts: list[bytes] = []
     size = 0
@@ -45,14 +42,12 @@ async def read_body(request: Request, bytes_max: int) -> bytes:
     return b"".join(parts)
 
 
-def coding_of(said: str) -> str | None:
-    """Return the coding that a `Content-Encoding` header names; None if it names none.
+def coding_of(header: str) -> str | None:
+    """Return the coding in a `Content-Encoding` header. Returns None if the body is plain.
 
-    Raises:
-        HTTPException: it is one that is not taken, or there are several.
-
+    Raises: HTTPException if the coding is not supported, or there are several.
     """
-    name = said.strip().lower()
+    name = header.strip().lower()
     if name in {"", "identity"}:
         return None
     if name not in _CODINGS:
@@ -62,15 +57,12 @@ def coding_of(said: str) -> str | None:
 
 
 async def unpack(scope: Scope, receive: Receive, coding: str, bytes_max: int) -> Receive:
-    """Read and expand the body of a request; return what gives it plain, as `receive` would.
+    """Read and expand the body of a request. Return a `receive` that yields the plain body.
 
-    The headers in `scope` then say nothing of the coding and of the length before.
+    Changes the headers in `scope` to those of the plain body.
 
-    Raises:
-        HTTPException: it is longer than `bytes_max`, before or after.
-        InvalidInputError: it is not what its header says.
-        ClientDisconnect: the client hung up.
-
+    Raises: HTTPException if either size is above `bytes_max`; InvalidInputError if the body is not
+        in this coding; ClientDisconnect if the client hung up.
     """
     packed = await read_body(Request(scope, receive), bytes_max)
     plain = await run_in_threadpool(expand, packed, coding, bytes_max)
@@ -86,12 +78,10 @@ async def unpack(scope: Scope, receive: Receive, coding: str, bytes_max: int) ->
 
 
 def expand(packed: bytes, coding: str, bytes_max: int) -> bytes:
-    """Return the plain form of a body, of `bytes_max` bytes at most; no byte more is expanded.
+    """Return the plain form of a body. Expands one byte more than `bytes_max` at most.
 
-    Raises:
-        HTTPException: it would be longer.
-        InvalidInputError: it is not in this coding, is damaged, or goes on after its end.
-
+    Raises: HTTPException if it is longer than `bytes_max`; InvalidInputError if it is not in this
+        coding, is damaged, or has bytes after its end.
     """
     plain: list[bytes] = []
     room, rest = bytes_max, packed
@@ -109,9 +99,9 @@ def expand(packed: bytes, coding: str, bytes_max: int) -> bytes:
 
 
 def _expand_one(packed: bytes, coding: str, room: int) -> tuple[bytes, bytes]:
-    """Return one whole member in plain form, and the bytes after it.
+    """Return one member in plain form, and the bytes after it.
 
-    One byte more than `room` is expanded, which tells that there is not enough room.
+    Expands up to `room` + 1 bytes: the extra byte shows that the member does not fit.
     """
     unpacker = zlib.decompressobj(_bits(coding, packed))
     try:
@@ -124,7 +114,7 @@ def _expand_one(packed: bytes, coding: str, room: int) -> tuple[bytes, bytes]:
 
 
 def _bits(coding: str, packed: bytes) -> int:
-    """Return how to read it: "deflate" is with zlib's header, and some send it without."""
+    """Return the `wbits`. Some clients send "deflate" without the zlib header that it requires."""
     if coding == "gzip":
         return _GZIP_BITS
     return _ZLIB_BITS if packed[0] & _METHOD_BITS == zlib.DEFLATED else _RAW_BITS

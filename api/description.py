@@ -1,4 +1,7 @@
-"""The OpenAPI description: what this installation takes, and how one call leads to the next."""
+"""The OpenAPI description: what FastAPI leaves out of it.
+
+The body of ingestion, examples, links between calls, webhooks, and the configured currencies.
+"""
 
 from typing import Any, Final, TypeAlias
 
@@ -11,12 +14,12 @@ from api.notices import SHAPES
 from metering.accept import AcceptLimits, UsageEvent
 from metering.fields import NO_NUL
 
-# As FastAPI builds it: any JSON.
+# The JSON object that FastAPI builds.
 Document: TypeAlias = dict[str, Any]
 
 _REFS: Final = "#/components/schemas/{model}"
 _CURRENCY_NAMES: Final = frozenset({"currency", "billing_currency"})
-# What a call makes, by its path: the parameter that names it elsewhere, and where its id is.
+# Calls that create an object: the path parameter for its id, and where the response holds it.
 _MADE: Final = {
     "/customers": ("customer_id", "$response.body#/customer_id"),
     "/customers/{customer_id}/purchases": ("purchase_id", "$response.body#/id"),
@@ -28,15 +31,15 @@ _MADE: Final = {
 }
 
 _WEBHOOK_HEADERS: Final = {
-    "webhook-id": "The same for every attempt: what came before is known by it.",
-    "webhook-timestamp": "Of the attempt, in Unix seconds.",
-    "webhook-signature": "`v1,` and base64 of HMAC-SHA256 over `id.timestamp.body`; several,"
-    " parted by spaces, while a secret is changed.",
+    "webhook-id": "The id of the event, the same in every attempt: use it to detect duplicates.",
+    "webhook-timestamp": "When the attempt was made, in Unix seconds.",
+    "webhook-signature": "`v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`."
+    " There are several, separated by spaces, while a secret is being replaced.",
 }
 
 
 def describe(app: FastAPI, currencies: tuple[str, ...]) -> None:
-    """Make `app` describe itself, with the currencies that are configured."""
+    """Complete the description of `app`, with the configured currencies."""
     plain = app.openapi
 
     def openapi() -> Document:
@@ -54,13 +57,13 @@ def describe(app: FastAPI, currencies: tuple[str, ...]) -> None:
 
 
 def _add_ingest(document: Document) -> None:
-    """Describe the body that is read straight from its bytes."""
+    """Describe the body of ingestion, which the route parses without FastAPI."""
     event = TypeAdapter(UsageEvent).json_schema(ref_template=_REFS)
     document["components"]["schemas"]["UsageEvent"] = event
     document["components"]["schemas"]["Ingest"] = {
         "type": "object",
         "title": "Ingest",
-        "description": "Usage events of one request; an `event_id` comes once.",
+        "description": "The usage events of one request. No two have the same `event_id`.",
         "required": ["events"],
         "additionalProperties": False,
         "properties": {
@@ -75,7 +78,7 @@ def _add_ingest(document: Document) -> None:
 
 
 def _add_examples(document: Document, currency: str) -> None:
-    """Show a body for each operation that takes one."""
+    """Add an example to each operation that takes a body."""
     bodies = examples.bodies(currency)
     for methods in document["paths"].values():
         for operation in methods.values():
@@ -85,7 +88,7 @@ def _add_examples(document: Document, currency: str) -> None:
 
 
 def _add_webhooks(document: Document) -> None:
-    """Describe what a business is told, type by type."""
+    """Describe the webhooks that a business receives, one by type."""
     shapes: list[type[BaseModel]] = list(dict.fromkeys(shape for shape, _ in SHAPES.values()))
     _, described = models_json_schema(
         [(shape, "serialization") for shape in shapes], ref_template=_REFS
@@ -110,8 +113,8 @@ def _webhook(type_: str, shape: str, summary: str) -> Document:
     }
     return {
         "summary": summary,
-        "description": "Sent to each enabled endpoint that wants this type, until one attempt is"
-        " answered by 2xx. Signed as Standard Webhooks has it, with the endpoint's secret.",
+        "description": "Sent to each enabled endpoint that receives this type. Repeated until the"
+        " endpoint answers with 2xx. Signed as in Standard Webhooks, with the endpoint's secret.",
         "operationId": f"told_of_{type_.replace('.', '_')}",
         "tags": ["sent to you"],
         "parameters": [
@@ -128,12 +131,12 @@ def _webhook(type_: str, shape: str, summary: str) -> Document:
             "required": True,
             "content": {"application/json": {"schema": envelope}},
         },
-        "responses": {"2XX": {"description": "It arrived. Anything else: it is sent again."}},
+        "responses": {"2XX": {"description": "Delivered. Any other response: it is sent again."}},
     }
 
 
 def _add_links(document: Document) -> None:
-    """Say which calls take the id of what a call has made."""
+    """Link each call that creates an object to the calls that take its id."""
     operations = [
         (path, operation)
         for path, methods in document["paths"].items()
@@ -153,7 +156,7 @@ def _add_links(document: Document) -> None:
 
 
 def _narrow(node: object, currencies: list[str]) -> None:
-    """Say of every currency which ones there are, and of every query text that it has no NUL.
+    """Limit every currency to the configured ones, and every query text to one without NUL.
 
     A node with `in` is a parameter.
     """

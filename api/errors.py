@@ -1,4 +1,4 @@
-"""Every failure as the contract's error body: code, message, request id, details; no stack."""
+"""Turns every failure into an error body: code, message, request id, details. No stack trace."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -50,13 +50,13 @@ STATUS: Final = {
     "INTERNAL_SERVER_ERROR": 500,
     "UNAVAILABLE": 503,
 }
-_OF_HTTP: Final = {
+_CODE_OF_STATUS: Final = {
     404: "NOT_FOUND",
     405: "METHOD_NOT_ALLOWED",
     413: "PAYLOAD_TOO_LARGE",
     415: "UNSUPPORTED_MEDIA_TYPE",
 }
-_OF_PLACE: Final = {"query": "INVALID_QUERY_PARAMS", "path": "INVALID_REQUEST_PARAMETERS"}
+_CODE_OF_PLACE: Final = {"query": "INVALID_QUERY_PARAMS", "path": "INVALID_REQUEST_PARAMETERS"}
 _RETRY_LATER: Final = (
     BufferFullError,
     BufferUnavailableError,
@@ -71,7 +71,7 @@ log = structlog.get_logger("gullak.api")
 
 
 class Detail(BaseModel):
-    """One refused field: its dotted path, and why."""
+    """A refused field: its dotted path, and the reason."""
 
     field: str
     reason: str
@@ -107,7 +107,7 @@ def error_response(
 
 
 def too_large(bytes_max: int) -> HTTPException:
-    """Return the error for a larger body; the rest of it is not read."""
+    """Return the error for a body that is too large. It closes the connection."""
     text = f"at most {bytes_max} bytes are taken at once"
     return HTTPException(413, text, headers={"Connection": "close"})
 
@@ -143,9 +143,9 @@ def _note(scope: Scope, error: Exception) -> None:
 
 
 def _is_repeatable(scope: Scope) -> bool:
-    """Tell whether the same request again can do no harm.
+    """Tell whether the same request may safely be sent again.
 
-    If so, the client is told to try again even when nobody knows whether this one was carried out.
+    If so, the client may retry even if nobody knows whether this one was carried out.
     """
     is_marked: bool = scope.get("state", {}).get("repeatable", False)
     return is_marked or scope["method"] != "POST"
@@ -167,25 +167,25 @@ def _of_validation(error: RequestValidationError | ValidationError, request_id: 
     problems, code = [], "INVALID_REQUEST_BODY"
     for detail in error.errors()[:DETAILS_MAX]:
         place = str(detail["loc"][0]) if detail["loc"] else "body"
-        code = _OF_PLACE.get(place, code)
+        code = _CODE_OF_PLACE.get(place, code)
         problems.append(problem_of(detail))
     message = "; ".join(f"{p.field}: {p.reason}" for p in problems[:3])
     return error_response(request_id, code, message, problems=problems)
 
 
 def _of_http(error: HTTPException, request_id: str) -> Response:
-    if error.status_code == 400:  # noqa: PLR2004 - the framework's word for a body it cannot read
+    if error.status_code == 400:  # noqa: PLR2004 - FastAPI raises it for a body that it cannot parse
         return error_response(
             request_id, "INVALID_REQUEST_BODY", "The body is not JSON that can be read."
         )
-    code = _OF_HTTP.get(error.status_code, "INVALID_REQUEST_PARAMETERS")
+    code = _CODE_OF_STATUS.get(error.status_code, "INVALID_REQUEST_PARAMETERS")
     return error_response(
         request_id, code, str(error.detail), status=error.status_code, headers=error.headers
     )
 
 
 def _of_data(error: Exception, request_id: str) -> Response:
-    """Return 422: the database rejects the data, and none of our checks did."""
+    """Return 422: the database rejects data that passed all our checks."""
     text = f"The database refuses what was sent: {type(cause_of(error)).__name__}."
     headers = {"x-should-retry": "false"}
     return error_response(request_id, "INVALID_REQUEST_BODY", text, headers=headers)
@@ -194,7 +194,7 @@ def _of_data(error: Exception, request_id: str) -> Response:
 def _of_database(error: Exception, request_id: str, *, repeatable: bool) -> Response:
     headers = {"Retry-After": str(RETRY_AFTER_S)}
     if not (is_rolled_back(error) or repeatable):
-        # It may have been written, and without an idempotency key it would be written twice.
+        # The write may have been committed. Without an idempotency key a retry would repeat it.
         headers["x-should-retry"] = "false"
     return error_response(
         request_id, "UNAVAILABLE", "The ledger does not answer; try again.", headers=headers
@@ -202,7 +202,7 @@ def _of_database(error: Exception, request_id: str, *, repeatable: bool) -> Resp
 
 
 def add_error_handlers(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
-    """Make `app` answer every failure in its `routes` with the contract's error body."""
+    """Make `app` answer every failure in its `routes` with an error body."""
 
     def handle(request: Request, error: Exception) -> Response:
         response = response_to(error, request.scope)
@@ -215,7 +215,7 @@ def add_error_handlers(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
 
 def _methods(scope: Scope, routes: Sequence[BaseRoute]) -> list[str]:
-    """Return all methods of the path: the framework names those of its first route only."""
+    """Return all methods of the path. Starlette names those of its first route only."""
     ours = [route for route in routes if isinstance(route, APIRoute)]
     matching = [route for route in ours if route.matches(scope)[0] is not Match.NONE]
     # `/refused-events/replay` is a match before `/refused-events/{refusal_id}`.

@@ -1,13 +1,13 @@
-"""A body for every operation that takes one: what the description shows, and what a test sends.
+"""An example body for every operation that takes one. The OpenAPI description shows it.
 
-Ids stand for those that earlier calls have answered with, one of each kind.
+The ids are placeholders. A test replaces them by real ones and sends every body.
 """
 
 from typing import Final, TypeAlias
 
 Json: TypeAlias = "str | int | bool | list[Json] | dict[str, Json] | None"
 
-# The path parameter or field that an id stands for.
+# The placeholder for each path parameter or field.
 IDS: Final = {
     "customer_id": "cus_01K5B7Q2M8D4X6R0T9V3W1Y5ZA",
     "package_id": "pkg_01K5B7Q2M8D4X6R0T9V3W1Y5ZB",
@@ -16,7 +16,7 @@ IDS: Final = {
     "account_id": "pac_01K5B7Q2M8D4X6R0T9V3W1Y5ZD",
     "provider_event_id": "17",
 }
-# The first currency of the installation takes its place.
+# A placeholder for the first configured currency.
 CURRENCY: Final = "USD"
 
 BODIES: Final[dict[str, Json]] = {
@@ -120,7 +120,7 @@ BODIES: Final[dict[str, Json]] = {
 
 
 def bodies(currency: str) -> dict[str, Json]:
-    """Return the body for each operation, in a currency of the installation."""
+    """Return the body for each operation, by operation id, in this currency."""
     return {name: _in_currency(body, currency) for name, body in BODIES.items()}
 
 

@@ -1,8 +1,7 @@
-"""How many keys that are nobody's an address may try: each costs a look into Postgres.
+"""A limit of failed API keys per address: each unknown key costs a query in Postgres.
 
-A stranger who guesses finds nothing, but would keep those busy who look for the keys of others.
-Only keys that this process does not know count, so who has a key is not in a stranger's way behind
-the same address.
+Guessing finds no key, but it would delay the lookup of valid ones. Keys in the cache of this
+process are not checked here, so a valid key works behind an address that is over its limit.
 """
 
 from threading import Lock
@@ -11,7 +10,7 @@ from typing import Final
 
 from metering.errors import TooManyFailedKeysError
 
-# An address may fail so often at once, and then so often a second.
+# A token bucket per address: failures at once, and failures per second after that.
 BURST: Final = 20.0
 REFILL_PER_S: Final = 2.0
 RETRY_AFTER_S: Final = 5
@@ -19,19 +18,14 @@ ADDRESSES_MAX: Final = 10_000
 
 
 class FailedKeys:
-    """The budgets of addresses, for one process. Thread-safe."""
+    """The token buckets of addresses, for one process. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._left: dict[str, tuple[float, float]] = {}
 
     def check(self, address: str) -> None:
-        """Let an address try a key.
-
-        Raises:
-            TooManyFailedKeysError: it has failed too often.
-
-        """
+        """Raise TooManyFailedKeysError if an address has failed too often."""
         with self._lock:
             if self._left_of(address, monotonic()) < 1:
                 raise TooManyFailedKeysError(RETRY_AFTER_S)

@@ -1,6 +1,6 @@
-"""What a business is told by webhook: the shape of `data` for each type, for the description.
+"""The `data` of each webhook type, for the OpenAPI description.
 
-A test holds every notice that any other test makes against these.
+The tests validate every webhook that they produce against these models.
 """
 
 from datetime import datetime
@@ -25,16 +25,16 @@ from metering.webhook.outbox import WebhookType
 
 
 class BalanceNotice(BaseModel):
-    """A balance has crossed the threshold of a rule, or is above its recovery line again.
+    """A balance fell to the threshold of a rule, or rose above its recovery line again.
 
-    Amounts in minor units. `available_balance`: the credit that can be spent, without what is
-    frozen or has expired, and without how far the wallet may be overdrawn. `sequence` counts the
-    alerts of a wallet from 1, without gaps.
+    Amounts are in minor units. `available_balance` is the credit that can be spent. It does not
+    include frozen or expired credit, nor the overdraft limit. `sequence` counts the alerts of a
+    wallet from 1, without gaps.
     """
 
     payload_type: Literal["CreditBalanceLow", "CreditBalanceRecovered"]
     customer_id: CustomerId
-    wallet: Annotated[Currency, Field(description="Its currency; `currency` says the same.")]
+    wallet: Annotated[Currency, Field(description="The currency of the wallet, as in `currency`.")]
     currency: Currency
     available_balance: int
     threshold_amount: int
@@ -44,7 +44,7 @@ class BalanceNotice(BaseModel):
 
 
 class EntryNotice(BaseModel):
-    """An entry of a wallet other than usage, as the list of entries shows it."""
+    """An entry of a wallet that is not for usage, as in the list of entries."""
 
     payload_type: Literal["CreditLedgerEntry"]
     id: EntryId
@@ -58,12 +58,12 @@ class EntryNotice(BaseModel):
     after_balance: int
     reason: str | None
     reference_object_id: str | None
-    version: Annotated[int, Field(description="1, 2, 3 … per wallet: the order of its entries.")]
+    version: Annotated[int, Field(description="The order of the entries of a wallet: 1, 2, 3 …")]
     created_at: datetime
 
 
 class LotNotice(BaseModel):
-    """Credit that will soon expire: what is left of a lot."""
+    """A lot that will expire soon. `remaining` is the credit left in it."""
 
     payload_type: Literal["CreditLot"]
     lot_id: LotId
@@ -73,11 +73,11 @@ class LotNotice(BaseModel):
     amount: int
     remaining: int
     expires_at: datetime
-    days_ahead: Annotated[int, Field(description="Which of the configured notices this is.")]
+    days_ahead: Annotated[int, Field(description="The configured notice period, in days.")]
 
 
 class PurchaseNotice(BaseModel):
-    """What has become of a purchase. Amounts in minor units of its currency."""
+    """The new state of a purchase. Amounts are in minor units of its currency."""
 
     payload_type: Literal["Purchase"]
     purchase_id: PurchaseId
@@ -91,7 +91,7 @@ class PurchaseNotice(BaseModel):
     credit: int
     paid: int | None
     reversed: int
-    shortfall: Annotated[int, Field(description="Called back, but spent, and owed by nobody.")]
+    shortfall: Annotated[int, Field(description="Reversed, but already spent, and not a debt.")]
     provider: str | None
     payment_id: str | None
     ledger_entry_id: EntryId | None
@@ -99,7 +99,7 @@ class PurchaseNotice(BaseModel):
 
 
 class CheckoutNotice(BaseModel):
-    """A checkout has come to its end. `credit_part` + `payment_part` = `amount`, in minor units."""
+    """A checkout has ended. `credit_part` + `payment_part` = `amount`, in minor units."""
 
     payload_type: Literal["Checkout"]
     checkout_id: CheckoutId
@@ -110,13 +110,13 @@ class CheckoutNotice(BaseModel):
     credit_part: int
     payment_part: int
     payment_id: str | None
-    ledger_entry_id: Annotated[EntryId | None, Field(description="What reserved the credit part.")]
-    release_entry_id: Annotated[EntryId | None, Field(description="What gave it back.")]
+    ledger_entry_id: Annotated[EntryId | None, Field(description="Reserved the credit part.")]
+    release_entry_id: Annotated[EntryId | None, Field(description="Returned the credit part.")]
     failure: str | None
 
 
 class TopUpNotice(BaseModel):
-    """A top-up that failed. `retry_at`: when the rule tries again, if it does."""
+    """A top-up has failed. `retry_at` is null if the rule does not try again."""
 
     payload_type: Literal["TopUp"]
     customer_id: CustomerId
@@ -134,9 +134,9 @@ class TopUpNotice(BaseModel):
 
 
 class UnpricedUsageNotice(BaseModel):
-    """The first usage of a kind that nothing prices, and an event of it.
+    """The first event of a kind that has no meter or no price.
 
-    It waits as a refused event, or was kept without a charge: the business's `on_unmetered`.
+    The business's `on_unmetered` decides: the event is refused, or stored at no cost.
     """
 
     payload_type: Literal["UnpricedUsage"]
@@ -151,7 +151,7 @@ class UnpricedUsageNotice(BaseModel):
 
 
 class TestNotice(BaseModel):
-    """Nothing has happened: somebody tries whether an endpoint hears."""
+    """A test of an endpoint."""
 
     payload_type: Literal["Test"]
 
@@ -164,12 +164,18 @@ SHAPES: Final[dict[WebhookType, tuple[type[BaseModel], str]]] = {
     "credit.expiring": (LotNotice, "Credit will expire soon."),
     "credit.expired": (EntryNotice, "Credit has expired."),
     "purchase.succeeded": (PurchaseNotice, "A purchase was paid and credited."),
-    "purchase.failed": (PurchaseNotice, "A purchase was not paid: declined, or its page is over."),
-    "purchase.reversed": (PurchaseNotice, "A refund or dispute has called back a purchase."),
-    "checkout.completed": (CheckoutNotice, "A checkout is paid, by credit and payment."),
-    "checkout.failed": (CheckoutNotice, "A checkout has failed; its credit part is given back."),
-    "checkout.expired": (CheckoutNotice, "Nobody paid in time; the credit part is given back."),
+    "purchase.failed": (
+        PurchaseNotice,
+        "A purchase failed: its payment was declined or its page expired.",
+    ),
+    "purchase.reversed": (PurchaseNotice, "A refund or dispute has reversed a purchase."),
+    "checkout.completed": (CheckoutNotice, "A checkout was paid, by credit and payment."),
+    "checkout.failed": (CheckoutNotice, "A checkout has failed; its credit part was returned."),
+    "checkout.expired": (
+        CheckoutNotice,
+        "A checkout has expired; its credit part was returned.",
+    ),
     "topup.failed": (TopUpNotice, "A top-up could not be charged."),
-    "usage.unpriced": (UnpricedUsageNotice, "Usage that no meter or price covers has come."),
+    "usage.unpriced": (UnpricedUsageNotice, "Usage without a meter or price arrived."),
     "webhook.test": (TestNotice, "A test."),
 }

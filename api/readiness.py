@@ -1,7 +1,7 @@
-"""Whether this process can serve, and if not, for which cause: one look a second, whoever asks.
+"""Readiness: whether this process can serve, and the cause if not. Checked once a second at most.
 
-Anybody may ask, so asking opens no connection: a look goes over one session of its own, and those
-who ask while it is under way share what it finds. A server that hangs costs each look two seconds.
+The route needs no key, so a request must not open a connection: all checks use one session, and
+requests that come during a check share its result. A server that hangs delays a check by 2 seconds.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,28 +25,29 @@ WAIT_S: Final = 2.0
 _WAIT_MS: Final = 1500
 API: Final = "api"
 
-# What a tenant's transaction sees of the schema, whether the policies bind it, and whether it may
-# write.
+# As a tenant: the revision of the schema, whether row-level security applies, and whether the
+# server is read-only.
 _STATE: Final = (
     "SELECT (SELECT version_num FROM alembic_version) AS revision,"
     " row_security_active('customers') AND row_security_active('ledger_entries') AS is_walled,"
     " current_setting('transaction_read_only')::boolean AS is_read_only"
 )
-# An undefined table or column, a missing right, a role that is not there: Postgres itself answers.
-_OF_SCHEMA: Final = frozenset({"22", "42"})
+# SQLSTATE classes of an undefined table or column, a missing right or role: Postgres answers, so
+# the schema is at fault.
+_SCHEMA_CLASSES: Final = frozenset({"22", "42"})
 
 
 class Look(NamedTuple):
-    """What is missing, and the cause for which each part of the whole fails; both may be empty."""
+    """What is missing, and the cause of failure by part of the system. Both may be empty."""
 
     missing: tuple[str, ...]
     causes: Mapping[str, str]
 
 
 class Readiness:
-    """What the process lacks. For one event loop.
+    """Checks what this process needs. For one event loop.
 
-    faults  those that the process's own requests met
+    faults  the server faults that requests of this process ran into
     """
 
     def __init__(self, config: Settings, buffer: UsageBuffer, faults: Faults) -> None:
@@ -60,7 +61,7 @@ class Readiness:
         self._seen_at_s: float | None = None
 
     async def look(self) -> Look:
-        """Return what is missing now, or was within the last second."""
+        """Return a result that is at most `FRESH_S` old."""
         async with self._lock:
             if self._seen_at_s is None or monotonic() - self._seen_at_s >= FRESH_S:
                 self._seen = await self._look()
@@ -81,7 +82,7 @@ class Readiness:
 
         async with create_task_group() as both:
             both.start_soon(ask, "postgres", self._postgres)
-            both.start_soon(ask, "redis", self._of_redis)
+            both.start_soon(ask, "redis", self._redis)
         missing = [name for look in found.values() for name in look.missing]
         causes = {part: cause for look in found.values() for part, cause in look.causes.items()}
         return Look(tuple(dict.fromkeys(missing)), causes)
@@ -91,15 +92,15 @@ class Readiness:
             with self._sessions.tenant(NOBODY) as conn:
                 state = conn.exec_driver_sql(_STATE).one()
         except DATABASE_ERRORS as error:
-            is_of_schema = (sqlstate_of(error) or "08")[:2] in _OF_SCHEMA
+            is_of_schema = (sqlstate_of(error) or "08")[:2] in _SCHEMA_CLASSES
             return Look(("schema" if is_of_schema else "postgres",), {API: cause_name(error)})
         if state.is_read_only:
             return Look(("postgres",), {API: "read_only"})
         lacks = {"schema": state.revision != newest_revision(), "wall": not state.is_walled}
         return Look(tuple(name for name, is_lacking in lacks.items() if is_lacking), {})
 
-    def _of_redis(self) -> Look:
-        """Ask Redis, and what it keeps of the faults that workers met."""
+    def _redis(self) -> Look:
+        """Check Redis, and read the faults that workers have stored there."""
         try:
             self._buffer.redis.ping()
             self._buffer.check_shards()

@@ -1,6 +1,6 @@
-"""Why a field is refused, in words that help where those of pydantic say too little.
+"""The reason for a refused field, where pydantic's message does not help.
 
-An amount is an integer of minor units, and a price is a text: both are what people get wrong first.
+Amounts are integers of minor units, and prices are texts. Most first mistakes are made in these.
 """
 
 import re
@@ -34,7 +34,7 @@ _MAJOR: Final = re.compile(r"([0-9]{1,15})[.,]([0-9]{1,2})")
 
 
 def problem_of(detail: ErrorDetails) -> FieldProblem:
-    """Return which field is refused and why, without characters that an answer cannot carry.
+    """Return the refused field and the reason, without characters that a response cannot hold.
 
     The first part of `loc` is the place: body, query or path.
     """
@@ -44,7 +44,7 @@ def problem_of(detail: ErrorDetails) -> FieldProblem:
     if not path and isinstance(detail["input"], bytes):
         return FieldProblem("body", "was not sent as JSON: add `Content-Type: application/json`")
     field = ".".join(shown(str(part)) for part in path) or str(place)
-    # A parameter of the same name is no money.
+    # Only fields of the body hold money. A parameter may have the same name.
     name = str(path[-1]) if path and place == "body" else ""
     return FieldProblem(field, _reason(name, detail))
 
@@ -65,7 +65,7 @@ def _reason(name: str, detail: ErrorDetails) -> str:
 
 
 def _not_minor(given: object) -> str:
-    """Say what an amount is, by the very one that was given if it can be read as one."""
+    """Explain minor units, with the given amount as the example if it looks like one."""
     found = _MAJOR.fullmatch(str(given))
     major, cents = found.groups() if found else ("5", "50")
     cents = cents.ljust(2, "0")

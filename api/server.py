@@ -1,4 +1,4 @@
-"""`python -m api.server --port N`: one process that serves the API until it is told to stop."""
+"""`python -m api.server --port N`: one process that serves the API until SIGTERM or SIGINT."""
 
 import argparse
 import signal
@@ -17,7 +17,7 @@ from worker.log import setup_logging
 from worker.settings import CONFIGURATION_EXIT, settings, settings_or_exit
 from worker.tuning import tune_process
 
-# A client that says nothing for this long is closed.
+# An idle connection is closed after this time.
 KEEP_ALIVE_S: Final = 75
 GRACE_S: Final = 10
 
@@ -25,7 +25,7 @@ log = structlog.get_logger("gullak.api")
 
 
 def main() -> None:
-    """Serve."""
+    """Run the server."""
     parser = argparse.ArgumentParser(prog="api.server")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
@@ -36,7 +36,7 @@ def main() -> None:
     except ConfigurationError as error:
         log.critical("cannot start", cause=error.message)
         sys.exit(CONFIGURATION_EXIT)
-    # The server raises the signal once more when it has stopped: that was no failure.
+    # uvicorn raises the signal again after a clean stop: exit with 0.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     app = create_app(settings())
     tune_process()
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def server_config(app: FastAPI, host: str, port: int) -> uvicorn.Config:
-    """Return how the application is served."""
+    """Return the configuration of uvicorn."""
     return uvicorn.Config(
         app,
         host=host,

@@ -88,13 +88,13 @@ class UnauthorizedError(GullakError):
 
 
 class ForbiddenError(GullakError):
-    """The API key lacks a scope; nothing was done."""
+    """The API key lacks a permission; nothing was done."""
 
     code = "FORBIDDEN"
 
-    def __init__(self, scope: str) -> None:
-        self.scope = scope
-        super().__init__(f"the API key lacks the scope {scope!r}")
+    def __init__(self, permission: str) -> None:
+        self.permission = permission
+        super().__init__(f"the API key lacks the permission {permission!r}")
 
 
 class BadSignatureError(GullakError):

@@ -1,7 +1,8 @@
-"""Pages for people: where everything is, and the description of the API to try it out.
+"""Two pages for people: an index, and Swagger UI to try the API.
 
-Nothing is loaded from another host: an installation may have no way out, and its key is typed in
-here. The links are relative, so that they lead on behind a proxy that adds a prefix to the path.
+They load nothing from other hosts: an installation may have no internet access, and users type
+their API key into Swagger UI. Links are relative, so that they work behind a proxy with a path
+prefix.
 """
 
 from importlib.resources import files
@@ -14,14 +15,14 @@ from starlette.responses import HTMLResponse, Response
 router: Final = APIRouter(include_in_schema=False)
 
 ASSETS: Final = "/docs/assets"
-# The package that brings Swagger UI has more than is shown here.
+# The package with Swagger UI holds more files than these pages need.
 ASSET_NAMES: Final = ("swagger-ui-bundle.js", "swagger-ui.css")
 PATHS: Final = ("/", "/docs", "/docs/start.js", *(f"{ASSETS}/{name}" for name in ASSET_NAMES))
 
 assets: Final = StaticFiles(directory=str(files("fastapi_offline") / "static"))
 
 _HEADERS: Final = {
-    # Swagger UI draws its icons from data and sets the style of what it shows.
+    # Swagger UI uses `data:` icons and inline styles.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self';"
     " style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:;"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -85,19 +86,19 @@ _START: Final = """SwaggerUIBundle({
 
 @router.get("/")
 async def home() -> Response:
-    """Show where everything is."""
+    """Show the index."""
     return HTMLResponse(_HOME, headers=_HEADERS)
 
 
 @router.get("/docs")
 async def docs(request: Request) -> Response:
-    """Show the description of the API."""
-    # With a slash at its end the page lies one folder deeper, for the browser.
+    """Show Swagger UI."""
+    # A browser resolves links of `/docs/` one folder deeper than those of `/docs`.
     base = "../" if request.scope["raw_path"].endswith(b"/") else ""
     return HTMLResponse(_DOCS.replace("<!-- base -->", base), headers=_HEADERS)
 
 
 @router.get("/docs/start.js")
 async def start() -> Response:
-    """Return the script of that page: in a file of its own, none is needed within the page."""
+    """Return the script of `/docs`. The Content-Security-Policy forbids inline scripts."""
     return Response(_START, media_type="text/javascript", headers=_HEADERS)

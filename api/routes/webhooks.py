@@ -33,7 +33,7 @@ from metering.webhook.requests import (
     change_headers,
     make_endpoint,
 )
-from worker.local.receivers import reach_of
+from worker.receivers import reach_of
 
 router: Final = APIRouter(prefix="/webhooks", tags=["webhooks"])
 

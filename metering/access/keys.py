@@ -21,7 +21,7 @@ from metering.fields import NAME_CHARS_MAX
 from metering.ids import BusinessId, KeyId, new_id
 
 Permission = Literal["ingest", "read", "write"]
-SCOPES: Final[tuple[Permission, ...]] = get_args(Permission)
+PERMISSIONS: Final[tuple[Permission, ...]] = get_args(Permission)
 
 # How old the stored time of use may be: a busy key must not write a row per request.
 USE_FRESH_S: Final = 60
@@ -61,22 +61,19 @@ class Principal(NamedTuple):
 
     key_id: KeyId
     business_id: BusinessId
-    scopes: frozenset[Permission]
+    permissions: frozenset[Permission]
 
 
 def create_key(
-    conn: Connection, business_id: BusinessId, name: str, scopes: Collection[str]
+    conn: Connection, business_id: BusinessId, name: str, permissions: Collection[str]
 ) -> NewKey:
     """Create a key.
 
-    Raises:
-        InvalidInputError: the name is blank, too long or holds NUL, or there is no scope or one
-            that is not of `SCOPES`.
-        NotFoundError: there is no such business.
-
+    Raises: InvalidInputError if the name is blank, too long or holds NUL, or the permissions are
+        empty or not all in `PERMISSIONS`; NotFoundError if there is no such business.
     """
     name = name.strip()
-    _check(name, scopes)
+    _check(name, permissions)
     prefix, key = _new_text()
     made = NewKey(key_id=KeyId(new_id("key")), key=key)
     values = {
@@ -85,23 +82,23 @@ def create_key(
         "name": name,
         "prefix": prefix,
         "secret_hash": _hash(key),
-        "scopes": [scope for scope in SCOPES if scope in scopes],
+        "scopes": [allowed for allowed in PERMISSIONS if allowed in permissions],
     }
     if not conn.execute(statements.INSERT_KEY, values).rowcount:
         raise NotFoundError("business", business_id)
     return made
 
 
-def _check(name: str, scopes: Collection[str]) -> None:
+def _check(name: str, permissions: Collection[str]) -> None:
     """Raise with all problems at once."""
     problems = []
     if not 0 < len(name) <= NAME_CHARS_MAX or "\0" in name:
         reason = f"must have 1 to {NAME_CHARS_MAX} characters, none of them NUL"
         problems.append(FieldProblem("name", reason))
-    unknown = sorted(set(scopes) - set(SCOPES))
-    if not scopes or unknown:
+    unknown = sorted(set(permissions) - set(PERMISSIONS))
+    if not permissions or unknown:
         found = f", not {unknown[0]!r}" if unknown else ""
-        reason = f"must be one or more of {', '.join(SCOPES)}{found}"
+        reason = f"must be one or more of {', '.join(PERMISSIONS)}{found}"
         problems.append(FieldProblem("scopes", reason))
     if problems:
         raise InvalidInputError(*problems)

@@ -15,7 +15,7 @@ import orjson
 import psutil
 
 from bed import Bed, Market
-from metering.access.keys import SCOPES, create_key
+from metering.access.keys import PERMISSIONS, create_key
 from metering.buffer.chunk import BufferedEvent, encode_chunk
 from metering.buffer.keys import Shard, stream_key
 from metering.buffer.shard import shard_of
@@ -62,7 +62,7 @@ class Edge:
 def edge(here: Bed, market: Market) -> Iterator[Edge]:
     """Run the API, one process, on the bench's servers."""
     with here.sessions.transaction() as conn:
-        key = create_key(conn, market.business_id, "bench", SCOPES).key
+        key = create_key(conn, market.business_id, "bench", PERMISSIONS).key
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "api.server", "--host", HOST, "--port", str(port)],

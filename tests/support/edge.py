@@ -11,7 +11,7 @@ import uvicorn
 
 from api.app import create_app
 from api.server import server_config
-from metering.access.keys import SCOPES, Permission, create_key
+from metering.access.keys import PERMISSIONS, Permission, create_key
 from metering.ids import BusinessId
 from metering.payment.charges.store import Gateways
 from worker.charging import open_gateway
@@ -35,9 +35,10 @@ class Api:
         headers = {"Authorization": f"Bearer {key or self.key}"}
         return httpx.Client(base_url=self.url, headers=headers, timeout=30)
 
-    def key_for(self, *scopes: Permission, business_id: BusinessId | None = None) -> str:
+    def key_for(self, *permissions: Permission, business_id: BusinessId | None = None) -> str:
+        owner = business_id or self.business_id
         with self.sessions.transaction() as conn:
-            return create_key(conn, business_id or self.business_id, "test", scopes or SCOPES).key
+            return create_key(conn, owner, "test", permissions or PERMISSIONS).key
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from metering.access.keys import SCOPES, ApiKey, create_key, list_keys, revoke_key
+from metering.access.keys import PERMISSIONS, ApiKey, create_key, list_keys, revoke_key
 from metering.ids import KeyId
 from worker.cli.command import Group, Tenant
 from worker.cli.page import table
@@ -23,7 +23,7 @@ def create(
     ] = None,
 ) -> str:
     """Make a key and print it, once."""
-    made = tenant.run(create_key, name, scopes or SCOPES)
+    made = tenant.run(create_key, name, scopes or PERMISSIONS)
     typer.echo(f"{made.key_id}: keep the key now, it is not shown again", err=True)
     return made.key
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from metering.access.keys import SCOPES, authenticate, create_key
+from metering.access.keys import PERMISSIONS, authenticate, create_key
 from metering.errors import UnauthorizedError
 from metering.ids import BusinessId
 from metering.ledger import statements
@@ -30,7 +30,7 @@ def first_key(data_dir: Path, config: Settings) -> str:
             if path.exists() and _is_good(conn, key := path.read_text()):
                 return key
             business_id = _oldest(conn) or create_business(conn, BUSINESS_NAME)
-            key = create_key(conn, business_id, KEY_NAME, SCOPES).key
+            key = create_key(conn, business_id, KEY_NAME, PERMISSIONS).key
         write_private(path, key)
         return key
     finally:

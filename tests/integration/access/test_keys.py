@@ -2,7 +2,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from metering.access.keys import (
-    SCOPES,
+    PERMISSIONS,
     ApiKey,
     NewKey,
     Permission,
@@ -31,7 +31,7 @@ def gullak(
 
 def make(shop: Shop, *scopes: Permission, name: str = "server") -> NewKey:
     with shop.sessions.transaction() as conn:
-        return create_key(conn, shop.business_id, name, scopes or SCOPES)
+        return create_key(conn, shop.business_id, name, scopes or PERMISSIONS)
 
 
 def asked(shop: Shop, key: str) -> Principal:
@@ -110,7 +110,7 @@ def test_no_scope_or_an_unknown_one_is_refused(shop: Shop, scopes: tuple[Permiss
 
 def test_a_business_that_does_not_exist_gets_no_key(shop: Shop) -> None:
     with shop.sessions.transaction() as conn, pytest.raises(NotFoundError):
-        create_key(conn, BusinessId("bus_no"), "server", SCOPES)
+        create_key(conn, BusinessId("bus_no"), "server", PERMISSIONS)
 
     assert shop.rows("SELECT count(*) FROM api_keys") == [(0,)]
 
@@ -278,7 +278,7 @@ def test_the_command_prints_a_working_key_once(gullak: Gullak, shop: Shop) -> No
     shown = gullak("keys", "list")
 
     key = made.out.strip()
-    assert asked(shop, key).scopes == frozenset(SCOPES)
+    assert asked(shop, key).permissions == frozenset(PERMISSIONS)
     assert "not shown again" in made.err
     assert key not in made.err
     assert key[:PREFIX_CHARS] in shown.out

@@ -1,4 +1,4 @@
-"""Many requests at the same time: one effect per key, exact sums, and the last cent spent once."""
+"""Requests at the same time: one effect per idempotency key, exact sums, no cent spent twice."""
 
 import random
 from collections import Counter
@@ -26,7 +26,7 @@ def answers(results: list[httpx.Response | Exception]) -> list[httpx.Response]:
     return [result for result in results if isinstance(result, httpx.Response)]
 
 
-def test_fifty_posts_with_one_key_make_one_entry_and_fifty_equal_answers(
+def test_fifty_posts_with_one_key_write_one_entry_and_get_equal_responses(
     client: httpx.Client, shop: Shop
 ) -> None:
     asked = {"amount": 7, "currency": "USD", "entry_type": "credit", "idempotency_key": "order-1"}
@@ -42,7 +42,7 @@ def test_fifty_posts_with_one_key_make_one_entry_and_fifty_equal_answers(
     assert [entry.amount_minor for entry in shop.entries()] == [7]
 
 
-def test_of_two_debits_for_the_last_cent_one_wins(client: httpx.Client, shop: Shop) -> None:
+def test_only_one_of_two_debits_gets_the_last_cent(client: httpx.Client, shop: Shop) -> None:
     shop.enter(1)
     debit = {"amount": 1, "currency": "USD", "entry_type": "debit"}
 
@@ -52,9 +52,7 @@ def test_of_two_debits_for_the_last_cent_one_wins(client: httpx.Client, shop: Sh
     assert shop.wallet().balance_minor == 0
 
 
-def test_a_storm_of_credits_and_debits_ends_at_the_exact_sum(
-    client: httpx.Client, shop: Shop
-) -> None:
+def test_many_credits_and_debits_at_once_add_up_exactly(client: httpx.Client, shop: Shop) -> None:
     shop.enter(1_000_000)
     amounts = [random.Random(thread).choices(range(-99, 100), k=10) for thread in range(16)]  # noqa: S311
 

@@ -1,4 +1,4 @@
-"""The API while a store is away: a quick 503 that says when to come back, and no event lost."""
+"""The API while a store is down: a fast 503 with Retry-After, and no event is lost."""
 
 import signal
 import time
@@ -44,7 +44,7 @@ def ingest(client: httpx.Client) -> httpx.Response:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["gone", "frozen"])
-def test_without_redis_an_ingest_is_told_to_come_back(
+def test_ingestion_without_redis_returns_503_and_retry_after(
     away: Api, redis: OwnRedis, number: signal.Signals
 ) -> None:
     with away.client() as client:
@@ -60,7 +60,9 @@ def test_without_redis_an_ingest_is_told_to_come_back(
     assert ready.json()["missing"] == ["redis"]
 
 
-def test_above_the_high_water_mark_an_ingest_is_told_to_wait(config: Settings, shop: Shop) -> None:
+def test_ingestion_above_the_high_water_mark_returns_retry_after(
+    config: Settings, shop: Shop
+) -> None:
     low = config.model_copy(update={"high_water_events": 1})
     with running_api(low) as url:
         bare = Api(url, shop.sessions, shop.business_id, "")
@@ -71,7 +73,7 @@ def test_above_the_high_water_mark_an_ingest_is_told_to_wait(config: Settings, s
     assert int(second.headers["Retry-After"]) >= 1
 
 
-def test_a_known_key_is_trusted_while_postgres_is_away_but_not_for_ever(shop: Shop) -> None:
+def test_a_cached_key_works_for_a_limited_time_while_postgres_is_down(shop: Shop) -> None:
     key = Api("", shop.sessions, shop.business_id, "").key_for("ingest")
     away: list[str] = []
 
@@ -94,7 +96,7 @@ def test_a_known_key_is_trusted_while_postgres_is_away_but_not_for_ever(shop: Sh
         patient.principal(f"gk_{'a' * 12}_{'b' * 43}")
 
 
-def test_a_revoked_key_is_refused_when_its_time_is_over(config: Settings, shop: Shop) -> None:
+def test_a_revoked_key_is_refused_after_its_time_in_the_cache(config: Settings, shop: Shop) -> None:
     eager = config.model_copy(update={"api_key_ttl_s": 0.0})
     with running_api(eager) as url:
         bare = Api(url, shop.sessions, shop.business_id, "")

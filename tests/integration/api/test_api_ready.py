@@ -1,4 +1,4 @@
-"""`/readyz` of the API names what is missing, so that a balancer sends nobody there."""
+"""`/readyz` of the API names what is missing, so that a load balancer stops sending requests."""
 
 import httpx
 import pytest
@@ -11,7 +11,7 @@ def ready(api: Api) -> httpx.Response:
     return httpx.get(f"{api.url}/readyz")
 
 
-def test_with_everything_there_it_is_ready(api: Api) -> None:
+def test_the_api_is_ready_if_nothing_is_missing(api: Api) -> None:
     answer = ready(api)
 
     assert (answer.status_code, answer.json()) == (
@@ -27,7 +27,7 @@ LACKS = {
 
 
 @pytest.mark.parametrize("name", LACKS)
-def test_it_names_what_the_database_lacks(api: Api, shop: Shop, name: str) -> None:
+def test_readiness_names_the_missing_part_of_the_database(api: Api, shop: Shop, name: str) -> None:
     with shop.sessions.transaction() as conn:
         conn.exec_driver_sql(LACKS[name])
 

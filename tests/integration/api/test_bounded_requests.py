@@ -1,4 +1,4 @@
-"""What a client may send before anybody knows who it is has a size and an end."""
+"""Requests have limits of size and time that hold before authentication."""
 
 import socket
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ def answer(connection: socket.socket) -> bytes:
     return connection.recv(4096).partition(b"\r\n")[0]
 
 
-def test_a_head_of_the_largest_size_is_taken(connection: socket.socket) -> None:
+def test_a_request_head_of_the_largest_size_is_accepted(connection: socket.socket) -> None:
     connection.sendall(BEGUN + b"X-A: " + b"a" * (60 * 1024) + b"\r\n\r\n")
 
     assert answer(connection) == b"HTTP/1.1 200 OK"
 
 
 @pytest.mark.parametrize("packets", [1, 1024])
-def test_a_header_that_does_not_end_is_refused_long_before_it_is_large(
+def test_an_endless_header_is_refused_while_it_is_small(
     connection: socket.socket, packets: int
 ) -> None:
     connection.sendall(BEGUN + b"X-A: ")
@@ -47,7 +47,7 @@ def test_a_header_that_does_not_end_is_refused_long_before_it_is_large(
     assert answer(connection) in (b"HTTP/1.1 431 Request Header Fields Too Large", b"")
 
 
-def test_more_headers_than_any_client_sends_are_refused(connection: socket.socket) -> None:
+def test_too_many_headers_are_refused(connection: socket.socket) -> None:
     connection.sendall(BEGUN + b"X-A: a\r\n" * 101 + b"\r\n")
 
     assert answer(connection) == b"HTTP/1.1 431 Request Header Fields Too Large"
@@ -62,7 +62,7 @@ def test_more_headers_than_any_client_sends_are_refused(connection: socket.socke
     ],
     ids=["nothing", "head", "body"],
 )
-def test_a_request_that_does_not_end_is_closed(
+def test_an_unfinished_request_is_closed(
     connection: socket.socket, monkeypatch: pytest.MonkeyPatch, limit: str, begun: bytes
 ) -> None:
     monkeypatch.setattr(protocol, limit, 0.2)
@@ -74,7 +74,7 @@ def test_a_request_that_does_not_end_is_closed(
         assert received.startswith((b"HTTP/1.1 408 Request Timeout", b"HTTP/1.1 405")), received
 
 
-def test_a_connection_that_is_kept_takes_the_next_request(
+def test_a_kept_connection_accepts_the_next_request(
     connection: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.5)
@@ -84,7 +84,7 @@ def test_a_connection_that_is_kept_takes_the_next_request(
         assert answer(connection) == b"HTTP/1.1 200 OK"
 
 
-def test_a_client_with_a_key_that_stops_in_its_body_is_closed(
+def test_a_client_with_a_key_that_stops_within_its_body_is_closed(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "BODY_TIMEOUT_S", 0.2)

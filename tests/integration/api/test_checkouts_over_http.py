@@ -1,4 +1,4 @@
-"""Checkouts and top-up rules as a product's backend sees them."""
+"""Checkouts and top-up rules over HTTP."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -119,7 +119,7 @@ def test_a_purchase_is_paid_on_a_page_and_credited(
     assert (shop.wallet().balance_minor, shop.faults()) == (1200, [])
 
 
-def test_a_card_that_is_declined_on_a_page_is_not_the_end_of_it(
+def test_a_page_can_be_paid_after_a_declined_card(
     client: httpx.Client, shop: Shop, till: Till
 ) -> None:
     purchase_id = order(client, till)
@@ -136,7 +136,7 @@ def test_a_card_that_is_declined_on_a_page_is_not_the_end_of_it(
     assert shop.faults() == []
 
 
-def test_a_page_that_is_over_lets_its_purchase_fail_and_says_so(
+def test_an_expired_page_fails_its_purchase_and_sends_a_webhook(
     client: httpx.Client, shop: Shop, till: Till
 ) -> None:
     purchase_id = order(client, till)
@@ -159,7 +159,7 @@ def test_a_page_that_is_over_lets_its_purchase_fail_and_says_so(
     assert shop.faults() == []
 
 
-def test_pages_that_are_opened_at_once_are_one(client: httpx.Client, till: Till) -> None:
+def test_requests_at_once_open_one_page(client: httpx.Client, till: Till) -> None:
     purchase_id = order(client, till)
 
     at_once(*[lambda: client.post(f"/purchases/{purchase_id}/page", json={})] * 8)
@@ -168,7 +168,7 @@ def test_pages_that_are_opened_at_once_are_one(client: httpx.Client, till: Till)
     assert len([1 for paid in till.provider.payments if paid in till.charge_ids()]) == 1
 
 
-def test_what_is_paid_has_no_page(client: httpx.Client, till: Till) -> None:
+def test_no_page_is_opened_for_a_paid_purchase(client: httpx.Client, till: Till) -> None:
     purchase_id = order(client, till)
     client.post(f"/purchases/{purchase_id}/payments", json={})
 
@@ -188,7 +188,7 @@ def test_what_is_paid_has_no_page(client: httpx.Client, till: Till) -> None:
         ("pending", 300, ("checkout.expired", "cancelled")),
     ],
 )
-def test_the_end_of_a_checkout_is_told_once(
+def test_the_end_of_a_checkout_sends_one_webhook(
     client: httpx.Client, till: Till, method: str, credit: int, end: tuple[str, str | None]
 ) -> None:
     shop, (type_, failure) = till.shop, end
@@ -207,7 +207,7 @@ def test_the_end_of_a_checkout_is_told_once(
     assert shop.faults() == []
 
 
-def test_a_decline_is_an_answer_with_its_reason(
+def test_a_declined_checkout_is_returned_with_the_reason(
     client: httpx.Client, shop: Shop, till: Till
 ) -> None:
     shop.enter(300)
@@ -219,7 +219,7 @@ def test_a_decline_is_an_answer_with_its_reason(
     assert shop.wallet().balance_minor == 300
 
 
-def test_a_provider_that_does_not_answer_leaves_it_pending_and_the_sweep_goes_on(
+def test_a_checkout_stays_pending_without_the_provider_until_the_sweep(
     client: httpx.Client, shop: Shop, till: Till
 ) -> None:
     shop.enter(300)
@@ -233,7 +233,7 @@ def test_a_provider_that_does_not_answer_leaves_it_pending_and_the_sweep_goes_on
     assert shop.faults() == []
 
 
-def test_a_repetition_says_so_and_shows_what_has_become_of_it(
+def test_a_repeated_request_is_marked_and_returns_the_current_checkout(
     client: httpx.Client, till: Till
 ) -> None:
     till.provider.before = unavailable
@@ -249,7 +249,9 @@ def test_a_repetition_says_so_and_shows_what_has_become_of_it(
     assert (first.json()["status"], second.json()["status"]) == ("pending", "completed")
 
 
-def test_other_content_is_a_conflict_that_is_final(client: httpx.Client, till: Till) -> None:
+def test_other_content_for_a_key_is_a_conflict_without_retry(
+    client: httpx.Client, till: Till
+) -> None:
     check_out(client, till)
 
     answer = check_out(client, till, amount=1001)
@@ -258,7 +260,7 @@ def test_other_content_is_a_conflict_that_is_final(client: httpx.Client, till: T
     assert answer.headers["x-should-retry"] == "false"
 
 
-def test_twenty_requests_at_once_are_one_checkout(
+def test_twenty_equal_requests_at_once_make_one_checkout(
     client: httpx.Client, shop: Shop, till: Till
 ) -> None:
     shop.enter(300)
@@ -289,7 +291,7 @@ def test_twenty_requests_at_once_are_one_checkout(
         ({"credit": 5}, "credit"),
     ],
 )
-def test_bad_input_is_named_and_changes_nothing(
+def test_a_bad_field_is_named_and_changes_nothing(
     client: httpx.Client, shop: Shop, till: Till, changes: dict[str, object], field: str
 ) -> None:
     shop.enter(300)
@@ -301,7 +303,7 @@ def test_bad_input_is_named_and_changes_nothing(
     assert shop.wallet().balance_minor == 300
 
 
-def test_without_an_idempotency_key_it_is_refused(client: httpx.Client, till: Till) -> None:
+def test_a_checkout_without_an_idempotency_key_is_refused(client: httpx.Client, till: Till) -> None:
     answer = client.post(
         f"/customers/{till.shop.customers[0]}/checkouts", json={"amount": 1, "currency": "USD"}
     )
@@ -309,7 +311,7 @@ def test_without_an_idempotency_key_it_is_refused(client: httpx.Client, till: Ti
     assert details(answer) == {"idempotency_key": "Field required"}
 
 
-def test_where_no_account_is_connected_the_answer_names_it(
+def test_the_error_says_that_no_provider_account_is_connected(
     client: httpx.Client, shop: Shop, till: Till
 ) -> None:
     till._change("UPDATE provider_accounts SET disabled_at = now() WHERE business_id = :id",
@@ -332,7 +334,7 @@ def test_checkouts_are_paged_newest_first(client: httpx.Client, till: Till) -> N
     assert client.get("/checkouts/chk_none").status_code == 404
 
 
-def test_a_key_that_may_only_read_begins_no_checkout(
+def test_a_key_that_may_only_read_cannot_make_a_checkout(
     api: Api, client: httpx.Client, till: Till
 ) -> None:
     made = check_out(client, till).json()
@@ -356,7 +358,7 @@ def rule(till: Till, **changes: object) -> dict[str, object]:
     }
 
 
-def test_a_rule_is_set_shown_listed_and_taken_away(client: httpx.Client, till: Till) -> None:
+def test_a_top_up_rule_is_set_shown_listed_and_deleted(client: httpx.Client, till: Till) -> None:
     wallet = f"/customers/{till.shop.customers[0]}/wallets/USD/top-up"
     assert client.get(wallet).status_code == 404
 
@@ -373,7 +375,7 @@ def test_a_rule_is_set_shown_listed_and_taken_away(client: httpx.Client, till: T
     assert client.delete(wallet).status_code == 404
 
 
-def test_a_rule_that_is_off_is_enabled(client: httpx.Client, till: Till) -> None:
+def test_a_disabled_top_up_rule_is_enabled_again(client: httpx.Client, till: Till) -> None:
     wallet = f"/customers/{till.shop.customers[0]}/wallets/USD/top-up"
     client.put(wallet, json=rule(till, payment_method="declined", declines_max=1))
     till.sweep()
@@ -385,7 +387,7 @@ def test_a_rule_that_is_off_is_enabled(client: httpx.Client, till: Till) -> None
     assert (on["declines"], on["disabled_at"], on["disabled_reason"]) == (0, None, None)
 
 
-def test_a_top_up_that_is_under_way_is_shown(client: httpx.Client, till: Till) -> None:
+def test_a_pending_top_up_is_shown(client: httpx.Client, till: Till) -> None:
     wallet = f"/customers/{till.shop.customers[0]}/wallets/USD/top-up"
     client.put(wallet, json=rule(till, payment_method="pending"))
 
@@ -406,7 +408,7 @@ def test_a_top_up_that_is_under_way_is_shown(client: httpx.Client, till: Till) -
         ({"is_off": True}, "is_off"),
     ],
 )
-def test_a_bad_rule_is_named_and_sets_nothing(
+def test_a_bad_top_up_rule_is_refused_by_field_and_not_stored(
     client: httpx.Client, till: Till, changes: dict[str, object], field: str
 ) -> None:
     wallet = f"/customers/{till.shop.customers[0]}/wallets/USD/top-up"

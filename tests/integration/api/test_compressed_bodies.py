@@ -1,4 +1,4 @@
-"""A compressed body is taken like a plain one, by every route, and never grows beyond the limit."""
+"""Every route accepts a compressed body like a plain one, and the limit holds when expanded."""
 
 import gzip
 import json
@@ -87,7 +87,7 @@ def send(client: httpx.Client, body: bytes, coding: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize(("method", "path"), bodies())
-def test_every_route_answers_a_compressed_body_as_it_answers_a_plain_one(
+def test_every_route_treats_a_compressed_body_like_a_plain_one(
     method: str, path: str, client: httpx.Client
 ) -> None:
     body = b'{"no_such_field": "\xe2\x82\xac"}'
@@ -109,7 +109,7 @@ def test_every_route_answers_a_compressed_body_as_it_answers_a_plain_one(
 
 
 @pytest.mark.parametrize("coding", PACKED)
-def test_events_are_taken_in_every_coding_that_is_offered(
+def test_events_are_accepted_in_every_supported_coding(
     coding: str, client: httpx.Client, shop: Shop
 ) -> None:
     before = shop.buffer.backlog().events
@@ -120,7 +120,7 @@ def test_events_are_taken_in_every_coding_that_is_offered(
     assert shop.buffer.backlog().events == before + 1
 
 
-def test_what_came_compressed_is_stored_as_what_it_says(client: httpx.Client) -> None:
+def test_a_compressed_event_is_stored_in_plain_form(client: httpx.Client) -> None:
     body = gzip.compress(json.dumps({"email": "ann@example.com", "name": "Ann €"}).encode())
 
     made = client.post(
@@ -133,7 +133,7 @@ def test_what_came_compressed_is_stored_as_what_it_says(client: httpx.Client) ->
     assert client.get(f"/customers/{made.json()['customer_id']}").json() == made.json()
 
 
-def test_a_compressed_body_of_several_members_is_one_body(client: httpx.Client, shop: Shop) -> None:
+def test_several_gzip_members_are_one_body(client: httpx.Client, shop: Shop) -> None:
     body = ingested(shop, "gz-members")
 
     answer = send(client, gzip.compress(body[:40]) + gzip.compress(body[40:]), "gzip")
@@ -144,7 +144,7 @@ def test_a_compressed_body_of_several_members_is_one_body(client: httpx.Client, 
 @pytest.mark.parametrize(
     "coding", ["br", "zstd", "gzip, gzip", "identity, gzip", "compress", "g\xefzip", "x" * 1000]
 )
-def test_another_coding_is_refused_with_those_that_are_taken(
+def test_an_unsupported_coding_is_refused_and_the_supported_ones_are_named(
     coding: str, client: httpx.Client, shop: Shop
 ) -> None:
     before = shop.buffer.backlog().events
@@ -160,7 +160,7 @@ def test_another_coding_is_refused_with_those_that_are_taken(
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 @pytest.mark.parametrize("damage", ["plain", "cut", "changed", "longer", "members"])
-def test_a_body_that_is_not_what_its_header_says_is_refused(
+def test_a_body_in_another_coding_than_its_header_names_is_refused(
     damage: str, coding: str, client: httpx.Client, shop: Shop
 ) -> None:
     before = shop.buffer.backlog().events
@@ -185,7 +185,7 @@ def test_a_body_that_is_not_what_its_header_says_is_refused(
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
 @pytest.mark.parametrize(("size", "status"), [(BYTES_MAX, 200), (BYTES_MAX + 1, 413)])
-def test_the_limit_is_that_of_the_expanded_body(
+def test_the_size_limit_holds_for_the_expanded_body(
     size: int, status: int, coding: str, small: httpx.Client, shop: Shop
 ) -> None:
     body = PACKED[coding](ingested(shop, f"gz-{size}", size=size))
@@ -196,7 +196,7 @@ def test_the_limit_is_that_of_the_expanded_body(
     assert answer.status_code == status
 
 
-def test_a_compressed_body_is_read_up_to_the_limit_only(small: httpx.Client, shop: Shop) -> None:
+def test_a_compressed_body_is_not_read_beyond_the_limit(small: httpx.Client, shop: Shop) -> None:
     body = gzip.compress(ingested(shop, "gz-long"), compresslevel=0).ljust(BYTES_MAX + 1, b"\0")
 
     known = send(small, body, "gzip")
@@ -206,7 +206,7 @@ def test_a_compressed_body_is_read_up_to_the_limit_only(small: httpx.Client, sho
     assert [known.status_code, unknown.status_code] == [413, 413]
 
 
-def test_a_bomb_is_refused_without_being_expanded() -> None:
+def test_a_zip_bomb_is_refused_without_being_expanded() -> None:
     bomb = gzip.compress(bytes(200_000_000))
     tracemalloc.start()
     try:
@@ -220,7 +220,9 @@ def test_a_bomb_is_refused_without_being_expanded() -> None:
     assert peak < 10_000_000
 
 
-def test_who_may_not_send_is_told_so_before_the_body_is_read(module_api_url: str) -> None:
+def test_a_request_without_permission_is_refused_before_its_body_is_read(
+    module_api_url: str,
+) -> None:
     answer = httpx.post(
         f"{module_api_url}/events/ingest",
         content=b"not gzip",

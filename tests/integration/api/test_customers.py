@@ -1,4 +1,4 @@
-"""Customers of a business: read, changed, listed."""
+"""Reading, changing and listing the customers of a business."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -128,7 +128,7 @@ def test_a_customer_of_another_business_is_not_found(shop: Shop) -> None:
 # --- change -------------------------------------------------------------------------------------
 
 
-def test_what_is_not_given_stays(shop: Shop) -> None:
+def test_fields_that_are_not_given_stay_unchanged(shop: Shop) -> None:
     customer_id = add(
         shop, phone_number="+1", preferred_locale="en", metadata={"a": 1}, billing_currency="USD"
     )
@@ -144,7 +144,7 @@ def test_what_is_not_given_stays(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("name", ["phone_number", "preferred_locale", "billing_currency"])
-def test_null_removes_what_a_customer_may_lack(shop: Shop, name: str) -> None:
+def test_null_removes_an_optional_field_of_a_customer(shop: Shop, name: str) -> None:
     given = {"phone_number": "+1", "preferred_locale": "en", "billing_currency": "USD"}
     customer_id = add(shop, **given)
 
@@ -154,7 +154,7 @@ def test_null_removes_what_a_customer_may_lack(shop: Shop, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["email", "name", "metadata"])
-def test_null_leaves_what_a_customer_must_have(shop: Shop, name: str) -> None:
+def test_null_does_not_change_a_required_field_of_a_customer(shop: Shop, name: str) -> None:
     customer_id = add(shop, metadata={"a": 1})
 
     after = change(shop, customer_id, **{name: None})
@@ -182,7 +182,7 @@ def test_metadata_is_replaced_as_a_whole_and_may_become_empty(shop: Shop) -> Non
         {"customer_id": "cus_other"},
     ],
 )
-def test_a_change_that_no_customer_could_have_is_refused(given: dict[str, object]) -> None:
+def test_an_invalid_change_of_a_customer_is_refused(given: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         CustomerChange.model_validate(given)
 
@@ -200,7 +200,7 @@ def test_a_billing_currency_that_is_not_configured_changes_nothing(
     assert read(shop, customer_id) == before
 
 
-def test_only_another_billing_currency_ends_compiled_price_lists(shop: Shop) -> None:
+def test_only_another_billing_currency_invalidates_cached_rate_cards(shop: Shop) -> None:
     customer_id = add(shop, billing_currency="USD")
     before = card_version(shop)
 
@@ -225,7 +225,7 @@ def test_a_change_touches_one_customer_only(shop: Shop) -> None:
 # --- list ---------------------------------------------------------------------------------------
 
 
-def test_customers_are_listed_newest_first_and_by_id_within_a_moment(shop: Shop) -> None:
+def test_customers_are_listed_newest_first_and_at_equal_times_by_id(shop: Shop) -> None:
     first, second, third, fourth = dated(shop, 1, 3, 2, 3)
     wanted = CustomerFilter(created_at_lte=START + timedelta(days=1))
 
@@ -233,7 +233,7 @@ def test_customers_are_listed_newest_first_and_by_id_within_a_moment(shop: Shop)
 
 
 @pytest.mark.parametrize("page", [1, 2, 3, 7, 100])
-def test_pages_by_number_and_by_cursor_together_are_all_customers(shop: Shop, page: int) -> None:
+def test_pages_by_number_or_by_cursor_list_all_customers(shop: Shop, page: int) -> None:
     dated(shop, 5, 1, 1, 1, 2, 5, 3)
     everybody = listed(shop)
     by_number: list[CustomerId] = []
@@ -248,7 +248,7 @@ def test_pages_by_number_and_by_cursor_together_are_all_customers(shop: Shop, pa
     assert by_number == by_cursor == everybody
 
 
-def test_customers_added_between_two_pages_move_nothing_behind_a_cursor(shop: Shop) -> None:
+def test_customers_that_are_added_between_pages_do_not_shift_a_cursor(shop: Shop) -> None:
     dated(shop, 1, 2, 3, 4)
     expected = listed(shop)
     seen: list[CustomerId] = []
@@ -261,7 +261,7 @@ def test_customers_added_between_two_pages_move_nothing_behind_a_cursor(shop: Sh
 
 
 @pytest.mark.parametrize("after", ["cus_none", "cus\0"])
-def test_a_cursor_that_is_no_customer_is_not_found(shop: Shop, after: str) -> None:
+def test_a_cursor_that_is_not_a_customer_is_not_found(shop: Shop, after: str) -> None:
     with pytest.raises(NotFoundError):
         listed(shop, after=after)
 
@@ -287,7 +287,7 @@ def test_a_part_of_email_and_name_is_found_in_any_case(
 
 
 @pytest.mark.parametrize("part", ["%", "_", "\\", "50%_\\", "\\%"])
-def test_what_like_gives_a_meaning_to_is_found_literally(shop: Shop, part: str) -> None:
+def test_wildcards_of_like_are_searched_literally(shop: Shop, part: str) -> None:
     meant = add(shop, f"x{part}y", f"x{part}y@example.com")
     add(shop, "x50abcy", "xzy@example.com")
 
@@ -300,7 +300,7 @@ def test_a_filter_with_nul_matches_nothing(shop: Shop, wanted: CustomerFilter) -
     assert listed(shop, wanted) == []
 
 
-def test_both_bounds_of_the_time_belong_to_what_is_listed(shop: Shop) -> None:
+def test_the_time_filter_includes_both_bounds(shop: Shop) -> None:
     _, second, third, _ = dated(shop, 1, 2, 3, 4)
     wanted = CustomerFilter(
         created_at_gte=START + timedelta(minutes=2), created_at_lte=START + timedelta(minutes=3)
@@ -309,7 +309,7 @@ def test_both_bounds_of_the_time_belong_to_what_is_listed(shop: Shop) -> None:
     assert listed(shop, wanted) == [third, second]
 
 
-def test_a_filter_holds_behind_a_cursor_too(shop: Shop) -> None:
+def test_a_filter_also_holds_with_a_cursor(shop: Shop) -> None:
     first, _, third, fourth = dated(shop, 1, 2, 3, 4)
     change(shop, first, name="Wanted")
     change(shop, fourth, name="Wanted")
@@ -329,7 +329,7 @@ def test_a_business_without_customers_has_an_empty_list(shop: Shop) -> None:
     assert listed(nobody) == []
 
 
-def test_of_two_changes_at_once_none_writes_back_what_the_other_changed(shop: Shop) -> None:
+def test_two_changes_at_once_do_not_overwrite_each_other(shop: Shop) -> None:
     customer_id = shop.customers[0]
 
     def change(sessions: Sessions, **fields: str) -> Callable[[], Customer]:
@@ -350,7 +350,7 @@ def test_of_two_changes_at_once_none_writes_back_what_the_other_changed(shop: Sh
             assert (found.name, found.email) == (name, email)
 
 
-def test_a_language_that_clients_do_not_know_is_refused() -> None:
+def test_a_language_that_the_sdk_does_not_know_is_refused() -> None:
     with pytest.raises(ValidationError) as refused:
         CustomerChange.model_validate({"preferred_locale": "tlh"})
 

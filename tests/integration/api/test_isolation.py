@@ -1,4 +1,4 @@
-"""A tenant's key opens nothing of another tenant, on any route: every one of the application."""
+"""A key gives no access to objects of another business, on any route of the application."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -166,7 +166,7 @@ def everything(shop: Shop) -> list[object]:
 
 
 @pytest.mark.parametrize(("method", "path"), routes())
-def test_a_stranger_s_key_finds_nothing_and_changes_nothing(
+def test_a_key_of_another_business_finds_and_changes_nothing(
     method: str, path: str, shop: Shop, victim: dict[str, str], stranger: httpx.Client
 ) -> None:
     before = everything(shop)
@@ -190,7 +190,7 @@ def test_a_stranger_s_key_finds_nothing_and_changes_nothing(
 BAD_HEADERS = (None, "", "Bearer", "Bearer gk_x", "Basic Zzo=", "Bearer \xff")
 
 
-def test_without_a_good_key_every_route_is_closed(api: Api) -> None:
+def test_every_route_refuses_a_missing_or_bad_key(api: Api) -> None:
     with httpx.Client(base_url=api.url) as client:
         answers = {
             (method, path, header): client.request(
@@ -208,7 +208,7 @@ def test_without_a_good_key_every_route_is_closed(api: Api) -> None:
     assert open_ones == {}
 
 
-def test_events_that_name_another_tenant_s_customer_are_refused_by_the_drain(
+def test_the_drain_refuses_events_for_a_customer_of_another_business(
     shop: Shop, victim: dict[str, str], stranger: httpx.Client
 ) -> None:
     stranger.post("/events/ingest", json=BODIES["POST", "/events/ingest"](victim))
@@ -219,7 +219,7 @@ def test_events_that_name_another_tenant_s_customer_are_refused_by_the_drain(
     assert shop.wallet().balance_minor == 500
 
 
-def test_a_cursor_of_another_tenant_is_not_found(
+def test_a_cursor_of_another_business_is_not_found(
     victim: dict[str, str], stranger: httpx.Client
 ) -> None:
     answer = stranger.get("/customers", params={"starting_after": victim["customer_id"]})
@@ -227,7 +227,9 @@ def test_a_cursor_of_another_tenant_is_not_found(
     assert answer.status_code == 404
 
 
-def test_behind_the_wall_a_forgotten_condition_shows_own_rows_only(shop: Shop) -> None:
+def test_row_level_security_hides_rows_of_other_businesses_without_a_where_clause(
+    shop: Shop,
+) -> None:
     other = Shop.open(shop.sessions, shop.buffer, name="Other", customers=2)
     shop.enter(5)
     other.enter(7)
@@ -244,7 +246,7 @@ def test_behind_the_wall_a_forgotten_condition_shows_own_rows_only(shop: Shop) -
     assert seen == {table: {other.business_id} for table in tables}
 
 
-def test_behind_the_wall_rows_of_another_tenant_cannot_be_written(shop: Shop) -> None:
+def test_row_level_security_refuses_writes_to_another_business(shop: Shop) -> None:
     other = Shop.open(shop.sessions, shop.buffer, name="Other", customers=0)
 
     with shop.sessions.tenant(other.business_id) as conn:
@@ -254,7 +256,7 @@ def test_behind_the_wall_rows_of_another_tenant_cannot_be_written(shop: Shop) ->
     assert shop.wallet().balance_minor == 0
 
 
-def test_every_table_that_names_a_business_is_behind_the_wall(shop: Shop) -> None:
+def test_every_table_with_a_business_id_has_row_level_security(shop: Shop) -> None:
     open_tables = shop.rows(
         "SELECT c.relname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid"
         " WHERE a.attname = 'business_id' AND c.relkind IN ('r', 'p') AND NOT c.relispartition"

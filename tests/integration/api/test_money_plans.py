@@ -1,4 +1,4 @@
-"""What runs all the time, or is looked at by people, reads no more as tables grow."""
+"""Frequent statements and lists do not read more rows as the tables grow."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -105,7 +105,7 @@ def many_wallets(all_of_it: str, shop: Shop) -> list[str]:
     return [f"wal_many{number}" for number in range(1, WALLETS, WALLETS // MOVED)]
 
 
-def test_a_batch_moves_its_wallets_without_reading_the_others(
+def test_debiting_a_batch_reads_only_its_wallets(
     many_wallets: list[str], sessions: Sessions
 ) -> None:
     count = len(many_wallets)
@@ -121,7 +121,7 @@ def test_a_batch_moves_its_wallets_without_reading_the_others(
     assert rows_read(sessions, of_ledger.MOVE_WALLETS, values) < 2 * MOVED
 
 
-def test_a_batch_ends_its_lots_without_reading_the_others(
+def test_ending_the_lots_of_a_batch_reads_only_its_lots(
     many_wallets: list[str], sessions: Sessions
 ) -> None:
     values: dict[str, object] = {
@@ -133,7 +133,7 @@ def test_a_batch_ends_its_lots_without_reading_the_others(
     assert rows_read(sessions, of_lots.LEAVE_IN_LOTS, values) < 2 * MOVED
 
 
-def test_alerts_of_a_batch_are_looked_for_without_reading_the_others(
+def test_finding_the_alerts_of_a_batch_reads_only_its_wallets(
     many_wallets: list[str], sessions: Sessions
 ) -> None:
     values: dict[str, object] = {"wallet_ids": array(many_wallets)}
@@ -179,7 +179,7 @@ def name_of(given: object) -> str:
     ],
     ids=name_of,
 )
-def test_few_among_many_are_found_without_reading_all(
+def test_finding_few_rows_among_many_reads_few(
     statement: TextClause, values: dict[str, object], all_of_it: str, sessions: Sessions
 ) -> None:
     assert rows_read(sessions, statement, {**values, **_named(statement, all_of_it)}) < ROWS / 100
@@ -195,7 +195,7 @@ def test_few_among_many_are_found_without_reading_all(
     ids=name_of,
 )
 @pytest.mark.usefixtures("all_of_it")
-def test_a_business_that_has_nothing_does_not_read_what_another_one_has(
+def test_lists_of_an_empty_business_do_not_read_rows_of_others(
     statement: TextClause, values: dict[str, object], shop: Shop
 ) -> None:
     asked = {**values, **_named(statement, shop.business_id)}

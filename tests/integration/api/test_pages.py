@@ -1,4 +1,4 @@
-"""The pages for people: without a key, without another host, and with everything that they name."""
+"""The pages for people need no key and no other host, and their links work."""
 
 import re
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def links(page: httpx.Response) -> list[str]:
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/docs/"])
-def test_all_that_a_page_names_is_here_and_needs_no_key(path: str, anybody: httpx.Client) -> None:
+def test_all_links_of_a_page_work_without_a_key(path: str, anybody: httpx.Client) -> None:
     page = anybody.get(path)
 
     assert page.status_code == 200
@@ -41,7 +41,7 @@ def test_all_that_a_page_names_is_here_and_needs_no_key(path: str, anybody: http
 
 
 @pytest.mark.parametrize("path", ["/", "/docs"])
-def test_a_page_lets_the_browser_ask_no_other_host(path: str, anybody: httpx.Client) -> None:
+def test_a_page_forbids_requests_to_other_hosts(path: str, anybody: httpx.Client) -> None:
     policy = anybody.get(path).headers["content-security-policy"]
     directives = dict(part.strip().split(" ", 1) for part in policy.split(";"))
 
@@ -55,7 +55,7 @@ def test_a_page_lets_the_browser_ask_no_other_host(path: str, anybody: httpx.Cli
     }
 
 
-def test_no_page_has_a_script_within_it(anybody: httpx.Client) -> None:
+def test_no_page_has_an_inline_script(anybody: httpx.Client) -> None:
     for path in ("/", "/docs"):
         assert re.findall(r"<script[^>]*>([^<]+)<|\son\w+=", anybody.get(path).text) == []
 
@@ -71,7 +71,7 @@ def test_the_docs_show_the_description_of_this_api(path: str, anybody: httpx.Cli
     assert description.json()["info"]["title"] == "Gullak"
 
 
-def test_scripts_and_styles_are_served_as_what_they_are(anybody: httpx.Client) -> None:
+def test_scripts_and_styles_have_their_content_types(anybody: httpx.Client) -> None:
     kinds = {
         link.rpartition("/")[2]: anybody.get(link).headers["content-type"].partition(";")[0]
         for link in links(anybody.get("/docs"))
@@ -88,12 +88,12 @@ def test_scripts_and_styles_are_served_as_what_they_are(anybody: httpx.Client) -
     "path",
     ["/docs/assets/redoc.standalone.js", "/docs/assets/", "/docs/assets/%2e%2e/core.py", "/doc"],
 )
-def test_nothing_else_is_open(path: str, anybody: httpx.Client) -> None:
+def test_other_paths_need_a_key(path: str, anybody: httpx.Client) -> None:
     assert anybody.get(path).status_code == 401
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/docs/start.js", "/livez", "/readyz", "/metrics"])
-def test_a_probe_may_ask_for_the_head_alone(path: str, anybody: httpx.Client) -> None:
+def test_head_requests_are_answered(path: str, anybody: httpx.Client) -> None:
     head, whole = anybody.head(path), anybody.get(path)
 
     assert (head.status_code, head.content) == (200, b"")
@@ -101,7 +101,7 @@ def test_a_probe_may_ask_for_the_head_alone(path: str, anybody: httpx.Client) ->
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/docs/start.js", "/livez"])
-def test_another_method_is_told_the_one_there_is(path: str, anybody: httpx.Client) -> None:
+def test_an_unsupported_method_gets_the_supported_one(path: str, anybody: httpx.Client) -> None:
     answer = anybody.post(path)
 
     assert (answer.status_code, answer.headers["Allow"]) == (405, "GET")

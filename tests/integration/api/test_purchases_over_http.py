@@ -1,4 +1,4 @@
-"""Packages, purchases, and what a shop says of their payments, over HTTP."""
+"""Packages, purchases, and payments that a business records, over HTTP."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -76,7 +76,7 @@ def refused(answer: httpx.Response) -> tuple[int, str, list[str]]:
 # --- packages -------------------------------------------------------------------------------------
 
 
-def test_a_package_is_made_shown_and_archived(client: httpx.Client) -> None:
+def test_a_package_is_created_shown_and_archived(client: httpx.Client) -> None:
     made = package(client, credit=1100, valid_days=90, priority=20)
 
     shown = client.get(f"/packages/{made['id']}").json()
@@ -137,7 +137,7 @@ def test_a_package_that_does_not_exist_is_not_found(client: httpx.Client, method
 # --- orders ---------------------------------------------------------------------------------------
 
 
-def test_an_order_is_pending_and_carries_what_its_payment_is_found_by(
+def test_a_new_purchase_is_pending_and_shows_the_metadata_for_its_payment(
     client: httpx.Client, shop: Shop
 ) -> None:
     sold = package(client, credit=1100, valid_days=90, priority=20)
@@ -152,7 +152,7 @@ def test_an_order_is_pending_and_carries_what_its_payment_is_found_by(
     assert shop.wallet().balance_minor == 0
 
 
-def test_the_same_order_again_is_the_same_purchase_and_another_a_conflict(
+def test_a_repeated_order_returns_its_purchase_and_other_content_conflicts(
     client: httpx.Client, shop: Shop
 ) -> None:
     first = buy(client, shop, order_id="o-1")
@@ -165,7 +165,7 @@ def test_the_same_order_again_is_the_same_purchase_and_another_a_conflict(
     assert other.headers["x-should-retry"] == "false"
 
 
-def test_an_archived_package_is_not_sold(client: httpx.Client, shop: Shop) -> None:
+def test_an_archived_package_cannot_be_bought(client: httpx.Client, shop: Shop) -> None:
     sold = package(client)
     client.delete(f"/packages/{sold['id']}")
 
@@ -220,7 +220,7 @@ def test_purchases_are_listed_by_customer_and_status_in_pages(
 # --- paid -----------------------------------------------------------------------------------------
 
 
-def test_a_payment_that_the_shop_tells_of_credits_once(client: httpx.Client, shop: Shop) -> None:
+def test_a_recorded_payment_is_credited_once(client: httpx.Client, shop: Shop) -> None:
     purchase_id = buy(client, shop, credit=1100, order_id="o-1")
 
     for _ in range(2):
@@ -232,7 +232,7 @@ def test_a_payment_that_the_shop_tells_of_credits_once(client: httpx.Client, sho
     assert (shop.wallet().balance_minor, shop.faults()) == (1100, [])
 
 
-def test_twenty_at_once_that_tell_of_a_payment_credit_once(
+def test_twenty_records_of_a_payment_at_once_credit_it_once(
     client: httpx.Client, shop: Shop
 ) -> None:
     path = f"/purchases/{buy(client, shop)}/payments"
@@ -243,7 +243,7 @@ def test_twenty_at_once_that_tell_of_a_payment_credit_once(
     assert (shop.wallet().balance_minor, shop.faults()) == (1000, [])
 
 
-def test_a_payment_of_too_little_is_shown_and_credits_nothing(
+def test_a_payment_that_is_too_small_is_shown_and_not_credited(
     client: httpx.Client, shop: Shop
 ) -> None:
     known = say(client, buy(client, shop), "payments", payment_id="p-1", amount=999)
@@ -253,7 +253,7 @@ def test_a_payment_of_too_little_is_shown_and_credits_nothing(
     assert shop.wallet().balance_minor == 0
 
 
-def test_a_second_payment_is_shown_and_put_aside(client: httpx.Client, shop: Shop) -> None:
+def test_a_second_payment_is_shown_and_parked(client: httpx.Client, shop: Shop) -> None:
     purchase_id = bought(client, shop)
 
     known = say(client, purchase_id, "payments", payment_id="p-2")
@@ -263,7 +263,7 @@ def test_a_second_payment_is_shown_and_put_aside(client: httpx.Client, shop: Sho
 
 
 @pytest.mark.parametrize("said", [{"payment_id": "p-1"}, {"payment_id": "p-1", "amount": 1001}])
-def test_a_payment_s_id_that_says_something_else_is_a_conflict(
+def test_a_payment_id_with_other_content_is_a_conflict(
     client: httpx.Client, shop: Shop, said: dict[str, object]
 ) -> None:
     first, second = buy(client, shop), buy(client, shop)
@@ -292,7 +292,7 @@ def told(shop: Shop, purchase_id: str, amount: int) -> None:
         settle_purchase(conn, PurchaseId(purchase_id))
 
 
-def test_a_payment_of_less_is_accepted_by_the_id_that_its_provider_gave_it(
+def test_a_payment_that_is_too_small_is_accepted_by_its_provider_id(
     client: httpx.Client, shop: Shop
 ) -> None:
     purchase_id = buy(client, shop)
@@ -313,7 +313,7 @@ def test_a_payment_of_less_is_accepted_by_the_id_that_its_provider_gave_it(
 # --- taken back -----------------------------------------------------------------------------------
 
 
-def test_refunds_call_back_their_shares_and_are_shown(client: httpx.Client, shop: Shop) -> None:
+def test_refunds_reverse_their_shares_and_are_shown(client: httpx.Client, shop: Shop) -> None:
     purchase_id = bought(client, shop, credit=1100)
 
     part = say(client, purchase_id, "refunds", refund_id="r-1", amount=400)
@@ -329,15 +329,13 @@ def test_refunds_call_back_their_shares_and_are_shown(client: httpx.Client, shop
     assert (shop.wallet().balance_minor, shop.faults()) == (0, [])
 
 
-def test_a_refund_without_an_amount_is_of_all_that_was_paid(
-    client: httpx.Client, shop: Shop
-) -> None:
+def test_a_refund_without_an_amount_is_a_full_refund(client: httpx.Client, shop: Shop) -> None:
     known = say(client, bought(client, shop), "refunds", refund_id="r-1")
 
     assert (known["status"], known["reversals"][0]["amount"]) == ("reversed", None)
 
 
-def test_an_open_dispute_freezes_a_won_one_frees_and_a_lost_one_takes(
+def test_an_open_dispute_freezes_credit_a_won_one_frees_it_and_a_lost_one_takes_it(
     client: httpx.Client, shop: Shop
 ) -> None:
     purchase_id = bought(client, shop)
@@ -358,7 +356,7 @@ def test_an_open_dispute_freezes_a_won_one_frees_and_a_lost_one_takes(
     assert shop.faults() == []
 
 
-def test_what_a_provider_s_payment_paid_is_refunded_at_that_payment(
+def test_a_refund_of_a_provider_payment_goes_to_that_payment(
     client: httpx.Client, shop: Shop
 ) -> None:
     purchase_id = PurchaseId(buy(client, shop))
@@ -389,7 +387,7 @@ def test_what_a_provider_s_payment_paid_is_refunded_at_that_payment(
         ("disputes", {"dispute_id": "d-1", "status": "open"}),
     ],
 )
-def test_what_nobody_paid_is_neither_refunded_nor_disputed(
+def test_an_unpaid_purchase_is_neither_refunded_nor_disputed(
     client: httpx.Client, shop: Shop, what: str, said: dict[str, object]
 ) -> None:
     purchase_id = buy(client, shop)
@@ -414,7 +412,7 @@ def test_what_nobody_paid_is_neither_refunded_nor_disputed(
         ("disputes", {"dispute_id": "d-1"}, "status"),
     ],
 )
-def test_what_is_said_badly_is_refused_by_field_and_changes_nothing(
+def test_a_bad_refund_or_dispute_is_refused_by_field_and_changes_nothing(
     client: httpx.Client, shop: Shop, what: str, said: dict[str, object], field: str
 ) -> None:
     purchase_id = bought(client, shop)
@@ -500,7 +498,7 @@ def test_a_purchase_that_does_not_exist_is_not_found(client: httpx.Client, what:
         ("PATCH", "/business"),
     ],
 )
-def test_to_change_anything_takes_more_than_reading(
+def test_every_change_needs_the_write_permission(
     api: Api, client: httpx.Client, shop: Shop, method: str, path: str
 ) -> None:
     ids = {
@@ -518,7 +516,7 @@ def test_to_change_anything_takes_more_than_reading(
 # --- the business ---------------------------------------------------------------------------------
 
 
-def test_where_a_business_stops_at_zero_the_shortfall_is_shown(
+def test_the_shortfall_is_shown_if_the_reversal_policy_stops_at_zero(
     client: httpx.Client, shop: Shop
 ) -> None:
     was = client.get("/business").json()
@@ -534,7 +532,7 @@ def test_where_a_business_stops_at_zero_the_shortfall_is_shown(
     assert (shop.wallet().balance_minor, shop.faults()) == (0, [])
 
 
-def test_what_is_left_out_of_a_business_s_change_stays(client: httpx.Client) -> None:
+def test_a_change_of_a_business_keeps_the_fields_that_are_not_given(client: httpx.Client) -> None:
     client.patch("/business", json={"reversal_policy": "stop_at_zero"})
 
     assert client.patch("/business", json={}).json()["reversal_policy"] == "stop_at_zero"

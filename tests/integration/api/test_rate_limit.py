@@ -1,4 +1,4 @@
-"""A key makes so many requests and no more, counted over all API processes."""
+"""The rate limit of a key holds across all API processes."""
 
 import signal
 from collections.abc import Iterator
@@ -41,7 +41,7 @@ def statuses(client: httpx.Client, requests: int) -> list[int]:
     return [client.get("/customers").status_code for _ in range(requests)]
 
 
-def test_over_its_limit_a_key_is_told_when_to_come_back(limited: Api) -> None:
+def test_a_key_over_its_limit_gets_retry_after(limited: Api) -> None:
     with limited.client() as client:
         assert statuses(client, 40) == [200] * 40
 
@@ -51,7 +51,7 @@ def test_over_its_limit_a_key_is_told_when_to_come_back(limited: Api) -> None:
     assert int(refused.headers["Retry-After"]) == 3600
 
 
-def test_what_is_refused_changes_nothing(limited: Api, shop: Shop) -> None:
+def test_a_refused_request_changes_nothing(limited: Api, shop: Shop) -> None:
     path = f"/customers/{shop.customers[0]}/wallets/ledger-entries"
     with limited.client() as client:
         statuses(client, 40)
@@ -61,14 +61,14 @@ def test_what_is_refused_changes_nothing(limited: Api, shop: Shop) -> None:
     assert shop.entries() == []
 
 
-def test_another_key_has_a_limit_of_its_own(limited: Api) -> None:
+def test_each_key_has_its_own_limit(limited: Api) -> None:
     with limited.client() as client, limited.client(limited.key_for()) as other:
         statuses(client, 41)
 
         assert other.get("/customers").status_code == 200
 
 
-def test_what_anybody_may_ask_has_no_limit(limited: Api) -> None:
+def test_routes_without_a_key_have_no_limit(limited: Api) -> None:
     with limited.client() as client:
         statuses(client, 41)
 
@@ -106,11 +106,13 @@ def spent(limit: RateLimit, key: str, tries: int) -> int:
 
 
 @pytest.mark.parametrize(("limit", "allowed"), [("7/hour", 7), ("100/hour", 100)])
-def test_as_many_pass_as_the_limit_says(redis: Redis, limit: str, allowed: int) -> None:
+def test_the_limit_is_the_number_of_allowed_requests(
+    redis: Redis, limit: str, allowed: int
+) -> None:
     assert spent(RateLimit(redis, limit), f"key_{limit}", allowed + 20) == allowed
 
 
-def test_most_requests_ask_nobody(redis: Redis) -> None:
+def test_most_requests_do_not_ask_redis(redis: Redis) -> None:
     limit = RateLimit(redis, "1000/hour")
     limit.take(KeyId("key_bulk"))
 
@@ -119,7 +121,7 @@ def test_most_requests_ask_nobody(redis: Redis) -> None:
     assert asked == 0
 
 
-def test_requests_at_once_share_what_one_of_them_fetches(redis: Redis) -> None:
+def test_requests_at_once_share_one_block_of_permits(redis: Redis) -> None:
     limit = RateLimit(redis, "1000/hour")
 
     results = at_once(*[lambda: limit.take(KeyId("key_crowd"))] * 40)
@@ -128,11 +130,11 @@ def test_requests_at_once_share_what_one_of_them_fetches(redis: Redis) -> None:
     assert spent(limit, "key_crowd", 1000) == 960
 
 
-def test_no_limit_lets_everything_pass(redis: Redis) -> None:
+def test_without_a_limit_every_request_passes(redis: Redis) -> None:
     assert spent(RateLimit(redis, "none"), "key_free", 5000) == 5000
 
 
-def test_without_redis_there_is_no_limit_for_a_while(
+def test_the_limit_is_off_for_a_while_after_redis_fails(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running_redis(data_dir) as server, connect(server.url, timeout_s=0.2) as client:
@@ -148,6 +150,6 @@ def test_without_redis_there_is_no_limit_for_a_while(
         assert spent(limit, "key_c", 100) == 20
 
 
-def test_a_limit_that_is_none_is_refused_at_the_start() -> None:
+def test_an_invalid_limit_is_refused_at_startup() -> None:
     with pytest.raises(ValidationError):
         settings_from({"GULLAK_API_RATE_LIMIT": "many"})

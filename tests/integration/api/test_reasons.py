@@ -1,4 +1,4 @@
-"""What people get wrong first, amounts and prices, is refused in words that say what is right."""
+"""Errors for amounts, prices and currencies explain the right form."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -61,7 +61,7 @@ def refused(client: httpx.Client, method: str, path: str, body: object) -> dict[
     return {detail["field"]: detail["reason"] for detail in answer.json()["details"]}
 
 
-def test_every_integer_of_a_request_is_known_as_money_or_as_a_count() -> None:
+def test_every_integer_field_is_listed_as_money_or_as_a_count() -> None:
     assert {field for *_, field in INTEGERS} == AMOUNTS | COUNTS
 
 
@@ -78,7 +78,7 @@ def test_every_integer_of_a_request_is_known_as_money_or_as_a_count() -> None:
         ("९.५", "5.50 USD is 550"),
     ],
 )
-def test_an_amount_in_major_units_is_told_to_be_in_minor_ones(
+def test_the_error_for_a_major_unit_amount_explains_minor_units(
     given: object, said: str, client: httpx.Client, shop: Shop
 ) -> None:
     path = f"/customers/{shop.customers[0]}/wallets/ledger-entries"
@@ -94,7 +94,7 @@ def test_an_amount_in_major_units_is_told_to_be_in_minor_ones(
 @pytest.mark.parametrize(
     ("method", "path", "name", "field"), [case for case in INTEGERS if case[-1] in AMOUNTS]
 )
-def test_every_amount_of_a_request_is_told_to_be_in_minor_units(
+def test_the_error_of_every_amount_field_explains_minor_units(
     method: str, path: str, name: str, field: str, client: httpx.Client
 ) -> None:
     example = BODIES[name]
@@ -106,7 +106,7 @@ def test_every_amount_of_a_request_is_told_to_be_in_minor_units(
     assert "12.34 USD is 1234" in reasons[field]
 
 
-def test_a_parameter_that_shares_its_name_with_an_amount_is_no_money(client: httpx.Client) -> None:
+def test_a_parameter_with_the_name_of_an_amount_is_not_money(client: httpx.Client) -> None:
     answer = client.get("/webhooks", params={"limit": "5.5"})
 
     assert answer.status_code == 422
@@ -114,9 +114,7 @@ def test_a_parameter_that_shares_its_name_with_an_amount_is_no_money(client: htt
 
 
 @pytest.mark.parametrize("given", ["0,03", "1e-2", "-0.03", ".03", "0.03 ", 0.03, 3, True, "३"])
-def test_a_price_that_is_none_is_told_what_one_looks_like(
-    given: object, client: httpx.Client
-) -> None:
+def test_the_error_for_a_bad_price_shows_a_valid_one(given: object, client: httpx.Client) -> None:
     body = {"meter_id": "mtr_1", "currency": "USD", "price_per_unit": given}
 
     reasons = refused(client, "post", "/prices", body)
@@ -129,7 +127,7 @@ def test_a_price_that_is_none_is_told_what_one_looks_like(
 
 
 @pytest.mark.parametrize("given", ["usd", "US$", "dollars", 840, ""])
-def test_a_currency_that_is_none_is_told_what_one_looks_like(
+def test_the_error_for_a_bad_currency_shows_a_valid_one(
     given: object, client: httpx.Client
 ) -> None:
     reasons = refused(client, "post", "/low-credit-rules", {"currency": given, "threshold": 5})
@@ -138,7 +136,7 @@ def test_a_currency_that_is_none_is_told_what_one_looks_like(
 
 
 @pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain"])
-def test_a_body_that_is_not_sent_as_json_is_told_to_be(
+def test_the_error_for_a_missing_content_type_names_it(
     kind: str | None, client: httpx.Client
 ) -> None:
     headers = {} if kind is None else {"Content-Type": kind}
@@ -151,7 +149,7 @@ def test_a_body_that_is_not_sent_as_json_is_told_to_be(
     )
 
 
-def test_a_body_that_is_no_json_is_told_where(client: httpx.Client) -> None:
+def test_the_error_for_invalid_json_gives_the_position(client: httpx.Client) -> None:
     answer = client.post(
         "/customers", content=b'{"email": "a@b.c",}', headers={"Content-Type": "application/json"}
     )
@@ -162,16 +160,14 @@ def test_a_body_that_is_no_json_is_told_where(client: httpx.Client) -> None:
     assert detail["reason"].endswith(", character 18")
 
 
-def test_a_reason_of_ours_has_no_preface(client: httpx.Client) -> None:
+def test_our_own_reasons_have_no_prefix_of_pydantic(client: httpx.Client) -> None:
     answer = client.get("/customers", params={"created_at_gte": "2026-01-01"})
 
     assert answer.json()["message"].startswith("created_at_gte: is not RFC 3339")
 
 
 @pytest.mark.parametrize("given", [0, 1, "yes", "false", []])
-def test_a_switch_is_true_or_false_and_nothing_that_looks_like_it(
-    given: object, client: httpx.Client
-) -> None:
+def test_a_boolean_field_accepts_only_true_and_false(given: object, client: httpx.Client) -> None:
     made = client.post("/webhooks", json={"url": "https://example.com/"}).json()
 
     for method, path in (("post", "/webhooks"), ("patch", f"/webhooks/{made['id']}")):

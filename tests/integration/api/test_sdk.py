@@ -1,4 +1,4 @@
-"""The vendor's official SDK drives the API unchanged, in its strict mode too."""
+"""The vendor's official SDK works with the API unchanged, also in strict mode."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -64,7 +64,7 @@ def test_a_new_customer_has_a_wallet_at_zero_in_every_currency(
     assert wallets.total_balance_usd == 0
 
 
-def test_a_customer_is_read_changed_and_found_by_a_part_of_its_name(
+def test_a_customer_is_read_changed_and_found_by_part_of_its_name(
     client: DodoPayments, customer_id: str
 ) -> None:
     client.customers.create(email="bob@example.com", name="Bob")
@@ -91,7 +91,7 @@ def test_credit_and_debit_return_the_wallet_after_them(
     assert (usd.balance, inr.balance) == (3_750, 70_000)
 
 
-def test_the_same_key_again_changes_nothing_and_says_so(
+def test_a_repeated_idempotency_key_changes_nothing_and_is_reported(
     client: DodoPayments, customer_id: str
 ) -> None:
     asked = {"amount": 500, "currency": "USD", "entry_type": "credit", "idempotency_key": "order-1"}
@@ -105,7 +105,7 @@ def test_the_same_key_again_changes_nothing_and_says_so(
     assert second.parse().balance == first.parse().balance == 500
 
 
-def test_the_same_key_with_other_content_is_a_conflict_that_is_not_retried(
+def test_an_idempotency_key_with_other_content_conflicts_without_retry(
     client: DodoPayments, customer_id: str
 ) -> None:
     credit(client, customer_id, 500, idempotency_key="order-1")
@@ -172,7 +172,7 @@ def test_a_thousand_events_of_one_call_are_debited(
     assert (entry.amount, entry.is_credit, entry.after_balance) == (250, False, -250)
 
 
-def test_meters_are_made_listed_archived_and_brought_back(client: DodoPayments) -> None:
+def test_meters_are_created_listed_archived_and_unarchived(client: DodoPayments) -> None:
     of_model: MeterFilterConditionList = {"key": "model", "operator": "equals", "value": "m"}
     made = client.meters.create(
         name="input",
@@ -239,14 +239,14 @@ def test_a_refused_call_raises_the_sdk_s_own_error(
     assert body["request_id"] == caught.value.response.headers["x-request-id"]
 
 
-def test_a_key_without_the_scope_is_forbidden(api: Api) -> None:
+def test_a_key_without_the_permission_is_forbidden(api: Api) -> None:
     reader = DodoPayments(bearer_token=api.key_for("read"), base_url=api.url)
 
     with reader, pytest.raises(dodopayments.PermissionDeniedError):
         reader.customers.create(email="a@example.com", name="A")
 
 
-def test_the_async_client_works_too(api: Api) -> None:
+def test_the_async_client_works(api: Api) -> None:
     async def run() -> list[tuple[str, int]]:
         async with AsyncDodoPayments(
             bearer_token=api.key, base_url=api.url, _strict_response_validation=True
@@ -261,7 +261,7 @@ def test_the_async_client_works_too(api: Api) -> None:
     assert asyncio.run(run()) == [("USD", 0), ("INR", 5)]
 
 
-def test_pages_are_counted_from_where_a_list_goes_on(client: DodoPayments) -> None:
+def test_page_numbers_count_from_the_cursor(client: DodoPayments) -> None:
     made = [
         client.customers.create(email=f"{n}@example.com", name=str(n)).customer_id for n in range(6)
     ]

@@ -1,4 +1,4 @@
-"""Who brings no good key or signature costs Postgres next to nothing, and is in nobody's way."""
+"""Requests without a valid key or signature cost Postgres little, and delay no other client."""
 
 import socket
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def statuses(api: Api, keys: list[str]) -> list[int]:
 
 
 @pytest.mark.parametrize("key", ["nonsense", "gk_short_x", f"gk_{'A' * 12}_{'x' * 43}", "x" * 5000])
-def test_what_has_not_the_form_of_a_key_takes_no_session(
+def test_a_malformed_key_opens_no_session(
     api: Api, monkeypatch: pytest.MonkeyPatch, key: str
 ) -> None:
     with counted(monkeypatch) as seen:
@@ -59,7 +59,7 @@ def test_what_has_not_the_form_of_a_key_takes_no_session(
     assert (found, seen) == ([401] * 3, [])
 
 
-def test_an_address_that_guesses_keys_is_told_to_wait_and_stops_nobody_who_has_one(
+def test_an_address_that_guesses_keys_is_limited_but_valid_keys_still_work(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = statuses(api, [api.key])
@@ -75,9 +75,7 @@ def test_an_address_that_guesses_keys_is_told_to_wait_and_stops_nobody_who_has_o
     assert set(known) == {200}
 
 
-def test_a_wrong_key_that_comes_again_and_again_is_looked_up_once(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_repeated_wrong_key_is_looked_up_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     statuses(api, [FORGED.format(0)])
     with counted(monkeypatch) as seen:
         found = [statuses(api, [FORGED.format(0)])[0] for _ in range(40)]
@@ -85,7 +83,7 @@ def test_a_wrong_key_that_comes_again_and_again_is_looked_up_once(
     assert (set(found), seen) == ({401}, [])
 
 
-def test_asking_for_readiness_opens_no_session(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readiness_opens_no_new_session(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     assert httpx.get(f"{api.url}/readyz").status_code == 200
     with counted(monkeypatch) as seen, ThreadPoolExecutor(8) as threads:
         found = list(threads.map(lambda _: httpx.get(f"{api.url}/readyz").status_code, range(100)))
@@ -95,7 +93,9 @@ def test_asking_for_readiness_opens_no_session(api: Api, monkeypatch: pytest.Mon
     assert sum("row_security_active" in statement for statement in seen) < 50
 
 
-def test_a_webhook_for_no_account_is_refused_before_its_body_is_read(api: Api) -> None:
+def test_a_webhook_for_an_unknown_provider_account_is_refused_before_its_body_is_read(
+    api: Api,
+) -> None:
     """It says that a body will come, and none does."""
     host, _, port = api.url.removeprefix("http://").rpartition(":")
     with socket.create_connection((host, int(port)), timeout=30) as client:
@@ -107,7 +107,7 @@ def test_a_webhook_for_no_account_is_refused_before_its_body_is_read(api: Api) -
     assert answer.startswith(b"HTTP/1.1 401")
 
 
-def test_a_webhook_has_a_limit_of_its_own(api: Api) -> None:
+def test_webhooks_have_their_own_size_limit(api: Api) -> None:
     answer = httpx.post(f"{api.url}/providers/stripe/webhooks", content=b" " * ((1 << 20) + 1))
 
     assert answer.status_code == 413

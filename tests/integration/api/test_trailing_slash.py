@@ -1,4 +1,4 @@
-"""A slash at the end of a path changes nothing, and nobody is sent to another scheme or host."""
+"""A trailing slash changes nothing, and causes no redirect to another scheme or host."""
 
 import re
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def operations() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("method", "path"), [*operations(), ("GET", "/docs")])
-def test_a_path_with_a_slash_at_its_end_is_answered_like_the_one_without(
+def test_a_trailing_slash_does_not_change_the_response(
     method: str, path: str, client: httpx.Client
 ) -> None:
     target = re.sub(r"\{currency\}", "USD", path).replace("{provider}", "stripe")
@@ -66,7 +66,7 @@ def test_a_path_with_a_slash_at_its_end_is_answered_like_the_one_without(
 
 
 @pytest.mark.parametrize("path", ["/customers//", "///", "//evil.example/", "/no-such-route/"])
-def test_other_paths_are_not_found_rather_than_sent_elsewhere(
+def test_unknown_paths_are_not_found_and_not_redirected(
     path: str, client: httpx.Client, api: Api
 ) -> None:
     answer = client.get(f"{api.url}{path}")
@@ -74,7 +74,9 @@ def test_other_paths_are_not_found_rather_than_sent_elsewhere(
     assert (answer.status_code, "location" in answer.headers) == (404, False)
 
 
-def test_events_are_taken_and_listed_with_a_slash(client: httpx.Client, shop: Shop) -> None:
+def test_events_are_accepted_and_listed_with_a_trailing_slash(
+    client: httpx.Client, shop: Shop
+) -> None:
     sent = {"event_id": "slash", "customer_id": shop.customers[0], "event_name": "e"}
 
     taken = client.post("/events/ingest/", json={"events": [sent]})
@@ -83,7 +85,7 @@ def test_events_are_taken_and_listed_with_a_slash(client: httpx.Client, shop: Sh
     assert client.get("/events/").json() == client.get("/events").json()
 
 
-def test_the_id_of_an_event_keeps_its_slash(client: httpx.Client, shop: Shop) -> None:
+def test_an_event_id_keeps_its_trailing_slash(client: httpx.Client, shop: Shop) -> None:
     shop.send(event(shop.customers[0], event_id="orders/7/"))
 
     assert client.get("/events/orders/7/").json()["event_id"] == "orders/7/"
