@@ -180,13 +180,13 @@ def test_entries_added_between_two_pages_move_nothing_behind_a_cursor(
     assert seen == expected
 
 
-@pytest.mark.parametrize("offset", [0, 1, MANY - 10, MANY - 1])
-def test_a_page_deep_in_one_wallet_is_where_counting_leads(shop: Shop, offset: int) -> None:
+def test_a_page_deep_in_one_wallet_is_where_counting_leads(shop: Shop) -> None:
     written = write(shop, *map(Line, range(MANY)))
 
-    found = listed(shop, EntryFilter(currency=Currency("USD")), page=10, offset=offset)
+    for offset in (0, 1, MANY - 10, MANY - 1):
+        found = listed(shop, EntryFilter(currency=Currency("USD")), page=10, offset=offset)
 
-    assert ids(found) == ids(written)[::-1][offset : offset + 10]
+        assert ids(found) == ids(written)[::-1][offset : offset + 10], offset
 
 
 def test_a_page_deep_in_two_wallets_is_where_counting_leads(shop: Shop) -> None:
@@ -340,35 +340,33 @@ def plans(conn: Connection, statements: list[tuple[str, Any]]) -> str:
     )
 
 
-@pytest.mark.parametrize("currency", [None, "USD"])
-@pytest.mark.parametrize("event_type", [None, "merchant_adjustment", "payment"])
-def test_no_list_walks_through_the_whole_ledger(
-    shop: Shop, currency: str | None, event_type: EventType | None
-) -> None:
+FILTERS = [
+    EntryFilter(currency=currency, event_type=type_, created_at_gte=at(10), created_at_lte=at(2990))
+    for currency in (None, Currency("USD"))
+    for type_ in (None, "merchant_adjustment", "payment")
+]
+
+
+def test_no_list_walks_through_the_whole_ledger(shop: Shop) -> None:
     written = two_wallets(shop, MANY)
-    with shop.sessions.transaction() as conn:
-        conn.execute(text("ANALYZE ledger_entries"))
-    wanted = EntryFilter(
-        currency=None if currency is None else Currency(currency),
-        event_type=event_type,
-        created_at_gte=at(10),
-        created_at_lte=at(MANY - 10),
-    )
     seen: list[tuple[str, Any]] = []
 
     def keep(_conn: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
         seen.append((statement, values))
 
     with shop.sessions.transaction() as conn:
-        event.listen(conn, "before_cursor_execute", keep)
-        list_entries(
-            conn, shop.business_id, shop.customers[0], wanted, page=10, after=written[99].entry_id
-        )
-        event.remove(conn, "before_cursor_execute", keep)
-        plan = plans(conn, seen)
+        conn.execute(text("ANALYZE ledger_entries"))
+    for wanted in FILTERS:
+        seen.clear()
+        with shop.sessions.transaction() as conn:
+            after = written[99].entry_id
+            event.listen(conn, "before_cursor_execute", keep)
+            list_entries(conn, shop.business_id, shop.customers[0], wanted, page=10, after=after)
+            event.remove(conn, "before_cursor_execute", keep)
+            plan = plans(conn, seen)
 
-    assert "ledger_entries" in plan
-    assert "Seq Scan on ledger_entries" not in plan
+        assert "ledger_entries" in plan, wanted
+        assert "Seq Scan on ledger_entries" not in plan, wanted
 
 
 def test_the_pages_of_a_long_list_follow_each_other_in_time(shop: Shop) -> None:
