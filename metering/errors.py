@@ -154,6 +154,16 @@ class RefundExceedsDebitError(InvalidInputError):
         super().__init__(FieldProblem("amount", reason))
 
 
+class RefundExceedsPaymentError(InvalidInputError):
+    """More would be refunded than is left of what was paid; nothing was written."""
+
+    def __init__(self, paid_minor: int, left_minor: int) -> None:
+        self.paid_minor = paid_minor
+        self.left_minor = left_minor
+        reason = f"{left_minor} of the {paid_minor} that were paid are left to refund"
+        super().__init__(FieldProblem("amount", reason))
+
+
 class UnpaidPurchaseError(InvalidInputError):
     """No payment has settled the purchase, so none can be refunded or disputed."""
 

@@ -18,6 +18,7 @@ from metering.errors import (
     FieldProblem,
     IdempotencyConflictError,
     InvalidInputError,
+    RefundExceedsPaymentError,
     UnpaidPurchaseError,
 )
 from metering.fields import CurrencyName, Filled64, Filled255, PositiveMinor
@@ -34,8 +35,8 @@ from metering.payment.facts import (
 )
 from metering.purchase.packages import Days
 from metering.purchase.purchases import Purchase, Terms, get_purchase, place
-from metering.purchase.reversal_target import PaymentStatus, Provider
-from metering.purchase.settle import settle_purchase
+from metering.purchase.reversal_target import PaymentStatus, Provider, Reversal, refunded_of
+from metering.purchase.settle import reversals_of, settle_purchase
 
 DisputeStatus = Literal["open", "won", "lost"]
 
@@ -241,8 +242,8 @@ def record_reversal(
     credit, a won one frees it.
 
     Raises: NotFoundError if the business has no such purchase. UnpaidPurchaseError if it is not
-    paid. InvalidInputError if the amount is more than was paid. IdempotencyConflictError if the id
-    has another amount or payment.
+    paid. InvalidInputError if the amount is more than was paid, or than earlier refunds left of it.
+    IdempotencyConflictError if the id has another amount or payment.
     """
     purchase = get_purchase(conn, business_id, purchase_id)
     if purchase.provider is None or purchase.payment_id is None or purchase.paid_minor is None:
@@ -267,6 +268,8 @@ def record_reversal(
     is_open = not is_refund and earlier is not None and None in {fact.amount_minor, earlier[1]}
     if earlier not in {None, (fact.payment_id, fact.amount_minor)} and not is_open:
         raise IdempotencyConflictError(fact.reversal_id)
+    if is_refund and earlier is None:
+        _check_left(conn, purchase, fact)
     note_reversal(conn, business_id, fact)
     stored = _earlier(conn, business_id, fact)
     # Checked again: another purchase, under a lock of its own, may have used the id meanwhile.
@@ -274,6 +277,20 @@ def record_reversal(
         raise IdempotencyConflictError(fact.reversal_id)
     settle_purchase(conn, purchase_id)
     apply_parked(conn, business_id, fact.provider, fact.payment_id)
+
+
+def _check_left(conn: Connection, purchase: Purchase, refund: ReversalFact) -> None:
+    """Refuse a new refund of more than the others have left; the payment is locked.
+
+    A provider's total may include it already: then it adds nothing.
+    """
+    paid_minor = purchase.paid_minor or 0
+    others = reversals_of(conn, purchase)
+    new = Reversal("refund", "succeeded", refund.amount_minor, refund.occurred_at)
+    before_minor = refunded_of(others, paid_minor)
+    if refunded_of([*others, new], paid_minor) > max(paid_minor, before_minor):
+        left_minor = max(0, paid_minor - before_minor)
+        raise RefundExceedsPaymentError(paid_minor, left_minor)
 
 
 def _earlier(

@@ -59,15 +59,18 @@ def target_of(credit_minor: int, paid_minor: int, reversals: Sequence[Reversal])
     is_open = any(reversal.status == "open" for reversal in reversals)
     if not paid_minor:
         return Target(0, 0, is_open)
-    refunded = _refunded(reversals, paid_minor)
+    refunded = refunded_of(reversals, paid_minor)
     lost = sum(reversal.of(paid_minor) for reversal in reversals if reversal.status == "lost")
     of_refunds = credit_minor * min(paid_minor, refunded) // paid_minor
     of_both = credit_minor * min(paid_minor, refunded + lost) // paid_minor
     return Target(of_refunds, of_both - of_refunds, is_open)
 
 
-def _refunded(reversals: Sequence[Reversal], paid_minor: int) -> int:
-    """Return the sum of the reported refunds and of the rest of the newest total."""
+def refunded_of(reversals: Sequence[Reversal], paid_minor: int) -> int:
+    """Return the sum of the reported refunds and of the rest of the newest total.
+
+    It may exceed the payment, as a provider may report.
+    """
     named = [reversal for reversal in reversals if reversal.kind == "refund"]
     totals = [
         reversal

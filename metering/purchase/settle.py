@@ -162,16 +162,21 @@ def _unpaid(conn: Connection, purchase: Purchase) -> Purchase:
 # --- back out -------------------------------------------------------------------------------------
 
 
-def _reverse(conn: Connection, purchase: Purchase, wallet_id: WalletId) -> Purchase:
-    """Take or give back what the refunds and disputes of its payment require; freeze or free."""
-    purchase = _paid_by(conn, purchase)
+def reversals_of(conn: Connection, purchase: Purchase) -> list[Reversal]:
+    """Return the refunds and disputes of the payment that settled a purchase."""
     values = {
         "business_id": purchase.business_id,
         "provider": purchase.provider,
         "payment_id": purchase.payment_id,
         "currency": purchase.currency,
     }
-    reversals = rows(Reversal, conn.execute(statements.REVERSALS, values))
+    return rows(Reversal, conn.execute(statements.REVERSALS, values))
+
+
+def _reverse(conn: Connection, purchase: Purchase, wallet_id: WalletId) -> Purchase:
+    """Take or give back what the refunds and disputes of its payment require; freeze or free."""
+    purchase = _paid_by(conn, purchase)
+    reversals = reversals_of(conn, purchase)
     target = target_of(purchase.credit_minor, purchase.paid_minor or 0, reversals)
     shortfall = _move(conn, purchase, wallet_id, target)
     lot_id = _own_lot(conn, purchase, wallet_id)

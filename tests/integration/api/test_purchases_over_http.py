@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import httpx
@@ -333,6 +334,36 @@ def test_a_refund_without_an_amount_is_a_full_refund(client: httpx.Client, shop:
     known = say(client, bought(client, shop), "refunds", refund_id="r-1")
 
     assert (known["status"], known["reversals"][0]["amount"]) == ("reversed", None)
+
+
+@pytest.mark.parametrize("said", [{"amount": 601}, {}], ids=["more", "all"])
+def test_refunds_take_no_more_in_total_than_was_paid(
+    client: httpx.Client, shop: Shop, said: dict[str, Any]
+) -> None:
+    purchase_id = bought(client, shop, credit=1100)
+    say(client, purchase_id, "refunds", refund_id="r-1", amount=400)
+
+    more = client.post(f"/purchases/{purchase_id}/refunds", json={"refund_id": "r-2", **said})
+
+    assert refused(more) == (422, "INVALID_REQUEST_BODY", ["amount"])
+    assert "600 of the 1000 that were paid are left to refund" in more.text
+    known = client.get(f"/purchases/{purchase_id}").json()
+    assert (known["refunded"], len(known["reversals"])) == (440, 1)
+    assert say(client, purchase_id, "refunds", refund_id="r-1", amount=400)["refunded"] == 440
+    rest = say(client, purchase_id, "refunds", refund_id="r-2", amount=600)
+    assert (rest["refunded"], shop.wallet().balance_minor, shop.faults()) == (1100, 0, [])
+
+
+def test_of_two_refunds_at_once_one_finds_nothing_left(client: httpx.Client, shop: Shop) -> None:
+    path = f"/purchases/{bought(client, shop)}/refunds"
+
+    def refund(name: str) -> int:
+        return client.post(path, json={"refund_id": name, "amount": 600}).status_code
+
+    found = at_once(partial(refund, "r-1"), partial(refund, "r-2"))
+
+    assert set(found) == {200, 422}
+    assert (shop.wallet().balance_minor, shop.faults()) == (400, [])
 
 
 def test_an_open_dispute_freezes_credit_a_won_one_frees_it_and_a_lost_one_takes_it(

@@ -99,6 +99,9 @@ def test_a_purchase_is_paid_disputed_and_refunded(
     ]
 
     assert states == ["settled", "disputed", "settled", "partially_reversed", "reversed"]
+    more = gullak("purchase", "refund", purchase, "--refund=r-3", "--amount=1", of)
+    assert more.code == 1
+    assert "amount: 0 of the 1000 that were paid are left to refund" in more.err
     shown = gullak("purchase", "show", purchase, of).out
     for part in ("shop o-1", "refund r-1", "dispute d-1", "400 (4.00 USD)", "won"):
         assert part in shown

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from metering.errors import InvalidInputError
+from metering.errors import InvalidInputError, RefundExceedsPaymentError
 from support.provider_counter import Till
 from support.providers import BEGAN, Dodo, Json, Stripe, Vendor
 from support.tenant import Shop, shared_database
@@ -119,6 +119,24 @@ def test_a_refund_by_the_shop_that_is_in_the_total_too_counts_once(till: Till) -
     till.say(total(till, 400))
 
     assert till.purchase().refunded_minor == 400
+
+
+def test_more_refunds_than_were_paid_are_stored_and_call_back_the_whole_payment(till: Till) -> None:
+    till.say(till.paid(), named(till, 600, "re_1"), named(till, 600, "re_2", at=70))
+
+    till.record_refund(f"re_1_{till.payment_id}", 600)
+
+    assert till.purchase().refunded_minor == 1000
+    with pytest.raises(RefundExceedsPaymentError, match="0 of the 1000"):
+        till.record_refund("re_3", 1)
+
+
+def test_the_shop_may_name_a_refund_that_a_total_includes_already(till: Till) -> None:
+    till.say(till.paid(), total(till, 1000))
+
+    till.record_refund("re_1", 1000)
+
+    assert till.purchase().refunded_minor == 1000
 
 
 def test_a_parked_payment_is_done_once_all_of_it_is_refunded(till: Till) -> None:
