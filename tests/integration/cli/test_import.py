@@ -168,6 +168,41 @@ def test_the_columns_of_an_export_keep_their_values(
     }
 
 
+def test_a_csv_column_called_metadata_is_a_json_object_beside_the_others(
+    gullak: Gullak, priced: Shop, tmp_path: Path
+) -> None:
+    start = f"{priced.customers[0]},llm.completion,{NOW}"
+    rows = [
+        f'a,{start},"{{""tokens"": 4, ""cached"": true}}",large',
+        f"b,{start},{{}},",
+        f"c,{start},,small",
+        f'd,{start},"{{""tokens"": 4",',
+        f"e,{start},[4],",
+        f'f,{start},"{{""model"": ""tiny""}}",large',
+        f'g,{start},"{{""tokens"": 4, ""tokens"": 400}}",',
+    ]
+    header = HEADER.replace("tokens", "metadata")
+    (tmp_path / "u.csv").write_text(header + "\n".join(rows))
+
+    result = gullak("import", str(tmp_path / "u.csv"), "--json")
+    priced.drain()
+
+    assert (result.code, result.json["sent"], result.json["refused"]) == (2, 3, 4)
+    kept = priced.rows("SELECT event_id, metadata FROM usage_events WHERE event_id = 'a'")
+    assert kept == [("a", {"tokens": 4, "cached": True, "model": "large"})]
+    assert priced.charged() == 1
+    refused = refusals(tmp_path / "u.csv.refused.ndjson")
+    assert [(each["line"], each["field"]) for each in refused] == [
+        (5, "metadata"),
+        (6, "metadata"),
+        (7, "metadata.model"),
+        (8, "metadata"),
+    ]
+    reasons = ("is not JSON", "is not a JSON object", "is given twice", "holds 'tokens' twice")
+    for part, each in zip(reasons, refused, strict=True):
+        assert part in each["reason"]
+
+
 def test_csv_columns_may_have_other_names(gullak: Gullak, priced: Shop, tmp_path: Path) -> None:
     file = tmp_path / "u.csv"
     file.write_text(f"id,who,what,at,tokens\n1,{priced.customers[0]},llm.completion,{NOW},4\n")

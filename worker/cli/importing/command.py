@@ -121,9 +121,10 @@ def import_usage(
     """Send the usage events of a file; after an interruption, run it again to go on.
 
     NDJSON: one event per line with event_id, customer_id, event_name, timestamp, metadata. CSV: a
-    header with these; all other columns are metadata. A cell is a number if that number is written
-    exactly so, else a text (1e5, 007); an empty cell is left out; a cell holds no line break. Each
-    event needs an event_id and a timestamp: a line that is sent twice is then charged once.
+    header with the first four; each other column is a key of the metadata, and a column called
+    metadata holds a JSON object of more keys. A cell is a number if that number is written exactly
+    so, else a text (1e5, 007); an empty cell is left out; a cell holds no line break. Each event
+    needs an event_id and a timestamp: a line that is sent twice is then charged once.
 
     A bad line goes to the refusals file with its reason, and the import goes on. FILE.progress
     holds how far it came; with other options it begins anew. At the end it prints what the events

@@ -5,6 +5,7 @@ CSV cell holds no line break; without that rule one stray quote would swallow th
 """
 
 import csv
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ Fields = dict[str, object]
 # The largest event there can be, with every character escaped, has a third of this.
 LINE_BYTES_MAX: Final = 1 << 20
 FIELDS: Final = ("event_id", "customer_id", "event_name", "timestamp")
+METADATA: Final = "metadata"
 
 _BOM: Final = b"\xef\xbb\xbf"
 # No leading zeros, no exponent: 007 and 1e5 are names.
@@ -80,7 +82,8 @@ def parse_ndjson(line: Line) -> Fields:
 def csv_parser(header: Line, columns: Mapping[str, str]) -> Parse:
     """Return the parser of the lines below this header; `columns`: field -> name of its column.
 
-    All other columns are metadata. An empty cell is left out.
+    All other columns are metadata; one called `metadata` holds a JSON object of more. An empty cell
+    is left out.
 
     Raises:
         InvalidInputError: a column is missing, has no name, or is there twice.
@@ -97,8 +100,13 @@ def csv_parser(header: Line, columns: Mapping[str, str]) -> Parse:
         if len(cells) != len(names):
             raise _refused("line", f"has {len(cells)} cells where the header has {len(names)}")
         fields: Fields = {field: cells[i] for field, i in places.items() if cells[i]}
-        fields["metadata"] = {name: _value(cells[i]) for i, name in others if cells[i]}
-        return _checked(fields)
+        given = {name: cells[i] for i, name in others if cells[i]}
+        metadata = _object(given.pop(METADATA, "{}"))
+        if twice := sorted(metadata.keys() & given.keys()):
+            reason = f"is given twice: in the column {METADATA} and in one of its own"
+            raise InvalidInputError(*(FieldProblem(f"{METADATA}.{name}", reason) for name in twice))
+        metadata.update((name, _value(cell)) for name, cell in given.items())
+        return _checked(fields | {METADATA: metadata})
 
     return parse
 
@@ -118,6 +126,20 @@ def _cells(line: Line) -> list[str]:
         raise _refused("line", f"is not UTF-8: byte {error.start + 1} of it") from None
     except csv.Error as error:
         raise _refused("line", f"is not CSV on one line: {error}") from None
+
+
+def _object(cell: str) -> Fields:
+    """Return the JSON object of a cell."""
+    try:
+        found = orjson.loads(cell)
+    except orjson.JSONDecodeError as error:
+        raise _refused(METADATA, f"is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise _refused(METADATA, "is not a JSON object")
+    names = [name for name, _ in json.loads(cell, object_pairs_hook=list)]
+    if len(names) > len(found):
+        raise _refused(METADATA, f"holds {max(names, key=names.count)!r} twice")
+    return found
 
 
 def _value(cell: str) -> str | int | float:
