@@ -145,7 +145,7 @@ def _note(scope: Scope, error: Exception) -> None:
 def _is_repeatable(scope: Scope) -> bool:
     """Tell whether the same request may safely be sent again.
 
-    If so, the client may retry even if nobody knows whether this one was carried out.
+    Then the client may retry when the outcome of this one is unknown.
     """
     is_marked: bool = scope.get("state", {}).get("repeatable", False)
     return is_marked or scope["method"] != "POST"

@@ -1,7 +1,7 @@
 """Requests that are sent again: which ones may be, and how the answer to a repeat says so.
 
-When nobody knows whether a request was carried out, `x-should-retry: false` tells the client not to
-repeat it. A repeatable request does not get that header: a second one changes nothing.
+If the outcome of a request is unknown, `x-should-retry: false` tells the client not to repeat it.
+A repeatable request does not get that header: a second one changes nothing.
 """
 
 from typing import Annotated, Final

@@ -38,7 +38,7 @@ _SCHEMA_CLASSES: Final = frozenset({"22", "42"})
 
 
 class Look(NamedTuple):
-    """What is missing, and the cause of failure by part of the system. Both may be empty."""
+    """The parts that are missing, and the cause of failure of each part that fails."""
 
     missing: tuple[str, ...]
     causes: Mapping[str, str]
