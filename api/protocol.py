@@ -1,4 +1,4 @@
-"""HTTP/1.1 with limits on what a client sends before anybody knows who it is.
+"""HTTP/1.1 with limits on what a client without a key can send.
 
 uvicorn bounds neither the size of a head (request line and headers) nor the time in which it comes.
 Its parser copies an unfinished header once for each packet: one header of 100 MB stopped every
@@ -6,14 +6,13 @@ request of the process for 18 s. A trailer after a body in chunks took 75 s.
 """
 
 from asyncio import TimerHandle, Transport
-from collections.abc import Callable
 from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_BYTES_MAX: Final = 64 * 1024
 HEADERS_MAX: Final = 100
-# A process may open 1,024 files where nobody raised the limit, and the stores need some of them.
+# The usual limit is 1,024 open files per process, and the stores need some of them.
 CONNECTIONS_MAX: Final = 800
 # From the start of a connection or request to the end of its head.
 HEAD_TIMEOUT_S: Final = 20.0
@@ -40,7 +39,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Wait for the first request."""
         super().connection_made(transport)
         self._whole_at_s = self.loop.time()
-        self._expect_within(HEAD_TIMEOUT_S, self._be_late)
+        self._expect_within(HEAD_TIMEOUT_S)
         if len(self.connections) > CONNECTIONS_MAX and not self._make_room():
             self._refuse(_FULL)
 
@@ -63,14 +62,14 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(_HEAD_TOO_LARGE)
         elif self._is_kept and self._deadline is None:
             # Empty lines between requests begin none.
-            self._expect_within(HEAD_TIMEOUT_S, self._be_late)
+            self._expect_within(HEAD_TIMEOUT_S)
 
     def on_message_begin(self) -> None:
         """Wait for the head."""
         super().on_message_begin()
         self._is_in_head, self._is_kept = True, False
         if self._deadline is None:
-            self._expect_within(HEAD_TIMEOUT_S, self._be_late)
+            self._expect_within(HEAD_TIMEOUT_S)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header, or end the parsing with an error: its handler sends the refusal."""
@@ -82,7 +81,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Wait for the body."""
         self._is_in_head = self._is_kept = False
-        self._expect_within(BODY_TIMEOUT_S, self._be_late)
+        self._expect_within(BODY_TIMEOUT_S)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -122,9 +121,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """Tell whether a request is not answered yet."""
         return not getattr(self.cycle, "response_complete", True)
 
-    def _expect_within(self, seconds: float, missed: Callable[[], None]) -> None:
+    def _expect_within(self, seconds: float) -> None:
         self._expect_nothing()
-        self._deadline = self.loop.call_later(seconds, missed)
+        self._deadline = self.loop.call_later(seconds, self._be_late)
 
     def _expect_nothing(self) -> None:
         if self._deadline is not None:
@@ -135,7 +134,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deadline = None
         if self.flow.read_paused or (self.is_at_work() and not self.cycle.more_body):
             # The client waits for us: the next request is not read before this one is answered.
-            self._expect_within(HEAD_TIMEOUT_S, self._be_late)
+            self._expect_within(HEAD_TIMEOUT_S)
         else:
             self._refuse(_LATE)
 

@@ -53,20 +53,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the slow tier out unless it is asked for; begin with the tests that take longest."""
+    """Leave the slow tier out unless it is asked for."""
     if not config.getoption("--slow"):
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
-    items.sort(key=_tier)
-
-
-TIERS = ("faults", "acceptance", "integration", "unit")
-
-
-def _tier(item: pytest.Item) -> int:
-    parts = item.path.relative_to(Path(__file__).parent).parts
-    return TIERS.index(parts[0]) if parts[0] in TIERS else len(TIERS)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import pytest
 
 from metering.buffer.stream import UsageBuffer
 from metering.ids import new_ulid
+from support.checkout_driver import Till
 from support.edge import Api, running_api
 from support.notices import undescribed
 from support.tenant import Shop, shared_database
@@ -19,6 +20,12 @@ def shop(sessions: Sessions, buffer: UsageBuffer) -> Iterator[Shop]:
     opened = Shop.open(sessions, buffer)
     yield opened
     assert undescribed(opened) == []
+
+
+@pytest.fixture
+def till(shop: Shop) -> Till:
+    """What buys, charges and is told for the shop's business."""
+    return Till(shop)
 
 
 @pytest.fixture(scope="module")

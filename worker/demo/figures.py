@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from metering import db
 from metering.buffer.entry import stream_position
 from metering.debit.cursor import read_cursors
 from metering.verify import find_faults
@@ -159,7 +160,7 @@ def read_entries(conn: Connection, scene: Scene) -> list[EntryState]:
 def read_charged(conn: Connection, scene: Scene) -> list[Charged]:
     """Return the purchases of the scene's customers that were charged, or are to be."""
     rows = conn.execute(statements.CHARGED, {"business_id": scene.business_id})
-    return [Charged(**row._mapping) for row in rows]  # noqa: SLF001
+    return db.rows(Charged, rows)
 
 
 def read_told(conn: Connection, scene: Scene) -> set[str]:

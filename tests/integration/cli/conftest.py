@@ -2,7 +2,9 @@
 
 import pytest
 
+from support.checkout_driver import Till
 from support.command import Gullak
+from worker import charging
 from worker.settings import Settings
 
 
@@ -10,4 +12,16 @@ from worker.settings import Settings
 def gullak(
     config: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Gullak:
+    return Gullak.on(config, monkeypatch, capsys)
+
+
+@pytest.fixture
+def charging_gullak(
+    config: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    till: Till,
+) -> Gullak:
+    """Commands that charge through the provider of the test, which is in this process."""
+    monkeypatch.setattr(charging, "open_gateway", till.provider)
     return Gullak.on(config, monkeypatch, capsys)

@@ -7,8 +7,6 @@ import pytest
 from support.checkout_driver import AT_ONCE, Till, unavailable
 from support.command import Gullak
 from support.tenant import Shop
-from worker import charging
-from worker.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -18,20 +16,8 @@ def database_url(module_database_url: str) -> str:
 
 
 @pytest.fixture
-def till(shop: Shop) -> Till:
-    return Till(shop)
-
-
-@pytest.fixture
-def gullak(
-    config: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    till: Till,
-) -> Gullak:
-    """Commands that charge through the provider of the test, which is in this process."""
-    monkeypatch.setattr(charging, "open_gateway", till.provider)
-    return Gullak.on(config, monkeypatch, capsys)
+def gullak(charging_gullak: Gullak) -> Gullak:
+    return charging_gullak
 
 
 def of(till: Till) -> tuple[str, ...]:

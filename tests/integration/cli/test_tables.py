@@ -15,7 +15,6 @@ import pytest
 from support.checkout_driver import Till
 from support.command import Gullak, commands
 from support.tenant import Shop, event
-from worker import charging
 from worker.cli.show import print_table
 from worker.settings import Settings
 
@@ -56,20 +55,8 @@ LISTS = (
 
 
 @pytest.fixture
-def till(shop: Shop) -> Till:
-    return Till(shop)
-
-
-@pytest.fixture
-def gullak(
-    config: Settings,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    till: Till,
-) -> Gullak:
-    """Commands that charge through the provider of the test, which is in this process."""
-    monkeypatch.setattr(charging, "open_gateway", till.provider)
-    return Gullak.on(config, monkeypatch, capsys)
+def gullak(charging_gullak: Gullak) -> Gullak:
+    return charging_gullak
 
 
 def fill(gullak: Gullak, till: Till) -> None:

@@ -40,11 +40,6 @@ def database_url(servers: Any) -> Iterator[str]:
         yield servers.url_of(name)
 
 
-@pytest.fixture
-def till(shop: Shop) -> Till:
-    return Till(shop)
-
-
 class KilledError(Exception):
     """Nothing after this point was done."""
 

@@ -27,11 +27,6 @@ def database_url(servers: Any) -> Iterator[str]:
         yield servers.url_of(name)
 
 
-@pytest.fixture
-def till(shop: Shop) -> Till:
-    return Till(shop)
-
-
 def parts(checkout: Checkout) -> tuple[int, int, str]:
     return checkout.credit_minor, checkout.payment_minor, checkout.status
 

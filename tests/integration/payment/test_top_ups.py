@@ -46,11 +46,6 @@ def database_url(servers: Any) -> Iterator[str]:
         yield servers.url_of(name)
 
 
-@pytest.fixture
-def till(shop: Shop) -> Till:
-    return Till(shop)
-
-
 WAITS_FOR_ANOTHER = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
     " AND wait_event_type = 'Lock'"
