@@ -1,8 +1,8 @@
-"""API traffic becomes checked usage events: what a product imports.
+"""The public API of a producer: it turns API traffic into checked usage events.
 
-`Meter` inside an API process; `MeterMiddleware` and `MeterWsgiMiddleware` around its requests,
-with `usage` inside them; `record_usage` and `record_body` for an edge that holds a buffer of its
-own. Light: neither SQLAlchemy nor Celery comes along.
+`Meter` records events in an API process. `MeterMiddleware` and `MeterWsgiMiddleware` meter its
+requests; `usage` adds quantities inside a request. `record_usage` and `record_body` write to a
+buffer directly. None of them imports SQLAlchemy or Celery.
 """
 
 from metering.accept.client.asgi import MeterMiddleware

@@ -1,4 +1,4 @@
-"""Take one request's events: check all, then hold all in one append, or none."""
+"""Record the events of one request: all in one append, or none."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Final, Protocol
 import orjson
 
 from metering.accept.event import AcceptLimits
-from metering.accept.fast_path import read_ordinary
+from metering.accept.fast_path import parse_fast
 from metering.accept.summed import Quantities
 from metering.accept.validate import RawEvent, check_events
 from metering.buffer.chunk import BufferedEvent, EventColumns
@@ -20,17 +20,17 @@ DEFAULT_LIMITS: Final = AcceptLimits()
 
 
 class UsageSink(Protocol):
-    """What holds accepted events: `UsageBuffer`."""
+    """Stores accepted events: `UsageBuffer`."""
 
     def append(
         self, business_id: BusinessId, events: Sequence[BufferedEvent] | EventColumns
     ) -> None:
-        """Hold all of `events`, or raise."""
+        """Store all of `events`, or raise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What was taken: held as the durability mode promises."""
+    """The result of a request: its events are as durable as the durability mode promises."""
 
     ingested_count: int
 
@@ -44,12 +44,12 @@ def record_usage(
     quantities: Quantities | None = None,
     now: datetime | None = None,
 ) -> Accepted:
-    """Take `events` (1 to `limits.request_events_max`) whole, or not at all.
+    """Record all of `events` (1 to `limits.request_events_max`), or none.
 
     Raises:
-        InvalidInputError: with every bad event's index and field; nothing was taken.
-        BufferFullError: above the high-water mark; nothing was taken.
-        BufferUnavailableError: Redis is away; try again with the same event ids.
+        InvalidInputError: with the index and the field of every bad event; none is recorded.
+        BufferFullError: above the high-water mark; none is recorded.
+        BufferUnavailableError: Redis did not answer; try again with the same event ids.
 
     """
     summed = quantities.summed(business_id) if quantities else None
@@ -66,26 +66,16 @@ def record_body(
     limits: AcceptLimits = DEFAULT_LIMITS,
     quantities: Quantities | None = None,
 ) -> Accepted:
-    """Take the events of a JSON body `{"events": […]}` whole, or not at all.
-
-    Raises:
-        InvalidInputError, BufferFullError, BufferUnavailableError: as `record_usage`.
-
-    """
+    """Record all events of a JSON body `{"events": […]}`, or none; raises as `record_usage`."""
     summed = quantities.summed(business_id) if quantities else {}
-    ordinary = read_ordinary(body, limits, summed, utc_now())
-    columns = ordinary or EventColumns.of(check_events(_events(body), limits, summed))
+    columns = parse_fast(body, limits, summed, utc_now())
+    columns = columns or EventColumns.of(check_events(_events(body), limits, summed))
     buffer.append(business_id, columns)
     return Accepted(len(columns.event_ids))
 
 
 def _events(body: bytes) -> list[dict[str, object]]:
-    """Return the events of a body, still unchecked.
-
-    Raises:
-        InvalidInputError: the body is something else.
-
-    """
+    """Return the unchecked events of a body. Raises: InvalidInputError if it has another form."""
     try:
         parsed = orjson.loads(body)
     except ValueError:

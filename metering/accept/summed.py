@@ -1,6 +1,6 @@
-"""Which properties meters sum: what lets the edge refuse what the drain could only dead-letter.
+"""The properties that meters sum, so that the edge refuses bad quantities before the drain does.
 
-A courtesy, never the authority: when Redis does not answer, the last known holds, or nothing.
+The drain decides. While Redis does not answer, the edge uses the last answer, or checks nothing.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from metering.buffer.keys import QUANTITIES
 from metering.ids import BusinessId
 
-SummedProperties = Mapping[str, frozenset[str]]  # event name -> properties that some meter sums
+SummedProperties = Mapping[str, frozenset[str]]  # event name -> properties that a meter sums
 
 QUANTITIES_TTL_S: Final = 5.0
 BUSINESSES_MAX: Final = 10_000
@@ -22,7 +22,7 @@ BUSINESSES_MAX: Final = 10_000
 _NOTHING: Final[SummedProperties] = {}
 
 
-class _Known(NamedTuple):
+class _Cached(NamedTuple):
     summed: SummedProperties
     stale_at_s: float
 
@@ -30,22 +30,22 @@ class _Known(NamedTuple):
 class Quantities:
     """The summed properties of each business, kept in this process for `ttl_s` seconds.
 
-    Give it a client with a short timeout of its own (0.3 s): a request waits for it, before it
-    waits for the append. Thread-safe: the worst of a race is one more read.
+    Give it its own client with a short timeout (0.3 s), because a request waits for this read
+    before it waits for the append. Thread-safe: a race costs one more read at worst.
     """
 
     def __init__(self, redis: "Redis", *, ttl_s: float = QUANTITIES_TTL_S) -> None:
         self._redis = redis
         self._ttl_s = ttl_s
-        self._known: dict[BusinessId, _Known] = {}
+        self._cache: dict[BusinessId, _Cached] = {}
 
     def summed(self, business_id: BusinessId) -> SummedProperties:
         """Return event name -> summed properties. Never raises."""
-        known = self._known.get(business_id)
-        if known and monotonic() < known.stale_at_s:
-            return known.summed
-        last = known.summed if known else _NOTHING
-        # Marked fresh before the read: while one thread asks, the others go on with the last.
+        cached = self._cache.get(business_id)
+        if cached and monotonic() < cached.stale_at_s:
+            return cached.summed
+        last = cached.summed if cached else _NOTHING
+        # Cached again before the read, so that other threads use the last answer meanwhile.
         self._keep(business_id, last)
         try:
             text = cast("bytes | None", self._redis.hget(QUANTITIES, business_id))
@@ -54,9 +54,9 @@ class Quantities:
             return last
 
     def _keep(self, business_id: BusinessId, summed: SummedProperties) -> SummedProperties:
-        if len(self._known) >= BUSINESSES_MAX:
-            self._known.clear()
-        self._known[business_id] = _Known(summed, monotonic() + self._ttl_s)
+        if len(self._cache) >= BUSINESSES_MAX:
+            self._cache.clear()
+        self._cache[business_id] = _Cached(summed, monotonic() + self._ttl_s)
         return summed
 
 
@@ -69,9 +69,9 @@ def _parsed(text: bytes | None) -> SummedProperties:
 def publish_quantities(
     redis: "Redis", summed: Mapping[BusinessId, Mapping[str, list[str]]]
 ) -> None:
-    """Make `summed` (business -> event name -> properties) all that the edges know.
+    """Replace the published properties by `summed` (business -> event name -> properties).
 
-    One transaction; an edge has it within `QUANTITIES_TTL_S`.
+    One Redis transaction; every edge sees it within `QUANTITIES_TTL_S`.
     """
     pipe = redis.pipeline(transaction=True)
     pipe.delete(QUANTITIES)

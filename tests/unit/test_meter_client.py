@@ -1,4 +1,4 @@
-"""The producer's client without Redis: what it keeps, when it sends, and when it cannot."""
+"""The producer's client without Redis: pending events, flushes and failures."""
 
 import logging
 import threading
@@ -26,7 +26,7 @@ HOUR_S = 3600.0
 
 
 class FakeBuffer:
-    """Holds what it is given, unless told to fail; `arrived` is set by every call."""
+    """Keeps the batches of `append`, or fails as `errors`, `down` and `culprit` say."""
 
     def __init__(self) -> None:
         self.batches: list[list[BufferedEvent]] = []
@@ -90,7 +90,7 @@ def buffer() -> FakeBuffer:
     return FakeBuffer()
 
 
-def test_a_full_batch_goes_out_at_once(buffer: FakeBuffer) -> None:
+def test_a_full_batch_is_sent_at_once(buffer: FakeBuffer) -> None:
     with meter_over(buffer, flush_events=3) as meter:
         ids = record(meter, 3)
         eventually(lambda: buffer.ids == ids)
@@ -100,7 +100,7 @@ def test_a_full_batch_goes_out_at_once(buffer: FakeBuffer) -> None:
         assert [len(batch) for batch in buffer.batches] == [3]
 
 
-def test_a_lonely_event_goes_out_when_it_is_old_enough(buffer: FakeBuffer) -> None:
+def test_a_single_event_is_sent_after_the_flush_interval(buffer: FakeBuffer) -> None:
     with meter_over(buffer, flush_interval_s=0.05) as meter:
         started = time.monotonic()
         ids = record(meter)
@@ -119,7 +119,7 @@ def test_flush_sends_everything_in_batches_and_in_order(buffer: FakeBuffer) -> N
         assert (meter.stats.sent, meter.stats.pending, meter.stats.pending_bytes) == (10, 0, 0)
 
 
-def test_closing_sends_the_rest_and_closes_the_connection(buffer: FakeBuffer) -> None:
+def test_close_sends_pending_events_and_closes_the_connection(buffer: FakeBuffer) -> None:
     with meter_over(buffer) as meter:
         ids = record(meter, 3)
 
@@ -130,14 +130,14 @@ def test_closing_sends_the_rest_and_closes_the_connection(buffer: FakeBuffer) ->
         record(meter)
 
 
-def test_a_meter_that_recorded_nothing_never_connects(buffer: FakeBuffer) -> None:
+def test_a_meter_without_events_never_connects(buffer: FakeBuffer) -> None:
     with meter_over(buffer):
         pass
 
     assert not buffer.is_closed
 
 
-def test_id_and_time_are_stamped_once_and_a_retry_is_the_same_event(buffer: FakeBuffer) -> None:
+def test_a_retry_keeps_the_id_and_the_time(buffer: FakeBuffer) -> None:
     buffer.errors = [BufferUnavailableError("TimeoutError"), BufferUnavailableError("away")]
     with meter_over(buffer) as meter:
         ids = record(meter, 2)
@@ -153,7 +153,7 @@ def test_id_and_time_are_stamped_once_and_a_retry_is_the_same_event(buffer: Fake
     assert all(datetime.fromisoformat(event.event_at) <= before for event in batch)
 
 
-def test_events_recorded_during_an_outage_follow_in_order(buffer: FakeBuffer) -> None:
+def test_events_of_an_outage_are_sent_in_order(buffer: FakeBuffer) -> None:
     with meter_over(buffer, flush_events=2, flush_interval_s=0.01) as meter:
         buffer.down = BufferUnavailableError("away")
         ids = record(meter, 3)
@@ -165,7 +165,7 @@ def test_events_recorded_during_an_outage_follow_in_order(buffer: FakeBuffer) ->
         assert buffer.ids == ids
 
 
-def test_a_full_buffer_is_waited_for_but_a_flush_asks_again_at_once(buffer: FakeBuffer) -> None:
+def test_a_flush_ends_the_wait_for_a_full_buffer(buffer: FakeBuffer) -> None:
     buffer.down = BufferFullError(retry_after_s=600)
     with meter_over(buffer, flush_events=1) as meter:
         ids = record(meter)
@@ -176,7 +176,7 @@ def test_a_full_buffer_is_waited_for_but_a_flush_asks_again_at_once(buffer: Fake
         assert buffer.ids == ids
 
 
-def test_a_flush_that_is_asked_for_while_an_attempt_fails_is_not_missed(
+def test_a_flush_during_a_failing_attempt_is_not_missed(
     buffer: FakeBuffer,
 ) -> None:
     buffer.errors = [BufferFullError(retry_after_s=600)]
@@ -187,7 +187,7 @@ def test_a_flush_that_is_asked_for_while_an_attempt_fails_is_not_missed(
         eventually(lambda: buffer.ids == ids)
 
 
-def test_a_flush_that_cannot_be_done_says_so_in_time(buffer: FakeBuffer) -> None:
+def test_a_flush_without_redis_returns_false_in_time(buffer: FakeBuffer) -> None:
     buffer.down = BufferUnavailableError("away")
     with meter_over(buffer) as meter:
         record(meter)
@@ -197,7 +197,7 @@ def test_a_flush_that_cannot_be_done_says_so_in_time(buffer: FakeBuffer) -> None
         assert time.monotonic() - started < 1
 
 
-def test_closing_gives_up_in_time_and_counts_what_is_left(
+def test_close_without_redis_ends_in_time_and_counts_dropped_events(
     buffer: FakeBuffer, caplog: pytest.LogCaptureFixture
 ) -> None:
     buffer.down = BufferUnavailableError("away")
@@ -211,7 +211,7 @@ def test_closing_gives_up_in_time_and_counts_what_is_left(
     assert "5 usage events were given up" in caplog.text
 
 
-def test_an_event_that_cannot_be_written_does_not_hold_up_the_others(buffer: FakeBuffer) -> None:
+def test_an_unsendable_event_does_not_block_the_others(buffer: FakeBuffer) -> None:
     with meter_over(buffer) as meter:
         ids = record(meter, 5)
         buffer.culprit = ids[2]
@@ -230,7 +230,7 @@ def test_an_unexpected_error_neither_ends_the_thread_nor_loses_events(buffer: Fa
         assert buffer.ids == ids
 
 
-def test_bad_input_is_refused_where_it_comes_from(buffer: FakeBuffer) -> None:
+def test_record_refuses_bad_input(buffer: FakeBuffer) -> None:
     with meter_over(buffer) as meter:
         bad: dict[str, dict[str, object]] = {
             "event_name": {"event_name": " "},
@@ -247,7 +247,7 @@ def test_bad_input_is_refused_where_it_comes_from(buffer: FakeBuffer) -> None:
         assert meter.stats.recorded == 0
 
 
-def test_what_a_meter_sums_is_refused_at_the_call_once_it_is_known(buffer: FakeBuffer) -> None:
+def test_record_refuses_a_bad_quantity_after_the_first_flush(buffer: FakeBuffer) -> None:
     buffer.summed = {"call": frozenset({"tokens"})}
     with meter_over(buffer) as meter:
         record(meter)
@@ -256,7 +256,7 @@ def test_what_a_meter_sums_is_refused_at_the_call_once_it_is_known(buffer: FakeB
             record(meter, tokens=-1)
 
 
-def test_when_full_events_are_dropped_counted_and_warned_of_once(
+def test_a_full_meter_drops_counts_and_warns_once(
     buffer: FakeBuffer, caplog: pytest.LogCaptureFixture
 ) -> None:
     with meter_over(buffer, flush_events=3, pending_events_max=3) as meter:
@@ -274,7 +274,7 @@ def test_when_full_events_are_dropped_counted_and_warned_of_once(
         assert meter.stats.pending == 1
 
 
-def test_when_full_a_meter_may_raise(buffer: FakeBuffer) -> None:
+def test_a_full_meter_can_raise(buffer: FakeBuffer) -> None:
     with meter_over(buffer, flush_events=2, pending_events_max=2, on_full="raise") as meter:
         buffer.down = BufferUnavailableError("away")
         record(meter, 2)
@@ -285,7 +285,7 @@ def test_when_full_a_meter_may_raise(buffer: FakeBuffer) -> None:
         buffer.down = None
 
 
-def test_when_full_a_meter_may_wait_for_room(buffer: FakeBuffer) -> None:
+def test_a_full_meter_can_wait_for_room(buffer: FakeBuffer) -> None:
     options = {"on_full": "block", "block_timeout_s": 5.0}
     with meter_over(buffer, flush_events=2, pending_events_max=2, **options) as meter:
         ids = record(meter, 50)
@@ -294,7 +294,7 @@ def test_when_full_a_meter_may_wait_for_room(buffer: FakeBuffer) -> None:
         assert buffer.ids == ids
 
 
-def test_waiting_for_room_ends(buffer: FakeBuffer) -> None:
+def test_the_wait_for_room_is_bounded(buffer: FakeBuffer) -> None:
     options = {"on_full": "block", "block_timeout_s": 0.05}
     with meter_over(buffer, flush_events=1, pending_events_max=1, **options) as meter:
         buffer.down = BufferUnavailableError("away")
@@ -303,7 +303,7 @@ def test_waiting_for_room_ends(buffer: FakeBuffer) -> None:
             record(meter)
 
 
-def test_pending_is_bounded_in_bytes_too(buffer: FakeBuffer) -> None:
+def test_pending_bytes_are_bounded(buffer: FakeBuffer) -> None:
     with meter_over(buffer, pending_bytes_max=1 << 20) as meter:
         buffer.down = BufferUnavailableError("away")
         record(meter, 200, **{f"k{n}": "x" * 500 for n in range(20)})
@@ -313,7 +313,7 @@ def test_pending_is_bounded_in_bytes_too(buffer: FakeBuffer) -> None:
         assert meter.stats.dropped == 200 - meter.stats.pending
 
 
-def test_bounds_that_cannot_work_are_refused() -> None:
+def test_impossible_settings_are_refused() -> None:
     for bounds in ({"pending_events_max": 10, "flush_events": 11}, {"pending_bytes_max": 1000}):
         with pytest.raises(ConfigurationError):
             Meter("redis://localhost", "bus_1", **bounds)  # type: ignore[arg-type]
@@ -322,7 +322,7 @@ def test_bounds_that_cannot_work_are_refused() -> None:
             Meter(address, "bus_1")
 
 
-def test_many_threads_record_everything_once(buffer: FakeBuffer) -> None:
+def test_events_of_many_threads_are_sent_once(buffer: FakeBuffer) -> None:
     with meter_over(buffer, flush_events=100, flush_interval_s=0.001) as meter:
         threads = [threading.Thread(target=record, args=(meter, 500)) for _ in range(8)]
         for thread in threads:
@@ -362,7 +362,7 @@ def test_summed_properties_are_read_once_per_period() -> None:
 
 
 @pytest.mark.parametrize("bad", [b"{", b"[]", b'{"call":5}'])
-def test_without_an_answer_the_last_known_properties_hold(bad: bytes) -> None:
+def test_without_an_answer_the_last_properties_are_used(bad: bytes) -> None:
     redis = FakeRedis(RedisTimeoutError(), b'{"call":["tokens"]}', RedisTimeoutError(), bad, None)
     known = Quantities(redis, ttl_s=0)  # type: ignore[arg-type]
     answers = [known.summed(BusinessId("bus_1")) for _ in range(5)]

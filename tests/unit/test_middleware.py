@@ -1,4 +1,4 @@
-"""The middlewares: each request is metered once, whatever becomes of it, and never disturbed."""
+"""The middlewares meter each request once, however it ends, and do not change it."""
 
 import asyncio
 import io
@@ -21,7 +21,7 @@ from metering.accept import (
 )
 from metering.accept.client import exchange as request_module
 from metering.accept.client.asgi import AsgiApp, Message, Receive, Scope, Send
-from metering.accept.client.flusher import Link, Rarely
+from metering.accept.client.flusher import Link, LogThrottle
 from metering.errors import ConfigurationError
 
 
@@ -39,7 +39,7 @@ class FakeMeter:
 
 
 class Rule:
-    """Keeps the facts it was asked with, and says one usage with what the handler added."""
+    """Keeps the facts of each call; returns one usage with the properties of the handler."""
 
     def __init__(self) -> None:
         self.facts: list[RequestFacts] = []
@@ -66,8 +66,8 @@ def rule() -> Rule:
 
 @pytest.fixture(autouse=True)
 def _fresh_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_module, "_unmetered", Rarely())
-    monkeypatch.setattr(request_module, "_failing", Rarely())
+    monkeypatch.setattr(request_module, "_unmetered_log", LogThrottle())
+    monkeypatch.setattr(request_module, "_failure_log", LogThrottle())
 
 
 async def respond(send: Send, *chunks: bytes, status: int = 200) -> None:
@@ -78,7 +78,7 @@ async def respond(send: Send, *chunks: bytes, status: int = 200) -> None:
 
 
 async def generate(_scope: Scope, _receive: Receive, send: Send) -> None:
-    """A handler that says what it used while it streams, from a child task too."""
+    """A handler that adds usage while it streams, also from a child task."""
     usage.note("model", "large")
     usage.add("tokens", 2)
 
@@ -125,11 +125,11 @@ def test_concurrent_requests_do_not_mix_their_quantities(meter: FakeMeter, rule:
 
     asyncio.run(run())
 
-    said = [metadata for _, _, metadata in meter.recorded]
-    assert sorted(said, key=str) == sorted([{f"/{n}": 10} for n in range(20)], key=str)
+    returned = [metadata for _, _, metadata in meter.recorded]
+    assert sorted(returned, key=str) == sorted([{f"/{n}": 10} for n in range(20)], key=str)
 
 
-def test_a_handler_that_raises_is_metered_and_its_error_goes_on(
+def test_a_handler_that_raises_is_metered_and_its_error_propagates(
     meter: FakeMeter, rule: Rule
 ) -> None:
     async def broken(_scope: Scope, _receive: Receive, _send: Send) -> None:
@@ -145,7 +145,7 @@ def test_a_handler_that_raises_is_metered_and_its_error_goes_on(
 
 
 def test_a_cancelled_handler_is_metered(meter: FakeMeter, rule: Rule) -> None:
-    """A client that leaves cancels the handler: what was generated was generated."""
+    """The server cancels the handler when the client disconnects; its usage still counts."""
     started = asyncio.Event()
 
     async def endless(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -189,9 +189,7 @@ async def served(app: AsgiApp, *received: Message, kind: str = "http") -> list[M
     return sent
 
 
-def test_a_disconnect_seen_before_the_end_leaves_the_response_incomplete(
-    meter: FakeMeter, rule: Rule
-) -> None:
+def test_a_response_is_incomplete_after_an_early_disconnect(meter: FakeMeter, rule: Rule) -> None:
     async def polite(_scope: Scope, receive: Receive, send: Send) -> None:
         assert (await receive())["type"] == "http.disconnect"
         await respond(send, b"x")
@@ -201,7 +199,7 @@ def test_a_disconnect_seen_before_the_end_leaves_the_response_incomplete(
     assert (rule.only.is_complete, rule.only.status) == (False, 200)
 
 
-def test_a_disconnect_after_the_end_does_not(meter: FakeMeter, rule: Rule) -> None:
+def test_a_response_is_complete_before_a_late_disconnect(meter: FakeMeter, rule: Rule) -> None:
     async def polite(_scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, b"x")
         await receive()
@@ -233,7 +231,7 @@ def test_chunks_pass_one_by_one(meter: FakeMeter, rule: Rule) -> None:
     assert rule.only.response_bytes == 3
 
 
-def test_a_rule_that_fails_is_logged_and_the_response_stands(
+def test_a_failing_rule_is_logged_and_does_not_change_the_response(
     meter: FakeMeter, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = request_module.RULE_ERRORS._value.get()
@@ -251,7 +249,7 @@ def test_a_rule_that_fails_is_logged_and_the_response_stands(
 
 
 @pytest.mark.parametrize(
-    ("said", "events"),
+    ("returned", "events"),
     [
         (None, 0),
         ((), 0),
@@ -259,15 +257,15 @@ def test_a_rule_that_fails_is_logged_and_the_response_stands(
         ([Usage(event_name=name, customer_id="cus_1") for name in ("in", "out")], 2),
     ],
 )
-def test_a_rule_says_none_one_or_several(
-    meter: FakeMeter, said: Usage | Sequence[Usage] | None, events: int
+def test_a_rule_returns_no_one_or_several_events(
+    meter: FakeMeter, returned: Usage | Sequence[Usage] | None, events: int
 ) -> None:
-    get(MeterMiddleware(generate, meter, lambda _facts: said))
+    get(MeterMiddleware(generate, meter, lambda _facts: returned))
 
     assert len(meter.recorded) == events
 
 
-def test_what_is_not_http_passes_unmetered(meter: FakeMeter, rule: Rule) -> None:
+def test_other_protocols_pass_unmetered(meter: FakeMeter, rule: Rule) -> None:
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:
         await send({"type": f"{scope['type']}.accept"})
 
@@ -278,7 +276,7 @@ def test_what_is_not_http_passes_unmetered(meter: FakeMeter, rule: Rule) -> None
     assert rule.facts == []
 
 
-def test_a_meter_that_may_block_is_refused_around_an_event_loop(rule: Rule) -> None:
+def test_the_asgi_middleware_refuses_a_blocking_meter(rule: Rule) -> None:
     def link() -> Link:
         raise AssertionError
 
@@ -289,7 +287,7 @@ def test_a_meter_that_may_block_is_refused_around_an_event_loop(rule: Rule) -> N
         MeterMiddleware(generate, blocking, rule)
 
 
-def test_usage_said_outside_a_request_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_usage_outside_a_request_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         usage.add("tokens", 1)
         usage.note("model", "large")
@@ -349,14 +347,14 @@ def test_a_wsgi_request_is_metered_when_the_server_closes_it(meter: FakeMeter, r
     assert meter.recorded == [("call", "cus_1", {"tokens": 2})]
 
 
-def test_a_wsgi_client_that_leaves_is_metered(meter: FakeMeter, rule: Rule) -> None:
+def test_a_wsgi_request_with_a_disconnect_is_metered(meter: FakeMeter, rule: Rule) -> None:
     call_wsgi(MeterWsgiMiddleware(stream, meter, rule), read_chunks=1)
 
     assert (rule.only.is_complete, rule.only.response_bytes) == (False, 6)
     assert meter.recorded == [("call", "cus_1", {"tokens": 1})]
 
 
-def test_a_wsgi_application_may_raise_before_or_while_it_answers(
+def test_a_wsgi_application_can_raise_before_or_during_the_response(
     meter: FakeMeter, rule: Rule
 ) -> None:
     def at_once(_environ: dict[str, Any], _start: StartResponse) -> list[bytes]:

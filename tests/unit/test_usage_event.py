@@ -1,4 +1,4 @@
-"""What a usage event may hold: refusals name field and reason, what is taken survives Redis."""
+"""Usage events: a refusal names field and reason; an accepted event survives Redis unchanged."""
 
 import math
 import subprocess
@@ -33,7 +33,7 @@ class Tier(StrEnum):
 
 
 class Seconds(float):
-    """A float that is not quite one, as numpy's are."""
+    """A subclass of float, as in numpy."""
 
 
 def raw_event(**changes: object) -> dict[str, object]:
@@ -72,14 +72,14 @@ BAD_NAMES = [
 
 @pytest.mark.parametrize("field", ["event_id", "customer_id", "event_name"])
 @pytest.mark.parametrize(("value", "reason"), BAD_NAMES)
-def test_a_bad_id_or_name_is_refused_by_field_and_reason(
+def test_a_bad_name_is_refused_with_field_and_reason(
     field: str, value: object, reason: str
 ) -> None:
     assert problems_of(raw_event(**{field: value})) == [(f"events[0].{field}", reason)]
 
 
 @pytest.mark.parametrize("name", ["x", "x" * 255, "गुल्लक " * 36, "a b", "a\u200db", Tier.GOLD])
-def test_a_name_up_to_the_limit_is_taken_as_it_is(name: str) -> None:
+def test_a_name_up_to_the_limit_is_unchanged(name: str) -> None:
     (taken,) = check_events([raw_event(event_name=name, event_id=name)], LIMITS, now=NOW)
 
     assert (taken.event_name, taken.event_id) == (name, name)
@@ -125,7 +125,7 @@ def test_a_timestamp_within_the_limits_is_kept_in_utc(value: object, wire: str) 
     assert taken.event_at == wire
 
 
-def test_a_timestamp_and_metadata_left_out_or_null_are_now_and_none() -> None:
+def test_absent_or_null_time_and_metadata_have_defaults() -> None:
     """The vendor's SDK sends an unset optional field as null."""
     bare = {name: f"{name}_1" for name in ("event_id", "customer_id", "event_name")}
     no_time_at_all = AcceptLimits(age_max_s=60, ahead_max_s=0)
@@ -162,7 +162,7 @@ BAD_METADATA = [
 
 
 @pytest.mark.parametrize(("metadata", "field", "reason"), BAD_METADATA)
-def test_bad_metadata_is_refused_by_property_and_reason(
+def test_bad_metadata_is_refused_with_property_and_reason(
     metadata: object, field: str, reason: str
 ) -> None:
     ((named, why),) = problems_of(raw_event(metadata=metadata))
@@ -192,7 +192,7 @@ def test_metadata_values_keep_their_type_and_their_limits() -> None:
     ]
 
 
-def test_a_subclass_of_a_builtin_becomes_the_builtin_that_json_can_write() -> None:
+def test_a_subclass_of_a_builtin_becomes_the_builtin() -> None:
     metadata = MappingProxyType({"tier": Tier.GOLD, "latency_s": Seconds(0.25)})
     (taken,) = check_events([MappingProxyType(raw_event(metadata=metadata))], LIMITS, now=NOW)
 
@@ -201,7 +201,7 @@ def test_a_subclass_of_a_builtin_becomes_the_builtin_that_json_can_write() -> No
     assert decode_chunk(encode_chunk(BUSINESS, [taken])) == [taken]
 
 
-def test_missing_and_unknown_fields_and_what_is_no_object_are_named() -> None:
+def test_missing_fields_unknown_fields_and_non_objects_are_named() -> None:
     event = raw_event(currency="USD", **{"a\0b": 1})
     del event["customer_id"]
 
@@ -213,8 +213,8 @@ def test_missing_and_unknown_fields_and_what_is_no_object_are_named() -> None:
     assert problems_of([1]) == [("events[0]", "is not an object")]  # type: ignore[arg-type]
 
 
-def test_every_bad_event_is_named_whatever_is_wrong_with_the_others() -> None:
-    """One request shows all of its faults: structure, age, repetition and quantity."""
+def test_every_bad_event_of_a_request_is_named() -> None:
+    """Structure, age, repeated id and quantity are reported together."""
     found = problems_of(
         raw_event(),
         raw_event(event_id="evt_2", event_name=""),
@@ -271,14 +271,14 @@ def test_a_request_has_one_to_a_thousand_events() -> None:
         assert problems_of(*none_or_too_many) == [("events", reason)]
 
 
-def test_the_number_of_problems_told_is_bounded() -> None:
+def test_the_number_of_reported_problems_is_bounded() -> None:
     found = problems_of(*(raw_event(event_name="") for _ in range(1000)))
 
     assert len(found) == PROBLEMS_MAX + 1
     assert found[-1] == ("events", "has more problems than these 100")
 
 
-def test_an_instance_whose_metadata_was_changed_is_looked_at_again() -> None:
+def test_an_instance_with_changed_metadata_is_validated_again() -> None:
     event = UsageEvent(event_id="e", customer_id="c", event_name="n", timestamp=NOW)
     assert check_events([event], LIMITS, now=NOW)
     event.metadata["nested"] = {}  # type: ignore[assignment]
@@ -303,15 +303,15 @@ def test_a_single_event_is_refused_without_an_index() -> None:
     assert refused.value.problems == (FieldProblem("metadata.a", "is nested; metadata is flat"),)
 
 
-def test_the_json_schema_says_what_goes_in() -> None:
+def test_the_json_schema_lists_required_fields() -> None:
     schema = UsageEvent.model_json_schema()
 
     assert schema["required"] == ["event_id", "customer_id", "event_name"]
     assert schema["additionalProperties"] is False
 
 
-class Kept:
-    """A sink that keeps what it is given."""
+class FakeSink:
+    """Keeps the events of each call."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[BufferedEvent]]] = []
@@ -320,8 +320,8 @@ class Kept:
         self.calls.append((business_id, events))
 
 
-def test_a_request_is_appended_once_and_whole_or_not_at_all() -> None:
-    sink = Kept()
+def test_a_request_is_appended_whole_or_not_at_all() -> None:
+    sink = FakeSink()
     events = [raw_event(), raw_event(event_id="evt_2")]
     accepted = record_usage(sink, BusinessId("bus_1"), events, now=NOW)  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError):
@@ -331,8 +331,8 @@ def test_a_request_is_appended_once_and_whole_or_not_at_all() -> None:
     assert [(name, len(held)) for name, held in sink.calls] == [("bus_1", 2)]
 
 
-def test_importing_the_producer_brings_no_orm_and_no_task_queue() -> None:
-    """What a product imports into its API process is light."""
+def test_the_producer_imports_no_orm_and_no_task_queue() -> None:
+    """They would slow down the start of every API process."""
     script = (
         "import sys; from metering.accept import Meter; "
         "print({'sqlalchemy', 'celery', 'kombu', 'psycopg'} & set(sys.modules))"
@@ -392,7 +392,7 @@ def test_every_accepted_event_comes_out_of_its_chunk_unchanged(
         max_leaves=5,
     )
 )
-def test_whatever_comes_in_is_taken_or_refused_never_another_error(anything: object) -> None:
+def test_any_value_is_accepted_or_refused_without_another_error(anything: object) -> None:
     for field in ("event_id", "timestamp", "metadata"):
         taken: list[BufferedEvent] = []
         with suppress(InvalidInputError):

@@ -21,11 +21,11 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class MeterMiddleware:
-    """Pass messages through, count them, and record by `rule` once at the end of each request.
+    """Pass messages through unbuffered, and record by `rule` once at the end of each request.
 
-    At the end means: the application returned, raised or was cancelled, with its response
-    complete, cut off by the client, or never begun; the rule sees which. Nothing is buffered.
-    WebSocket and lifespan are not metered.
+    A request ends when the application returns, raises or is cancelled. Its response may be
+    complete, cut off by the client, or never started; the rule sees which. WebSocket and lifespan
+    are not metered.
     """
 
     def __init__(self, app: AsgiApp, meter: Recorder, rule: Rule) -> None:
@@ -42,18 +42,20 @@ class MeterMiddleware:
         exchange = Exchange()
         token = exchange.open()
         try:
-            await self._app(scope, _watched(receive, exchange), _counted(send, exchange))
+            await self._app(
+                scope, _with_disconnects(receive, exchange), _with_counts(send, exchange)
+            )
         except BaseException as error:
-            # A cancelled handler has used what it used: CancelledError is no Exception.
+            # Includes CancelledError: the usage of a cancelled handler counts.
             exchange.error = error
             raise
         finally:
             close_exchange(token)
             record_by_rule(self._meter, self._rule, lambda: _facts(exchange, scope))
-            exchange.error = None  # its traceback holds this frame, and so the exchange
+            exchange.error = None  # breaks a cycle: its traceback refers to this frame
 
 
-def _counted(send: Send, exchange: Exchange) -> Send:
+def _with_counts(send: Send, exchange: Exchange) -> Send:
     async def counted(message: Message) -> None:
         await send(message)
         if message["type"] == "http.response.start":
@@ -66,7 +68,7 @@ def _counted(send: Send, exchange: Exchange) -> Send:
     return counted
 
 
-def _watched(receive: Receive, exchange: Exchange) -> Receive:
+def _with_disconnects(receive: Receive, exchange: Exchange) -> Receive:
     async def watched() -> Message:
         message = await receive()
         if message["type"] == "http.disconnect" and not exchange.is_complete:

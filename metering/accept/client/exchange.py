@@ -1,7 +1,7 @@
-"""One served request and the usage it makes: what the ASGI and the WSGI middleware share.
+"""A served request and its usage: shared by the ASGI and the WSGI middleware.
 
-The product gives a rule: facts of a finished request in, usage out. It runs after the response,
-whatever became of it, and cannot break it: a rule that raises is counted and logged.
+The rule of the product turns the facts of a finished request into usage. It runs after the
+response and cannot break it: a rule that raises is counted and logged.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from prometheus_client import Counter
 
-from metering.accept.client.flusher import Rarely, log
+from metering.accept.client.flusher import LogThrottle, log
 from metering.accept.client.meter import Meter
 from metering.buffer.chunk import Metadata, MetadataValue
 from metering.errors import ConfigurationError
@@ -25,7 +25,7 @@ RULE_ERRORS: Final = Counter(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What a rule returns per event: the arguments of `Meter.record`."""
+    """The event that a rule returns: arguments of `Meter.record`."""
 
     event_name: str
     customer_id: str
@@ -38,13 +38,13 @@ class Usage:
 class RequestFacts:
     """One request, after its end.
 
-    headers         lower-case names; of a repeated header the last
+    headers         names in lower case; the last value of a repeated header
     status          None if no response was started
-    response_bytes  of the body, as far as it was sent
-    added           what the handler said with `usage.add` and `usage.note`
-    is_complete     the whole response was handed to the server, and no disconnect was seen
-    error           what the handler raised; a cancelled handler has the CancelledError
-    native          the ASGI scope or the WSGI environ, for what is not here (route, state …)
+    response_bytes  bytes of the body that were sent
+    added           properties set with `usage.add` and `usage.note`
+    is_complete     the server took the whole response, and no disconnect was seen
+    error           the exception of the handler; CancelledError if it was cancelled
+    native          the ASGI scope or the WSGI environ, for all else (route, state …)
     """
 
     method: str
@@ -63,7 +63,7 @@ Rule = Callable[[RequestFacts], Usage | Sequence[Usage] | None]
 
 
 class Recorder(Protocol):
-    """What usage is recorded with: a `Meter`."""
+    """Records usage: a `Meter`."""
 
     def record(
         self,
@@ -78,27 +78,27 @@ class Recorder(Protocol):
 
 
 _added: ContextVar[Metadata | None] = ContextVar("gullak_added", default=None)
-_unmetered: Final = Rarely()
-_failing: Final = Rarely()
+_unmetered_log: Final = LogThrottle()
+_failure_log: Final = LogThrottle()
 
 
 class _RequestUsage:
-    """What a handler says about the request that it serves: `from metering.accept import usage`."""
+    """Adds properties to the usage of the current request, from inside its handler."""
 
     def add(self, key: str, quantity: float) -> None:
-        """Add `quantity` to the request's property `key`: tokens, as they are generated."""
+        """Add `quantity` to the property `key`, for example tokens while they are generated."""
         if (added := self._current(key)) is not None:
             present = added.get(key, 0)
             added[key] = quantity if isinstance(present, str) else present + quantity
 
     def note(self, key: str, value: MetadataValue) -> None:
-        """Set the request's property `key`: the model, the region."""
+        """Set the property `key`, for example the model or the region."""
         if (added := self._current(key)) is not None:
             added[key] = value
 
     def _current(self, key: str) -> Metadata | None:
         added = _added.get()
-        if added is None and _unmetered():
+        if added is None and _unmetered_log():
             log.warning("usage %r is lost: no metering middleware is around this request", key)
         return added
 
@@ -108,7 +108,7 @@ usage: Final = _RequestUsage()
 
 @dataclass(slots=True)
 class Exchange:
-    """A request while it is served; both middlewares write into it as they see things happen."""
+    """A request while it is served; the middleware updates it."""
 
     started_at_s: float = field(default_factory=monotonic)
     status: int | None = None
@@ -119,13 +119,13 @@ class Exchange:
     added: Metadata = field(default_factory=dict)
 
     def open(self) -> Token[Metadata | None]:
-        """Make this request the one that `usage` speaks of."""
+        """Make this the current request of `usage`."""
         return _added.set(self.added)
 
     def facts(
         self, method: str, path: str, headers: Mapping[str, str], native: Mapping[str, object]
     ) -> RequestFacts:
-        """Return what is known at the end."""
+        """Return the facts at the end of the request."""
         return RequestFacts(
             method=method,
             path=path,
@@ -141,37 +141,32 @@ class Exchange:
 
 
 def close_exchange(token: Token[Metadata | None]) -> None:
-    """End what `Exchange.open` began, where that is still possible."""
+    """Undo `Exchange.open` if possible."""
     try:
         _added.reset(token)
     except ValueError:
-        return  # the server ends a response in another context than it began it
+        return  # the server ended the response in another context
 
 
 def record_by_rule(meter: Recorder, rule: Rule, facts: Callable[[], RequestFacts]) -> None:
-    """Ask the rule and record what it says. Never raises: the response is already on its way."""
+    """Apply the rule and record its usage. Never raises, because the response is being sent."""
     try:
-        said = rule(facts())
-        for one in (said,) if isinstance(said, Usage) else said or ():
+        result = rule(facts())
+        for event in (result,) if isinstance(result, Usage) else result or ():
             meter.record(
-                one.event_name,
-                one.customer_id,
-                event_id=one.event_id,
-                timestamp=one.timestamp,
-                metadata=one.metadata,
+                event.event_name,
+                event.customer_id,
+                event_id=event.event_id,
+                timestamp=event.timestamp,
+                metadata=event.metadata,
             )
-    except Exception:  # noqa: BLE001 - a product's own code, which must not break its response
+    except Exception:  # noqa: BLE001 - code of the product, which must not break its response
         RULE_ERRORS.inc()
-        if _failing():
+        if _failure_log():
             log.exception("a request was not metered: its rule, or the usage it gave, failed")
 
 
 def check_never_blocks(meter: Recorder) -> None:
-    """Refuse a meter that could halt an event loop.
-
-    Raises:
-        ConfigurationError: its `on_full` is "block".
-
-    """
+    """Refuse a meter that can block an event loop. Raises: ConfigurationError if it can."""
     if isinstance(meter, Meter) and meter.on_full == "block":
         raise ConfigurationError('a Meter with on_full="block" would halt the event loop')

@@ -1,9 +1,9 @@
-"""What the process does to every meter in it: exits, is terminated, forks.
+"""Exit, SIGTERM and fork of a process, for all its meters.
 
-SIGTERM, where nothing else handles it, would end the process without its exit handlers. The
-handler here lets the meters' own threads send what is pending while the main thread goes on, and
-the last of them to be through repeats the signal, which then has its default effect. Nothing
-waits inside the handler: it may have interrupted the holder of any lock.
+By default, SIGTERM ends a process without its exit handlers. The handler here lets the flushers
+send the pending events while the main thread goes on. The last flusher that is done repeats the
+signal, which then has its default effect. The handler never waits: it may have interrupted the
+holder of any lock.
 """
 
 import atexit
@@ -21,32 +21,32 @@ class Member(Protocol):
     """A meter, as this module sees it."""
 
     def close(self) -> bool:
-        """Send what is pending, in a bounded time."""
+        """Send the pending events, in a bounded time."""
 
     def send_now(self) -> None:
         """Start sending everything now. Takes no lock."""
 
     def hurry(self) -> None:
-        """Start sending everything now, and give it up after a while. Takes no lock."""
+        """Start sending everything now, for a bounded time. Takes no lock."""
 
-    def is_through(self) -> bool:
-        """Tell whether what was pending at `hurry` is sent, or its time is over. Takes no lock."""
+    def is_done(self) -> bool:
+        """Tell whether the events before `hurry` are sent or the time is over. Takes no lock."""
 
-    def quiet(self) -> AbstractContextManager[object]:
-        """Return what holds the meter still while the process forks."""
+    def fork_guard(self) -> AbstractContextManager[object]:
+        """Return the context in which the process may fork."""
 
-    def start_afresh(self) -> None:
-        """Forget the parent's events, thread and connection: this is the child."""
+    def reset(self) -> None:
+        """Forget the events, the thread and the connection of the parent, in a forked child."""
 
 
 class _Process:
-    """The one state of this process."""
+    """State of this process."""
 
     def __init__(self) -> None:
         self.members: WeakSet[Member] = WeakSet()
         self.is_hooked = False
         self.is_dying = False
-        self.still: ExitStack | None = None
+        self.fork_guards: ExitStack | None = None
         self.previous: object = None
 
 
@@ -54,38 +54,36 @@ _process: Final = _Process()
 
 
 def enrol(member: Member, *, handle_sigterm: bool) -> None:
-    """Take care of a meter: at exit, over a fork and, if asked for, on SIGTERM."""
+    """Handle exit and fork for a meter, and SIGTERM if `handle_sigterm`."""
     if not _process.is_hooked:
         _process.is_hooked = True
         atexit.register(close_all)
-        os.register_at_fork(
-            before=_before_fork, after_in_parent=_after_fork, after_in_child=_start_afresh
-        )
+        os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_reset)
     _process.members.add(member)
     if handle_sigterm:
         _handle_sigterm()
 
 
 def close_all() -> None:
-    """Close every meter of this process: at exit."""
+    """Close every meter of this process."""
     for member in list(_process.members):
         member.close()
 
 
 def close_all_in_multiprocessing_child() -> None:
-    """Close at the end of a `multiprocessing` child too: it leaves without exit handlers."""
+    """Close the meters of a `multiprocessing` child, which ends without exit handlers."""
     if "multiprocessing.process" not in sys.modules:
         return
-    from multiprocessing import parent_process, util  # noqa: PLC0415 - only such a child needs it
+    from multiprocessing import parent_process, util  # noqa: PLC0415 - for such a child only
 
     if parent_process() is not None:
         util.Finalize(None, close_all, exitpriority=10)
 
 
 def _handle_sigterm() -> None:
-    """Install the handler before the one that is there, unless SIGTERM is ignored."""
+    """Install the handler in front of the present one, unless SIGTERM is ignored."""
     if current_thread() is not main_thread():
-        return  # Python allows it nowhere else
+        return  # Python allows it in no other thread
     present = signal.getsignal(signal.SIGTERM)
     if present in (_on_sigterm, signal.SIG_IGN, None):
         return
@@ -95,22 +93,22 @@ def _handle_sigterm() -> None:
 
 def _on_sigterm(signum: int, frame: FrameType | None) -> None:
     if callable(_process.previous):
-        # It knows how this process ends, and whether: usually by exiting, which closes the meters.
+        # That handler decides whether the process ends. An exit closes the meters.
         for member in list(_process.members):
             member.send_now()
         _process.previous(signum, frame)
     elif _process.is_dying:
-        _die(signum)  # repeated by the last meter, or by someone who does not want to wait
+        _die(signum)  # repeated by the last flusher, or by an impatient operator
     else:
         _process.is_dying = True
         for member in list(_process.members):
             member.hurry()
-        if _all_through():
+        if _are_all_done():
             _die(signum)
 
 
-def _all_through() -> bool:
-    return all(member.is_through() for member in list(_process.members))
+def _are_all_done() -> bool:
+    return all(member.is_done() for member in list(_process.members))
 
 
 def _die(signum: int) -> None:
@@ -118,25 +116,25 @@ def _die(signum: int) -> None:
     os.kill(os.getpid(), signum)
 
 
-def leave_if_last() -> None:
-    """Repeat SIGTERM if the process waits for its meters and all of them are through."""
-    if _process.is_dying and _all_through():
+def die_if_all_done() -> None:
+    """Repeat SIGTERM if the process only waits for its meters and all are done."""
+    if _process.is_dying and _are_all_done():
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _before_fork() -> None:
-    _process.still = ExitStack()
+    _process.fork_guards = ExitStack()
     for member in list(_process.members):
-        _process.still.enter_context(member.quiet())
+        _process.fork_guards.enter_context(member.fork_guard())
 
 
 def _after_fork() -> None:
-    if _process.still is not None:
-        _process.still.close()
+    if _process.fork_guards is not None:
+        _process.fork_guards.close()
 
 
-def _start_afresh() -> None:
-    _process.still = None
+def _reset() -> None:
+    _process.fork_guards = None
     _process.is_dying = False
     for member in list(_process.members):
-        member.start_afresh()
+        member.reset()

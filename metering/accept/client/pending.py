@@ -1,4 +1,4 @@
-"""What a producer has recorded and Redis does not hold yet: bounded, in order, counted."""
+"""The events that a producer has recorded and not yet sent: bounded, in order, counted."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -31,9 +31,9 @@ class Waiting(NamedTuple):
 class MeterStats:
     """Counts since the meter was made: recorded = sent + dropped + unsendable + pending.
 
-    dropped     turned away because the pending list was full, or given up at the end of closing
-    unsendable  cannot be written as a chunk, whatever it is sent with
-    retries     sends that failed and are repeated with the same event ids
+    dropped     the pending list was full, or closing ran out of time
+    unsendable  the event cannot be written as a chunk
+    retries     failed sends; each is repeated with the same event ids
     """
 
     recorded: int
@@ -47,10 +47,10 @@ class MeterStats:
 
 
 class Bell:
-    """A wake-up for one waiting thread: a raw lock and nothing else.
+    """A wake-up for one waiting thread, made of a raw lock.
 
-    A signal handler runs in the middle of anything that the main thread does, inside the `with`
-    of a Condition too. It may release a raw lock there; an `Event` could hang it.
+    A signal handler can interrupt the main thread anywhere, even inside the `with` of a Condition.
+    Releasing a raw lock is safe there; setting an `Event` could hang.
     """
 
     def __init__(self) -> None:
@@ -62,18 +62,18 @@ class Bell:
         try:
             self._silence.release()
         except RuntimeError:
-            return  # it rings already
+            return  # it is ringing already
 
     def wait(self, timeout_s: float | None) -> None:
-        """Wait until it rings, or for `timeout_s` (None: for ever)."""
+        """Wait until it rings, for at most `timeout_s`; without a limit if that is None."""
         self._silence.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
 
 
 class Pending:
     """A bounded queue with many producers and one consumer.
 
-    What is taken stays pending until it is settled. Metrics are counted under the lock, which a
-    fork takes first: otherwise a child could inherit a metric's own lock, held for ever.
+    A batch that was taken stays pending until it is released. Metrics are counted under the lock
+    of the queue. A fork takes that lock first, so no child inherits the held lock of a metric.
     """
 
     def __init__(
@@ -93,11 +93,9 @@ class Pending:
         self._last_error: str | None = None
 
     def offer(self, event: BufferedEvent, size_bytes: int, *, wait_s: float = 0.0) -> bool:
-        """Add an event; if the list is full, wait up to `wait_s`. Return whether it was added.
+        """Add an event; wait up to `wait_s` for room. Return whether it was added.
 
-        Raises:
-            RuntimeError: it is shut: nobody would send the event.
-
+        Raises: RuntimeError after `shut`, because no thread would send the event.
         """
         with self.lock:
             if not self._has_room(size_bytes) and not self._changed.wait_for(
@@ -110,7 +108,7 @@ class Pending:
             self._added += 1
             self._bytes += size_bytes
             queued = len(self._queue)
-        # The first sets the consumer's timer, the last of a full batch cuts it short.
+        # The first event starts the consumer's timer; a full batch ends it early.
         if queued in (1, self._flush_events):
             self.bell.ring()
         return True
@@ -121,13 +119,13 @@ class Pending:
             and self._bytes + size_bytes <= self._bytes_max
         )
 
-    def turn_away(self) -> None:
-        """Count an event that found no room."""
+    def count_dropped(self) -> None:
+        """Count an event that was dropped because there was no room."""
         with self.lock:
             self._count("dropped", 1)
 
     def due_in_s(self) -> float | None:
-        """Return when the next batch is due: 0 or less is now, None is when something comes."""
+        """Return the time until the next batch is due: at most 0 if now, None if none is queued."""
         with self.lock:
             if not self._queue:
                 return None
@@ -136,13 +134,13 @@ class Pending:
             return self._queue[0].recorded_at_s + self._flush_interval_s - monotonic()
 
     def take(self) -> list[Waiting]:
-        """Return the oldest events, one batch of them."""
+        """Take one batch of the oldest events."""
         with self.lock:
             count = min(len(self._queue), self._flush_events)
             return [self._queue.popleft() for _ in range(count)]
 
-    def settle(self, batch: Sequence[Waiting], fate: Fate) -> None:
-        """Let go of a batch that was taken."""
+    def release(self, batch: Sequence[Waiting], fate: Fate) -> None:
+        """Stop keeping a batch that was taken."""
         with self.lock:
             self._left += len(batch)
             self._bytes -= sum(waiting.size_bytes for waiting in batch)
@@ -161,22 +159,19 @@ class Pending:
             RETRIES.inc()
 
     def request_flush(self) -> int:
-        """Make all that is pending due now. Safe in a signal handler: it takes no lock.
-
-        Return the number to `wait_settled` for.
-        """
+        """Make all pending events due now; return the number for `wait_released`. Takes no lock."""
         self._wanted = wanted = self._added
         self.nudges += 1
         self.bell.ring()
         return wanted
 
-    def wait_settled(self, wanted: int, timeout_s: float) -> bool:
-        """Wait until the first `wanted` events are settled; return whether they are."""
+    def wait_released(self, wanted: int, timeout_s: float) -> bool:
+        """Wait until the first `wanted` events are released; return whether they are."""
         with self.lock:
             return self._changed.wait_for(lambda: self._left >= wanted, timeout_s)
 
     def shut(self) -> None:
-        """Take no more events."""
+        """Accept no more events."""
         with self.lock:
             self._is_shut = True
 
@@ -185,16 +180,16 @@ class Pending:
         """Whether `shut` was called."""
         return self._is_shut
 
-    def is_settled(self, wanted: int) -> bool:
-        """Tell whether the first `wanted` events are settled. Takes no lock."""
+    def is_released(self, wanted: int) -> bool:
+        """Tell whether the first `wanted` events are released. Takes no lock."""
         return self._left >= wanted
 
     def is_empty(self) -> bool:
-        """Tell whether every event is settled. Takes no lock."""
+        """Tell whether every event is released. Takes no lock."""
         return self._left >= self._added
 
     def stats(self) -> MeterStats:
-        """Return the counts of this moment."""
+        """Return the current counts."""
         with self.lock:
             pending = self._added - self._left
             return MeterStats(

@@ -20,10 +20,10 @@ _UNPREFIXED: Final = ("CONTENT_TYPE", "CONTENT_LENGTH")
 
 
 class MeterWsgiMiddleware:
-    """Pass the response through, count it, and record by `rule` once when the server closes it.
+    """Pass the response through unbuffered, and record by `rule` once when the server closes it.
 
-    A server closes every response, a disconnected client's too. Nothing is buffered, but a
-    `wsgi.file_wrapper` loses its short cut through the kernel.
+    A server closes every response, even after a disconnect. A `wsgi.file_wrapper` is no longer
+    sent by the kernel.
     """
 
     def __init__(self, app: "WSGIApplication", meter: Recorder, rule: Rule) -> None:
@@ -41,10 +41,10 @@ class MeterWsgiMiddleware:
         def end() -> None:
             close_exchange(token)
             record_by_rule(self._meter, self._rule, lambda: _facts(exchange, environ))
-            exchange.error = None  # its traceback holds frames that hold the exchange
+            exchange.error = None  # breaks a cycle: its traceback refers to the exchange
 
         try:
-            body = self._app(environ, _noting(start_response, exchange))
+            body = self._app(environ, _with_status(start_response, exchange))
         except BaseException as error:
             exchange.error = error
             end()
@@ -53,7 +53,7 @@ class MeterWsgiMiddleware:
         return kind(body, exchange, end)
 
 
-def _noting(start_response: "StartResponse", exchange: Exchange) -> "StartResponse":
+def _with_status(start_response: "StartResponse", exchange: Exchange) -> "StartResponse":
     def noting(
         status: str,
         headers: list[tuple[str, str]],
@@ -73,7 +73,7 @@ def _noting(start_response: "StartResponse", exchange: Exchange) -> "StartRespon
 
 
 class _Body:
-    """The response's body, counted chunk by chunk."""
+    """The body of the response, counted chunk by chunk."""
 
     def __init__(self, body: Iterable[bytes], exchange: Exchange, end: Callable[[], None]) -> None:
         self._body = body
@@ -97,7 +97,7 @@ class _Body:
         return chunk
 
     def close(self) -> None:
-        """Close the application's body, then record: once, however often the server closes."""
+        """Close the body of the application; record once, however often the server closes."""
         end, self._end = self._end, None
         try:
             if callable(close := getattr(self._body, "close", None)):
@@ -111,7 +111,7 @@ class _Body:
 
 
 class _SizedBody(_Body):
-    """A body of known length: a server may derive Content-Length from a single chunk."""
+    """A body with a length: a server may derive Content-Length from a single chunk."""
 
     def __len__(self) -> int:
         return len(self._body)  # type: ignore[arg-type]

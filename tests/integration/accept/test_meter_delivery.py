@@ -1,4 +1,4 @@
-"""The producer's client on a real Redis: outages, ends of processes, forks, threads."""
+"""The producer's client with a real Redis: outages, process exits, forks, threads."""
 
 import multiprocessing
 import os
@@ -57,7 +57,7 @@ def record(meter: Meter, count: int) -> list[str]:
     return [meter.record("call", f"cus_{n % 7}", metadata={"tokens": n}) for n in range(count)]
 
 
-def test_what_is_recorded_is_in_redis_soon(redis_url: str) -> None:
+def test_recorded_events_reach_redis(redis_url: str) -> None:
     with Meter(redis_url, "bus_1", flush_interval_s=0.05) as meter:
         ids = record(meter, 1234)
         eventually(lambda: meter.stats.sent == 1234)
@@ -66,8 +66,8 @@ def test_what_is_recorded_is_in_redis_soon(redis_url: str) -> None:
         assert (meter.stats.retries, meter.stats.dropped) == (0, 0)
 
 
-def test_redis_away_and_back_loses_and_reorders_nothing(own_redis: OwnRedis) -> None:
-    """A re-send may repeat what had arrived: the same ids again, nothing else."""
+def test_outages_of_redis_lose_and_reorder_nothing(own_redis: OwnRedis) -> None:
+    """A retry may repeat events that arrived, under the same ids."""
     options = {"flush_events": 50, "flush_interval_s": 0.02, "redis_timeout_s": 0.5}
     with Meter(own_redis.url, "bus_1", **options) as meter:  # type: ignore[arg-type]
         ids: list[str] = []
@@ -89,7 +89,7 @@ def test_redis_away_and_back_loses_and_reorders_nothing(own_redis: OwnRedis) -> 
         assert firsts == sorted(firsts, key=order.__getitem__)
 
 
-def test_an_answer_that_never_comes_is_sent_again_with_the_same_ids(own_redis: OwnRedis) -> None:
+def test_a_batch_without_an_answer_is_sent_again_with_the_same_ids(own_redis: OwnRedis) -> None:
     with Meter(own_redis.url, "bus_1", flush_events=5, redis_timeout_s=0.3) as meter:
         first = record(meter, 5)
         assert meter.flush()
@@ -105,7 +105,7 @@ def test_an_answer_that_never_comes_is_sent_again_with_the_same_ids(own_redis: O
     assert all(held[one] == 1 for one in first)
 
 
-def test_a_full_buffer_is_waited_for(redis_url: str) -> None:
+def test_a_meter_waits_for_a_full_buffer(redis_url: str) -> None:
     with Meter(redis_url, "bus_1", high_water_events=10, flush_events=10) as meter:
         first = record(meter, 10)
         assert meter.flush()
@@ -160,7 +160,7 @@ if how == "chained":
         noted.write("handler\\n")
         sys.exit(7)
     signal.signal(signal.SIGTERM, handler)
-# Only where Redis is away may an end take all of its time: else the test runs out of patience.
+# Without Redis, closing takes its whole timeout, so that timeout is short.
 options = {"flush_interval_s": 3600.0, "flush_events": 100_000}
 options["close_timeout_s"] = 1.0 if how == "away" else 120.0
 meter = Meter(url, "bus_1", **options)
@@ -177,7 +177,7 @@ if how == "busy":
     while True:
         note(meter, 1)
 while True:
-    # Short, as a server's waits are: a signal that comes just before a wait does not end it.
+    # Short, because a signal just before a sleep does not end the sleep.
     time.sleep(0.1)
 """
 
@@ -220,14 +220,14 @@ def run_producer(
         ("sleeps", (signal.SIGINT, -signal.SIGINT)),
     ],
 )
-def test_a_process_that_ends_sends_what_it_recorded(
+def test_a_process_sends_its_events_before_it_ends(
     redis_url: str,
     data_dir: Path,
     variables: Mapping[str, str],
     how: str,
     ending: tuple[int | None, int],
 ) -> None:
-    """And it ends as it would without a meter: same signal, same exit code, own handler called."""
+    """It ends as without a meter: same signal, same exit code, its own handler is called."""
     signum, code = ending
     returned, noted = run_producer(how, redis_url, data_dir, variables, signum)
 
@@ -236,10 +236,10 @@ def test_a_process_that_ends_sends_what_it_recorded(
     assert ids_held(redis_url) == Counter(one for one in noted if one != "handler")
 
 
-def test_sigterm_in_the_middle_of_recording_neither_hangs_nor_loses(
+def test_sigterm_during_record_neither_hangs_nor_loses_events(
     redis_url: str, data_dir: Path, variables: Mapping[str, str]
 ) -> None:
-    """The signal finds the main thread inside `record`, with its locks held, again and again."""
+    """The signal interrupts the main thread inside `record`, where it may hold any lock."""
     for attempt in range(5):
         folder = data_dir / str(attempt)
         folder.mkdir()
@@ -248,14 +248,14 @@ def test_sigterm_in_the_middle_of_recording_neither_hangs_nor_loses(
         returned, noted = run_producer("busy", redis_url, folder, variables, signal.SIGTERM)
 
         assert returned == -signal.SIGTERM
-        # What was recorded after the signal had come may be lost; what was before it may not.
+        # Only events recorded after the signal may be lost.
         missing = set(noted) - set(ids_held(redis_url))
         assert missing <= set(noted[-max(1, len(missing)) :])
         assert len(missing) < len(noted) // 2
         assert len(noted) > 200
 
 
-def test_sigterm_with_redis_away_ends_in_time(
+def test_sigterm_without_redis_ends_in_time(
     own_redis: OwnRedis, data_dir: Path, variables: Mapping[str, str]
 ) -> None:
     own_redis.kill()
@@ -266,7 +266,7 @@ def test_sigterm_with_redis_away_ends_in_time(
 
 
 def test_a_forked_child_starts_empty_and_each_event_is_sent_once(redis_url: str) -> None:
-    """The parent sends its own; the child has its own thread and connection."""
+    """Parent and child each have a thread and a connection."""
     with Meter(redis_url, "bus_1", flush_interval_s=3600.0, flush_events=10_000) as meter:
         before = record(meter, 100)
         reader, writer = os.pipe()
@@ -275,8 +275,8 @@ def test_a_forked_child_starts_empty_and_each_event_is_sent_once(redis_url: str)
             signal.alarm(PATIENCE_S)  # a child that hangs must not hang the tests
             try:
                 mine = record(meter, 50)
-                told = "\n".join(mine) if meter.stats.recorded == 50 and meter.flush() else ""
-                os.write(writer, told.encode())
+                reply = "\n".join(mine) if meter.stats.recorded == 50 and meter.flush() else ""
+                os.write(writer, reply.encode())
             finally:
                 os._exit(0)
         os.close(writer)
@@ -294,8 +294,8 @@ def _record_and_return(meter: Meter) -> None:
     record(meter, 25)
 
 
-def test_a_multiprocessing_child_sends_before_it_leaves(redis_url: str) -> None:
-    """Such a child leaves without exit handlers."""
+def test_a_multiprocessing_child_sends_before_it_ends(redis_url: str) -> None:
+    """Such a child runs no exit handlers."""
     with Meter(redis_url, "bus_1", flush_interval_s=3600.0) as meter:
         record(meter, 5)
         child = multiprocessing.get_context("fork").Process(
@@ -309,8 +309,8 @@ def test_a_multiprocessing_child_sends_before_it_leaves(redis_url: str) -> None:
     assert ids_held(redis_url).total() == 30
 
 
-def test_forks_while_threads_record_neither_hang_nor_lose(redis_url: str) -> None:
-    """Forked at any moment, a child finds no lock held by a thread that it does not have."""
+def test_forks_while_threads_record_neither_hang_nor_lose_events(redis_url: str) -> None:
+    """A child must not inherit a lock that a thread of the parent holds."""
     recorded: list[str] = []
     over = threading.Event()
     with Meter(redis_url, "bus_1", flush_interval_s=0.001, close_timeout_s=20) as meter:

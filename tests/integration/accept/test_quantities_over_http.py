@@ -1,4 +1,4 @@
-"""Quantities as programs send them: noise of doubles, properties that are absent."""
+"""Quantities over HTTP: rounding errors of doubles, and absent properties."""
 
 from collections.abc import Iterator
 from decimal import Decimal
@@ -30,9 +30,7 @@ def ingest(
     return client.post("/events/ingest", json={"events": [event]})
 
 
-def test_the_noise_of_a_double_is_rounded_at_the_twelfth_decimal(
-    client: httpx.Client, shop: Shop
-) -> None:
+def test_a_double_is_rounded_to_twelve_decimals(client: httpx.Client, shop: Shop) -> None:
     shop.meter("spend", {"USD": "1"}, units=1)
 
     answer = ingest(client, shop, {"spend": 0.00022500000000000002})
@@ -41,9 +39,7 @@ def test_the_noise_of_a_double_is_rounded_at_the_twelfth_decimal(
     assert (shop.drain().posted, shop.charged()) == (1, Decimal("0.000225"))
 
 
-def test_a_property_that_is_absent_adds_nothing_and_the_others_are_charged(
-    client: httpx.Client, shop: Shop
-) -> None:
+def test_an_absent_property_adds_nothing(client: httpx.Client, shop: Shop) -> None:
     for key, price in {"input_tokens": "2", "output_tokens": "3", "cached_tokens": "1"}.items():
         shop.meter(key, {"USD": price})
 
@@ -53,7 +49,7 @@ def test_a_property_that_is_absent_adds_nothing_and_the_others_are_charged(
     assert (shop.drain().posted, shop.charged()) == (1, 35)
 
 
-def test_a_property_of_another_type_is_refused_with_its_name(
+def test_a_text_in_a_summed_property_is_refused_with_its_name(
     client: httpx.Client, shop: Shop
 ) -> None:
     shop.meter("input_tokens", {"USD": "2"})
@@ -66,7 +62,7 @@ def test_a_property_of_another_type_is_refused_with_its_name(
     assert found["detail"] == "property 'input_tokens' is 'ten': it is not a number"
 
 
-def test_an_event_without_any_property_that_is_summed_is_a_dead_letter_that_names_them(
+def test_an_event_without_any_summed_property_is_refused_with_their_names(
     client: httpx.Client, shop: Shop
 ) -> None:
     for key in ("input_tokens", "output_tokens"):
