@@ -20,18 +20,16 @@ from metering.webhook.dead_letter import replay
 from metering.webhook.deliveries import Delivery, DeliveryState, page_of_deliveries, send_test
 from metering.webhook.endpoints import (
     Endpoint,
-    delete_endpoint,
-    endpoint_secret,
-    get_endpoint,
-    list_endpoints,
-)
-from metering.webhook.requests import (
     EndpointChange,
     HeaderChange,
     NewEndpoint,
     change_endpoint,
     change_headers,
-    make_endpoint,
+    create_endpoint,
+    delete_endpoint,
+    endpoint_secret,
+    get_endpoint,
+    list_endpoints,
 )
 from worker.receivers import reach_of
 
@@ -95,8 +93,8 @@ class DeliveryOut(View):
     """The delivery of an event to an endpoint; `id` is the event's, in its `webhook-id` header.
 
     `attempts` start again at 0 with a replay. `next_attempt_at`: null if there will be none, in the
-    past if it is due. `last_status_code`: the response to the last attempt; `last_error`: why there
-    was none.
+    past if it is due. `last_status_code`: the response to the last attempt; `last_error`: why it
+    failed, such as "answered 500".
     """
 
     id: WebhookEventId = Field(validation_alias="webhook_event_id")
@@ -137,7 +135,7 @@ def make_webhook(tenant: Writer, new: NewEndpoint, idempotency: Idempotent) -> E
     """
     idempotency.by(new.idempotency_key)
     _check_reach(tenant, new.url)
-    return tenant.run(make_endpoint, new)
+    return tenant.run(create_endpoint, new)
 
 
 def _check_reach(tenant: Tenant, url: str | None) -> None:

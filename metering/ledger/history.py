@@ -3,9 +3,9 @@
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
-from metering.errors import NotFoundError
+from metering.db import get_one, rows
 from metering.ids import BusinessId, CustomerId, EntryId, WalletId
 from metering.ledger import statements
 from metering.ledger.entry import Entry
@@ -21,15 +21,12 @@ def history(
 
     Pass the version of the last entry to get the next page. New entries do not move the pages.
     """
-    rows = conn.execute(
-        statements.HISTORY,
-        {
-            "wallet_id": wallet_id,
-            "before_version": INT64_MAX if before_version is None else before_version,
-            "page": max(1, min(page, PAGE_ENTRIES_MAX)),
-        },
-    )
-    return [entry_of(row) for row in rows]
+    values = {
+        "wallet_id": wallet_id,
+        "before_version": INT64_MAX if before_version is None else before_version,
+        "page": max(1, min(page, PAGE_ENTRIES_MAX)),
+    }
+    return rows(stored_entry, conn.execute(statements.HISTORY, values))
 
 
 def get_entry(
@@ -44,19 +41,16 @@ def get_entry(
     Raises: NotFoundError.
     """
     values = {"business_id": business_id, "entry_id": entry_id, "customer_id": customer_id}
-    row = conn.execute(statements.ENTRY, values).one_or_none()
-    if row is None:
-        raise NotFoundError("ledger entry", entry_id)
-    return entry_of(row)
+    return get_one(stored_entry, conn.execute(statements.ENTRY, values), "ledger entry", entry_id)
 
 
-def entry_of(row: Row[Any]) -> Entry:
-    """Return the entry in a row of the ledger."""
-    values = dict(row._mapping)  # noqa: SLF001
-    metadata = values.pop("metadata")
-    digest = values.pop("request_digest")
+def stored_entry(
+    *, metadata: object, request_digest: bytes | None, chain: bytes, **columns: Any
+) -> Entry:
+    """Return an entry from the columns of its row."""
     return Entry(
-        **{**values, "chain": bytes(values["chain"])},
-        request_digest=None if digest is None else bytes(digest),
+        **columns,
+        request_digest=None if request_digest is None else bytes(request_digest),
         metadata_json=orjson.dumps(metadata, option=orjson.OPT_SORT_KEYS).decode(),
+        chain=bytes(chain),
     )

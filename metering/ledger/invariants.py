@@ -6,9 +6,10 @@ from typing import Final
 
 from sqlalchemy import Connection, text
 
+from metering import db
 from metering.invariants import Fault, Invariant, Page, in_page, invariant
 from metering.ledger.entry import Entry, chain_digest
-from metering.ledger.history import entry_of
+from metering.ledger.history import stored_entry
 from metering.ledger.lots.statements import LOT_NOW
 from metering.ledger.statements import ENTRY_COLUMNS
 
@@ -25,7 +26,7 @@ def walk_chain(conn: Connection, page: Page) -> Iterator[Fault]:
     """Check that each entry of each wallet follows from the entry before it."""
     previous: Entry | None = None
     for row in conn.execute(_ENTRIES, page, execution_options={"yield_per": WALK_ROWS}):
-        entry = entry_of(row)
+        entry = db.row(stored_entry, row)
         if previous is not None and previous.wallet_id != entry.wallet_id:
             previous = None
         yield from _link_faults(previous, entry)

@@ -11,11 +11,12 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from metering.db import rows
 from metering.errors import NotFoundError, UnsupportedCurrencyError
 from metering.ids import BusinessId, Currency, CustomerId, EntryId, WalletId
 from metering.ledger import statements
 from metering.ledger.entry import Entry, EventType, Wallet
-from metering.ledger.history import entry_of
+from metering.ledger.history import stored_entry
 from metering.ledger.wallets import wallets_of
 
 _OF_USAGE: Final = "merchant_adjustment"
@@ -76,19 +77,16 @@ def list_entries(
         if wanted.event_type in (None, _OF_USAGE)
         else statements.ENTRIES_NOT_USAGE
     )
-    rows = conn.execute(
-        statement,
-        {
-            "wallet_ids": [wallet.wallet_id for wallet in wallets],
-            "firsts": firsts,
-            "lasts": lasts,
-            "event_type": wanted.event_type,
-            "reach": offset + page,
-            "page": page,
-            "offset": offset,
-        },
-    )
-    return [entry_of(row) for row in rows]
+    values = {
+        "wallet_ids": [wallet.wallet_id for wallet in wallets],
+        "firsts": firsts,
+        "lasts": lasts,
+        "event_type": wanted.event_type,
+        "reach": offset + page,
+        "page": page,
+        "offset": offset,
+    }
+    return rows(stored_entry, conn.execute(statement, values))
 
 
 def _wallets(

@@ -1,4 +1,4 @@
-"""Deliveries that were given up, and sending again: dead ones, delivered ones, missed ones."""
+"""Dead letters, and the replay of deliveries: dead, delivered and missed ones."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,18 +6,19 @@ from typing import Final
 
 from sqlalchemy import Connection
 
+from metering.db import rows
 from metering.errors import FieldProblem, InvalidInputError
 from metering.ids import BusinessId, EndpointId, WebhookEventId
 from metering.webhook import statements
 from metering.webhook.retry import ATTEMPTS_PER_ROUND
 
-# Of one call: its rows stay locked until the commit. A larger replay calls again.
+# Of one call, because its rows stay locked until the commit. For a larger replay call again.
 REPLAY_MAX: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A delivery that was given up, with its last attempt."""
+    """A delivery that was given up, with its last attempt; `error` says why that failed."""
 
     webhook_event_id: WebhookEventId
     endpoint_id: EndpointId
@@ -35,21 +36,15 @@ def dead_letters(
     limit: int,
     after: tuple[WebhookEventId, EndpointId] | None = None,
 ) -> list[DeadLetter]:
-    """Return up to `limit` dead deliveries of this business, oldest event first.
-
-    `after`: the ids of the last row of the page before.
-    """
+    """Return up to `limit` dead letters, oldest event first, after the ids of the last row."""
     after_event_id, after_endpoint_id = after or ("", "")
-    rows = conn.execute(
-        statements.DEAD_LETTERS,
-        {
-            "business_id": business_id,
-            "after_event_id": after_event_id,
-            "after_endpoint_id": after_endpoint_id,
-            "page": limit,
-        },
-    )
-    return [DeadLetter(**row) for row in rows.mappings()]
+    values = {
+        "business_id": business_id,
+        "after_event_id": after_event_id,
+        "after_endpoint_id": after_endpoint_id,
+        "page": limit,
+    }
+    return rows(DeadLetter, conn.execute(statements.DEAD_LETTERS, values))
 
 
 def replay(
@@ -61,20 +56,19 @@ def replay(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> int:
-    """Make deliveries due again, whatever became of them; return how many (`REPLAY_MAX` at most).
+    """Make deliveries due again, in any state; return how many (`REPLAY_MAX` at most).
 
-    All conditions given must hold; `since` ≤ when the event happened < `until`. They go out with
-    the same id and body, and with the whole schedule of retries before them: their attempts count
-    on at the next multiple of `retry.ATTEMPTS_PER_ROUND`. What is in flight or due is left alone,
-    so the call can be repeated until it returns 0.
+    All given conditions must hold; `since` ≤ when the event happened < `until`. Without
+    `business_id` it is for all businesses. The deliveries go out with the same id and body and get
+    the whole schedule of retries again: their attempts continue at the next multiple of
+    `retry.ATTEMPTS_PER_ROUND`. Deliveries in flight or due are left alone, so the call can be
+    repeated until it returns 0.
 
-    With an endpoint and either an event or `since`, that endpoint also gets the events that it
-    missed while it was disabled or did not exist yet. To a disabled endpoint nothing is sent
-    before it is enabled. A tenant's own call gives its `business_id`.
+    With an endpoint and either an event or `since`, the endpoint also gets the events that it
+    missed because it was disabled or did not exist yet. A disabled endpoint receives nothing until
+    it is enabled.
 
-    Raises:
-        InvalidInputError: neither an event, an endpoint nor `since` was given.
-
+    Raises: InvalidInputError if there is no event, no endpoint and no `since`.
     """
     if webhook_event_id is None and endpoint_id is None and since is None:
         raise InvalidInputError(

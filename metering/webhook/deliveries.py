@@ -1,4 +1,4 @@
-"""Where deliveries are: what waits, what fails and why, what was given up, what arrived."""
+"""Where deliveries are: which ones wait, fail and why, were given up, or have arrived."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,6 +6,7 @@ from typing import Literal
 
 from sqlalchemy import Connection
 
+from metering import db
 from metering.clock import utc_now
 from metering.errors import NotFoundError
 from metering.ids import BusinessId, EndpointId, WebhookEventId
@@ -13,8 +14,8 @@ from metering.webhook import statements
 from metering.webhook.outbox import Notice, publish_to
 from metering.webhook.retry import ATTEMPTS_PER_ROUND
 
-# `pending` is what will be tried, `failing` the part of it that was tried in vain; `undelivered` is
-# all but what has arrived.
+# `pending` deliveries will be tried; `failing` are the pending ones with a failed attempt;
+# `undelivered` are all that have not arrived.
 DeliveryState = Literal["pending", "failing", "dead", "delivered", "undelivered"]
 
 
@@ -22,8 +23,9 @@ DeliveryState = Literal["pending", "failing", "dead", "delivered", "undelivered"
 class Delivery:
     """One event on its way to one endpoint.
 
-    `attempts`: since it was last begun with, by what happened or by a replay. `next_attempt_at`:
-    None if there is none; in the past, it is due.
+    `attempts` counts from the event or from the last replay. `next_attempt_at` is None if no
+    attempt will follow; if it is in the past, the delivery is due. `last_error` says why the last
+    attempt failed.
     """
 
     webhook_event_id: WebhookEventId
@@ -52,14 +54,14 @@ def page_of_deliveries(
 ) -> list[Delivery]:
     """Return up to `page` deliveries, of one endpoint or of all, newest event first.
 
-    `after`: only those of events older than this one.
+    With `after`, only those of events older than this one.
 
-    Raises:
-        NotFoundError: the business has no event with the id `after`.
-
+    Raises: NotFoundError if the business has no event with the id `after`.
     """
     if after is not None:
-        _check_event(conn, business_id, after)
+        key = {"business_id": business_id, "webhook_event_id": after}
+        if conn.execute(statements.EVENT_EXISTS, key).one_or_none() is None:
+            raise NotFoundError("webhook event", after)
     values = {
         "business_id": business_id,
         "endpoint_id": endpoint_id,
@@ -69,22 +71,13 @@ def page_of_deliveries(
         "offset": offset,
         "reach": page + offset,
     }
-    rows = conn.execute(statements.DELIVERIES[state or "all"], values)
-    return [Delivery(**row) for row in rows.mappings()]
-
-
-def _check_event(conn: Connection, business_id: BusinessId, event_id: WebhookEventId) -> None:
-    key = {"business_id": business_id, "webhook_event_id": event_id}
-    if conn.execute(statements.EVENT_EXISTS, key).one_or_none() is None:
-        raise NotFoundError("webhook event", event_id)
+    return db.rows(Delivery, conn.execute(statements.DELIVERIES[state or "all"], values))
 
 
 def send_test(conn: Connection, business_id: BusinessId, endpoint_id: EndpointId) -> WebhookEventId:
-    """Send a `webhook.test` to one endpoint, whatever types it wants; return the event's id.
+    """Send a `webhook.test` to one endpoint, whatever types it receives; return the event's id.
 
-    Raises:
-        NotFoundError: the business has no such endpoint.
-
+    Raises: NotFoundError if the business has no such endpoint.
     """
     key = {"business_id": business_id, "endpoint_id": endpoint_id}
     if conn.execute(statements.LOCK_ENDPOINT, key).one_or_none() is None:

@@ -45,7 +45,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """How a call ended: with a status, or with `error`, a sentence that a tenant may read."""
+    """How a call ended. If it is no success, `error` says why in words that a tenant may read."""
 
     attempted_at: datetime
     duration_ms: int
@@ -55,7 +55,7 @@ class Answer:
 
     @property
     def is_success(self) -> bool:
-        """2xx; a redirect is not followed and is no success."""
+        """Tell whether the receiver took the webhook: it answered 2xx."""
         return self.status_code is not None and httpx.codes.is_success(self.status_code)
 
 
@@ -181,9 +181,17 @@ async def _exchange(sender: HttpSender, prepare: Prepare) -> Answer:
         duration_ms=round((time.perf_counter() - started) * 1000),
         status_code=status_code,
         # With a status the receiver has answered, however the connection ended.
-        error=error if status_code is None else None,
+        error=error if status_code is None else _failure_of(status_code),
         retry_after_s=parse_retry_after(retry_after, utc_now()) if retry_after else None,
     )
+
+
+def _failure_of(status_code: int) -> str | None:
+    """Return why a status is no success. Returns None for 2xx. It quotes nothing of the body."""
+    if httpx.codes.is_success(status_code):
+        return None
+    remark = ": redirects are not followed" if httpx.codes.is_redirect(status_code) else ""
+    return f"answered {status_code}{remark}"
 
 
 @asynccontextmanager

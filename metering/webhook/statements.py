@@ -41,13 +41,13 @@ _ENDPOINT: Final = """endpoint_id, business_id, url, description, filter_types, 
     disabled_at, disabled_reason, failures_in_row, failing_since, created_at, updated_at"""
 
 # An endpoint, unless the business has as many as it may have.
-INSERT_ENDPOINT: Final = text(f"""
-    INSERT INTO webhook_endpoints
-        (endpoint_id, business_id, url, description, secret, filter_types, headers, metadata)
+INSERT_ENDPOINT: Final = text("""
+    INSERT INTO webhook_endpoints (endpoint_id, business_id, url, description, secret,
+        filter_types, headers, metadata, idempotency_key, request_digest)
     SELECT :endpoint_id, :business_id, :url, :description, :secret,
-        CAST(:filter_types AS text[]), CAST(:headers AS json), CAST(:metadata AS json)
+        CAST(:filter_types AS text[]), CAST(:headers AS json), CAST(:metadata AS json),
+        CAST(:idempotency_key AS text), CAST(:digest AS bytea)
     WHERE (SELECT count(*) FROM webhook_endpoints WHERE business_id = :business_id) < :endpoints_max
-    RETURNING {_ENDPOINT}
 """)
 # One endpoint of this business.
 ENDPOINT: Final = text(f"""
@@ -55,20 +55,14 @@ ENDPOINT: Final = text(f"""
     WHERE business_id = :business_id AND endpoint_id = :endpoint_id
 """)
 # FOR NO KEY UPDATE: one change of an endpoint at a time, while new deliveries still go in.
-LOCK_ENDPOINT: Final = text("""
-    SELECT 1 FROM webhook_endpoints
+LOCK_ENDPOINT: Final = text(f"""
+    SELECT {_ENDPOINT} FROM webhook_endpoints
     WHERE business_id = :business_id AND endpoint_id = :endpoint_id FOR NO KEY UPDATE
 """)
 # The endpoint that the first request with an idempotency key created.
 ENDPOINT_BY_KEY: Final = text("""
     SELECT endpoint_id, request_digest FROM webhook_endpoints
     WHERE business_id = :business_id AND idempotency_key = :idempotency_key
-""")
-# Store which request created an endpoint.
-NOTE_REQUEST: Final = text("""
-    UPDATE webhook_endpoints SET idempotency_key = :idempotency_key,
-        request_digest = :digest
-    WHERE business_id = :business_id AND endpoint_id = :endpoint_id
 """)
 # A page of the endpoints of this business, oldest first.
 ENDPOINTS: Final = text(f"""

@@ -12,7 +12,7 @@ from metering.buffer.stream import UsageBuffer
 from metering.ids import Currency
 from metering.low_credit.rules import set_rule
 from metering.payment.manual import PaidOrder, record_paid_order
-from metering.webhook.endpoints import create_endpoint, endpoint_secret
+from metering.webhook.endpoints import NewEndpoint, create_endpoint, endpoint_secret
 from support.tenant import NOW, Shop
 from support.traffic import wait_for
 from support.webhook_receiver import Inbox
@@ -48,9 +48,8 @@ def shop(sessions: Sessions, buffer: UsageBuffer) -> Shop:
 @pytest.fixture
 def receiver(shop: Shop, httpserver: HTTPServer) -> Receiver:
     with shop.sessions.transaction() as conn:
-        made = create_endpoint(
-            conn, shop.business_id, httpserver.url_for("/alerts"), filter_types=[LOW, RECOVERED]
-        )
+        wanted = NewEndpoint(url=httpserver.url_for("/alerts"), filter_types=[LOW, RECOVERED])
+        made = create_endpoint(conn, shop.business_id, wanted)
         secret = endpoint_secret(conn, shop.business_id, made.endpoint_id)
     inbox = Inbox(secret)
     httpserver.expect_request("/alerts", method="POST").respond_with_handler(inbox)

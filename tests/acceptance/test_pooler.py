@@ -17,7 +17,7 @@ from metering.buffer.stream import UsageBuffer
 from metering.db import driver
 from metering.ids import Currency
 from metering.low_credit.rules import set_rule
-from metering.webhook.endpoints import create_endpoint, endpoint_secret
+from metering.webhook.endpoints import NewEndpoint, create_endpoint, endpoint_secret
 from support.own_pooler import running_pooler
 from support.tenant import NOW, Shop
 from support.traffic import wait_for
@@ -83,7 +83,8 @@ def test_a_whole_stack_works_through_it(
     shop: Shop, pooled_url: str, start_stack: Callable[..., Stack], httpserver: HTTPServer
 ) -> None:
     with shop.sessions.transaction() as conn:
-        made = create_endpoint(conn, shop.business_id, httpserver.url_for("/alerts"))
+        wanted = NewEndpoint(url=httpserver.url_for("/alerts"))
+        made = create_endpoint(conn, shop.business_id, wanted)
         inbox = Inbox(endpoint_secret(conn, shop.business_id, made.endpoint_id))
     httpserver.expect_request("/alerts", method="POST").respond_with_handler(inbox)
     stack = start_stack(DATABASE_URL=pooled_url, GULLAK_WEBHOOK_ALLOW_PRIVATE="true")

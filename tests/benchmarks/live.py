@@ -17,7 +17,7 @@ from bed import Bed, Market
 from metering.clock import from_wire, to_wire, utc_now
 from metering.ids import Currency
 from metering.low_credit.rules import set_rule
-from metering.webhook.endpoints import create_endpoint
+from metering.webhook.endpoints import NewEndpoint, create_endpoint
 from worker.local.up import Stack
 from worker.settings import environment
 
@@ -81,7 +81,7 @@ def lags_s(here: Bed, market: Market, seconds: int) -> tuple[list[float], list[f
     """
     with receiver() as alerts, processes(here):
         with here.sessions.transaction() as conn:
-            create_endpoint(conn, market.business_id, alerts.url)
+            create_endpoint(conn, market.business_id, NewEndpoint(url=alerts.url))
             for number, customer in enumerate(market.customers[:ALERTED_WALLETS]):
                 # Each event costs some 0.14 cents: crossed at different moments of the run.
                 threshold = -(1 + number % THRESHOLDS)

@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,7 +17,7 @@ from metering.clock import utc_now
 from metering.ids import BusinessId, EndpointId, WebhookEventId, new_id
 from metering.webhook import endpoints
 from metering.webhook.deliver import DeliveryPolicy, DeliveryReport, deliver_due
-from metering.webhook.endpoints import Endpoint, create_endpoint, endpoint_secret
+from metering.webhook.endpoints import Endpoint, NewEndpoint, create_endpoint, endpoint_secret
 from metering.webhook.outbox import Notice, WebhookType, publish
 from metering.webhook.send import HttpSender
 from worker.session import Sessions
@@ -77,18 +77,17 @@ class Bench:
         self,
         *,
         business_id: BusinessId | None = None,
-        filter_types: Sequence[str] | None = None,
+        filter_types: list[str] | None = None,
         url: str | None = None,
     ) -> tuple[Endpoint, Inbox]:
         path = f"/{new_id('path')}"
         with self.sessions.transaction() as conn:
-            made = create_endpoint(
-                conn,
-                business_id or self.business_id,
-                url or self.server.url_for(path),
+            new = NewEndpoint(
+                url=url or self.server.url_for(path),
                 filter_types=filter_types,
                 headers={"x-token": "ours"},
             )
+            made = create_endpoint(conn, business_id or self.business_id, new)
             inbox = Inbox(endpoint_secret(conn, made.business_id, made.endpoint_id))
         self.server.expect_request(path, method="POST").respond_with_handler(inbox)
         return made, inbox

@@ -11,6 +11,7 @@ from metering.webhook.endpoints import (
     ENDPOINTS_MAX,
     ROTATION_OVERLAP_S,
     Endpoint,
+    NewEndpoint,
     create_endpoint,
     delete_endpoint,
     disable_endpoint,
@@ -51,12 +52,11 @@ def create(
     description: Annotated[str | None, Option()] = None,
 ) -> dict[str, Any]:
     """Make an endpoint; print its id and the secret that signs."""
+    new = NewEndpoint(url=url, description=description, filter_types=types)
     # Before the transaction: it may ask a name server.
     refusal = reach_of(target.settings).refusal_now(url)
     with target.transaction() as conn:
-        made = create_endpoint(
-            conn, business, url, description=description, filter_types=types or None
-        )
+        made = create_endpoint(conn, business, new)
         secret = endpoint_secret(conn, business, made.endpoint_id)
     if refusal:
         # A warning only: the workers' environment may allow what ours does not.

@@ -34,7 +34,7 @@ def dead(tenant: Tenant, limit: Limit = 100) -> list[DeadLetter]:
 
 def _answer(delivery: Delivery) -> str | None:
     status = delivery.last_status_code
-    return delivery.last_error if status is None else f"answered {status}"
+    return delivery.last_error or (None if status is None else f"answered {status}")
 
 
 @app.add(

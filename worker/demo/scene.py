@@ -26,7 +26,7 @@ from metering.rate_card.catalogue import (
     create_price,
 )
 from metering.rate_card.filter import Condition, Filter
-from metering.webhook.endpoints import create_endpoint, endpoint_secret
+from metering.webhook.endpoints import NewEndpoint, create_endpoint, endpoint_secret
 from worker.demo.prices import CURRENCIES, PRICE_LIST, REQUEST, Item
 from worker.demo.traffic import CUSTOMERS
 
@@ -107,7 +107,8 @@ def make_scene(
         scene = Scene(business_id, connect_account(conn, business_id, gateway).account_id)
         for item in PRICE_LIST:
             _price(conn, scene.business_id, item)
-        endpoint = create_endpoint(conn, business_id, receiver_url, filter_types=ALERTS)
+        wanted = NewEndpoint(url=receiver_url, filter_types=[*ALERTS])
+        endpoint = create_endpoint(conn, business_id, wanted)
         scene.api_key = create_key(conn, scene.business_id, "demo", ["ingest"]).key
         scene.secret = endpoint_secret(conn, scene.business_id, endpoint.endpoint_id)
         for number in range(CUSTOMERS):

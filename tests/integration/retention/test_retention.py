@@ -12,7 +12,7 @@ from metering.low_credit.rules import set_rule
 from metering.payment.inbox import Replay, process, receive, replay, verified, waiting
 from metering.payment.provider_account import NewAccount, connect_account, webhook_source
 from metering.retention import Retention, prune
-from metering.webhook.endpoints import create_endpoint
+from metering.webhook.endpoints import NewEndpoint, create_endpoint
 from support.providers import Stripe
 from support.tenant import Shop, event
 
@@ -48,7 +48,7 @@ def alerts(shop: Shop) -> Shop:
     """A wallet that was told of five times: low, recovered, low, recovered, low."""
     with shop.sessions.transaction() as conn:
         set_rule(conn, shop.business_id, Currency("USD"), 10)
-        create_endpoint(conn, shop.business_id, "https://example.com/alerts")
+        create_endpoint(conn, shop.business_id, NewEndpoint(url="https://example.com/alerts"))
     shop.enter(100)
     for _ in range(2):
         shop.enter(95, debit=True)

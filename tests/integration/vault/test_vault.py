@@ -19,7 +19,13 @@ from metering.payment.vendors.gateway import GatewayAccount
 from metering.vault import SEALED_PREFIX, new_key
 from metering.vault.statements import HOLDERS
 from metering.webhook.deliver import DeliveryReport
-from metering.webhook.endpoints import endpoint_secret, get_endpoint, rotate_secret, update_endpoint
+from metering.webhook.endpoints import (
+    HeaderChange,
+    change_headers,
+    endpoint_secret,
+    get_endpoint,
+    rotate_secret,
+)
 from support.checkout_driver import Till
 from support.command import Gullak
 from support.edge import Api, running_api
@@ -83,10 +89,8 @@ def test_no_secret_stands_in_the_database_and_each_is_what_it_was_where_it_is_us
         first = endpoint_secret(conn, made.business_id, made.endpoint_id)
         second = rotate_secret(conn, made.business_id, made.endpoint_id)
         headers = {"authorization": "Bearer of-the-receiver"}
-        update_endpoint(
-            conn, made.business_id, made.endpoint_id, url=made.url, description=None,
-            filter_types=None, headers=headers, metadata={},
-        )  # fmt: skip
+        change = HeaderChange(headers={"x-token": "", **headers})
+        change_headers(conn, made.business_id, made.endpoint_id, change)
 
     stored = everything_in(config.database_url.get_secret_value())
     with shop.sessions.transaction() as conn:

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from werkzeug import Response
 
 from metering.ids import EndpointId
 from support.command import Gullak
@@ -83,6 +84,7 @@ def test_deliveries_are_listed_newest_first_with_what_became_of_them(
         ("dead", 3, 500),
         ("delivered", 1, 204),
     ]
+    assert [d["last_error"] for d in found] == [None, "answered 500", "answered 500", None]
     assert [d["next_attempt_at"] is None for d in found] == [False, False, True, True]
     assert [d["last_attempt_at"] is None for d in found] == [True, False, False, False]
     assert {d["type"] for d in found} == {"credit.added"}
@@ -124,6 +126,23 @@ def test_why_there_was_no_answer_is_told(
     assert found["last_status_code"] is None
     assert (shown["failures_in_row"], shown["failing_since"] is None) == (1, False)
     assert "the connection was refused or failed" in gullak("webhook", "list").out
+
+
+def test_an_error_response_is_told_without_its_body(
+    client: httpx.Client, bench: Bench, gullak: Gullak
+) -> None:
+    made, inbox = bench.receiver()
+    inbox.script = [lambda: Response("of the receiver: hunter2", status=307)]
+    bench.publish()
+    bench.deliver()
+
+    (found,) = deliveries(client, made.endpoint_id)
+    listed = gullak("webhook", "list")
+
+    assert found["last_status_code"] == 307
+    assert found["last_error"] == "answered 307: redirects are not followed"
+    assert found["last_error"] in listed.out
+    assert "hunter2" not in listed.out
 
 
 def test_attempts_begin_anew_with_a_replay(client: httpx.Client, bench: Bench) -> None:

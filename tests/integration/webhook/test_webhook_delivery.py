@@ -75,7 +75,7 @@ def test_after_the_schedule_comes_the_dead_letter(bench: Bench) -> None:
         assert dead_letters(conn, bench.business_id, 10, (event_id, made.endpoint_id)) == []
         assert dead_letters(conn, bench.new_business(), limit=10) == []
     assert (letter.webhook_event_id, letter.endpoint_id) == (event_id, made.endpoint_id)
-    assert (letter.attempt, letter.status_code) == (3, 500)
+    assert (letter.attempt, letter.status_code, letter.error) == (3, 500, "answered 500")
 
 
 def test_nobody_listening_is_a_failure_with_a_reason(bench: Bench) -> None:
@@ -122,7 +122,9 @@ def test_a_redirect_is_a_failure_and_is_not_followed(bench: Bench) -> None:
     bench.publish()
 
     assert bench.deliver() == DeliveryReport(0, 1, 0)
-    assert bench.attempts()[0].status_code == 302
+    [attempt] = bench.attempts()
+    reason = "answered 302: redirects are not followed"
+    assert (attempt.status_code, attempt.error) == (302, reason)
     assert target.ids == []
 
 

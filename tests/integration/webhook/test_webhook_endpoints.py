@@ -3,13 +3,21 @@
 from collections.abc import Callable
 
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import Connection
 
 from metering.errors import InvalidInputError, NotFoundError, TooManyEndpointsError
 from metering.ids import BusinessId, EndpointId
 from metering.webhook import endpoints
 from metering.webhook.deliver import DeliveryReport, count_due
-from metering.webhook.endpoints import create_endpoint, endpoint_secret, rotate_secret
+from metering.webhook.endpoints import (
+    EndpointChange,
+    HeaderChange,
+    NewEndpoint,
+    create_endpoint,
+    endpoint_secret,
+    rotate_secret,
+)
 from support.webhook_receiver import Bench
 
 pytest_plugins = ("support.webhook_fixtures",)
@@ -63,10 +71,22 @@ def test_a_secret_of_one_s_own_is_checked_and_never_quoted(bench: Bench) -> None
     ],
 )
 def test_bad_urls_are_refused(bench: Bench, url: str) -> None:
-    with bench.sessions.transaction() as conn, pytest.raises(InvalidInputError) as refusal:
-        create_endpoint(conn, bench.business_id, url)
+    assert refused(bench, url=url) == ["url"]
 
-    assert {problem.field for problem in refusal.value.problems} == {"url"}
+
+def refused(bench: Bench, **values: object) -> list[str]:
+    """The fields for which an endpoint is refused; by the limits, or for what it would do."""
+    given = {"url": "https://example.com/", **values}
+    with (
+        bench.sessions.transaction() as conn,
+        pytest.raises((InvalidInputError, ValidationError)) as refusal,
+    ):
+        create_endpoint(conn, bench.business_id, NewEndpoint.model_validate(given))
+    error = refusal.value
+    if isinstance(error, InvalidInputError):
+        return sorted({problem.field for problem in error.problems})
+    assert isinstance(error, ValidationError)
+    return sorted({str(problem["loc"][0]) for problem in error.errors()})
 
 
 @pytest.mark.parametrize(
@@ -89,20 +109,50 @@ def test_bad_urls_are_refused(bench: Bench, url: str) -> None:
     ],
 )
 def test_bad_headers_are_refused(bench: Bench, headers: dict[str, str]) -> None:
-    with bench.sessions.transaction() as conn, pytest.raises(InvalidInputError):
-        create_endpoint(conn, bench.business_id, "https://example.com/", headers=headers)
+    (field,) = refused(bench, headers=headers)
+
+    assert field.partition(".")[0] == "headers"
+
+
+def test_a_change_of_headers_is_held_to_the_limit_together_with_the_stored_ones(
+    bench: Bench,
+) -> None:
+    made, _ = bench.receiver()
+    full = {f"x-{n}": "y" for n in range(endpoints.ENTRIES_MAX - 1)}
+
+    def change(headers: dict[str, str]) -> None:
+        with bench.sessions.transaction() as conn:
+            wanted = HeaderChange(headers=headers)
+            endpoints.change_headers(conn, bench.business_id, made.endpoint_id, wanted)
+
+    change(full)
+    with pytest.raises(InvalidInputError) as refusal:
+        change({"x-more": "y"})
+    change({"x-0": "", "x-more": "y"})
+
+    assert [problem.field for problem in refusal.value.problems] == ["headers"]
+    headers = bench.endpoint(made.endpoint_id).headers
+    assert len(headers) == endpoints.ENTRIES_MAX
+    assert "x-0" not in headers
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("description", "x" * 1001),
+        ("description", "a\0b"),
+        ("metadata", {"x" * 101: "y"}),
+        ("metadata", {"x": "y" * 1001}),
+        ("metadata", {f"x{n}": "y" for n in range(51)}),
+        ("filter_types", ["credit.added"] * 101),
+    ],
+)
+def test_what_is_too_long_is_refused(bench: Bench, field: str, value: object) -> None:
+    assert refused(bench, **{field: value}) == [field]
 
 
 def test_unknown_types_are_refused_with_their_place(bench: Bench) -> None:
-    with bench.sessions.transaction() as conn, pytest.raises(InvalidInputError) as refusal:
-        create_endpoint(
-            conn,
-            bench.business_id,
-            "https://example.com/",
-            filter_types=["credit.added", "credit.lost"],
-        )
-
-    assert [problem.field for problem in refusal.value.problems] == ["filter_types[1]"]
+    assert refused(bench, filter_types=["credit.added", "credit.lost"]) == ["filter_types[1]"]
 
 
 def test_an_endpoint_is_listed_changed_and_deleted_by_its_own_business_only(bench: Bench) -> None:
@@ -116,16 +166,13 @@ def test_an_endpoint_is_listed_changed_and_deleted_by_its_own_business_only(benc
         )
         assert {e.endpoint_id for e in [*page, *rest]} == {first.endpoint_id, second.endpoint_id}
         assert endpoints.list_endpoints(conn, other, limit=9) == []
-        changed = endpoints.update_endpoint(
-            conn,
-            bench.business_id,
-            first.endpoint_id,
+        change = EndpointChange(
             url="https://example.com/new",
             description="the new one",
             filter_types=[],
-            headers={},
             metadata={"team": "billing"},
         )
+        changed = endpoints.change_endpoint(conn, bench.business_id, first.endpoint_id, change)
         assert (changed.url, changed.filter_types) == ("https://example.com/new", None)
         endpoints.delete_endpoint(conn, bench.business_id, second.endpoint_id)
     calls: list[Callable[[Connection, BusinessId, EndpointId], object]] = [
