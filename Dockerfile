@@ -13,7 +13,8 @@ COPY metering metering
 COPY tasks tasks
 COPY worker worker
 COPY api api
-RUN pip install --no-deps .
+COPY server server
+RUN pip install --no-deps . ./server
 
 USER gullak
 CMD ["gullak", "--help"]

@@ -17,7 +17,7 @@ help: ## List the targets
 
 setup: $(READY) ## Make .venv with everything, pinned by hash
 
-$(READY): requirements/dev.txt pyproject.toml
+$(READY): requirements/dev.txt pyproject.toml server/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "Gullak needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
@@ -26,14 +26,16 @@ $(READY): requirements/dev.txt pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e ./server
 	@touch $@
+
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--upgrade --no-emit-package gullak --no-emit-package gullak-server
 
 lock: $(READY) ## Resolve the dependencies anew into requirements/
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--upgrade pyproject.toml -o requirements/runtime.txt
-	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-		--upgrade --all-extras -c requirements/runtime.txt pyproject.toml -o requirements/dev.txt
+	@printf '.\n./server\n' | $(LOCK) - -o requirements/runtime.txt
+	@printf '.[dev,docs]\n./server[embedded]\n' | $(LOCK) -c requirements/runtime.txt - -o requirements/dev.txt
 
 demo: $(READY) ## Real traffic through the whole path, with a killed worker and a reconciliation
 	@$(BIN)/gullak demo $(ARGS)

@@ -21,7 +21,7 @@ HANDWRITTEN = [page for page in PAPERS if page.parent != reference.FOLDER]
 README_LINES_MAX = 120
 COMMANDS = cast("typer.core.TyperGroup", typer.main.get_command(app))
 # What a path on a page begins with.
-FOLDERS = "metering|tasks|worker|api|tests|docs|examples|requirements"
+FOLDERS = "metering|tasks|worker|api|server|tests|docs|examples|requirements"
 
 
 def name_of(page: Path) -> str:
