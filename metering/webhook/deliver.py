@@ -46,29 +46,29 @@ Status = Literal["pending", "delivered", "dead"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryPolicy:
-    """How delivery behaves; the first four are settings of the operator."""
+    """The limits of delivery. The first four are settings of the operator."""
 
-    # Waits between attempts in seconds; after the last comes the dead letter.
+    # Waits between attempts. After the last one the delivery is a dead letter.
     retry_s: tuple[int, ...]
     # For a whole call: name, connection, TLS, request and the head of the answer.
     timeout_s: float
-    # An endpoint with so many failures in a row, over at least `disable_span_s`, is disabled.
+    # An endpoint with this many failures in a row, over at least `disable_span_s`, is disabled.
     disable_after: int
     disable_span_s: int = 86_400
-    # Calls in flight: of a run (sockets), of those the ones that began within `PROMPT_S`, and of
-    # one endpoint over all runs.
+    # Calls in flight: of a run (sockets); those of a run that began within `PROMPT_S`; those of one
+    # endpoint over all runs.
     in_flight_max: int = 500
     prompt_max: int = 100
     per_endpoint_max: int = 10
-    # From so many failures in a row an endpoint is served one call at a time.
+    # From this many failures in a row an endpoint gets one call at a time.
     failing_from: int = 3
-    # A run takes on new work for this long, and then ends with its last call.
+    # A run claims for this long, and ends with its last call.
     claim_for_s: float = 25.0
-    # Beyond the timeout: for recording, and for a clock that is behind.
+    # Time beyond the timeout, to record the attempt and for a clock that is behind.
     lease_margin_s: float = 10.0
 
     def __post_init__(self) -> None:
-        """Refuse a schedule that would run into the numbers of the next round."""
+        """Refuse a schedule that would reach the numbers of the next round."""
         if len(self.retry_s) >= ATTEMPTS_PER_ROUND:
             raise ConfigurationError(f"at most {ATTEMPTS_PER_ROUND - 1} retries can be scheduled")
 
@@ -79,11 +79,11 @@ class DeliveryPolicy:
 
     @property
     def claim_failing_for_s(self) -> float:
-        """How long a run takes on work for failing endpoints."""
+        """How long a run claims for failing endpoints."""
         return max(self.claim_for_s - self.timeout_s, self.claim_for_s / 4)
 
     def room(self) -> dict[str, object]:
-        """Return what the statements need to know of the limits per endpoint."""
+        """Return the limits per endpoint, as parameters of the statements."""
         return {
             "lease_s": self.lease_s,
             "failing_from": self.failing_from,
@@ -93,7 +93,7 @@ class DeliveryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryReport:
-    """What a run did, in attempts. `failed` will be tried again; `dead` will not."""
+    """The attempts of a run. `failed` ones will be repeated; `dead` ones will not."""
 
     delivered: int
     failed: int
@@ -102,7 +102,7 @@ class DeliveryReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """A delivery that this run may attempt now; `data` is the outbox's JSON text."""
+    """A delivery that this run may attempt now; `data` is the JSON text of the outbox."""
 
     webhook_event_id: WebhookEventId
     endpoint_id: EndpointId
@@ -119,7 +119,7 @@ class Claimed:
 
     @property
     def key(self) -> tuple[WebhookEventId, EndpointId]:
-        """Return which delivery it is."""
+        """Return the key of the delivery."""
         return self.webhook_event_id, self.endpoint_id
 
 
@@ -143,11 +143,11 @@ def deliver_due(
     policy: DeliveryPolicy,
     checkpoint: Checkpoint = no_checkpoint,
 ) -> DeliveryReport:
-    """Deliver what is due, and what becomes due meanwhile; return when nothing is left in hand.
+    """Deliver what is due, and what becomes due meanwhile, until no call is in flight.
 
-    It takes on work for `claim_for_s` at most, so it ends after that and one timeout. Results are
-    recorded as they come; while a server's fault forbids that, nothing new is taken on, and in the
-    end the fault is raised. Safe twice and at once: each delivery is claimed by one run.
+    It claims for `claim_for_s` at most, and ends one timeout later. Results are recorded as they
+    arrive. While a server fault prevents that, it claims nothing, and at the end raises the fault.
+    Safe to run twice and at once: one run claims a delivery.
     """
     tally: Counter[Status] = Counter()
     ended: list[tuple[Claimed, Answer]] = []
@@ -155,7 +155,7 @@ def deliver_due(
     with Flight[Claimed](sender) as flight:
         while True:
             age_s = time.monotonic() - started
-            # What is not written down yet comes first: each claim would only add to it.
+            # Results that are not recorded come first: a claim would only add to them.
             if age_s < policy.claim_for_s and not ended:
                 _take_on(transactions, flight, policy, failing=age_s < policy.claim_failing_for_s)
                 checkpoint("after_claim")
@@ -173,7 +173,7 @@ def deliver_due(
 def _take_on(
     transactions: Transactions, flight: Flight[Claimed], policy: DeliveryPolicy, *, failing: bool
 ) -> None:
-    """Claim as much as there are places for, and start it."""
+    """Claim as many deliveries as there are places, and start their calls."""
     places = min(
         policy.in_flight_max - len(flight), policy.prompt_max - flight.count_younger(PROMPT_S)
     )
@@ -191,19 +191,19 @@ def _take_on(
     except DATABASE_ERRORS:
         if not len(flight):
             raise
-        return  # what is under way is waited for, and written down
+        return  # wait for the calls in flight, and record them
     for row in rows:
         claimed = Claimed(**row)
         flight.start(claimed, partial(_opened_call_of, vault, claimed))
 
 
 def _failing_places(flight: Flight[Claimed], policy: DeliveryPolicy) -> int:
-    """Return how many more calls to failing endpoints fit: they have half of all places."""
+    """Return how many more calls to failing endpoints fit. They have half of all places."""
     return max(0, policy.in_flight_max // 2 - sum(claimed.failing for claimed in flight.tickets()))
 
 
 def _opened_call_of(vault: Vault, claimed: Claimed, attempted_at: datetime) -> Call:
-    """Return the signed request; a secret that cannot be opened fails this attempt alone."""
+    """Return the signed request. A secret that cannot be opened fails this attempt alone."""
     previous = claimed.previous_secret
     opened = replace(
         claimed,
@@ -231,10 +231,10 @@ def _recorded(
     *,
     is_last: bool,
 ) -> Sequence[_Result]:
-    """Write down how calls ended; nothing, after a moment, if a server's fault forbids it now."""
+    """Record how calls ended. Returns nothing, after a moment, if a server fault prevents it."""
     try:
         with transactions() as conn:
-            tried = _tried_before(conn, ended)
+            tried = _count_tried(conn, ended)
             results = [_result(*each, tried.get(each[0].key, 0), policy) for each in ended]
             _record(conn, results, policy)
     except DATABASE_ERRORS as error:
@@ -245,10 +245,10 @@ def _recorded(
     return results
 
 
-def _tried_before(
+def _count_tried(
     conn: Connection, ended: Sequence[tuple[Claimed, Answer]]
 ) -> Mapping[tuple[WebhookEventId, EndpointId], int]:
-    """Return how many recorded attempts each failed delivery had before, in this round."""
+    """Return how many earlier attempts of this round are recorded for each failed delivery."""
     failed = [claimed for claimed, answer in ended if not answer.is_success]
     if not failed:
         return {}
@@ -265,7 +265,7 @@ def _tried_before(
 def _result(claimed: Claimed, answer: Answer, tried_before: int, policy: DeliveryPolicy) -> _Result:
     if answer.is_success:
         return _Result(claimed, answer, "delivered", 0.0)
-    jitter = random.uniform(-1, 1)  # noqa: S311 - spreads load, guards nothing
+    jitter = random.uniform(-1, 1)  # noqa: S311 - it spreads load and protects nothing
     delay_s = retry_delay_s(tried_before + 1, policy.retry_s, jitter, answer.retry_after_s)
     if delay_s is None:
         return _Result(claimed, answer, "dead", 0.0)
@@ -281,26 +281,19 @@ def _record(conn: Connection, results: Sequence[_Result], policy: DeliveryPolicy
         "endpoint_ids": [result.claimed.endpoint_id for result in results],
         "attempts": [result.claimed.attempt for result in results],
     }
-    conn.execute(statements.INSERT_ATTEMPTS, {**keys, **_attempt_columns(results)})
-    conn.execute(
-        statements.RECORD_OUTCOMES,
-        {
-            **keys,
-            "statuses": [result.status for result in results],
-            "delays_s": [result.delay_s for result in results],
-        },
-    )
-    _judge(conn, endpoint_ids, results, policy)
-
-
-def _attempt_columns(results: Sequence[_Result]) -> dict[str, object]:
-    answers = [result.answer for result in results]
-    return {
-        "attempted_at": [answer.attempted_at for answer in answers],
-        "durations_ms": [answer.duration_ms for answer in answers],
-        "status_codes": [answer.status_code for answer in answers],
-        "errors": [answer.error for answer in answers],
+    attempts = {
+        "attempted_at": [result.answer.attempted_at for result in results],
+        "durations_ms": [result.answer.duration_ms for result in results],
+        "status_codes": [result.answer.status_code for result in results],
+        "errors": [result.answer.error for result in results],
     }
+    conn.execute(statements.INSERT_ATTEMPTS, {**keys, **attempts})
+    outcomes = {
+        "statuses": [result.status for result in results],
+        "delays_s": [result.delay_s for result in results],
+    }
+    conn.execute(statements.RECORD_OUTCOMES, {**keys, **outcomes})
+    _judge(conn, endpoint_ids, results, policy)
 
 
 def _judge(
@@ -309,7 +302,7 @@ def _judge(
     results: Sequence[_Result],
     policy: DeliveryPolicy,
 ) -> None:
-    """Count the failures of endpoints, and log each endpoint that this disables."""
+    """Count the failures of endpoints, and log each one that is disabled by them."""
     delivered = Counter(r.claimed.endpoint_id for r in results if r.answer.is_success)
     failed = Counter(r.claimed.endpoint_id for r in results if not r.answer.is_success)
     gone = {r.claimed.endpoint_id for r in results if r.answer.status_code == HTTP_GONE}

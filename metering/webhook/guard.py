@@ -1,8 +1,8 @@
 """Which addresses a webhook may go to, and connections that go nowhere else.
 
-A receiver's URL is a tenant's text, and the worker stands inside the operator's network. So names
-are resolved here, every answer is checked, and the connection is made to a checked address itself:
-a name that resolves to something else a moment later changes nothing. TLS still verifies the name.
+A tenant chooses the URL of a receiver, and the worker stands inside the operator's network. So
+names are resolved here, every address is checked, and the connection is made to a checked address:
+a name that resolves to another address a moment later changes nothing. TLS still verifies the name.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ ADDRESSES_TRIED_MAX: Final = 4
 # An address that does not answer leaves time for the next one.
 CONNECT_TIMEOUT_S: Final = 5.0
 
-# The registries of special-purpose addresses, written out: what `ipaddress` knows of them changes
-# with the patch release of Python.
+# The registries of special-purpose addresses, written out: the ones in `ipaddress` change with the
+# patch release of Python.
 _SPECIAL_V4: Final = tuple(
     map(
         IPv4Network,
@@ -54,8 +54,8 @@ _SPECIAL_V4: Final = tuple(
         ),
     )
 )
-# All public IPv6 addresses are in here; loopback, unique local, link-local, multicast, mapped and
-# translated ones are not.
+# It contains all public IPv6 addresses, and none that is loopback, unique local, link-local,
+# multicast, mapped or translated.
 _GLOBAL_V6: Final = IPv6Network("2000::/3")
 _SPECIAL_V6: Final = tuple(
     map(
@@ -70,7 +70,7 @@ _SPECIAL_V6: Final = tuple(
 )
 _LOOPBACK_V4: Final = IPv4Network("127.0.0.0/8")
 _LOOPBACK_V6: Final = IPv6Address("::1")
-# What a network without IPv4 shows of a public IPv4 host.
+# How a network without IPv4 shows an IPv4 host.
 _NAT64: Final = IPv6Network("64:ff9b::/96")
 
 _REFUSED: Final = (
@@ -95,7 +95,7 @@ def is_public(address: str) -> bool:
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether `address` is this very machine."""
+    """Tell whether `address` is this machine."""
     try:
         parsed = ip_address(address)
     except ValueError:
@@ -105,7 +105,7 @@ def is_loopback(address: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Which addresses a webhook may go to beside public ones."""
+    """Which addresses a webhook may go to in addition to public ones."""
 
     loopback: bool = False
     private: bool = False
@@ -115,21 +115,20 @@ class Reach:
         return self.private or is_public(address) or (self.loopback and is_loopback(address))
 
     def refusal_of(self, url: str) -> str | None:
-        """Return why no call to `url` would ever be made, as far as no name has to be resolved.
+        """Return why the address in `url` is never called. Resolves no name.
 
-        None if it may be made, and for what is no URL.
+        Returns None if it may be called, or is no URL.
         """
         try:
             host = httpx.URL(url).host
         except (httpx.InvalidURL, ValueError):
             return None
-        named = addresses_in(host)
-        return None if all(map(self.holds, named)) else _REFUSED
+        return None if all(map(self.holds, addresses_in(host))) else _REFUSED
 
     def refusal_now(self, url: str) -> str | None:
-        """Return why a call to `url` would be refused now; asks the system for the name.
+        """Return why a call to `url` would be refused now. Resolves the name.
 
-        None also if the name cannot be resolved: it may be later.
+        Returns None also if the name cannot be resolved, because later it may be.
         """
         try:
             host = httpx.URL(url).host
@@ -140,7 +139,7 @@ class Reach:
 
 
 def addresses_in(host: str) -> list[str]:
-    """Return the addresses that a host is in itself, in any spelling; of a name there are none."""
+    """Return the address that a host spells out, in any spelling; nothing for a name."""
     if host.rstrip(".").lower().rpartition(".")[2] == "localhost":
         return ["127.0.0.1"]
     try:
@@ -163,10 +162,10 @@ def _is_public_v6(address: IPv6Address) -> bool:
 
 
 def system_resolver(threads: Executor) -> Resolve:
-    """Return a resolver that asks the system, on `threads` of its own.
+    """Return a resolver that asks the system, on its own `threads`.
 
-    Not on the event loop's: a loop waits for its threads when it ends, and a name server that
-    does not answer would hold it for longer than any deadline of ours.
+    An event loop waits for its own threads when it ends, so a name server that does not answer
+    would hold it beyond every deadline.
     """
 
     async def resolve(host: str, port: int) -> Sequence[str]:
@@ -186,7 +185,7 @@ def _addresses(host: str, port: int) -> list[str]:
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """A network in which only the addresses within reach exist."""
+    """A network that connects only to addresses within reach."""
 
     def __init__(
         self,
@@ -207,13 +206,10 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[SocketOption] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect to an address of `host` that was checked.
+        """Connect to a checked address of `host`.
 
-        Raises:
-            UnresolvedHostError: the name has no address.
-            RefusedAddressError: one of its addresses is out of reach.
-            httpcore.ConnectError, httpcore.ConnectTimeout: none of them took the connection.
-
+        Raises: UnresolvedHostError if the name has no address. RefusedAddressError if one of its
+        addresses is out of reach. httpcore.ConnectError or ConnectTimeout if none of them accepts.
         """
         addresses = await self._checked(host, port)
         limit_s = CONNECT_TIMEOUT_S if timeout is None else min(timeout, CONNECT_TIMEOUT_S)
@@ -228,7 +224,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         raise last or UnresolvedHostError
 
     async def _checked(self, host: str, port: int) -> Sequence[str]:
-        """Resolve. One bad answer among good ones is enough to refuse: that is a trick."""
+        """Resolve a name. One bad address among good ones is an attack: all are refused."""
         addresses = await self._resolve(host, port)
         if not all(map(self._reach.holds, addresses)):
             raise RefusedAddressError
@@ -240,7 +236,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         timeout: float | None = None,  # noqa: ARG002, ASYNC109
         socket_options: Iterable[SocketOption] | None = None,  # noqa: ARG002
     ) -> httpcore.AsyncNetworkStream:
-        """Refuse: no receiver is a file of this machine."""
+        """Refuse, because no receiver is a file of this machine."""
         raise RefusedAddressError
 
     async def sleep(self, seconds: float) -> None:

@@ -1,7 +1,7 @@
-"""The outbox: what happened is written in the transaction that made it happen.
+"""The outbox: a webhook is written in the transaction of its cause.
 
-Whoever sends looks for rows that are committed, so nobody is told of what was rolled back, and
-nothing that was committed is forgotten.
+The delivery reads committed rows only. So no webhook is sent for a change that was rolled back, and
+none is lost for a change that was committed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ WebhookType = Literal[
     "webhook.test",
 ]
 
-# What `data.payload_type` says: the shape of the rest of `data`.
+# The value of `data.payload_type`. It names the shape of the rest of `data`.
 PAYLOAD_TYPES: Final[dict[WebhookType, str]] = {
     "credit.balance_low": "CreditBalanceLow",
     "credit.balance_recovered": "CreditBalanceRecovered",
@@ -58,10 +58,10 @@ PAYLOAD_TYPES: Final[dict[WebhookType, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something to tell a business.
+    """A webhook to write. `data` lacks `payload_type`, which follows from the type.
 
-    `data` lacks `payload_type`, which follows from the type. `sequence` counts 1, 2, 3 … per
-    wallet, so that a receiver can tell order and gaps; both are None where no wallet is meant.
+    `sequence` counts 1, 2, 3 … per wallet, so that a receiver sees order and gaps. Both are None if
+    it is not about a wallet.
     """
 
     business_id: BusinessId
@@ -74,10 +74,9 @@ class Notice:
 def publish(
     conn: Connection, notices: Sequence[Notice], occurred_at: datetime
 ) -> list[WebhookEventId]:
-    """Write `notices` to the outbox, with a delivery for each endpoint that wants one.
+    """Write `notices` to the outbox, with a delivery for each endpoint that receives the type.
 
-    Two statements, however many notices. Neither commits nor sends: that is the caller's
-    transaction and the delivery's task. The ids are in the order of the notices.
+    It takes two statements for any number of notices. The ids are in the order of the notices.
     """
     if not notices:
         return []
@@ -106,7 +105,7 @@ def _event_columns(
 def publish_to(
     conn: Connection, endpoint_id: EndpointId, notice: Notice, occurred_at: datetime
 ) -> WebhookEventId:
-    """Write a notice for one endpoint alone, whatever types it wants; return its id."""
+    """Write a notice for one endpoint alone, whatever types it receives; return its id."""
     event_id = WebhookEventId(new_id("msg"))
     conn.execute(statements.INSERT_EVENTS, _event_columns([event_id], [notice], occurred_at))
     delivery = {"webhook_event_id": event_id, "endpoint_id": endpoint_id}

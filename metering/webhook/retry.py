@@ -1,4 +1,4 @@
-"""When a failed attempt is tried again, and when it is given up. Pure."""
+"""When a failed attempt is repeated, and when the delivery is given up. Pure."""
 
 import math
 from collections.abc import Sequence
@@ -6,11 +6,11 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-# A delivery's attempts count on for ever, and a replay begins a new round at the next multiple of
-# this: attempts 1, 2, 3 …; after a replay 101, 102, 103 …; so no number comes twice, and the place
-# in the schedule is the number within its round.
+# The attempts of a delivery are numbered 1, 2, 3 … A replay begins a new round at the next multiple
+# of this: 101, 102, 103 … So no number repeats, and the number within the round is the place in
+# the schedule.
 ATTEMPTS_PER_ROUND: Final = 100
-# Retries of many deliveries that failed together do not come back together.
+# Spreads the retries of many deliveries that failed together.
 JITTER: Final = 0.15
 RETRY_AFTER_MAX_S: Final = 86_400
 
@@ -18,10 +18,10 @@ RETRY_AFTER_MAX_S: Final = 86_400
 def retry_delay_s(
     attempt: int, schedule_s: Sequence[int], jitter: float, retry_after_s: float | None = None
 ) -> float | None:
-    """Return the seconds from failed attempt `attempt` to the next one, or None: no more come.
+    """Return the seconds from failed attempt `attempt` to the next. Returns None if none follows.
 
-    The schedule's step, spread by up to `JITTER` of itself (`jitter` is from -1 to 1); or, where
-    that is longer, what the receiver asked for, up to a day.
+    It is the step of the schedule, spread by up to `JITTER` of itself (`jitter` is from -1 to 1),
+    or the time that the receiver asks for, up to a day, if that is longer.
     """
     tried = (attempt - 1) % ATTEMPTS_PER_ROUND + 1
     if tried > len(schedule_s):
@@ -31,9 +31,9 @@ def retry_delay_s(
 
 
 def parse_retry_after(value: str, now: datetime) -> float | None:
-    """Return the seconds that a Retry-After header asks for (never below 0), or None: unreadable.
+    """Return the seconds, 0 or more, that a Retry-After header asks for by number or by date.
 
-    The header holds seconds or a date.
+    Returns None if it cannot be read.
     """
     value = value.strip()
     if value.isascii() and value.isdigit():

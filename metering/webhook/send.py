@@ -1,8 +1,8 @@
-"""Many HTTP calls at once, each bounded in time and bytes as a whole.
+"""Many HTTP calls at once, each with one deadline and one limit of bytes.
 
-A total deadline, not only one per read: a receiver that sends a byte a second would never run into
-the latter. An event loop does this with a timer per call, where a thread would sit in a read. The
-loop runs only inside `Flight.wait`; between, the caller works with the database as usual.
+The deadline covers the whole call, because a receiver that sends a byte a second never exceeds a
+limit per read. An event loop needs a timer for that, where a thread would block in a read. The loop
+runs only inside `Flight.wait`; between two waits the caller uses the database.
 """
 
 import asyncio
@@ -26,17 +26,17 @@ from metering.webhook.retry import parse_retry_after
 Ticket = TypeVar("Ticket")
 
 RESOLVER_THREADS: Final = 16
-# Of an answer's body nothing is used. A little is read, so that a receiver that answers as usual
-# can finish; one that says more, or slowly, loses the connection and not our time.
+# The body of an answer is not used. A little of it is read, so that a usual receiver can finish.
+# The connection of one that sends more, or slowly, is closed.
 BODY_READ_MAX_BYTES: Final = 16 << 10
 BODY_READ_MAX_S: Final = 1.0
-# After the first answer of a wave, this long for others to come, to be recorded together.
+# How long to wait after an answer for others, to record them together.
 GATHER_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A POST. `url` was checked by `endpoints.check_url`; headers and body can hold secrets."""
+    """A POST to a URL that `endpoints.check_url` accepts. Headers and body can hold secrets."""
 
     url: str
     headers: Sequence[tuple[str, str]] = field(repr=False)
@@ -59,12 +59,12 @@ class Answer:
         return self.status_code is not None and httpx.codes.is_success(self.status_code)
 
 
-# Makes the call of an attempt that begins at the moment given.
+# Makes the call of an attempt that begins at the given moment.
 Prepare: TypeAlias = Callable[[datetime], Call]
 
 
 class HttpSender:
-    """Sends calls. One for a process: the TLS context and the resolver's threads are kept."""
+    """Sends calls. A process has one: it keeps the TLS context and the threads of the resolver."""
 
     def __init__(
         self,
@@ -84,11 +84,10 @@ class HttpSender:
         self._tls = httpx.create_ssl_context(trust_env=False)
 
     def connection(self, url: httpx.URL) -> httpcore.AsyncHTTPConnection:
-        """Return a connection for one call, not yet made.
+        """Return a connection for one call; it is not open yet.
 
-        One for each call, without a pool: nothing of one tenant's receiver is there for another's
-        call, and none fails because its connection was closed while it lay idle. `httpx.Client`
-        would add cookies, redirects and proxies, none of which are wanted.
+        There is no pool: calls of different tenants share nothing, and none fails because an idle
+        connection was closed. `httpx.Client` would add cookies, redirects and proxies.
         """
         port = url.port or (443 if url.scheme == "https" else 80)
         return httpcore.AsyncHTTPConnection(
@@ -98,14 +97,14 @@ class HttpSender:
         )
 
     def close(self) -> None:
-        """Let the resolver's threads go, without waiting for a name server."""
+        """Stop the threads of the resolver, without waiting for a name server."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class Flight(Generic[Ticket]):
-    """Calls under way, each known by the caller's ticket.
+    """Calls in flight, each with a ticket of the caller.
 
-    A context manager; at its end what is still under way is dropped.
+    A context manager; its end cancels the calls in flight.
     """
 
     def __init__(self, sender: HttpSender) -> None:
@@ -125,21 +124,21 @@ class Flight(Generic[Ticket]):
         return len(self._tickets)
 
     def tickets(self) -> Iterable[Ticket]:
-        """Return the tickets of the calls under way."""
+        """Return the tickets of the calls in flight."""
         return self._tickets.values()
 
     def count_younger(self, age_s: float) -> int:
-        """Return how many calls under way began within the last `age_s` seconds."""
+        """Return how many calls in flight began within the last `age_s` seconds."""
         since = time.monotonic() - age_s
         return sum(started > since for started in self._started.values())
 
     def start(self, ticket: Ticket, prepare: Prepare) -> None:
-        """Take a call on; it runs while `wait` does, and is prepared when it begins."""
+        """Add a call. It is prepared when it begins, and runs only during `wait`."""
         call = self._runner.get_loop().create_task(_exchange(self._sender, prepare))
         self._tickets[call], self._started[call] = ticket, time.monotonic()
 
     def wait(self, at_most_s: float) -> list[tuple[Ticket, Answer]]:
-        """Return what has ended, as soon as something has; nothing after `at_most_s`."""
+        """Return the calls that have ended, as soon as one has, or none after `at_most_s`."""
         if not self._tickets:
             return []
         self._runner.run(self._some_ended(at_most_s))
@@ -156,14 +155,14 @@ class Flight(Generic[Ticket]):
             await asyncio.wait(rest, timeout=GATHER_S)
 
     async def _drop(self) -> None:
-        """End all that is still under way."""
+        """Cancel all calls in flight."""
         for call in self._tickets:
             call.cancel()
         await asyncio.gather(*self._tickets, return_exceptions=True)
 
 
 async def _exchange(sender: HttpSender, prepare: Prepare) -> Answer:
-    """Make one call. Whatever goes wrong with it is its answer; only cancellation is raised."""
+    """Make one call. Every error is an answer; only cancellation is raised."""
     attempted_at, started = utc_now(), time.perf_counter()
     status_code, retry_after, error = None, None, None
     try:
@@ -196,7 +195,7 @@ def _failure_of(status_code: int) -> str | None:
 
 @asynccontextmanager
 async def _posted(sender: HttpSender, call: Call) -> AsyncIterator[httpcore.Response]:
-    """Post. The URL is read as `endpoints.check_url` reads it: one parser, one host."""
+    """Post a call. The URL is parsed as in `endpoints.check_url`, so both see the same host."""
     url = httpx.URL(call.url)
     target = httpcore.URL(
         scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
@@ -217,7 +216,7 @@ async def _posted(sender: HttpSender, call: Call) -> AsyncIterator[httpcore.Resp
 
 
 async def _skim(response: httpcore.Response) -> None:
-    """Read a small body to its end; of another one, a little."""
+    """Read a small body to its end, or the beginning of a large or slow one."""
     size = 0
     with suppress(TimeoutError):
         async with asyncio.timeout(BODY_READ_MAX_S):
@@ -234,7 +233,7 @@ def _header(response: httpcore.Response, name: bytes) -> str | None:
 
 
 def describe(cause: Exception, timeout_s: float) -> str:
-    """Say why there was no answer, in our words: those of others can quote headers or addresses."""
+    """Return why there was no answer, in words of ours: foreign ones can quote headers."""
     if isinstance(cause, TimeoutError):
         return f"no answer within {timeout_s:g} s"
     if isinstance(cause, UnresolvedHostError | RefusedAddressError | UnreadableSecretError):

@@ -1,7 +1,7 @@
-"""The request of an attempt: envelope and headers as Standard Webhooks has them.
+"""The request of an attempt: envelope and headers of Standard Webhooks.
 
-The body depends on the event alone, so it is the same bytes on every attempt; only the timestamp
-of the attempt, and so the signature, differ.
+The body depends on the event alone, so every attempt sends the same bytes. The timestamp of the
+attempt differs, and with it the signature.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ USER_AGENT: Final = "Gullak-Webhooks/1"
 
 
 def envelope(business_id: BusinessId, type_: str, occurred_at: datetime, data_json: str) -> bytes:
-    """Return the body: JSON in UTF-8. `data_json` is the outbox's text and goes in unchanged."""
+    """Return the body: JSON in UTF-8, with the JSON text of the outbox unchanged."""
     head = orjson.dumps(
         {"business_id": business_id, "type": type_, "timestamp": to_wire(occurred_at)}
     )
@@ -33,9 +33,9 @@ def signed_headers(
     secrets: Sequence[str],
     extra: Mapping[str, str],
 ) -> list[tuple[str, str]]:
-    """Return the headers of an attempt, with one signature per secret, the newest first.
+    """Return the headers of an attempt, with one signature for each secret, the newest first.
 
-    `extra` are the endpoint's own; none of them names a header of ours (`endpoints` refuses that).
+    `extra`: headers of the endpoint. `endpoints` refuses those that the sender sets.
     """
     text = body.decode()
     signatures = (Webhook(secret).sign(webhook_event_id, attempted_at, text) for secret in secrets)

@@ -4,7 +4,7 @@ from typing import Final
 
 from sqlalchemy import text
 
-# --- outbox: written in the transaction of what it tells of ---------------------------------------
+# --- outbox ---------------------------------------------------------------------------------------
 
 # Write webhooks to the outbox.
 INSERT_EVENTS: Final = text("""
@@ -97,12 +97,12 @@ ENABLE_ENDPOINT: Final = text(f"""
     WHERE business_id = :business_id AND endpoint_id = :endpoint_id
     RETURNING {_ENDPOINT}
 """)
-# Forget an endpoint, with its deliveries and their attempts.
+# Delete an endpoint, with its deliveries and their attempts.
 DELETE_ENDPOINT: Final = text("""
     DELETE FROM webhook_endpoints
     WHERE business_id = :business_id AND endpoint_id = :endpoint_id
 """)
-# A new secret; the one before signs too, for a while.
+# Set a new secret. The old one signs too, for a while.
 ROTATE_SECRET: Final = text("""
     UPDATE webhook_endpoints SET previous_secret = secret, secret = :secret,
         previous_secret_until = now() + make_interval(secs => CAST(:overlap_s AS float8)),
@@ -112,8 +112,8 @@ ROTATE_SECRET: Final = text("""
 
 # --- delivery -------------------------------------------------------------------------------------
 
-# Endpoints with anything pending, found by hops along the index of pending deliveries: the cost
-# grows with these endpoints alone, neither with what is pending nor with what was delivered.
+# Endpoints with pending deliveries, found by hops along their index. The cost grows with these
+# endpoints alone, not with the deliveries.
 _BUSY: Final = """
     busy (endpoint_id) AS (
         (SELECT endpoint_id FROM webhook_deliveries WHERE status = 'pending'
@@ -124,9 +124,9 @@ _BUSY: Final = """
             ORDER BY d.endpoint_id LIMIT 1)
         FROM busy WHERE busy.endpoint_id IS NOT NULL
     )"""
-# How many deliveries each endpoint with something due may take now: its limit, less what is in
-# flight anywhere. In flight is what was claimed, has its lease and has no attempt recorded. An
-# endpoint that keeps failing gets one at a time, so that it holds no more than one place.
+# How many deliveries each endpoint may take now: its limit, less those in flight in any process. A
+# delivery is in flight if it was claimed, has its lease and has no recorded attempt. A failing
+# endpoint gets one at a time, so that it holds one place only.
 _ROOM: Final = """
     room AS MATERIALIZED (
         SELECT e.endpoint_id, e.failures_in_row >= :failing_from AS failing,
@@ -146,8 +146,8 @@ _ROOM: Final = """
             WHERE d.endpoint_id = e.endpoint_id AND d.status = 'pending'
             ORDER BY d.due_at LIMIT 1) <= now()
     )"""
-# The deliveries that are next at each endpoint, `turn` by turn; where many endpoints wait, no more
-# of each than its share of the limit.
+# The next deliveries of each endpoint, in turns. If many endpoints wait, each gets its share of the
+# limit.
 _WAITING: Final = """
     room CROSS JOIN LATERAL (
         SELECT first.*, row_number() OVER (ORDER BY first.due_at, first.webhook_event_id) AS turn
@@ -162,9 +162,9 @@ COUNT_DUE: Final = text(f"""
     WITH RECURSIVE {_BUSY}, {_ROOM}
     SELECT count(*) FROM (SELECT FROM {_WAITING} LIMIT :claim_limit) AS due
 """)
-# Claim deliveries that are due: count the attempt and move `due_at` past the lease, so that a
-# claimer that dies gives them back. Endpoints take turns, the longest waiting first; failing ones
-# come after the others and get no more than their share.
+# Claim deliveries that are due: number the attempt and move `due_at` past the lease, so that they
+# are due again if the claimer dies. Endpoints take turns, the longest waiting first; failing ones
+# come last and get no more than their share. SKIP LOCKED: another claimer has the row.
 CLAIM: Final = text(f"""
     WITH RECURSIVE {_BUSY}, {_ROOM}, queue AS MATERIALIZED (
         SELECT waiting.*, room.endpoint_id, room.failing,
@@ -196,7 +196,7 @@ LOCK_ENDPOINTS: Final = text("""
     SELECT endpoint_id FROM webhook_endpoints WHERE endpoint_id = ANY(:endpoint_ids)
     ORDER BY endpoint_id FOR NO KEY UPDATE
 """)
-# How many attempts before each of these were written down, in the same round.
+# How many attempts before each of these are recorded in the same round.
 TRIED_BEFORE: Final = text("""
     SELECT r.webhook_event_id, r.endpoint_id, count(*) AS tried
     FROM unnest(CAST(:webhook_event_ids AS text[]), CAST(:endpoint_ids AS text[]),
@@ -206,7 +206,7 @@ TRIED_BEFORE: Final = text("""
         AND (a.attempt - 1) / :attempts_per_round = (r.attempt - 1) / :attempts_per_round
     GROUP BY r.webhook_event_id, r.endpoint_id
 """)
-# Write attempts down; those of an endpoint deleted meanwhile have no place any more.
+# Record attempts, but not those of an endpoint that was deleted meanwhile.
 INSERT_ATTEMPTS: Final = text("""
     INSERT INTO webhook_attempts (webhook_event_id, endpoint_id, attempt, attempted_at,
         duration_ms, status_code, error)
@@ -220,8 +220,8 @@ INSERT_ATTEMPTS: Final = text("""
     JOIN webhook_deliveries d USING (webhook_event_id, endpoint_id)
     ON CONFLICT DO NOTHING
 """)
-# Say what follows from attempts. A failure that comes after the lease, when another attempt has
-# begun, decides nothing; a success always does.
+# Record the outcomes of attempts. A failure that arrives after the lease, when another attempt has
+# begun, decides nothing; a success always counts.
 RECORD_OUTCOMES: Final = text("""
     UPDATE webhook_deliveries d SET status = r.status,
         due_at = CASE WHEN r.status = 'pending' THEN now() + make_interval(secs => r.delay_s)
@@ -233,8 +233,8 @@ RECORD_OUTCOMES: Final = text("""
     WHERE d.webhook_event_id = r.webhook_event_id AND d.endpoint_id = r.endpoint_id
         AND d.status = 'pending' AND (d.attempts = r.attempt OR r.status = 'delivered')
 """)
-# Keep the record of endpoints: one success clears it, 410 Gone disables, and so do many failures
-# in a row over a long time.
+# Count the failures of endpoints. One success clears them. 410 Gone disables an endpoint, and so do
+# many failures in a row over a long time.
 JUDGE_ENDPOINTS: Final = text("""
     UPDATE webhook_endpoints e SET
         failures_in_row = v.failures_in_row, failing_since = v.failing_since,
@@ -264,7 +264,7 @@ JUDGE_ENDPOINTS: Final = text("""
         e.disabled_at IS NOT DISTINCT FROM now() AS stopped
 """)
 
-# --- where deliveries are -------------------------------------------------------------------------
+# --- lists ----------------------------------------------------------------------------------------
 
 # Tell whether the business has such an event.
 EVENT_EXISTS: Final = text("""
@@ -279,8 +279,8 @@ _STATES: Final = {
     "delivered": "d.status = 'delivered'",
     "undelivered": "d.status IN ('pending', 'dead')",
 }
-# A page of deliveries, newest event first, with the last attempt of each. One statement per state,
-# so that a state with an index of its own is read by it; of each endpoint no more is read than the
+# A page of deliveries, newest event first, with the last attempt of each. Each state has its own
+# statement, so that it can use the index of that state. Of each endpoint no more is read than the
 # page reaches.
 DELIVERIES: Final = {
     state: text(f"""
@@ -309,7 +309,7 @@ DELIVERIES: Final = {
     for state, condition in _STATES.items()
 }
 
-# What has not arrived, over all businesses: given up, waiting, and of that tried in vain.
+# Deliveries of all businesses that have not arrived: dead, pending, and pending after a failure.
 UNDELIVERED: Final = text("""
     SELECT count(*) FILTER (WHERE status = 'dead') AS dead,
         count(*) FILTER (WHERE status = 'pending') AS pending,
@@ -342,8 +342,8 @@ _CHOSEN_EVENTS: Final = """
     AND (CAST(:since AS timestamptz) IS NULL OR v.occurred_at >= :since)
     AND (CAST(:until AS timestamptz) IS NULL OR v.occurred_at < :until)"""
 
-# Begin a new round of attempts, at once, for deliveries that ended or wait for a retry. What is in
-# flight or due is left alone: it goes out anyway.
+# Begin a new round of attempts for deliveries that ended or wait for a retry. Those in flight or
+# due are left alone, because they go out anyway.
 REPLAY: Final = text(f"""
     WITH chosen AS MATERIALIZED (
         SELECT d.webhook_event_id, d.endpoint_id
