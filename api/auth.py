@@ -32,12 +32,12 @@ NOBODY: Final = BusinessId("")
 Transactions = Callable[[BusinessId], AbstractContextManager[Connection]]
 
 
-class _Known(NamedTuple):
-    """A key's principal; when Postgres last confirmed it, and when Postgres was last asked."""
+class _CachedKey(NamedTuple):
+    """A key's principal, the last time Postgres confirmed it, and the time of the last look-up."""
 
     principal: Principal
     confirmed_s: float
-    asked_s: float
+    looked_up_s: float
 
 
 class KeyCache:
@@ -48,17 +48,17 @@ class KeyCache:
         self._fresh_s = fresh_s
         self._stale_s = stale_s
         self._lock = Lock()
-        self._known: dict[bytes, _Known] = {}
+        self._cached: dict[bytes, _CachedKey] = {}
         self._unknown: dict[bytes, float] = {}
         self._failed = FailedKeys()
         self._threads = CapacityLimiter(LOOK_UPS)
 
     def fresh(self, key: str) -> Principal | None:
         """Return the principal of a key that was looked up a moment ago; never waits."""
-        known = self._known.get(_digest(key))
-        if known is None or monotonic() - known.asked_s >= self._fresh_s:
+        cached = self._cached.get(_digest(key))
+        if cached is None or monotonic() - cached.looked_up_s >= self._fresh_s:
             return None
-        return known.principal
+        return cached.principal
 
     async def find(self, key: str, address: str) -> Principal:
         """Return the principal of a key that a client at `address` sent.
@@ -70,7 +70,7 @@ class KeyCache:
         digest = _digest(key)
         if monotonic() - self._unknown.get(digest, -self._fresh_s) < self._fresh_s:
             raise UnauthorizedError
-        wait_s = KNOWN_WAIT_S if digest in self._known else KEY_WAIT_S
+        wait_s = KNOWN_WAIT_S if digest in self._cached else KEY_WAIT_S
         with move_on_after(wait_s):
             return await to_thread.run_sync(
                 self.principal, key, address, limiter=self._threads, abandon_on_cancel=True
@@ -86,7 +86,7 @@ class KeyCache:
         if (fresh := self.fresh(key)) is not None:
             return fresh
         digest = _digest(key)
-        if digest not in self._known:
+        if digest not in self._cached:
             self._failed.check(address)
         try:
             with self._transaction(NOBODY) as conn:
@@ -112,22 +112,22 @@ class KeyCache:
         """
         now = monotonic()
         with self._lock:
-            known = self._known.get(digest)
-            if known is None or now - known.confirmed_s >= self._stale_s:
+            cached = self._cached.get(digest)
+            if cached is None or now - cached.confirmed_s >= self._stale_s:
                 raise error
-            self._known[digest] = known._replace(asked_s=now)
-        return known.principal
+            self._cached[digest] = cached._replace(looked_up_s=now)
+        return cached.principal
 
     def _keep(self, digest: bytes, principal: Principal) -> None:
         now = monotonic()
         with self._lock:
-            if len(self._known) >= KEYS_MAX:
-                self._known.clear()
-            self._known[digest] = _Known(principal, now, now)
+            if len(self._cached) >= KEYS_MAX:
+                self._cached.clear()
+            self._cached[digest] = _CachedKey(principal, now, now)
 
     def _forget(self, digest: bytes) -> None:
         with self._lock:
-            self._known.pop(digest, None)
+            self._cached.pop(digest, None)
             if len(self._unknown) >= KEYS_MAX:
                 self._unknown.clear()
             self._unknown[digest] = monotonic()

@@ -257,7 +257,7 @@ class BufferUnavailableError(GullakError):
 
 
 class DurabilityError(GullakError):
-    """Strict durability was asked for, but Redis cannot promise that a write is on the disk."""
+    """Strict durability is configured, but Redis cannot promise that a write is on the disk."""
 
     code = "UNAVAILABLE"
 

@@ -14,8 +14,8 @@ from sqlalchemy import Connection, TextClause
 
 from metering.ids import EntryId, FaultId, WalletId
 
-# The tables that are walked. None: the check reads whole tables at once, whose keys no index finds
-# by page.
+# The tables that are walked. None for a check that reads whole tables at once, because no index
+# finds their keys by page.
 Table: TypeAlias = Literal["wallets", "purchases", "checkouts", "usage_batches"] | None
 Page: TypeAlias = Mapping[str, object]
 

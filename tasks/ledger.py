@@ -35,14 +35,14 @@ def verify(since: int = 0) -> Report:
 @task("ledger.measure")
 def measure() -> Report:
     """Set the gauges of what waits; without Redis or Postgres they stay as they are."""
-    at = context()
-    buffered = read_buffered(at.buffer)
+    current = context()
+    buffered = read_buffered(current.buffer)
     if isinstance(buffered, str):
         log.warning("not measured", cause=buffered)
         return {}
-    with at.snapshot() as conn:
+    with current.snapshot() as conn:
         waiting = read_waiting(conn)
-    publish(buffered, waiting, at.settings.currencies)
+    publish(buffered, waiting, current.settings.currencies)
     return {}
 
 

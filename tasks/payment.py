@@ -68,7 +68,7 @@ def top_up() -> Report:
 @task("purchase.charge")
 def charge(charge_id: str) -> Report:
     """Request one charge or look it up; delivered again, it is not due."""
-    here = context()
-    policy, checkpoint = charge_policy_of(here.settings), checkpoint_of(here.settings)
-    called = run_charge(here.transaction, open_gateway, ChargeId(charge_id), policy, checkpoint)
+    current = context()
+    policy, checkpoint = charge_policy_of(current.settings), checkpoint_of(current.settings)
+    called = run_charge(current.transaction, open_gateway, ChargeId(charge_id), policy, checkpoint)
     return {"asked": int(called)}

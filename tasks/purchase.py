@@ -14,5 +14,5 @@ def expire() -> Report:
 @task("purchase.tell_expiring")
 def announce() -> Report:
     """Announce credit that will expire soon."""
-    here = context()
-    return {"told": announce_expiring(here.transaction, here.settings.expiring_notice_days)}
+    current = context()
+    return {"told": announce_expiring(current.transaction, current.settings.expiring_notice_days)}

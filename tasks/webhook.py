@@ -12,7 +12,7 @@ from worker.metrics import WEBHOOK_ATTEMPTS
 from worker.settings import Settings
 from worker.task import Report, task, wake
 
-# A run takes what it finds; more of them at once only help where very much is due.
+# A run goes on while it finds work; more runs at once help only when very much is due.
 RUNS_PER_SWEEP_MAX: Final = 3
 # Below the soft limit of a task.
 RUN_MAX_S: Final = 40.0
@@ -20,9 +20,10 @@ RUN_MAX_S: Final = 40.0
 
 @task("webhook.sweep")
 def sweep() -> Report:
-    """Wake as many deliveries as what is due asks for."""
-    at, policy = context(), policy_of(context().settings)
-    with at.transaction() as conn:
+    """Wake one run for each share of the deliveries that are due."""
+    current = context()
+    policy = policy_of(current.settings)
+    with current.transaction() as conn:
         due = count_due(conn, policy, RUNS_PER_SWEEP_MAX * policy.prompt_max)
     runs = -(-due // policy.prompt_max)  # ceiling
     for _ in range(runs):
@@ -33,10 +34,10 @@ def sweep() -> Report:
 @task("webhook.deliver")
 def deliver() -> Report:
     """Deliver what is due."""
-    at = context()
-    config = at.settings
+    current = context()
+    config = current.settings
     report = deliver_due(
-        at.transaction, _sender_of(os.getpid()), policy_of(config), checkpoint_of(config)
+        current.transaction, _sender_of(os.getpid()), policy_of(config), checkpoint_of(config)
     )
     counts = {"delivered": report.delivered, "failed": report.failed, "dead": report.dead}
     for outcome, attempts in counts.items():

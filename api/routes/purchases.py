@@ -153,16 +153,16 @@ def list_purchases(
 @router.get("/purchases/{purchase_id}", response_model=KnownPurchaseOut)
 def show_purchase(tenant: Reader, purchase_id: PurchasePath) -> dict[str, Any]:
     """Return one purchase with its payments and their reversals."""
-    return tenant.run(_known, purchase_id)
+    return tenant.run(_details, purchase_id)
 
 
-def _known(conn: Connection, business_id: BusinessId, purchase_id: PurchaseId) -> dict[str, Any]:
+def _details(conn: Connection, business_id: BusinessId, purchase_id: PurchaseId) -> dict[str, Any]:
     """Return the fields of `KnownPurchaseOut`."""
-    known = purchase_details(conn, business_id, purchase_id)
+    details = purchase_details(conn, business_id, purchase_id)
     return {
-        **asdict(known.purchase),
-        "payments": known.payments,
-        "reversals": known.reversals,
+        **asdict(details.purchase),
+        "payments": details.payments,
+        "reversals": details.reversals,
     }
 
 
@@ -176,7 +176,7 @@ def open_purchase_page(tenant: Writer, purchase_id: PurchasePath, new: NewPage) 
     the purchase shows the address a little later.
     """
     ask_for_payment(tenant, tenant.run(open_page, purchase_id, new))
-    return tenant.run(_known, purchase_id)
+    return tenant.run(_details, purchase_id)
 
 
 def _report(
@@ -189,7 +189,7 @@ def _report(
 
     def work(conn: Connection, business_id: BusinessId) -> dict[str, Any]:
         record(conn, business_id, purchase_id, report)
-        return _known(conn, business_id, purchase_id)
+        return _details(conn, business_id, purchase_id)
 
     return tenant.run(work)
 

@@ -65,11 +65,11 @@ def configured_first(
 
 def total_usd(wallets: Sequence[CustomerWallet], rates: Mapping[str, Decimal]) -> int:
     """Return the sum in cents of USD, rounded down."""
-    known = {"USD": Decimal(1), **rates}
+    rate_of = {"USD": Decimal(1), **rates}
     with localcontext(prec=60):
         parts = [
-            wallet.balance * known[wallet.currency]
+            wallet.balance * rate_of[wallet.currency]
             for wallet in wallets
-            if wallet.currency in known
+            if wallet.currency in rate_of
         ]
         return int(sum(parts, Decimal(0)).to_integral_value(ROUND_FLOOR))

@@ -161,12 +161,12 @@ def _lot_terms(request: ManualEntry) -> LotTerms:
 
 
 def _digest(customer_id: CustomerId, request: ManualEntry, kind: Kind) -> bytes:
-    """Return the digest of all that was asked for.
+    """Return the digest of the request.
 
-    Only the given terms take part, so that digests that are older than terms still match.
+    Only given terms take part, so that digests from before there were terms still match.
     """
     terms = request.model_dump(include=set(_TERMS), exclude_none=True)
     if request.expires_at is not None:
         terms["expires_at"] = to_wire(request.expires_at)
-    asked = request.model_dump(exclude=set(_TERMS))
-    return digest_of({"customer_id": customer_id, "kind": kind, **asked, **terms})
+    fields = request.model_dump(exclude=set(_TERMS))
+    return digest_of({"customer_id": customer_id, "kind": kind, **fields, **terms})

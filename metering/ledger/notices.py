@@ -10,10 +10,10 @@ from metering.ledger.entry import Entry
 from metering.webhook.outbox import Notice, WebhookType, publish
 
 
-def tell_of(conn: Connection, entries: Sequence[Entry], now: datetime) -> None:
+def publish_notices(conn: Connection, entries: Sequence[Entry], now: datetime) -> None:
     """Publish a webhook for each entry that is not usage."""
-    told = [entry for entry in entries if entry.kind != "usage"]
-    publish(conn, [_notice(entry) for entry in told], now)
+    notified = [entry for entry in entries if entry.kind != "usage"]
+    publish(conn, [_notice(entry) for entry in notified], now)
 
 
 def _notice(entry: Entry) -> Notice:

@@ -20,7 +20,7 @@ from metering.ids import WalletId
 from metering.ledger import statements
 from metering.ledger.entry import Entry, Posting, Wallet
 from metering.ledger.lots.book import LotBook, needing_lots, open_books, write_books
-from metering.ledger.notices import tell_of
+from metering.ledger.notices import publish_notices
 from metering.ledger.plan import plan_entries
 from metering.low_credit.crossing import evaluate
 
@@ -52,7 +52,7 @@ def post(conn: Connection, postings: Sequence[Posting]) -> list[Entry]:
     _move(conn, [wallet for wallet in moved.values() if wallet.wallet_id not in books], now)
     _turn(conn, closed, now)
     evaluate(conn, list(moved), now)
-    tell_of(conn, entries, now)
+    publish_notices(conn, entries, now)
     return entries
 
 

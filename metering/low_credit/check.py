@@ -26,12 +26,12 @@ def check_all(transaction: Transactions, slice_s: float = SLICE_S) -> int:
     Goes on where the last run ended. Ends with the last wallet, or with the first page after
     `slice_s`; does nothing while another run checks.
     """
-    ends_at_s, told, is_over = monotonic() + slice_s, 0, False
+    ends_at_s, published, is_over = monotonic() + slice_s, 0, False
     while not is_over:
         is_last, crossings = _check_next(transaction)
-        told += crossings
+        published += crossings
         is_over = is_last or monotonic() >= ends_at_s
-    return told
+    return published
 
 
 def _check_next(transaction: Transactions) -> tuple[bool, int]:

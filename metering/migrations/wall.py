@@ -1,8 +1,8 @@
 """The wall between tenants: the role of the HTTP edge, its rights, the policies that bind it.
 
-Every migration run raises it, not only the revision that made a table. A role belongs to the
-cluster, so a dump that is restored into a new cluster lacks it, with all rights and policies that
-name it. A new table needs a line here, and nothing in its migration.
+Every migration run builds it, not only the revision that made a table. A role belongs to the
+cluster. A dump that is restored into a new cluster therefore lacks the role and everything that
+names it. A new table needs a line here, and nothing in its migration.
 """
 
 from typing import Final
@@ -54,7 +54,7 @@ RIGHTS: Final = {
     "refused_events": "SELECT, UPDATE (replayed_at, resolution, resolution_note, payload)",
     "top_up_rules": "SELECT, INSERT, UPDATE, DELETE",
     "unpriced_usage": "SELECT",
-    # A batch is of all businesses; its number and time say nothing of anybody.
+    # A batch has events of all businesses; its number and time reveal nothing about one of them.
     "usage_batches": "SELECT (batch_id, created_at)",
     # The key of an event is a hash that names no tenant.
     "usage_event_keys": "SELECT",

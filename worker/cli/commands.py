@@ -98,8 +98,9 @@ class Commands(TyperGroup):
         shared = [word for option in self.params for word in _shared(option, ctx)]
         if shared and command is not None:
             is_group = hasattr(getattr(command, "loaded", command), "commands")
-            at = 1 if is_group and rest and not rest[0].startswith("-") else 0
-            rest[at:at] = shared  # before the command's own options: of two, the last one holds
+            position = 1 if is_group and rest and not rest[0].startswith("-") else 0
+            # Before the command's own options: the last of two equal options wins.
+            rest[position:position] = shared
         return name, command, rest
 
 

@@ -76,7 +76,7 @@ class Page:
     has_wide: bool = False
 
 
-SENTENCE: Final = Page(lambda said, _view: typer.echo(said.text))
+SENTENCE: Final = Page(lambda answer, _view: typer.echo(answer.text))
 
 
 def table(*columns: Column, title: str = "", more: str = "", is_short: bool = True) -> Page:

@@ -84,8 +84,8 @@ def print_record(fields: Mapping[str, object], title: str = "") -> None:
 
 def _record(names: Sequence[str], cells: Sequence[str]) -> str:
     width = max(map(len, names))
-    known = [(name, cell) for name, cell in zip(names, cells, strict=True) if cell]
-    return "\n".join(f"{name:<{width}}  {cell}" for name, cell in known)
+    filled = [(name, cell) for name, cell in zip(names, cells, strict=True) if cell]
+    return "\n".join(f"{name:<{width}}  {cell}" for name, cell in filled)
 
 
 def _widths(

@@ -124,5 +124,5 @@ def _buffered(target: Target) -> Buffered | str:
         return read_buffered(target.buffer)
     except ConfigurationError as error:
         return error.message
-    except RedisError as error:  # the number of shards is asked for first
+    except RedisError as error:  # the first command reads the number of shards
         return redis_is_away(error)

@@ -179,12 +179,12 @@ def business_of(conn: Connection, name: str | None) -> BusinessId:
         InvalidInputError: none was named, and there is not exactly one.
 
     """
-    known = [business.business_id for business in list_businesses(conn)]
+    existing = [business.business_id for business in list_businesses(conn)]
     if name is None:
-        if len(known) == 1:
-            return known[0]
-        reason = f"there are {len(known)}: name one with --business"
+        if len(existing) == 1:
+            return existing[0]
+        reason = f"there are {len(existing)}: name one with --business"
         raise InvalidInputError(FieldProblem("business", reason))
-    if name not in known:
+    if name not in existing:
         raise NotFoundError("business", name)
     return BusinessId(name)

@@ -83,8 +83,8 @@ def verify(target: Target) -> Verified:
     the buffered events are then unknown. A fault that was accepted is listed, and not counted.
     """
     found = _verified(target)
-    known = {fault.fault_id for fault in found.accepted}
-    return replace(found, faults=[one for one in found.faults if one.fault_id not in known])
+    accepted = {fault.fault_id for fault in found.accepted}
+    return replace(found, faults=[one for one in found.faults if one.fault_id not in accepted])
 
 
 @app.add("accept")

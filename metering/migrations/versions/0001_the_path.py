@@ -1,7 +1,7 @@
-"""The tables of the path: usage in, priced, posted, told.
+"""The tables of the path: usage, prices, the ledger, alerts and webhooks.
 
-Money is `bigint` minor units; what lies below is `numeric`. Ids are text in C collation: they sort
-by time and compare as bytes. Everything carries `business_id`.
+Money is `bigint` minor units; a part of a minor unit is `numeric`. Ids are text in C
+collation: they sort by time and compare as bytes. Every row carries `business_id`.
 """
 
 from alembic import op
@@ -17,7 +17,7 @@ TENANTS = """
 CREATE TABLE businesses (
     business_id text COLLATE "C" PRIMARY KEY,
     name text NOT NULL CHECK (name <> ''),
-    -- Grows with every change of a meter or a price: what a compiled rate card is valid for.
+    -- Grows with every change of a meter or a price. A compiled rate card is valid for one version.
     rate_card_version bigint NOT NULL DEFAULT 1,
     created_at timestamptz NOT NULL DEFAULT now()
 );
@@ -35,7 +35,7 @@ CREATE TABLE customers (
     updated_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX customers_of_business ON customers (business_id, customer_id);
--- A billing currency decides about prices, so compiled views of both go by one version.
+-- A billing currency decides about prices, so its change moves the version of the rate card too.
 CREATE FUNCTION move_rate_card() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     UPDATE businesses SET rate_card_version = rate_card_version + 1
@@ -53,14 +53,14 @@ CREATE TABLE wallets (
     customer_id text COLLATE "C" NOT NULL REFERENCES customers ON DELETE RESTRICT,
     currency text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
     balance_minor bigint NOT NULL DEFAULT 0,
-    -- The part of past charges below one minor unit: taken with the next debit.
+    -- The part of past costs below one minor unit. It is carried to the next debit.
     remainder numeric NOT NULL DEFAULT 0 CHECK (remainder >= 0 AND remainder < 1),
     version bigint NOT NULL DEFAULT 0 CHECK (version >= 0),
     -- Digest of the last entry; NULL while there is none.
     chain bytea CHECK (octet_length(chain) = 32),
     -- How far below zero a manual debit may go. Usage that has happened is always debited.
     overdraft_limit_minor bigint NOT NULL DEFAULT 0 CHECK (overdraft_limit_minor >= 0),
-    -- Number of the last alert about this wallet: without gaps.
+    -- Number of the last alert about this wallet. The numbers have no gaps.
     alert_sequence bigint NOT NULL DEFAULT 0,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
@@ -78,17 +78,17 @@ CREATE TABLE usage_batches (
     posted_count integer NOT NULL CHECK (posted_count >= 0),
     duplicate_count integer NOT NULL CHECK (duplicate_count >= 0),
     refused_count integer NOT NULL CHECK (refused_count >= 0),
-    -- Of the posted: no meter matched, so nothing was charged.
+    -- Posted events that no meter matched. They cost nothing.
     unmetered_count integer NOT NULL CHECK (unmetered_count BETWEEN 0 AND posted_count),
-    -- Events read a second time after their batch had been committed: counted apart, never twice.
+    -- Events that were read again after the commit of their batch. They are counted here only.
     replayed_count integer NOT NULL CHECK (replayed_count >= 0),
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
 CREATE TABLE ledger_entries (
     entry_id text COLLATE "C" NOT NULL UNIQUE,
-    -- Wallet and batch exist and stay: `check_chain` looks them up for all entries of a statement
-    -- at once, at a fifth of what two foreign keys cost per row, and neither can be deleted.
+    -- No foreign keys to wallet and batch: `check_chain` looks both up for all entries of a
+    -- statement at once, at a fifth of the cost of two foreign keys. Neither can be deleted.
     wallet_id text COLLATE "C" NOT NULL,
     version bigint NOT NULL CHECK (version > 0),
     business_id text COLLATE "C" NOT NULL,
@@ -107,7 +107,7 @@ CREATE TABLE ledger_entries (
     request_digest bytea,
     batch_id bigint,
     event_count integer NOT NULL DEFAULT 0 CHECK (event_count >= 0),
-    -- Postgres orders NaN above every number, so a lower bound alone would let it pass.
+    -- Postgres orders NaN above every number, so a lower bound alone would admit it.
     exact_cost numeric NOT NULL CHECK (exact_cost >= 0 AND exact_cost < 'Infinity'),
     remainder_before numeric NOT NULL CHECK (remainder_before >= 0 AND remainder_before < 1),
     remainder_after numeric NOT NULL CHECK (remainder_after >= 0 AND remainder_after < 1),
@@ -115,11 +115,11 @@ CREATE TABLE ledger_entries (
     created_at timestamptz NOT NULL,
     chain bytea NOT NULL CHECK (octet_length(chain) = 32),
     PRIMARY KEY (wallet_id, version),
-    -- A batch of usage may be worth less than a minor unit: all of it goes to the remainder.
+    -- A batch of usage may cost less than a minor unit. Then all of it goes to the remainder.
     CHECK (amount_minor > 0 OR (amount_minor = 0 AND kind = 'usage')),
     CHECK (after_minor = before_minor
         + CASE WHEN is_credit THEN amount_minor ELSE -amount_minor END),
-    -- Nothing below a minor unit is lost: before + cost = taken + kept.
+    -- No part of a minor unit is lost: remainder before + cost = amount + remainder after.
     CHECK (remainder_before + exact_cost = amount_minor + remainder_after OR kind <> 'usage'),
     CHECK (kind = 'usage' OR remainder_before = remainder_after),
     CHECK (kind IN ('usage', 'manual', 'purchase', 'correction')),
@@ -129,10 +129,10 @@ CREATE TABLE ledger_entries (
 );
 CREATE UNIQUE INDEX ledger_entries_idempotency ON ledger_entries (business_id, idempotency_key)
     WHERE idempotency_key IS NOT NULL;
--- One entry per wallet and batch; more only where a batch had to be split around a bad event.
+-- One entry per wallet and batch. More if the batch was split around a bad event.
 CREATE INDEX ledger_entries_of_batch ON ledger_entries (batch_id, wallet_id)
     WHERE batch_id IS NOT NULL;
--- A purchase is credited once, whatever else goes wrong.
+-- A purchase is credited once, also when the code is wrong.
 CREATE UNIQUE INDEX ledger_entries_of_purchase ON ledger_entries (reference)
     WHERE kind = 'purchase';
 
@@ -148,8 +148,8 @@ CREATE TRIGGER usage_batches_stay BEFORE DELETE OR TRUNCATE ON usage_batches
 CREATE TRIGGER ledger_entries_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger_entries
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
--- Each entry is of its wallet's owner and continues the one before it. One set-based look per
--- statement, not one per row.
+-- Each entry names its wallet's owner and continues the one before it. A statement trigger: it
+-- checks all entries of an INSERT with one query.
 CREATE FUNCTION check_chain() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE broken record;
 BEGIN
@@ -178,7 +178,7 @@ USAGE = """
 CREATE TABLE usage_event_keys (
     -- 128-bit hash of business and event id.
     event_key uuid NOT NULL,
-    -- Of what the event says: tells a repetition from a conflict.
+    -- Digest of the event's content. It distinguishes a duplicate from a conflict.
     payload_digest bigint NOT NULL,
     batch_id bigint NOT NULL,
     PRIMARY KEY (event_key)
@@ -190,7 +190,7 @@ CREATE TABLE usage_events (
     event_name text NOT NULL,
     event_at timestamptz NOT NULL,
     metadata json NOT NULL,
-    -- NULL: no meter matched, nothing was charged.
+    -- NULL if no meter matched and nothing was charged.
     currency text,
     cost_minor numeric NOT NULL CHECK (cost_minor >= 0 AND cost_minor < 'Infinity'),
     batch_id bigint NOT NULL,
@@ -199,7 +199,7 @@ CREATE TABLE usage_events (
 -- Rows of one batch lie together, so a block range index finds them at no cost per row.
 CREATE INDEX usage_events_of_batch ON usage_events USING brin (batch_id)
     WITH (pages_per_range = 16);
--- What arrives while no partition was made ahead is kept here rather than refused.
+-- Takes the rows for which no partition was made ahead.
 CREATE TABLE usage_events_default PARTITION OF usage_events DEFAULT;
 
 CREATE TABLE refused_events (
@@ -221,18 +221,18 @@ CREATE TABLE refused_events (
 CREATE INDEX refused_events_open ON refused_events (business_id, refusal_id)
     WHERE replayed_at IS NULL;
 
--- What the ledger has seen of each shard's stream: for the account of events, never for money.
+-- How far each shard's stream was read. It accounts for events, not for money.
 CREATE TABLE drain_cursors (
     shard integer NOT NULL,
     epoch text NOT NULL,
     last_stream_id text NOT NULL,
-    -- Events that the shard had accepted with the last chunk read.
+    -- Events that the shard had accepted up to the last chunk that was read.
     accepted_count bigint NOT NULL,
-    -- Events that ended here: posted, duplicate or refused.
+    -- Events that were posted, duplicate or refused.
     settled_count bigint NOT NULL,
-    -- Accepted, but gone from Redis before they were read.
+    -- Accepted events that Redis lost before they were read.
     lost_count bigint NOT NULL DEFAULT 0,
-    -- Settled here, but forgotten by a Redis that came back with an older state.
+    -- Settled events that a Redis with an older state no longer counts.
     rewound_count bigint NOT NULL DEFAULT 0,
     updated_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (shard, epoch),
@@ -276,7 +276,7 @@ ALERTS = """
 CREATE TABLE low_credit_rules (
     rule_id text COLLATE "C" PRIMARY KEY,
     business_id text COLLATE "C" NOT NULL REFERENCES businesses ON DELETE RESTRICT,
-    -- NULL: the business's default for the currency, for wallets without a rule of their own.
+    -- NULL for the business's default in the currency, which holds for wallets without a rule.
     wallet_id text COLLATE "C" REFERENCES wallets ON DELETE RESTRICT,
     currency text NOT NULL,
     threshold_minor bigint NOT NULL,
@@ -288,7 +288,7 @@ CREATE UNIQUE INDEX low_credit_rules_of_wallet ON low_credit_rules (wallet_id, t
     WHERE wallet_id IS NOT NULL;
 CREATE UNIQUE INDEX low_credit_rules_default ON low_credit_rules
     (business_id, currency, threshold_minor) WHERE wallet_id IS NULL;
--- A row while a wallet is low by a rule; it goes when the wallet recovers.
+-- A row exists while a wallet is low by a rule, and is deleted when the wallet recovers.
 CREATE TABLE low_credit_states (
     wallet_id text COLLATE "C" NOT NULL REFERENCES wallets ON DELETE RESTRICT,
     rule_id text COLLATE "C" NOT NULL REFERENCES low_credit_rules ON DELETE CASCADE,
@@ -303,7 +303,7 @@ CREATE TABLE webhook_endpoints (
     business_id text COLLATE "C" NOT NULL REFERENCES businesses ON DELETE RESTRICT,
     url text NOT NULL,
     description text,
-    -- whsec_…; while a secret is rotated the one before signs too, until the time given.
+    -- whsec_…. After a rotation the previous secret signs too, until `previous_secret_until`.
     secret text NOT NULL,
     previous_secret text,
     previous_secret_until timestamptz,
@@ -318,7 +318,7 @@ CREATE TABLE webhook_endpoints (
     updated_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX webhook_endpoints_of_business ON webhook_endpoints (business_id, endpoint_id);
--- The outbox: what happened, written with the change it tells of.
+-- The outbox: a webhook is written in the transaction of its cause.
 CREATE TABLE webhook_events (
     webhook_event_id text COLLATE "C" PRIMARY KEY,
     business_id text COLLATE "C" NOT NULL REFERENCES businesses ON DELETE RESTRICT,
@@ -336,12 +336,12 @@ CREATE TABLE webhook_deliveries (
     endpoint_id text COLLATE "C" NOT NULL REFERENCES webhook_endpoints ON DELETE CASCADE,
     status text NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'delivered', 'dead')),
     attempts integer NOT NULL DEFAULT 0 CHECK (attempts >= 0),
-    -- When it is due. A claim moves it ahead of the attempt, so a claimer that dies gives it back.
+    -- A claim moves it into the future before the attempt: if the worker dies, it is due again.
     due_at timestamptz NOT NULL,
     delivered_at timestamptz,
     PRIMARY KEY (webhook_event_id, endpoint_id)
 );
--- By endpoint first: claims take turns between endpoints, however much is due for one of them.
+-- By endpoint first: claims take turns between endpoints, so a long queue delays no other one.
 CREATE INDEX webhook_deliveries_due ON webhook_deliveries (endpoint_id, due_at, webhook_event_id)
     WHERE status = 'pending';
 CREATE INDEX webhook_deliveries_dead ON webhook_deliveries (endpoint_id, webhook_event_id)
@@ -353,7 +353,7 @@ CREATE TABLE webhook_attempts (
     attempt integer NOT NULL CHECK (attempt > 0),
     attempted_at timestamptz NOT NULL,
     duration_ms integer NOT NULL CHECK (duration_ms >= 0),
-    -- NULL: no answer; `error` says why.
+    -- NULL if there was no answer; `error` says why.
     status_code integer,
     error text,
     PRIMARY KEY (webhook_event_id, endpoint_id, attempt),
@@ -367,7 +367,7 @@ CREATE TABLE purchases (
     business_id text COLLATE "C" NOT NULL REFERENCES businesses ON DELETE RESTRICT,
     customer_id text COLLATE "C" NOT NULL REFERENCES customers ON DELETE RESTRICT,
     currency text NOT NULL,
-    -- The shop's own number of the order: an order is paid once.
+    -- The business's own id of the order. An order is paid once.
     order_id text NOT NULL CHECK (order_id <> ''),
     paid_minor bigint NOT NULL CHECK (paid_minor > 0),
     credit_minor bigint NOT NULL CHECK (credit_minor > 0),

@@ -1,9 +1,9 @@
-"""The HTTP edge: keys of businesses, and a wall of the database's own between tenants.
+"""The HTTP edge: API keys, and a wall between tenants that the database itself enforces.
 
-The edge's transactions take the role `gullak_api` and name their business; every table shows them
-that business's rows only, whatever a query forgets. The role owns nothing, so no setting of the
-tables lets it pass. `FORCE`, which would bind the owner too, is left out on purpose: Postgres
-refuses `COPY FROM` to whom the policies bind, and the worker, which is the owner, lives by `COPY`.
+The transactions of the edge take the role `gullak_api` and name their business. Every table shows
+them that business's rows only, even if a query forgets the condition. The role owns no table, so
+the policies bind it. `FORCE` would bind the owner too. It is left out, because Postgres refuses
+`COPY FROM` to a bound role, and the worker is the owner and uses `COPY`.
 """
 
 from alembic import op
@@ -18,7 +18,7 @@ CREATE TABLE api_keys (
     key_id text COLLATE "C" PRIMARY KEY,
     business_id text COLLATE "C" NOT NULL REFERENCES businesses ON DELETE RESTRICT,
     name text NOT NULL CHECK (name <> ''),
-    -- Shown in lists, and what a key is found by; the rest of a key is known by its hash only.
+    -- Finds a key, and is shown in lists. Of the rest of a key only the hash is stored.
     prefix text COLLATE "C" NOT NULL UNIQUE,
     secret_hash bytea NOT NULL CHECK (octet_length(secret_hash) = 32),
     scopes text[] NOT NULL CHECK (scopes <@ ARRAY['ingest', 'read', 'write'] AND scopes <> '{}'),
@@ -27,7 +27,7 @@ CREATE TABLE api_keys (
     revoked_at timestamptz
 );
 CREATE INDEX api_keys_of_business ON api_keys (business_id, key_id);
--- Whose key it is, is known only after it was looked up: past the wall, by its prefix alone.
+-- Finds the business of a key. SECURITY DEFINER, because no policy can know the business yet.
 CREATE FUNCTION api_key_of(wanted text)
     RETURNS TABLE (key_id text, business_id text, secret_hash bytea, scopes text[])
     LANGUAGE sql STABLE SECURITY DEFINER AS $$
@@ -38,12 +38,12 @@ $$;
 
 LISTS = """
 CREATE INDEX customers_by_age ON customers (business_id, created_at, customer_id);
--- Usage is nearly all of a history: what is not is found without walking through it.
+-- Nearly all entries are usage. This index finds the others without reading usage.
 CREATE INDEX ledger_entries_not_usage ON ledger_entries (wallet_id, version)
     WHERE kind <> 'usage';
 """
 
-# Roles belong to the whole cluster: another database may have made it, or be making it now.
+# Roles belong to the cluster: another database may have made it, or be making it now.
 ROLE = """
 DO $$
 BEGIN
@@ -60,7 +60,7 @@ BEGIN
 END $$;
 """
 
-# What the edge may do to which table. History is never changed, and nobody's keys are made here.
+# The rights of the edge by table. It never changes history, and creates no keys.
 GRANTS = {
     "businesses": "SELECT, UPDATE (rate_card_version)",
     "customers": "SELECT, INSERT, UPDATE",
@@ -76,7 +76,7 @@ GRANTS = {
     "purchases": "SELECT",
     "api_keys": "SELECT, UPDATE (last_used_at)",
 }
-# Rows of these belong to whom the row belongs that they hang on: the policy there decides.
+# A row of these belongs to the owner of its parent row: the policy of the parent table decides.
 OF_PARENT = {
     "low_credit_states": ("SELECT, INSERT, DELETE", "wallets", "wallet_id"),
     "webhook_deliveries": ("SELECT, INSERT, UPDATE", "webhook_endpoints", "endpoint_id"),
@@ -98,7 +98,7 @@ def upgrade() -> None:
     op.execute("GRANT EXECUTE ON FUNCTION api_key_of TO gullak_api")
     # The check of an entry looks at tables that the edge may not read.
     op.execute("ALTER FUNCTION check_chain() SECURITY DEFINER")
-    # Nobody's temporary table may stand in for one of ours where the owner's rights are lent.
+    # The functions run with the owner's rights: a temporary table must not shadow one of ours.
     schema = op.get_bind().exec_driver_sql("SELECT quote_ident(current_schema())").scalar_one()
     for function in ("api_key_of(text)", "check_chain()"):
         op.execute(f"ALTER FUNCTION {function} SET search_path = {schema}, pg_temp")

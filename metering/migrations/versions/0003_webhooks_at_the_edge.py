@@ -1,4 +1,4 @@
-"""Webhook endpoints made over HTTP: a repeated request finds what the first one made."""
+"""Webhook endpoints made over HTTP: a repeated request returns the endpoint of the first."""
 
 from alembic import op
 

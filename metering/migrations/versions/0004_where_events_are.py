@@ -1,6 +1,6 @@
 """Where the events of a business are: which batches hold some, so that lists need not search.
 
-The kept usage itself gets no further index: that would be paid for by every event of every batch.
+Usage events get no further index, because every event of every batch would pay for it.
 """
 
 from alembic import op
@@ -14,11 +14,11 @@ USAGE_OF_BUSINESSES = """
 CREATE TABLE usage_of_businesses (
     business_id text COLLATE "C" NOT NULL,
     batch_id bigint NOT NULL,
-    -- When the rows of the batch were written: says which partition holds them.
+    -- When the rows of the batch were written. It decides which partition holds them.
     posted_at timestamptz NOT NULL DEFAULT now(),
     first_event_at timestamptz NOT NULL,
     last_event_at timestamptz NOT NULL,
-    -- Some events charged no wallet, so no ledger entry leads to them.
+    -- True if some events charged no wallet: no ledger entry leads to them.
     has_uncharged boolean NOT NULL,
     PRIMARY KEY (business_id, posted_at, batch_id)
 );
@@ -37,7 +37,7 @@ GRANT SELECT ON usage_of_businesses TO gullak_api;
 ALTER TABLE usage_of_businesses ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own_rows ON usage_of_businesses TO gullak_api
     USING (business_id = current_setting('gullak.business_id', true));
--- A batch is of all businesses; its number and time say nothing of anybody.
+-- A batch has events of all businesses; its number and time reveal nothing about one of them.
 GRANT SELECT (batch_id, created_at) ON usage_batches TO gullak_api;
 """
 

@@ -1,4 +1,4 @@
-"""The edge may ask which schema it stands on, to say that it is not ready."""
+"""The edge may read the revision of the schema. It is not ready on an unknown one."""
 
 from alembic import op
 

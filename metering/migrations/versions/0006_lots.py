@@ -1,8 +1,8 @@
-"""Credit in lots: what was bought when, until when it counts, and which debit burned which lot.
+"""Credit in lots: when each was bought, when it expires, and which debit consumed which lot.
 
-Debits burn lots in an order, so each lot covers stretches of a wallet's debits, and a stretch ends
-only when the turn passes to another lot. The stretches are kept, not a row per debit and lot: what
-a batch costs does not grow with the lots, and every allocation can still be read off.
+Debits consume lots in order, so a lot covers stretches of a wallet's debits. A stretch ends when
+another lot becomes the current one. The table keeps stretches, not a row per debit and lot. So the
+cost of a batch does not grow with the number of lots, and views still show every allocation.
 """
 
 from alembic import op
@@ -17,21 +17,21 @@ CREATE TABLE credit_lots (
     lot_id text COLLATE "C" NOT NULL,
     wallet_id text COLLATE "C" NOT NULL REFERENCES wallets ON DELETE RESTRICT,
     business_id text COLLATE "C" NOT NULL,
-    -- The credit that made it; NULL: what a wallet held before there were lots.
+    -- The credit that made it. NULL for the balance of a wallet from before there were lots.
     entry_id text COLLATE "C" REFERENCES ledger_entries (entry_id) ON DELETE RESTRICT,
     source text NOT NULL CHECK (source IN ('paid', 'promotional', 'refund', 'manual')),
-    -- The smaller burns first.
+    -- Lots of a smaller priority are consumed first.
     priority smallint NOT NULL CHECK (priority BETWEEN 0 AND 100),
     amount_minor bigint NOT NULL CHECK (amount_minor > 0),
-    -- What is left; of a wallet's current lot, what was left when its turn came.
+    -- The amount left. For the current lot: the amount left when it became the current one.
     remaining_minor bigint NOT NULL CHECK (remaining_minor BETWEEN 0 AND amount_minor),
-    -- What was paid for it, in minor units of its currency; NULL: nobody said.
+    -- The price that was paid for it, in minor units of its currency. NULL if not known.
     cost_basis_minor bigint CHECK (cost_basis_minor >= 0),
     expires_at timestamptz,
-    -- Nothing of it is spent while its payment is in dispute.
+    -- A lot is frozen while its payment is in dispute: debits do not consume it.
     frozen_at timestamptz,
     created_at timestamptz NOT NULL,
-    -- By wallet first, and no other index over all lots: the end of a lot writes into each of them.
+    -- By wallet first. No other index covers all lots, because the end of a lot updates each.
     PRIMARY KEY (wallet_id, lot_id)
 );
 CREATE INDEX credit_lots_left ON credit_lots (wallet_id) WHERE remaining_minor > 0;
@@ -40,10 +40,10 @@ CREATE INDEX credit_lots_expiring ON credit_lots (expires_at)
 CREATE TRIGGER credit_lots_stay BEFORE DELETE OR TRUNCATE ON credit_lots
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
--- A lot has paid for the debits of its wallet from one position to another: positions count the
--- minor units that the wallet was ever debited. The last stretch of a wallet stands in its row.
--- No foreign keys here and from the wallet to its lot: wallets and lots are never deleted, and the
--- keys made a drain of many wallets a fifth slower.
+-- A stretch: a lot has paid for the debits of its wallet from one position to another. A position
+-- counts the minor units that the wallet was ever debited. The row of the wallet holds its last
+-- stretch. No foreign keys here and from the wallet to its lot: wallets and lots are never deleted,
+-- and the keys made a drain of many wallets a fifth slower.
 CREATE TABLE lot_stretches (
     wallet_id text COLLATE "C" NOT NULL,
     from_minor bigint NOT NULL CHECK (from_minor >= 0),
@@ -55,8 +55,8 @@ CREATE TABLE lot_stretches (
 CREATE TRIGGER lot_stretches_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON lot_stretches
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
--- What entries took from lots of their choice (below zero), whoever's turn it was, or gave back to
--- them: expiry, reversal, refund.
+-- Amounts that an expiry, a reversal or a refund took from a chosen lot (below zero) or gave back
+-- to it. The order of lots does not apply to them.
 CREATE TABLE lot_moves (
     entry_id text COLLATE "C" NOT NULL REFERENCES ledger_entries (entry_id) ON DELETE RESTRICT,
     wallet_id text COLLATE "C" NOT NULL,
@@ -72,32 +72,32 @@ CREATE TRIGGER lot_moves_immutable BEFORE UPDATE OR DELETE OR TRUNCATE ON lot_mo
 
 WALLETS = """
 ALTER TABLE wallets
-    -- How far debits have come, and how far lots have paid for them: between the two lies debt.
+    -- The position of the debits, and of their payment by lots. The difference is debt.
     ADD debited_minor bigint NOT NULL DEFAULT 0,
     ADD covered_minor bigint NOT NULL DEFAULT 0,
-    -- The lot whose turn it is, what is left of it, from where on it has paid, until when it may.
+    -- The current lot, the amount left of it, the position where it began, and when it expires.
     ADD lot_id text COLLATE "C",
     ADD lot_left_minor bigint NOT NULL DEFAULT 0 CHECK (lot_left_minor >= 0),
     ADD lot_from_minor bigint NOT NULL DEFAULT 0,
     ADD lot_until timestamptz,
-    -- Part of the balance in frozen lots.
+    -- The part of the balance that is in frozen lots.
     ADD frozen_minor bigint NOT NULL DEFAULT 0 CHECK (frozen_minor >= 0),
     ADD CHECK (covered_minor BETWEEN 0 AND debited_minor),
     ADD CHECK (lot_from_minor BETWEEN 0 AND covered_minor),
-    -- While some lot may pay, nothing is owed.
+    -- There is no debt while there is a current lot.
     ADD CHECK (lot_id IS NULL OR covered_minor = debited_minor),
     ADD CHECK (lot_id IS NOT NULL OR (lot_left_minor = 0 AND lot_until IS NULL));
 """
 
-# Valid only once the wallets of before have their opening lots: balance = lots - debt.
+# balance = lots - debt. It holds only after existing wallets have their opening lots.
 BALANCES = """
 ALTER TABLE wallets ADD CHECK
     (balance_minor + debited_minor - covered_minor >= lot_left_minor + frozen_minor);
 """
 
 ENTRIES = """
--- Where on the wallet's line of debits an entry begins; NULL: a credit, or from before there were
--- lots. It covers its amount of that line, less what it took from lots of its choice.
+-- The position at which a debit begins. NULL for a credit, and for entries from before there were
+-- lots. A debit covers its amount from there, less the amount that it took from chosen lots.
 ALTER TABLE ledger_entries ADD debited_before_minor bigint CHECK (debited_before_minor >= 0),
     ADD CHECK (NOT is_credit OR debited_before_minor IS NULL);
 DO $$
@@ -125,18 +125,18 @@ UPDATE wallets SET debited_minor = -balance_minor WHERE balance_minor < 0;
 """
 
 ALLOCATIONS = """
--- Stretches, with the one that is still open.
+-- All stretches, with the last one of each wallet.
 CREATE VIEW lot_coverage WITH (security_invoker = true) AS
     SELECT wallet_id, from_minor, to_minor, lot_id FROM lot_stretches
     UNION ALL SELECT wallet_id, lot_from_minor, covered_minor, lot_id FROM wallets
     WHERE lot_id IS NOT NULL AND covered_minor > lot_from_minor;
--- The part of each debit that lies on the line.
+-- From which position to which each debit goes.
 CREATE VIEW debit_places WITH (security_invoker = true) AS
     SELECT e.entry_id, e.wallet_id, e.version, e.debited_before_minor AS from_minor,
         e.debited_before_minor + e.amount_minor + coalesce((SELECT sum(m.moved_minor)
             FROM lot_moves m WHERE m.entry_id = e.entry_id), 0)::bigint AS to_minor
     FROM ledger_entries e WHERE e.debited_before_minor IS NOT NULL;
--- Which lot paid how much of which debit, from where on its line; and what entries moved by choice.
+-- Which lot paid how much of which debit, from which position; and the amounts of `lot_moves`.
 CREATE VIEW lot_allocations WITH (security_invoker = true) AS
     SELECT p.entry_id, p.wallet_id, s.lot_id, greatest(p.from_minor, s.from_minor) AS at_minor,
         least(p.to_minor, s.to_minor) - greatest(p.from_minor, s.from_minor) AS amount_minor

@@ -1,8 +1,8 @@
-"""Money in, and back out: packages, purchases, what providers say of payments, charges, top-ups.
+"""Money in, and back out: packages, purchases, facts of providers, charges, top-ups.
 
-What a provider says of a payment is kept as facts, each by the provider's own id, whatever order
-they come in. A purchase follows from its facts: settled, disputed, reversed. So a repetition
-changes nothing, and a refund that is seen before its payment waits for it.
+The facts of a payment are stored by the provider's own ids, in any order. The state of a purchase
+follows from its facts: settled, disputed, reversed. A repeated fact changes nothing. A refund that
+arrives before its payment waits for it.
 """
 
 from alembic import op
@@ -18,10 +18,10 @@ CREATE TABLE credit_packages (
     business_id text COLLATE "C" NOT NULL REFERENCES businesses ON DELETE RESTRICT,
     name text NOT NULL CHECK (name <> ''),
     currency text NOT NULL CHECK (currency ~ '^[A-Z]{3}$'),
-    -- What it costs, and what it credits: a bonus or a tax lies between.
+    -- The price and the credit. They differ by a bonus or a tax.
     price_minor bigint NOT NULL CHECK (price_minor > 0),
     credit_minor bigint NOT NULL CHECK (credit_minor > 0),
-    -- How long its credit counts; NULL: for ever.
+    -- How long its credit is valid. NULL if it does not expire.
     valid_days integer CHECK (valid_days > 0),
     priority smallint NOT NULL DEFAULT 50 CHECK (priority BETWEEN 0 AND 100),
     archived_at timestamptz,
@@ -50,18 +50,18 @@ ALTER TABLE purchases
     ADD package_id text COLLATE "C" REFERENCES credit_packages ON DELETE RESTRICT,
     ADD valid_days integer CHECK (valid_days > 0),
     ADD priority smallint NOT NULL DEFAULT 50 CHECK (priority BETWEEN 0 AND 100),
-    -- The payment that settled it, and what was paid by it.
+    -- The payment that settled it, and the amount of that payment.
     ADD provider text,
     ADD payment_id text,
     ADD paid_minor bigint CHECK (paid_minor > 0),
-    -- How much of the credit refunds and lost disputes have called back; of that, what was not
-    -- taken: it had expired, or was spent and not made a debt.
+    -- The credit that refunds and lost disputes call back; and the part of it that was not taken,
+    -- because it had expired, or was spent and the policy makes no debt.
     ADD refunded_minor bigint NOT NULL DEFAULT 0 CHECK (refunded_minor >= 0),
     ADD lost_minor bigint NOT NULL DEFAULT 0,
     ADD shortfall_minor bigint NOT NULL DEFAULT 0 CHECK (shortfall_minor >= 0),
-    -- Why it failed, or what has to be looked at.
+    -- Why it failed, or why a person has to look at it.
     ADD failure text,
-    -- Facts have come that the ledger has not followed yet.
+    -- Set while there are facts that are not settled yet.
     ADD is_due boolean NOT NULL DEFAULT false,
     ADD created_at timestamptz NOT NULL DEFAULT now(),
     ADD updated_at timestamptz NOT NULL DEFAULT now();
@@ -82,7 +82,7 @@ ALTER TABLE purchases
 CREATE INDEX purchases_due ON purchases (updated_at) WHERE is_due;
 CREATE INDEX purchases_of_business ON purchases (business_id, purchase_id);
 CREATE INDEX purchases_of_customer ON purchases (customer_id, purchase_id);
--- One top-up of a wallet at a time, whatever starts them.
+-- One top-up of a wallet at a time.
 CREATE UNIQUE INDEX purchases_topping_up ON purchases (customer_id, currency)
     WHERE origin = 'top_up' AND status = 'pending';
 CREATE INDEX ledger_entries_reversing ON ledger_entries (reference)
@@ -92,7 +92,7 @@ ALTER TABLE businesses ADD reversal_policy text NOT NULL DEFAULT 'debt'
 """
 
 FACTS = """
--- What is known of a payment; the newest word of the provider, and never back from an end.
+-- A payment by the newest fact of the provider. A final status never changes back.
 CREATE TABLE payments (
     business_id text COLLATE "C" NOT NULL REFERENCES businesses ON DELETE RESTRICT,
     provider text NOT NULL,
@@ -100,11 +100,11 @@ CREATE TABLE payments (
     status text NOT NULL CHECK (status IN ('pending', 'succeeded', 'failed')),
     amount_minor bigint NOT NULL CHECK (amount_minor >= 0),
     currency text NOT NULL,
-    -- What it is for: at most one of the two; none: nobody knows yet.
+    -- A payment is for a purchase or for a checkout. Both are NULL until that is known.
     purchase_id text COLLATE "C" REFERENCES purchases ON DELETE RESTRICT,
     checkout_id text COLLATE "C",
     failure text,
-    -- Why nothing follows from it: it waits to be looked at.
+    -- Why it is parked.
     parked_reason text,
     occurred_at timestamptz NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
@@ -114,7 +114,7 @@ CREATE TABLE payments (
 CREATE INDEX payments_of_purchase ON payments (purchase_id) WHERE purchase_id IS NOT NULL;
 CREATE INDEX payments_of_checkout ON payments (checkout_id) WHERE checkout_id IS NOT NULL;
 CREATE INDEX payments_parked ON payments (business_id, created_at) WHERE parked_reason IS NOT NULL;
--- Refunds and disputes of payments, known or not.
+-- Refunds and disputes, also of payments that are not known yet.
 CREATE TABLE payment_reversals (
     business_id text COLLATE "C" NOT NULL REFERENCES businesses ON DELETE RESTRICT,
     provider text NOT NULL,
@@ -123,7 +123,7 @@ CREATE TABLE payment_reversals (
     payment_id text NOT NULL,
     status text NOT NULL
         CHECK (status IN ('pending', 'succeeded', 'failed', 'open', 'won', 'lost')),
-    -- Of what was paid; NULL: all of it.
+    -- The part of the payment; NULL for all of it.
     amount_minor bigint CHECK (amount_minor > 0),
     occurred_at timestamptz NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
@@ -144,24 +144,24 @@ CREATE TABLE provider_accounts (
     business_id text COLLATE "C" NOT NULL REFERENCES businesses ON DELETE RESTRICT,
     provider text NOT NULL CHECK (provider IN ('dodo', 'stripe', 'local')),
     name text NOT NULL CHECK (name <> ''),
-    -- What its webhooks are signed with, and what its API is called with; NULL: neither is used.
+    -- Secrets for its webhooks and for its API. NULL if webhooks or the API are not used.
     webhook_secret text,
     api_key text,
-    -- Where its API is, if not where the vendor's SDK looks for it.
+    -- Address of its API, if it is not the default of the vendor's SDK.
     base_url text,
-    -- What is sold in a hosted checkout, where the provider wants to know (Dodo).
+    -- The product of a hosted checkout. Dodo requires one.
     product_id text,
     disabled_at timestamptz,
     created_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX provider_accounts_of_business ON provider_accounts (business_id, account_id);
--- Verified webhooks of providers, as they came; processed by a task.
+-- The inbox: verified webhooks of providers as received. A task processes them.
 CREATE TABLE provider_events (
     event_number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     business_id text COLLATE "C" NOT NULL REFERENCES businesses ON DELETE RESTRICT,
     account_id text COLLATE "C" NOT NULL REFERENCES provider_accounts ON DELETE RESTRICT,
     provider text NOT NULL,
-    -- The provider's own: a repetition is known by it.
+    -- The provider's own id. It identifies repeated webhooks.
     provider_event_id text NOT NULL,
     body bytea NOT NULL,
     status text NOT NULL DEFAULT 'received'
@@ -177,10 +177,10 @@ CREATE TABLE provider_events (
 CREATE INDEX provider_events_waiting ON provider_events (event_number) WHERE status = 'received';
 CREATE INDEX provider_events_of_business ON provider_events (business_id, event_number);
 CREATE INDEX provider_events_of_payment ON provider_events (business_id, payment_id);
--- What waits for a person: few among all that ever came.
+-- Events that wait for a person: few of all events.
 CREATE INDEX provider_events_open ON provider_events (business_id, event_number)
     WHERE status IN ('parked', 'failed');
--- Whose account a webhook is for is known only after it was looked up: past the wall.
+-- Finds the account of a webhook. SECURITY DEFINER, because no policy can know the business yet.
 CREATE FUNCTION provider_account_of(wanted_provider text, wanted_account text)
     RETURNS TABLE (account_id text, business_id text, webhook_secret text)
     LANGUAGE sql STABLE SECURITY DEFINER AS $$
@@ -199,7 +199,7 @@ CREATE TABLE checkouts (
     customer_id text COLLATE "C" NOT NULL REFERENCES customers ON DELETE RESTRICT,
     currency text NOT NULL,
     amount_minor bigint NOT NULL CHECK (amount_minor > 0),
-    -- Of that: taken from the wallet when it began, and to be paid.
+    -- The part that was taken from the wallet at the start, and the part to pay.
     credit_minor bigint NOT NULL CHECK (credit_minor >= 0),
     payment_minor bigint NOT NULL CHECK (payment_minor >= 0),
     status text NOT NULL CHECK (status IN ('pending', 'completed', 'failed')),
@@ -221,7 +221,7 @@ CREATE TABLE checkouts (
 CREATE INDEX checkouts_of_customer ON checkouts (customer_id, checkout_id);
 CREATE INDEX checkouts_pending ON checkouts (expires_at) WHERE status = 'pending';
 ALTER TABLE payments ADD FOREIGN KEY (checkout_id) REFERENCES checkouts ON DELETE RESTRICT;
--- A charge is stored before it is asked for; its id is the idempotency key at the provider.
+-- A charge is stored before the provider is called. Its id is the idempotency key at the provider.
 CREATE TABLE charges (
     charge_id text COLLATE "C" PRIMARY KEY,
     business_id text COLLATE "C" NOT NULL REFERENCES businesses ON DELETE RESTRICT,
@@ -231,41 +231,41 @@ CREATE TABLE charges (
     checkout_id text COLLATE "C" UNIQUE REFERENCES checkouts ON DELETE RESTRICT,
     amount_minor bigint NOT NULL CHECK (amount_minor > 0),
     currency text NOT NULL,
-    -- The saved payment method that is charged; NULL: the customer pays on a page of the provider.
+    -- The saved payment method. NULL if the customer pays on a page of the provider.
     payment_method text,
     return_url text,
     status text NOT NULL DEFAULT 'new'
         CHECK (status IN ('new', 'pending', 'succeeded', 'failed')),
     payment_id text,
-    -- Where the customer pays.
+    -- The page where the customer pays.
     url text,
     failure text,
     attempts integer NOT NULL DEFAULT 0,
-    -- When it is asked for (again): moved ahead of each attempt, so who dies gives it back.
+    -- An attempt moves it into the future first: if the worker dies, the charge is due again.
     due_at timestamptz NOT NULL DEFAULT now(),
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     CHECK ((purchase_id IS NULL) <> (checkout_id IS NULL))
 );
 CREATE INDEX charges_of_business ON charges (business_id, charge_id);
--- A payment that does not carry its charge is known by its own id.
+-- Finds the charge of a payment that does not carry the id of its charge.
 CREATE INDEX charges_of_payment ON charges (payment_id);
 CREATE INDEX charges_due ON charges (due_at) WHERE status IN ('new', 'pending');
 CREATE TABLE top_up_rules (
     wallet_id text COLLATE "C" PRIMARY KEY REFERENCES wallets ON DELETE RESTRICT,
     business_id text COLLATE "C" NOT NULL REFERENCES businesses ON DELETE RESTRICT,
-    -- Started when what may be spent is at or below it.
+    -- A top-up starts when the credit is at or below it.
     threshold_minor bigint NOT NULL,
     package_id text COLLATE "C" NOT NULL REFERENCES credit_packages ON DELETE RESTRICT,
     account_id text COLLATE "C" NOT NULL REFERENCES provider_accounts ON DELETE RESTRICT,
     payment_method text NOT NULL CHECK (payment_method <> ''),
-    -- What may be charged in a day and in a month of the calendar, UTC.
+    -- The most that is charged in a day and in a calendar month, UTC.
     day_cap_minor bigint NOT NULL CHECK (day_cap_minor > 0),
     month_cap_minor bigint NOT NULL CHECK (month_cap_minor >= day_cap_minor),
-    -- Declines in a row; off after so many.
+    -- Declines in a row; at `declines_max` the rule is disabled.
     declines integer NOT NULL DEFAULT 0 CHECK (declines >= 0),
     declines_max integer NOT NULL CHECK (declines_max > 0),
-    -- The wallet is low, since then; and no charge is started before `retry_at`.
+    -- Since when the wallet is low. No charge starts before `retry_at`.
     low_since timestamptz,
     retry_at timestamptz,
     disabled_at timestamptz,
@@ -279,7 +279,7 @@ CREATE INDEX top_up_rules_low ON top_up_rules (low_since)
 """
 
 EXPIRY = """
--- Which lots were told of before they expire, how many days ahead: once each.
+-- Which lots were announced before they expire, and how many days ahead. Each is announced once.
 CREATE TABLE lot_expiry_notices (
     wallet_id text COLLATE "C" NOT NULL,
     lot_id text COLLATE "C" NOT NULL,
@@ -301,7 +301,7 @@ GRANTS = {
     "charges": "SELECT, INSERT, UPDATE",
     "top_up_rules": "SELECT, INSERT, UPDATE, DELETE",
 }
-WALLED = GRANTS.keys() - {"purchases"}  # whose policy stands since the edge came
+WALLED = GRANTS.keys() - {"purchases"}  # `purchases` has its policy since revision 0002
 OWN = "business_id = current_setting('gullak.business_id', true)"
 
 

@@ -1,4 +1,4 @@
-"""What refunds and disputes are in: only what is in the currency of its payment is called back."""
+"""Currency of refunds and disputes: only in the payment's currency do they call credit back."""
 
 from alembic import op
 
@@ -9,5 +9,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # NULL: that of the payment.
+    # NULL if it is the currency of the payment.
     op.execute("ALTER TABLE payment_reversals ADD currency text CHECK (currency ~ '^[A-Z]{3}$')")

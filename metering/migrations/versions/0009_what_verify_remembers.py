@@ -11,9 +11,9 @@ VERIFY = """
 CREATE TABLE verify_walk (
     is_only_row boolean PRIMARY KEY DEFAULT true CHECK (is_only_row),
     started_at timestamptz,
-    -- Where to go on; NULL: no walk is under way.
+    -- Where the walk goes on. NULL while no walk is under way.
     place json,
-    -- Faults found so far by the walk that began last.
+    -- Faults that the last walk has found so far.
     fault_count bigint NOT NULL DEFAULT 0,
     completed_at timestamptz,
     completed_fault_count bigint NOT NULL DEFAULT 0

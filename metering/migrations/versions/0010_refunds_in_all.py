@@ -1,4 +1,4 @@
-"""Refunds in all, payments that a person accepts, and purchases that nobody had to pay for."""
+"""Totals of refunds, payments that a person accepts, and purchases that are free."""
 
 from alembic import op
 
@@ -9,16 +9,16 @@ depends_on = None
 
 REVERSALS = """
 ALTER TABLE payment_reversals
-    -- When a refund was asked for; NULL: nobody says.
+    -- When the refund was requested. NULL if the provider does not say.
     ADD began_at timestamptz,
     DROP CONSTRAINT payment_reversals_kind_check,
     ADD CHECK (kind IN ('refund', 'refund_total', 'dispute'));
 """
 
-# The number in the name of the check depends on how the table came to be.
+# The name of the check differs between databases, so it is found by its definition.
 PAYMENTS = """
 ALTER TABLE payments
-    -- A person has accepted it as paying for its purchase, though it is of less.
+    -- A person has accepted it for its purchase, though its amount is smaller.
     ADD is_accepted boolean NOT NULL DEFAULT false;
 DO $$
 DECLARE old record;
@@ -29,7 +29,7 @@ BEGIN
         EXECUTE format('ALTER TABLE purchases DROP CONSTRAINT %I', old.conname);
     END LOOP;
 END $$;
--- 0: a discount of all of it, which a person has accepted.
+-- 0 if a discount covers the whole price. A person has accepted that.
 ALTER TABLE purchases ADD CHECK (paid_minor >= 0);
 """
 

@@ -1,4 +1,4 @@
-"""Usage that nothing prices: what a business wants done with it, and which kinds it was told of."""
+"""Usage without a price: the policy of a business, and the kinds that were reported to it."""
 
 from alembic import op
 
@@ -8,18 +8,18 @@ branch_labels = None
 depends_on = None
 
 POLICY = """
--- An upgrade refuses nothing that was free before it; the webhook tells of it.
+-- Existing businesses keep such usage free, as before; a webhook reports it.
 ALTER TABLE businesses ADD on_unmetered text NOT NULL DEFAULT 'keep_free'
     CHECK (on_unmetered IN ('refuse', 'keep_free'));
 ALTER TABLE businesses ALTER on_unmetered SET DEFAULT 'refuse';
 """
-TOLD = """
--- A kind of usage that nothing prices, and when its business was last told.
+REPORTED = """
+-- A kind of usage without a price, and when it was last reported to the business.
 CREATE TABLE unpriced_usage (
     business_id text COLLATE "C" NOT NULL REFERENCES businesses ON DELETE RESTRICT,
     reason text COLLATE "C" NOT NULL,
     event_name text COLLATE "C" NOT NULL,
-    -- The meter without a price; empty: no meter measures the event.
+    -- The meter without a price. Empty if no meter measures the event.
     meter_id text COLLATE "C" NOT NULL,
     rate_card_version bigint NOT NULL,
     told_at timestamptz NOT NULL DEFAULT now(),
@@ -30,4 +30,4 @@ CREATE TABLE unpriced_usage (
 
 def upgrade() -> None:
     op.execute(POLICY)
-    op.execute(TOLD)
+    op.execute(REPORTED)

@@ -1,4 +1,4 @@
-"""A price can be ended, or taken back before anything was charged by it."""
+"""A price can be ended, or withdrawn before it has charged anything."""
 
 from alembic import op
 
@@ -8,9 +8,9 @@ branch_labels = None
 depends_on = None
 
 PRICES = """
--- From then on it is not in force; at `effective_from`: it never was.
+-- When the price ended. It was never in force if this equals `effective_from`.
 ALTER TABLE prices ADD ended_at timestamptz CHECK (ended_at >= effective_from);
--- After a price has ended, another may begin where that one began.
+-- After a price has ended, another may begin at the same time as the ended one.
 ALTER TABLE prices DROP CONSTRAINT prices_meter_id_currency_effective_from_key;
 CREATE UNIQUE INDEX prices_not_ended ON prices (meter_id, currency, effective_from)
     WHERE ended_at IS NULL;

@@ -1,4 +1,4 @@
-"""What the clean-up needs: how many alerts of a wallet are gone, and ways to the oldest rows."""
+"""For the clean-up: the number of deleted alerts of a wallet, and indexes to the oldest rows."""
 
 from alembic import op
 
@@ -7,10 +7,10 @@ down_revision = "0012"
 branch_labels = None
 depends_on = None
 
-FORGOTTEN = """
+PRUNED = """
 CREATE TABLE pruned_alerts (
     wallet_id text COLLATE "C" PRIMARY KEY REFERENCES wallets ON DELETE RESTRICT,
-    -- Webhooks with a number of this wallet that were deleted when their time was over.
+    -- Numbered webhooks of this wallet that were deleted after their retention.
     alert_count bigint NOT NULL CHECK (alert_count > 0)
 );
 CREATE INDEX provider_events_with_body ON provider_events (event_number)
@@ -20,4 +20,4 @@ CREATE INDEX refused_events_replayed ON refused_events (refusal_id) WHERE replay
 
 
 def upgrade() -> None:
-    op.execute(FORGOTTEN)
+    op.execute(PRUNED)

@@ -1,7 +1,7 @@
-"""Views that finance may read, with words on every column; and words where a column misleads.
+"""Views for finance with a comment on every column, and comments on two misleading columns.
 
-They stand in a schema of their own. Nobody may read them but their owner: grant `USAGE` on the
-schema and `SELECT` on its views to whom it concerns. They show all businesses.
+They are in a schema of their own. Only their owner may read them: grant `USAGE` on the schema and
+`SELECT` on its views to those who need them. They show all businesses.
 """
 
 from alembic import op
@@ -78,6 +78,6 @@ def upgrade() -> None:
     for view in (WALLETS, LOTS, ENTRIES):
         op.execute(view.format(reports="gullak_reports", ours=ours))
     for view, columns in COLUMNS.items():
-        for column, words in columns.items():
-            op.execute(f"COMMENT ON COLUMN gullak_reports.{view}.{column} IS '{words}'")
+        for column, comment in columns.items():
+            op.execute(f"COMMENT ON COLUMN gullak_reports.{view}.{column} IS '{comment}'")
     op.execute(MISLEADING)

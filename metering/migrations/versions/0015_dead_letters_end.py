@@ -1,4 +1,4 @@
-"""A dead letter ends: it was sent again, mended by another event of its id, or dismissed."""
+"""A refused event ends: it was replayed, mended, or dismissed."""
 
 from alembic import op
 
@@ -9,7 +9,7 @@ depends_on = None
 
 ENDS = """
 COMMENT ON COLUMN refused_events.replayed_at IS 'When it stopped waiting.';
--- NULL beside a time: it was sent again.
+-- NULL with `replayed_at` set: it was replayed.
 ALTER TABLE refused_events ADD resolution text CHECK (resolution IN ('mended', 'dismissed')),
     ADD resolution_note text;
 CREATE INDEX refused_events_over ON refused_events (business_id, refused_at, refusal_id)
