@@ -1,4 +1,4 @@
-"""How much a top-up may buy, and from when to when a day and a month are."""
+"""How much a top-up may buy, and the bounds of a day and a month."""
 
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -32,7 +32,7 @@ def utc(year: int, month: int, day: int, *time: int) -> datetime:
         (datetime(2026, 2, 1, 5, 29, tzinfo=INDIA), (31, utc(2026, 2, 1)), utc(2026, 2, 1)),
     ],
 )
-def test_days_and_months_are_those_of_the_calendar_in_utc(
+def test_days_and_months_follow_the_utc_calendar(
     moment: datetime, day: tuple[int, datetime], month: datetime
 ) -> None:
     assert (day_of(moment).start.day, day_of(moment).end) == day
@@ -50,7 +50,7 @@ def test_every_moment_is_in_its_day_and_its_day_in_its_month(moment: datetime) -
 @pytest.mark.parametrize(
     ("lacking", "packages"), [(0, 1), (1, 1), (499, 1), (500, 2), (999, 2), (1000, 3)]
 )
-def test_as_many_packages_as_lift_the_wallet_above_the_threshold(
+def test_a_top_up_orders_enough_packages_to_lift_the_wallet_above_the_threshold(
     lacking: int, packages: int
 ) -> None:
     ordered = order_for(
@@ -72,7 +72,7 @@ def test_as_many_packages_as_lift_the_wallet_above_the_threshold(
         (-400, 10_000, (0, "day")),
     ],
 )
-def test_no_more_than_what_the_caps_leave(
+def test_a_top_up_stays_within_the_caps(
     day_left: int, month_left: int, ordered: tuple[int, str | None]
 ) -> None:
     found = order_for(
@@ -86,7 +86,9 @@ def test_no_more_than_what_the_caps_leave(
     ("room", "ordered"),
     [(1000, (2, None)), (999, (1, None)), (499, (0, "wallet")), (-1, (0, "wallet"))],
 )
-def test_no_more_than_what_the_wallet_can_hold(room: int, ordered: tuple[int, str | None]) -> None:
+def test_a_top_up_stays_within_the_limit_of_the_wallet(
+    room: int, ordered: tuple[int, str | None]
+) -> None:
     found = order_for(
         5000, price_minor=400, credit_minor=500, day_left=10_000, month_left=10_000, room_minor=room
     )
@@ -101,7 +103,7 @@ def test_no_more_than_what_the_wallet_can_hold(room: int, ordered: tuple[int, st
     st.integers(-INT64_MAX, INT64_MAX),
     st.integers(-INT64_MAX, INT64_MAX),
 )
-def test_whatever_is_ordered_is_within_the_caps_and_fits(
+def test_every_order_is_within_the_caps_and_fits_the_wallet(
     lacking: int, price: int, credit: int, day_left: int, month_left: int
 ) -> None:
     packages, cap = order_for(

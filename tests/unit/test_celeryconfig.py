@@ -1,4 +1,4 @@
-"""The one page of the task queue agrees with itself and with the tasks there are."""
+"""`celeryconfig.py` agrees with itself and with the registered tasks."""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def test_every_task_goes_to_the_queue_of_its_stage(tasks: dict[str, Any]) -> Non
     assert routed == {name: name.partition(".")[0] for name in tasks} | apart
 
 
-def test_every_queue_has_workers_and_no_worker_waits_at_another() -> None:
+def test_workers_consume_exactly_the_declared_queues() -> None:
     consumed = {*WORKER_QUEUES.split(","), *WEBHOOK_QUEUES.split(",")}
 
     assert consumed == QUEUES
@@ -54,13 +54,13 @@ def test_every_module_of_tasks_is_imported() -> None:
     assert set(celeryconfig.imports) == modules
 
 
-def test_what_nobody_took_in_its_period_is_not_worked_off_later() -> None:
+def test_a_scheduled_message_expires_within_its_period() -> None:
     schedule: dict[str, Any] = celeryconfig.beat_schedule
     for name, entry in schedule.items():
         assert 0 < entry["options"]["expires"] <= max(entry["schedule"], 2), name
 
 
-def test_a_task_ends_before_its_message_is_given_to_another() -> None:
+def test_a_task_ends_before_its_message_is_delivered_again() -> None:
     visible_again_s = celeryconfig.broker_transport_options["visibility_timeout"]
 
     assert celeryconfig.task_soft_time_limit < celeryconfig.task_time_limit < visible_again_s
@@ -74,7 +74,7 @@ def test_a_black_holed_broker_cannot_hang_a_publisher() -> None:
     assert 0 < celeryconfig.broker_pool_acquire_timeout <= 10
 
 
-def test_a_message_survives_its_worker_and_is_not_kept_from_others() -> None:
+def test_a_message_survives_its_worker_and_no_worker_prefetches() -> None:
     assert celeryconfig.task_acks_late
     assert celeryconfig.task_reject_on_worker_lost
     assert celeryconfig.worker_prefetch_multiplier == 1
@@ -86,6 +86,6 @@ def test_messages_are_plain_json_and_leave_no_results() -> None:
     assert celeryconfig.result_backend is None
 
 
-def test_the_settings_of_the_page_are_those_of_the_app() -> None:
+def test_the_app_uses_the_settings_of_celeryconfig() -> None:
     assert app.conf.task_time_limit == celeryconfig.task_time_limit
     assert app.conf.beat_schedule == celeryconfig.beat_schedule

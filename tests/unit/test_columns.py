@@ -1,4 +1,4 @@
-"""Rows are read and written by place: the SQL names columns in the order of the tuples."""
+"""Rows are read and written by position: the SQL names columns in the order of the tuples."""
 
 import ast
 import inspect
@@ -23,7 +23,7 @@ STORED = {"metadata_json": "metadata"}
 
 
 def columns(listed: str) -> list[str]:
-    """The names in a list of columns, of an expression its alias."""
+    """The names in a list of columns; an expression counts by its alias."""
     plain = re.sub(r"\([^()]*\)", "", re.sub(r"::\w+", "", listed))
     return [column.split()[-1] for column in plain.split(",")]
 
@@ -37,7 +37,7 @@ def test_an_entry_is_read_and_written_in_the_order_of_its_fields() -> None:
 
 
 def test_the_line_of_an_entry_holds_its_fields_in_their_order() -> None:
-    """In the source, because values of one type look alike in a line."""
+    """Checked in the source, because values of one type look alike in a line."""
     tree = ast.parse(inspect.getsource(post._line))
     fields = [
         (node.lineno, node.col_offset, node.attr)
@@ -50,14 +50,14 @@ def test_the_line_of_an_entry_holds_its_fields_in_their_order() -> None:
     assert list(dict.fromkeys(name for _, _, name in sorted(fields))) == list(Entry._fields)
 
 
-def test_the_statement_that_inserts_binds_each_field_to_its_own_column() -> None:
+def test_the_insert_statement_binds_each_field_to_its_own_column() -> None:
     sql = statements.INSERT_ENTRIES.text
     values = re.search(r"VALUES \((.*)\)$", sql, re.DOTALL)
     assert values
     assert re.findall(r":(\w+)", values[1]) == list(Entry._fields)
 
 
-def test_the_digest_of_an_entry_takes_the_first_fifteen_fields_by_place() -> None:
+def test_the_digest_of_an_entry_takes_the_first_fifteen_fields_by_position() -> None:
     assert Entry._fields[:16] == (
         "entry_id", "wallet_id", "version", "business_id", "customer_id", "currency",
         "amount_minor", "is_credit", "before_minor", "after_minor", "event_type", "kind",
@@ -67,7 +67,7 @@ def test_the_digest_of_an_entry_takes_the_first_fifteen_fields_by_place() -> Non
 
 
 def distinct_wallet() -> Wallet:
-    """A wallet no two of whose fields are alike."""
+    """A wallet whose fields all differ."""
     return Wallet(
         wallet_id=WalletId("wal_1"),
         business_id=BusinessId("bus_1"),
@@ -89,7 +89,7 @@ def distinct_wallet() -> Wallet:
 
 
 @pytest.mark.parametrize("moves", [(), (LotMove(LotId("lot_2"), 3),)])
-def test_a_debit_moves_the_fields_that_it_should_and_no_other(moves: tuple[LotMove, ...]) -> None:
+def test_a_debit_changes_only_the_fields_of_a_debit(moves: tuple[LotMove, ...]) -> None:
     wallet = distinct_wallet()
     posting = Posting(
         wallet_id=wallet.wallet_id, kind="manual", is_credit=False, amount_minor=10, lot_moves=moves
@@ -110,7 +110,7 @@ def test_a_debit_moves_the_fields_that_it_should_and_no_other(moves: tuple[LotMo
     )
 
 
-def test_an_event_keeps_its_columns_from_the_buffered_line_to_the_row_of_kept_usage() -> None:
+def test_an_event_keeps_its_columns_from_the_buffered_line_to_the_usage_row() -> None:
     event = BufferedEvent("r-1", "cus_1", "call", "2026-01-31T09:30:00.000000Z", {"tokens": 8})
     written = {**event._asdict(), "metadata": '{"tokens":8}', "time_given": "g"}
     of_batch = {"business_id": "bus_1", "currency": "USD", "cost_minor": "25e-1", "batch_id": "7"}

@@ -17,7 +17,7 @@ HEAVY = {"alembic", "celery", "httpx", "psycopg", "redis", "sqlalchemy", "stripe
 def run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str
 ) -> tuple[int, str]:
-    """Run a command; return its exit code and all that it printed."""
+    """Run a command; return its exit code and its output."""
     monkeypatch.setattr(sys, "argv", ["gullak", *words])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -51,7 +51,7 @@ def test_help_imports_no_command(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["bussiness"], "No such command 'bussiness'. Did you mean 'business'?"),
         (["business", "lst"], "No such command 'lst'. Did you mean 'list'?"),
@@ -68,14 +68,14 @@ def test_a_misspelt_command_or_option_exits_2_and_is_named(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     words: list[str],
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
 
     code, printed = run(capsys, monkeypatch, *words)
 
     assert code == 2
-    assert said in printed
+    assert message in printed
 
 
 @pytest.mark.parametrize(

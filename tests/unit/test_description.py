@@ -1,4 +1,4 @@
-"""The description of the API leaves nothing out: a body to try for each call, and each webhook."""
+"""The API description is complete: an example body for each call, and every webhook."""
 
 from typing import Any, get_args
 
@@ -28,18 +28,18 @@ def problems(value: object, schema: dict[str, Any], document: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("operation_id", sorted(WITH_BODY))
-def test_every_operation_with_a_body_shows_one_that_fits_its_schema(operation_id: str) -> None:
+def test_every_operation_with_a_body_has_an_example_that_fits_its_schema(operation_id: str) -> None:
     content = WITH_BODY[operation_id]
 
     assert "example" in content, "add one to api/examples.py: a reader copies it"
     assert problems(content["example"], content["schema"], DOCUMENT) == []
 
 
-def test_no_example_is_of_an_operation_that_is_gone() -> None:
+def test_every_example_belongs_to_an_operation() -> None:
     assert set(BODIES) == set(WITH_BODY)
 
 
-def test_examples_are_in_a_currency_of_the_installation() -> None:
+def test_examples_use_configured_currencies() -> None:
     document = create_app(settings_from({"GULLAK_CURRENCIES": '{"JPY": 0}'})).openapi()
 
     content = document["paths"]["/prices"]["post"]["requestBody"]["content"]["application/json"]

@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 from api.middleware import RequestMiddleware
 
 
-def test_a_client_that_hangs_up_is_not_answered_and_is_no_error_of_ours() -> None:
+def test_a_client_that_disconnects_gets_no_answer_and_is_not_logged_as_an_error() -> None:
     sent: list[Message] = []
 
     async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:

@@ -1,7 +1,7 @@
-"""Literal values of all that is stored for ever, or read by the next release.
+"""Literal values of everything that is stored for ever or read by the next release.
 
 If a test fails here, charged events would be charged again or become conflicts, and sound chains
-would count as broken. Do not adjust a value. Give the new form a version.
+would be reported as broken. Do not adjust a value. Give the new form a version.
 """
 
 from datetime import UTC, datetime
@@ -76,7 +76,7 @@ GOLDEN = [(NUMBERS, NUMBERS_LINE), (STAMPED, STAMPED_LINE), (ESCAPED, ESCAPED_LI
 
 
 @pytest.mark.parametrize(("event", "line"), GOLDEN)
-def test_an_event_is_one_line_for_ever(event: BufferedEvent, line: str) -> None:
+def test_the_line_of_an_event_never_changes(event: BufferedEvent, line: str) -> None:
     """Also alone: events without characters to escape are written by another code path."""
     assert encode_chunk(BUSINESS, [event]).decode() == line
 
@@ -94,13 +94,13 @@ def test_a_chunk_of_an_older_release_is_read() -> None:
 
 
 @pytest.mark.parametrize(("event", "line"), GOLDEN)
-def test_key_and_digest_are_read_as_they_were_written(event: BufferedEvent, line: str) -> None:
+def test_key_and_digest_of_an_event_never_change(event: BufferedEvent, line: str) -> None:
     keyed = key_event(BUSINESS, event)
 
     assert [keyed.key, str(keyed.digest)] == line.split("\t")[:2]
 
 
-def test_the_key_of_an_event_is_of_its_business_and_its_id_alone() -> None:
+def test_the_key_of_an_event_depends_only_on_its_business_and_id() -> None:
     keys = [
         event_key(BusinessId("bus_1"), "r-1"),
         event_key(BusinessId("bus_2"), "r-1"),
@@ -126,7 +126,7 @@ def test_a_customer_stays_in_its_shard() -> None:
     assert [shard_of("bus_é", "cus_गुल्लक", shards) for shards in (4, 16, 256)] == [3, 3, 163]
 
 
-def test_an_entry_of_a_stream_without_a_version_has_version_one() -> None:
+def test_a_stream_entry_without_a_version_has_version_one() -> None:
     fields = {b"b": b"bus_1", b"n": b"1", b"t": b"7", b"e": b"line"}
     chunk = head_chunk(b"5-1", fields)
 
@@ -175,18 +175,18 @@ def test_the_chain_of_entries_keeps_its_digests(place: int | None, digest: str) 
 
 
 def test_the_content_of_a_request_keeps_its_digest() -> None:
-    asked = {"kind": "credit", "customer_id": "cus_é", "amount": 5000, "metadata": {"b": 1.0}}
+    request = {"kind": "credit", "customer_id": "cus_é", "amount": 5000, "metadata": {"b": 1.0}}
 
-    assert digest_of(asked).hex() == "173cbc86fd152527901f1d4b4c667098"
+    assert digest_of(request).hex() == "173cbc86fd152527901f1d4b4c667098"
 
 
 def test_a_manual_entry_keeps_its_digest() -> None:
-    """A field that was not given must not count, or each retry across an upgrade conflicts."""
-    asked = ManualEntry(
+    """An absent field must not count, or each retry across an upgrade conflicts."""
+    request = ManualEntry(
         amount=50_00, currency="USD", entry_type="credit", reason="top-up", idempotency_key="o-1"
     )
 
     assert (
-        manual._digest(CustomerId("cus_1"), asked, "manual").hex()
+        manual._digest(CustomerId("cus_1"), request, "manual").hex()
         == "56a0ea3b8aebdc5b2ced6c50a87b04b4"
     )

@@ -25,15 +25,15 @@ def names(folder: Path) -> set[str]:
 
 
 def test_counters_of_ended_processes_stay_in_the_sum_but_not_in_files(tmp_path: Path) -> None:
-    here = os.getpid()
+    pid = os.getpid()
     for value in (1, 2):
         write(tmp_path / f"counter_{ended_pid()}.db", "runs_total", value)
-    write(tmp_path / f"counter_{here}.db", "runs_total", 4)
+    write(tmp_path / f"counter_{pid}.db", "runs_total", 4)
 
     text = metrics_text(tmp_path).decode()
 
     assert "runs_total 7.0" in text
-    assert names(tmp_path) == {"counter_0.db", f"counter_{here}.db"}
+    assert names(tmp_path) == {"counter_0.db", f"counter_{pid}.db"}
 
 
 def test_folding_twice_counts_once(tmp_path: Path) -> None:
@@ -45,14 +45,14 @@ def test_folding_twice_counts_once(tmp_path: Path) -> None:
     assert "runs_total 3.0" in metrics_text(tmp_path).decode()
 
 
-def test_the_most_recent_gauge_wins_whatever_the_order(tmp_path: Path) -> None:
+def test_the_most_recent_gauge_wins_in_any_order(tmp_path: Path) -> None:
     write(tmp_path / f"gauge_mostrecent_{ended_pid()}.db", "backlog", 9, written_at=200)
     write(tmp_path / f"gauge_mostrecent_{ended_pid()}.db", "backlog", 5, written_at=100)
 
     assert "backlog 9.0" in metrics_text(tmp_path).decode()
 
 
-def test_live_gauges_go_with_their_process(tmp_path: Path) -> None:
+def test_live_gauges_end_with_their_process(tmp_path: Path) -> None:
     write(tmp_path / f"gauge_livesum_{ended_pid()}.db", "busy", 1)
 
     fold_ended(tmp_path)
@@ -60,5 +60,5 @@ def test_live_gauges_go_with_their_process(tmp_path: Path) -> None:
     assert names(tmp_path) == set()
 
 
-def test_an_empty_folder_is_an_empty_answer(tmp_path: Path) -> None:
+def test_an_empty_folder_has_no_metrics(tmp_path: Path) -> None:
     assert metrics_text(tmp_path) == b""

@@ -1,4 +1,4 @@
-"""Where a command logs to."""
+"""Commands log to stderr."""
 
 import pytest
 import structlog
@@ -7,7 +7,7 @@ from structlog.testing import capture_logs
 from worker.log import log_to_stderr
 
 
-def test_a_command_logs_beside_what_it_prints_also_after_a_captured_log(
+def test_a_command_logs_to_stderr_also_after_a_captured_log(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = structlog.get_config()
@@ -16,8 +16,8 @@ def test_a_command_logs_beside_what_it_prints_also_after_a_captured_log(
         pass
 
     log_to_stderr()
-    structlog.get_logger().warning("told")
+    structlog.get_logger().warning("a warning")
     structlog.configure(**before)
 
-    said = capsys.readouterr()
-    assert (said.out, "told" in said.err) == ("", True)
+    output = capsys.readouterr()
+    assert (output.out, "a warning" in output.err) == ("", True)

@@ -1,4 +1,4 @@
-"""Lots without a database: random histories beside a plain model of them, 10,000 with `--slow`."""
+"""Lots without a database: random histories against a plain model, 10,000 with `--slow`."""
 
 import random
 from collections import Counter
@@ -29,7 +29,7 @@ STEPS = 12
 
 @dataclass
 class Books:
-    """Keeps what `post` and its statements would keep, in memory."""
+    """Keeps in memory what `post` and its statements store."""
 
     now: datetime = START
     wallet: Wallet = EMPTY
@@ -74,7 +74,7 @@ class Books:
         return {lot_id: book.left(lot_id) for lot_id in self.lots}
 
     def paid(self, entry: Entry) -> Counter[str]:
-        """Which lots paid how much of a debit: read off the stretches, as the database does."""
+        """Which lots paid how much of a debit, from the stretches, as the database computes it."""
         paid: Counter[str] = Counter()
         moved = 0
         for move in self.moves:
@@ -136,7 +136,7 @@ def give(moves: tuple[LotMove, ...]) -> Posting:
 
 
 class History:
-    """One random history, kept by the real code and by the model at once."""
+    """One random history, applied to the real code and to the model."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)  # noqa: S311
@@ -204,7 +204,7 @@ class History:
             self.plain.freeze(lot.name, self.books.now, is_frozen=is_frozen)
 
     def take_back(self) -> None:
-        """As for a refund: what is left of its lot, then in turn, then debt."""
+        """As a refund of a payment: from its lot, then from the others in order, then as debt."""
         if not self.plain.lots:
             return
         lot = self.random.choice(list(self.plain.lots.values()))
@@ -217,7 +217,7 @@ class History:
         self.debits.append((entry, plain))
 
     def give_back(self) -> None:
-        """As for a debit that is refunded: to the very lots that it burned."""
+        """As a refund of a debit: to the lots that it consumed."""
         paid = [(entry, plain) for entry, plain in self.debits if +plain.paid]
         if not paid:
             return
@@ -238,14 +238,14 @@ class History:
             assert debit_.paid.total() + debit_.owed == entry.amount_minor
 
 
-def test_any_history_burns_lots_as_the_plain_model_does(pytestconfig: pytest.Config) -> None:
+def test_every_history_consumes_lots_as_the_plain_model_does(pytestconfig: pytest.Config) -> None:
     for seed in range(HISTORIES_SLOW if pytestconfig.getoption("--slow") else HISTORIES):
         history = History(seed)
         for _ in range(STEPS):
             history.step()
 
 
-def test_a_debit_as_large_as_the_lot_leaves_nothing_and_the_next_one_is_owed() -> None:
+def test_a_debit_as_large_as_the_lot_empties_it_and_the_next_one_is_debt() -> None:
     books = Books()
     books.post(credit(5))
 
@@ -255,7 +255,7 @@ def test_a_debit_as_large_as_the_lot_leaves_nothing_and_the_next_one_is_owed() -
     assert books.wallet.debited_minor - books.wallet.covered_minor == 1
 
 
-def test_the_smaller_priority_burns_first_then_the_end_then_promotions_then_age() -> None:
+def test_lots_are_consumed_by_priority_then_expiry_then_promotions_then_age() -> None:
     books = Books()
     soon, late = START + timedelta(days=1), START + timedelta(days=2)
     for amount, terms in enumerate(
@@ -278,7 +278,7 @@ def test_the_smaller_priority_burns_first_then_the_end_then_promotions_then_age(
     assert burned == [5] * 5 + [4] * 4 + [3] * 3 + [2] * 2 + [1]
 
 
-def test_at_the_moment_of_its_end_a_lot_is_not_burned_any_more() -> None:
+def test_a_lot_is_not_consumed_from_its_expiry_on() -> None:
     books = Books()
     books.post(credit(5, expires_at=START + timedelta(hours=1)))
 
@@ -289,7 +289,7 @@ def test_at_the_moment_of_its_end_a_lot_is_not_burned_any_more() -> None:
     assert books.wallet.balance_minor == 4
 
 
-def test_no_more_is_taken_from_a_lot_than_is_left() -> None:
+def test_a_lot_gives_no_more_than_is_left() -> None:
     books = Books()
     books.post(credit(5), credit(5))
     lot_id = next(iter(books.lots))
@@ -298,7 +298,7 @@ def test_no_more_is_taken_from_a_lot_than_is_left() -> None:
         books.post(debit(6, moves=(LotMove(lot_id, 6),)))
 
 
-def test_no_more_is_given_back_to_a_lot_than_was_in_it() -> None:
+def test_a_lot_takes_back_no_more_than_its_amount() -> None:
     books = Books()
     books.post(credit(5))
     lot_id = next(iter(books.lots))

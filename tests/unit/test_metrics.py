@@ -1,4 +1,4 @@
-"""The rules for alerts ask for metrics that exist. `test_papers` checks the page of metrics."""
+"""The rules for alarms use metrics that exist. `test_papers` checks the page of metrics."""
 
 import re
 import shutil
@@ -44,22 +44,22 @@ def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert["alert"])
-def test_an_alert_asks_for_metrics_and_labels_that_there_are(alert: dict[str, Any]) -> None:
-    known = samples()
-    asked = re.findall(r"(gullak_\w+)(?:\{([^}]*)\})?", alert["expr"])
+def test_an_alert_uses_existing_metrics_and_labels(alert: dict[str, Any]) -> None:
+    labels_of = samples()
+    series = re.findall(r"(gullak_\w+)(?:\{([^}]*)\})?", alert["expr"])
 
-    assert asked
-    for name, selectors in asked:
-        assert name in known
-        assert set(re.findall(r"(\w+)\s*[=!]~?", selectors)) <= known[name]
+    assert series
+    for name, selectors in series:
+        assert name in labels_of
+        assert set(re.findall(r"(\w+)\s*[=!]~?", selectors)) <= labels_of[name]
     by = re.findall(r"by \(([^)]*)\)", alert["expr"])
     assert {label.strip() for labels in by for label in labels.split(",")} <= set().union(
-        *(known[name] for name, _ in asked)
+        *(labels_of[name] for name, _ in series)
     )
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="Prometheus is not installed")
-def test_prometheus_takes_the_rules() -> None:
+def test_prometheus_accepts_the_rules() -> None:
     ran = subprocess.run(
         ["promtool", "check", "rules", str(RULES)], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""Quantities and minor units: what is taken, what is refused, and that nothing is ever rounded."""
+"""Quantities and minor units: accepted and refused values, and exact sums."""
 
 from collections.abc import Iterator
 from decimal import ROUND_UP, Context, Decimal, localcontext
@@ -54,7 +54,9 @@ def odd_host() -> Iterator[None]:
         ("-0", "0"),
     ],
 )
-def test_a_quantity_up_to_its_limits_is_taken_as_written(value: float | str, quantity: str) -> None:
+def test_a_quantity_within_its_limits_is_accepted_unchanged(
+    value: float | str, quantity: str
+) -> None:
     assert quantity_of(value) == Decimal(quantity)
 
 
@@ -107,7 +109,7 @@ def test_one_step_beyond_a_limit_is_refused(value: float | str) -> None:
         {"tokens": 1},
     ],
 )
-def test_what_is_no_plain_number_is_refused(value: object) -> None:
+def test_values_other_than_plain_numbers_are_refused(value: object) -> None:
     assert quantity_of(value) is None
 
 
@@ -135,7 +137,7 @@ def test_decimals_after_the_twelfth_are_rounded_half_to_even(
 
 
 @given(st.floats(0, 1e12))
-def test_a_float_counts_as_its_shortest_decimal_form_to_twelve_decimals(value: float) -> None:
+def test_a_float_is_read_in_its_shortest_decimal_form_to_twelve_decimals(value: float) -> None:
     quantity = quantity_of(value)
 
     assert quantity is not None
@@ -159,12 +161,12 @@ def test_a_float_counts_as_its_shortest_decimal_form_to_twelve_decimals(value: f
         (1e15, "is above 1000000000000"),
     ],
 )
-def test_the_reason_of_a_refused_quantity_is_true(value: object, problem: str) -> None:
+def test_a_refused_quantity_has_the_right_reason(value: object, problem: str) -> None:
     assert (quantity_of(value), quantity_problem(value)) == (None, problem)
 
 
 @given(quantities)
-def test_every_text_of_a_quantity_is_taken_without_loss(quantity: Decimal) -> None:
+def test_every_text_of_a_quantity_is_read_without_loss(quantity: Decimal) -> None:
     assert quantity_of(plain(quantity)) == quantity
 
 
@@ -180,7 +182,7 @@ def test_a_split_loses_nothing_and_leaves_less_than_one_unit(exact: Decimal) -> 
     ("exact", "whole", "remainder"),
     [("0", 0, "0"), ("0.999999999999", 0, "0.999999999999"), ("1", 1, "0"), ("2.25", 2, "0.25")],
 )
-def test_a_split_takes_the_floor(exact: str, whole: int, remainder: str) -> None:
+def test_a_split_rounds_down(exact: str, whole: int, remainder: str) -> None:
     assert split_minor(Decimal(exact)) == (whole, Decimal(remainder))
 
 
@@ -204,7 +206,7 @@ def test_a_split_does_not_depend_on_the_host_s_context() -> None:
 
 
 @pytest.mark.usefixtures("odd_host")
-def test_a_decimal_is_written_without_the_host_s_context() -> None:
+def test_writing_a_decimal_does_not_depend_on_the_host_s_context() -> None:
     assert plain(Decimal("1234567.8901200")) == "1234567.89012"
 
 
@@ -221,5 +223,5 @@ def test_the_largest_product_summed_a_million_times_is_exact() -> None:
     ("value", "text"),
     [("0.0000125", "0.0000125"), ("3.000", "3"), ("1E+2", "100"), ("0E-12", "0"), ("10", "10")],
 )
-def test_a_decimal_is_written_plainly(value: str, text: str) -> None:
+def test_a_decimal_is_written_without_an_exponent(value: str, text: str) -> None:
     assert plain(Decimal(value)) == text

@@ -35,7 +35,7 @@ def refused(
     return printed.err
 
 
-def test_every_whole_number_is_money_or_in_the_list_of_counts() -> None:
+def test_every_whole_number_option_is_money_or_a_listed_count() -> None:
     numbers = {
         option.name
         for _, option in OPTIONS
@@ -72,7 +72,7 @@ def test_an_amount_with_a_decimal_point_is_refused_with_an_example(
     )
 
 
-def test_an_amount_that_no_wallet_could_hold_is_refused(
+def test_an_amount_above_the_limit_of_a_wallet_is_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = refused(capsys, monkeypatch, "rule", "set", f"--threshold={2**63}")
@@ -81,7 +81,7 @@ def test_an_amount_that_no_wallet_could_hold_is_refused(
 
 
 @pytest.mark.parametrize("text", ["0,03", ".5", "3 cents", "-1", "1e-3", "123456", "0." + "1" * 13])
-def test_a_price_names_its_unit_and_the_decimal_point(
+def test_the_error_of_a_price_names_its_unit_and_the_decimal_point(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     assert of_kind("DECIMAL") == [("price", "create", "--per-unit")]
@@ -109,7 +109,7 @@ def test_a_time_needs_a_zone(
     assert error == f"gullak: {name}: {text!r} {wanted}\n"
 
 
-def test_every_option_that_takes_a_time_is_here() -> None:
+def test_the_list_above_has_every_option_that_takes_a_time() -> None:
     assert sorted(of_kind("TIME")) == [
         ("credit", "--expires-at"),
         ("price", "create", "--from"),
@@ -130,7 +130,7 @@ def test_the_version_is_that_of_the_package(
     assert capsys.readouterr().out == f"gullak {version('gullak')}\n"
 
 
-def test_a_setting_that_is_no_json_is_one_line(
+def test_a_setting_that_is_not_json_is_reported_in_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://u@127.0.0.1:1/shop")

@@ -1,4 +1,4 @@
-"""README and the pages of docs name what there is: links, settings, commands, alarms, reasons."""
+"""README and docs name only links, settings, commands, alarms and reasons that exist."""
 
 import re
 from pathlib import Path
@@ -47,13 +47,13 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", reference.PAGES)
-def test_the_pages_made_from_the_code_are_up_to_date(page: str) -> None:
+def test_the_generated_pages_are_up_to_date(page: str) -> None:
     stored = (reference.FOLDER / page).read_text()
 
     assert stored == reference.PAGES[page](), "run `make docs`"
 
 
-def test_readme_is_read_in_five_minutes() -> None:
+def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES_MAX
 
 
@@ -72,10 +72,10 @@ def test_every_link_leads_to_a_page_and_its_heading(page: Path) -> None:
 @pytest.mark.parametrize("page", HANDWRITTEN, ids=name_of)
 def test_every_setting_that_a_page_names_exists(page: Path) -> None:
     named = set(re.findall(r"\bGULLAK_[A-Z_]+[A-Z]", page.read_text()))
-    known = {f"GULLAK_{name.upper()}" for name in Settings.model_fields}
+    settings = {f"GULLAK_{name.upper()}" for name in Settings.model_fields}
 
     # `gullak env` sets these for a shell.
-    assert named - known - {"GULLAK_URL", "GULLAK_KEY", "GULLAK_BUSINESS"} == set()
+    assert named - settings - {"GULLAK_URL", "GULLAK_KEY", "GULLAK_BUSINESS"} == set()
 
 
 @pytest.mark.parametrize("page", HANDWRITTEN, ids=name_of)
@@ -101,7 +101,7 @@ def is_command(words: str) -> bool:
     return all(word in subcommands for word in second.split("|"))
 
 
-def test_words_that_are_no_command_are_found() -> None:
+def test_words_that_are_not_a_command_are_found() -> None:
     assert is_command("keys create|list")
     assert not is_command("keys create|nothing")
     assert not is_command("nothing")

@@ -66,7 +66,7 @@ def plan(start: Wallet, *postings: Posting) -> tuple[list[Entry], Wallet]:
 
 @st.composite
 def splits(draw: st.DrawFn) -> tuple[list[Decimal], list[list[Decimal]]]:
-    """The costs of some events, and the same cut into batches at random places."""
+    """The costs of some events, and the same costs cut into batches at random places."""
     events = draw(st.lists(costs, min_size=1, max_size=8))
     cuts = sorted(draw(st.sets(st.integers(1, len(events)), max_size=len(events))))
     batches = [events[a:b] for a, b in zip([0, *cuts], [*cuts, len(events)], strict=True)]
@@ -74,7 +74,7 @@ def splits(draw: st.DrawFn) -> tuple[list[Decimal], list[list[Decimal]]]:
 
 
 @given(splits())
-def test_how_events_are_split_into_batches_changes_neither_total_nor_remainder(
+def test_the_split_into_batches_changes_neither_total_nor_remainder(
     case: tuple[list[Decimal], list[list[Decimal]]],
 ) -> None:
     events, batches = case
@@ -86,7 +86,7 @@ def test_how_events_are_split_into_batches_changes_neither_total_nor_remainder(
 
 
 @given(splits())
-def test_what_is_debited_and_what_is_carried_are_the_exact_cost(
+def test_debit_and_remainder_add_up_to_the_exact_cost(
     case: tuple[list[Decimal], list[list[Decimal]]],
 ) -> None:
     events, batches = case
@@ -101,14 +101,14 @@ def test_what_is_debited_and_what_is_carried_are_the_exact_cost(
     )
 
 
-def test_a_batch_worth_less_than_a_minor_unit_is_an_entry_of_zero() -> None:
+def test_a_batch_that_costs_less_than_a_minor_unit_is_an_entry_of_zero() -> None:
     (entry,), after = plan(wallet(5), usage("0.4"))
 
     assert (entry.amount_minor, entry.remainder_after) == (0, Decimal("0.4"))
     assert after.balance_minor == 5
 
 
-def test_a_credit_leaves_the_remainder_where_it_was() -> None:
+def test_a_credit_does_not_change_the_remainder() -> None:
     entries, after = plan(wallet(), usage("0.4"), moved(100), usage("0.6"))
 
     assert [entry.remainder_after for entry in entries] == [Decimal("0.4"), Decimal("0.4"), 0]
@@ -141,7 +141,7 @@ def test_each_entry_continues_the_one_before_it(what: Sequence[int | Decimal]) -
     assert (after.version, after.balance_minor, after.remainder, after.chain) == previous
 
 
-def test_entries_come_in_the_order_of_the_postings_and_count_per_wallet() -> None:
+def test_entries_keep_the_order_of_the_postings_and_are_numbered_per_wallet() -> None:
     wallets = {WalletId(name): wallet(name=name) for name in ("wal_a", "wal_b")}
     names = ["wal_b", "wal_a", "wal_b"]
 
@@ -154,7 +154,7 @@ def test_entries_come_in_the_order_of_the_postings_and_count_per_wallet() -> Non
     ]
 
 
-def test_planning_leaves_the_wallets_it_was_given_alone() -> None:
+def test_planning_does_not_change_the_given_wallets() -> None:
     given_wallets = {WALLET_ID: wallet(10)}
 
     plan_entries(given_wallets, [moved(-10)], NOW)
@@ -162,7 +162,7 @@ def test_planning_leaves_the_wallets_it_was_given_alone() -> None:
     assert given_wallets == {WALLET_ID: wallet(10)}
 
 
-def test_usage_that_has_happened_is_debited_to_below_zero() -> None:
+def test_usage_is_debited_even_below_zero() -> None:
     _entries, after = plan(wallet(1), usage("1000"))
 
     assert after.balance_minor == -999
@@ -178,14 +178,14 @@ def test_a_debit_may_use_the_balance_and_all_of_the_overdraft(kind: Kind, limit_
 
 @pytest.mark.parametrize("limit_minor", [0, 50])
 @pytest.mark.parametrize("kind", ["manual", "correction"])
-def test_a_debit_of_one_unit_more_is_refused(kind: Kind, limit_minor: int) -> None:
+def test_a_debit_beyond_the_overdraft_is_refused(kind: Kind, limit_minor: int) -> None:
     with pytest.raises(InsufficientFundsError) as refused:
         plan(wallet(100, limit_minor), moved(-101 - limit_minor, kind))
 
     assert (refused.value.balance_minor, refused.value.amount_minor) == (100, 101 + limit_minor)
 
 
-def test_a_wallet_in_debt_takes_credit() -> None:
+def test_a_wallet_in_debt_accepts_credit() -> None:
     _entries, after = plan(wallet(-100), moved(10))
 
     assert after.balance_minor == -90
@@ -195,7 +195,7 @@ def test_a_wallet_in_debt_takes_credit() -> None:
     ("balance_minor", "posting"),
     [(INT64_MAX - 1, moved(1)), (1 - INT64_MAX, usage("1.5")), (0, usage(Decimal(INT64_MAX)))],
 )
-def test_a_balance_may_reach_the_end_of_64_bits(balance_minor: int, posting: Posting) -> None:
+def test_a_balance_may_reach_the_limit_of_64_bits(balance_minor: int, posting: Posting) -> None:
     _entries, after = plan(wallet(balance_minor), posting)
 
     assert abs(after.balance_minor) == INT64_MAX
@@ -238,7 +238,7 @@ EDITS: dict[str, Any] = {
 }
 
 
-def test_every_field_of_an_entry_is_edited_below() -> None:
+def test_the_next_test_edits_every_field_of_an_entry() -> None:
     assert set(Entry._fields) == {*EDITS, "chain"}
 
 
@@ -251,7 +251,7 @@ def test_an_edit_of_any_field_changes_the_digest(field: str) -> None:
     assert chain_digest(b"", edited) != entry.chain
 
 
-def test_another_entry_before_changes_the_digest() -> None:
+def test_another_previous_entry_changes_the_digest() -> None:
     (entry,), _after = plan(wallet(), usage("7.5"))
 
     assert chain_digest(b"\1", entry) != chain_digest(b"", entry)

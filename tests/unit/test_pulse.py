@@ -22,7 +22,7 @@ PERIODS_S = {"webhook.sweep": 1.0, "low_credit.check": 60.0, "debit.partition": 
 
 @dataclass
 class World:
-    """A pulse over a Redis in memory, with a clock that stands still until it is moved."""
+    """A pulse over a Redis in memory, with a clock that moves only by hand."""
 
     redis: FakeRedis = field(default_factory=FakeRedis)
     now: float = 1000.0
@@ -96,7 +96,7 @@ def test_busy_shards_are_woken_when_there_never_was_a_sweep(world: World) -> Non
     assert world.woken == [1]
 
 
-def test_the_stand_in_sweeps_every_second_until_beat_is_back(world: World) -> None:
+def test_the_worker_sweeps_in_place_of_beat_every_second_until_beat_is_back(world: World) -> None:
     world.hold(2, 10)
     world.pulse.beat()
     world.now += 1
@@ -111,7 +111,7 @@ def test_the_stand_in_sweeps_every_second_until_beat_is_back(world: World) -> No
     assert world.woken == [2, 2]
 
 
-def test_a_silent_beat_is_stood_in_for_in_all_that_it_sends(world: World) -> None:
+def test_the_worker_sends_every_message_of_a_silent_beat(world: World) -> None:
     world.sweep_was(1.0)
     world.pulse.beat()
     assert world.sent == []
@@ -125,7 +125,7 @@ def test_a_silent_beat_is_stood_in_for_in_all_that_it_sends(world: World) -> Non
     assert counts == {"webhook.sweep": 181, "low_credit.check": 4, "debit.partition": 1}
 
 
-def test_what_no_message_can_wake_is_drained_in_place_of_it(world: World) -> None:
+def test_a_shard_is_drained_directly_if_no_message_can_be_sent(world: World) -> None:
     world.hold(1, 10)
     world.hold(3, 10)
     world.broker_is_away = True
@@ -141,7 +141,7 @@ def let_pass(world: World, seconds: float) -> None:
     world.pulse.beat()
 
 
-def test_a_backlog_that_stands_still_ends_the_worker(world: World) -> None:
+def test_a_backlog_without_progress_ends_the_worker(world: World) -> None:
     world.hold(0, 10)
     let_pass(world, 0)
     let_pass(world, STALLED_AFTER_S - 1)
@@ -173,7 +173,7 @@ def test_an_empty_buffer_keeps_the_worker(world: World) -> None:
     assert world.gave_up == []
 
 
-def test_an_account_that_is_off_keeps_the_worker_while_the_streams_are_empty(world: World) -> None:
+def test_a_wrong_account_keeps_the_worker_while_the_streams_are_empty(world: World) -> None:
     """Redis may come back with half of an append; a stream may have been deleted by hand."""
     world.redis.hset(counters_key(Shard(0)), mapping={"epoch": "e", "accepted": 5, "settled": 2})
     world.redis.hset(BACKLOG, mapping={"events": 3, "bytes": 2})
@@ -184,7 +184,7 @@ def test_an_account_that_is_off_keeps_the_worker_while_the_streams_are_empty(wor
     assert world.gave_up == []
 
 
-def test_what_waits_for_an_upgrade_of_the_worker_is_no_stall(world: World) -> None:
+def test_usage_that_waits_for_an_upgrade_of_the_worker_is_no_stall(world: World) -> None:
     world.hold(0, 10, version=CHUNK_VERSION + 1)
     let_pass(world, 0)
 
@@ -216,7 +216,7 @@ def test_a_stall_while_postgres_is_away_is_not_the_workers_fault(world: World) -
 
 
 class _Stop(Event):
-    """Lets `run` turn a number of times."""
+    """Stops `run` after a number of turns."""
 
     def __init__(self, turns: int) -> None:
         super().__init__()
@@ -241,16 +241,16 @@ class _AwayThenBack:
             raise outcome
 
 
-def test_redis_being_away_is_said_once_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(pulse_module.log, "warning", lambda text, **_more: said.append(text))
+def test_each_absence_of_redis_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(pulse_module.log, "warning", lambda text, **_more: warnings.append(text))
 
     run(_AwayThenBack(), _Stop(4))
 
-    assert said == ["no pulse for now", "no pulse for now"]
+    assert warnings == ["no pulse for now", "no pulse for now"]
 
 
-def test_a_touched_file_is_a_sign_of_life_of_this_process(tmp_path: Path) -> None:
+def test_a_touched_file_shows_that_this_process_lives(tmp_path: Path) -> None:
     path = tmp_path / "run" / "alive"
     assert not is_alive(path)
 
@@ -261,7 +261,7 @@ def test_a_touched_file_is_a_sign_of_life_of_this_process(tmp_path: Path) -> Non
     assert not is_alive(path, os.getpid() + 1)
 
 
-def test_an_old_sign_does_not_count(tmp_path: Path) -> None:
+def test_an_old_file_does_not_count(tmp_path: Path) -> None:
     path = tmp_path / "alive"
     touch(path)
     os.utime(path, (0, 0))

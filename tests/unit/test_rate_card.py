@@ -41,7 +41,7 @@ def meter(
     wanted: object = None,
     archived: bool = False,
 ) -> Meter:
-    """A meter that sums `key`, or counts if it is None; with `wanted`, only events of that tier."""
+    """A meter that sums `key`, or counts without one; `wanted` limits it to events of that tier."""
     only = {"key": "tier", "operator": "equals", "value": wanted}
     return Meter(
         meter_id=MeterId(f"mtr_{next(_ids)}"),
@@ -109,7 +109,7 @@ def full_cost(
 
 
 def gap(*args: Any, **options: Any) -> tuple[str, str | None, Currency | None, Decimal]:
-    """The reason and meter of a refusal; then the currency and cost if the business keeps it."""
+    """The reason and meter of a refusal; then currency and cost if such events are kept."""
     with pytest.raises(UnpricedEventError) as refused:
         full_cost(*args, **options)
     kept = full_cost(*args, **options, on_unmetered="keep_free")
@@ -152,7 +152,7 @@ def test_a_price_per_many_units_is_divided_exactly() -> None:
         (CHANGE + timedelta(days=3650), "30"),
     ],
 )
-def test_the_price_in_force_at_the_event_s_moment_applies(at: datetime, cost: str) -> None:
+def test_the_price_in_force_at_the_time_of_the_event_applies(at: datetime, cost: str) -> None:
     tokens = meter()
     prices = [
         price(tokens, "3", since=CHANGE + timedelta(days=1)),
@@ -164,7 +164,7 @@ def test_the_price_in_force_at_the_event_s_moment_applies(at: datetime, cost: st
 
 
 @given(st.lists(st.integers(0, 1000), min_size=1, max_size=8, unique=True), st.integers(-10, 1010))
-def test_the_price_in_force_is_the_last_that_began(starts: list[int], at: int) -> None:
+def test_the_price_in_force_is_the_one_that_began_last(starts: list[int], at: int) -> None:
     tokens = meter()
     prices = [
         price(tokens, str(start + 1), since=LONG_AGO + start * MICROSECOND) for start in starts
@@ -179,7 +179,7 @@ def test_the_price_in_force_is_the_last_that_began(starts: list[int], at: int) -
         assert missing == ("no_price", tokens.meter_id, None, 0)
 
 
-def test_a_moment_is_compared_in_utc_wherever_the_price_was_written() -> None:
+def test_times_with_different_zones_are_compared_in_utc() -> None:
     tokens = meter()
     there = datetime.fromisoformat("2026-06-01T17:30:00+05:30")
 
@@ -237,7 +237,7 @@ def test_an_event_from_before_its_meter_s_first_price_is_not_free_by_omission(
     assert found == ("no_price", tokens.meter_id, None, 0)
 
 
-def test_a_part_of_an_event_is_not_free_by_omission() -> None:
+def test_an_event_with_a_part_without_a_price_is_not_free_by_omission() -> None:
     tokens, images = meter(), meter("images")
     prices = [price(tokens, "1"), price(images, "5", since=CHANGE)]
     before: dict[str, Any] = {"at": CHANGE - MICROSECOND}
@@ -264,7 +264,7 @@ def test_a_price_of_zero_is_free_on_purpose(wanted: str | None) -> None:
     assert cost_of([tokens], [price(tokens, "0")], {"tokens": 10, "tier": "a"}) == (USD, 0)
 
 
-def test_the_currency_is_one_in_which_the_event_is_priced_at_its_time() -> None:
+def test_the_currency_is_one_with_a_price_at_the_time_of_the_event() -> None:
     tokens = meter()
     prices = [price(tokens, "80", INR), price(tokens, "1", USD, since=CHANGE)]
 
@@ -335,9 +335,7 @@ def test_meters_without_a_price_in_a_currency_that_applies_are_refused(
 @pytest.mark.parametrize(
     "metadata", [{}, {"tokens": "many"}, {"tokens": True}, {"tokens": -1}, {"tokens": 10**13}]
 )
-def test_a_summed_property_that_is_no_quantity_is_refused_by_name(
-    metadata: Metadata, *, priced: bool
-) -> None:
+def test_the_refusal_of_a_summed_property_names_it(metadata: Metadata, *, priced: bool) -> None:
     tokens = meter()
 
     with pytest.raises(BadQuantityError, match="'tokens'"):
@@ -345,7 +343,7 @@ def test_a_summed_property_that_is_no_quantity_is_refused_by_name(
 
 
 @pytest.mark.parametrize("wanted", [None, "a"], ids=["plain", "filtered"])
-def test_an_absent_property_adds_nothing_to_its_meter_and_stops_no_other(
+def test_an_absent_property_adds_nothing_to_its_meter_and_does_not_stop_the_others(
     wanted: str | None,
 ) -> None:
     meters = [meter(key, wanted=wanted) for key in ("input", "output", "cached")]
@@ -420,7 +418,7 @@ def new_price(amount: str, units: int = 1) -> NewPrice:
 
 
 @pytest.mark.parametrize("amount", ["0", "99999.999999999999", "0.000000000001", "00001"])
-def test_a_price_is_taken_up_to_its_limits(amount: str) -> None:
+def test_a_price_within_its_limits_is_accepted(amount: str) -> None:
     assert new_price(amount).price_per_unit == amount
 
 
@@ -428,7 +426,7 @@ def test_a_price_is_taken_up_to_its_limits(amount: str) -> None:
     "amount",
     ["", "-1", "+1", "1e3", ".5", "5.", "100000", "0.0000000000001", "1\n", "NaN", "\u0663"],
 )
-def test_a_price_of_another_form_is_refused(amount: str) -> None:
+def test_a_malformed_price_is_refused(amount: str) -> None:
     with pytest.raises(ValidationError):
         new_price(amount)
 
@@ -448,7 +446,7 @@ def test_a_price_whose_unit_has_endless_decimals_is_refused(amount: str, units: 
 
 
 @given(st.decimals(0, 99_999, places=12), st.sampled_from([1, 2, 3, 8, 1000, 10**6, 10**9]))
-def test_a_price_that_is_taken_has_an_exact_price_per_unit(amount: Decimal, units: int) -> None:
+def test_an_accepted_price_has_an_exact_price_per_unit(amount: Decimal, units: int) -> None:
     try:
         _check_exact(new_price(f"{amount:f}", units))
     except InvalidInputError:
@@ -463,10 +461,10 @@ def test_a_price_that_is_taken_has_an_exact_price_per_unit(amount: Decimal, unit
     st.lists(st.tuples(st.integers(0, 30), st.none() | st.integers(0, 20)), min_size=1, max_size=6),
     st.integers(-1, 55),
 )
-def test_the_price_in_force_is_the_last_begun_of_those_not_ended(
+def test_the_price_in_force_is_the_last_begun_one_that_has_not_ended(
     spans: list[tuple[int, int | None]], at: int
 ) -> None:
-    """Some end at once: they were taken back. Of two from one moment, the one made last counts."""
+    """A price that ends when it begins was withdrawn. Of two with one start, the later counts."""
     tokens = meter()
     prices = []
     for number, (start, length) in enumerate(spans):

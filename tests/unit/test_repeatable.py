@@ -1,4 +1,4 @@
-"""A request that is safe to send again is called so when nobody knows what became of it."""
+"""The API says of each POST whether a client may repeat it after an unknown outcome."""
 
 import inspect
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def posts() -> Iterator[APIRoute]:
                 yield route
 
 
-def says_so(route: APIRoute) -> bool:
+def is_repeatable(route: APIRoute) -> bool:
     calls = [each.call for each in _dependencies(route)]
     return note_repeatable in calls or "idempotency.by(" in inspect.getsource(route.endpoint)
 
@@ -43,14 +43,14 @@ def _dependencies(route: APIRoute) -> list[Any]:
 
 
 @pytest.mark.parametrize("route", list(posts()), ids=lambda route: route.path)
-def test_a_post_says_that_it_is_repeatable_or_is_known_not_to_be(route: APIRoute) -> None:
+def test_a_post_is_declared_repeatable_or_listed_as_not_repeatable(route: APIRoute) -> None:
     takes_key = route.body_field is not None and "idempotency_key" in getattr(
         route.body_field.field_info.annotation, "model_fields", {}
     )
 
-    assert says_so(route) or route.path in ONCE
+    assert is_repeatable(route) or route.path in ONCE
     assert not (takes_key and route.path in ONCE)
 
 
-def test_what_is_listed_exists() -> None:
+def test_every_listed_path_exists() -> None:
     assert {route.path for route in posts()} >= ONCE

@@ -4,7 +4,9 @@ from pydantic import ValidationError
 from worker.settings import settings_from
 
 
-def test_a_given_environment_is_all_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_given_environment_replaces_the_one_of_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("GULLAK_SHARDS", "3")
     monkeypatch.setenv("DATABASE_URL", "postgresql://ambient/db")
 
@@ -15,7 +17,7 @@ def test_a_given_environment_is_all_that_counts(monkeypatch: pytest.MonkeyPatch)
     assert config.redis_url.get_secret_value() == "redis://h/0"
 
 
-def test_values_are_read_as_a_process_reads_its_environment() -> None:
+def test_values_are_parsed_as_in_the_environment_of_a_process() -> None:
     config = settings_from({"GULLAK_CURRENCIES": '{"EUR": 2}', "GULLAK_FAILPOINT_DIR": ""})
 
     assert config.currencies == {"EUR": 2}
@@ -28,5 +30,5 @@ def test_a_currency_must_be_iso_4217(currencies: str) -> None:
         settings_from({"GULLAK_CURRENCIES": currencies})
 
 
-def test_urls_are_not_shown() -> None:
+def test_a_repr_shows_no_password() -> None:
     assert "hidden" not in repr(settings_from({"DATABASE_URL": "postgresql://u:hidden@h/d"}))

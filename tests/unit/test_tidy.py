@@ -1,4 +1,4 @@
-"""House rules that a machine can check. Each message says what to do instead, and why."""
+"""House rules that a machine can check. Each message says what to write instead, and why."""
 
 import ast
 import inspect
@@ -33,7 +33,7 @@ def sources() -> Mapping[str, ast.Module]:
 
 @cache
 def nodes() -> Mapping[str, list[ast.AST]]:
-    """Every node of every module: walked once, as most rules look at all of them."""
+    """Every node of every module, walked once for all rules."""
     return {path: list(ast.walk(module)) for path, module in sources().items()}
 
 
@@ -140,7 +140,7 @@ def test_files_are_named_for_what_they_hold() -> None:
     assert not vague, "name it for its contents: a drawer for everything is never tidied"
 
 
-def test_nothing_is_left_for_later_in_the_code() -> None:
+def test_the_code_has_no_todo_marks() -> None:
     mark = re.compile(r"\b(FIXME|TODO|XXX)\b")
 
     left = [path for path in sources() if mark.search((ROOT / path).read_text())]
@@ -148,7 +148,7 @@ def test_nothing_is_left_for_later_in_the_code() -> None:
     assert not left, "do it, or open an issue: a note in the code is found by nobody"
 
 
-def test_nothing_is_kept_that_nothing_uses() -> None:
+def test_every_name_is_used() -> None:
     words = re.compile(r"\w+")
     counts = Counter(
         word for path in sources() for word in words.findall((ROOT / path).read_text())
@@ -166,7 +166,7 @@ def test_nothing_is_kept_that_nothing_uses() -> None:
 
 
 def _made_by(module: ast.Module) -> Iterator[str]:
-    """The functions, classes and constants of a module, but for what a decorator registers."""
+    """The functions, classes and constants of a module, except those that a decorator registers."""
     for node in module.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield from () if node.decorator_list else (node.name,)
@@ -283,7 +283,7 @@ def test_keys_of_redis_are_named_in_keys_only() -> None:
     assert not places, "add it to metering/buffer/keys.py, whose glossary is the schema of Redis"
 
 
-def test_metrics_are_made_where_the_table_of_them_looks() -> None:
+def test_metrics_are_defined_where_their_table_is_generated() -> None:
     makers = {"Counter", "Gauge", "Histogram", "Summary", "Info", "Enum"}
     imports = lambda node: (  # noqa: E731
         isinstance(node, ast.ImportFrom)
@@ -300,7 +300,7 @@ def test_metrics_are_made_where_the_table_of_them_looks() -> None:
     assert not places, "add it to worker/metrics.py, then run `make docs`"
 
 
-def test_no_float_comes_near_money() -> None:
+def test_code_for_money_uses_no_float() -> None:
     places = outside(
         found(
             is_float,
@@ -343,7 +343,7 @@ def test_every_setting_is_preceded_by_its_reason() -> None:
 
 
 def _is_explained(lines: list[str], starts: set[int], lineno: int) -> bool:
-    """A comment stands above, or above the settings that it explains together with this one."""
+    """A comment stands above it, or above the group of settings that it belongs to."""
     while lineno - 1 in starts:
         lineno -= 1
     above = lines[lineno - 2].strip()

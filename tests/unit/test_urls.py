@@ -1,4 +1,4 @@
-"""Addresses as operators write them: what each library is given, or one clear error."""
+"""Addresses as operators write them become the forms of each library, or one clear error."""
 
 import ssl
 from typing import Any
@@ -40,7 +40,7 @@ def test_the_broker_takes_the_next_database_and_keeps_the_rest(redis: str, broke
 
 @pytest.mark.parametrize("redis", [redis for redis, _ in BROKERS])
 def test_celery_and_the_client_of_the_buffer_go_to_the_same_server(redis: str) -> None:
-    """To the next database of it, with the same user and the same care for its certificate."""
+    """Celery uses the next database, with the same user and the same check of the certificate."""
     ours = connect(redis, timeout_s=1).connection_pool.connection_kwargs
     theirs = celery_parameters(settings_from({"REDIS_URL": redis}).celery_broker_url())
 
@@ -53,7 +53,7 @@ def test_celery_and_the_client_of_the_buffer_go_to_the_same_server(redis: str) -
 
 
 def celery_parameters(broker: str) -> dict[str, Any]:
-    """What Celery's transport connects with."""
+    """The parameters with which Celery's transport connects."""
     channel = Channel.__new__(Channel)
     transport: Any = Celery("of-a-test", broker=broker).connection_for_read().transport
     channel.connection = transport
@@ -81,14 +81,14 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("name", "url", "said"), BAD)
-def test_what_cannot_work_is_one_error_that_shows_no_secret(name: str, url: str, said: str) -> None:
+@pytest.mark.parametrize(("name", "url", "message"), BAD)
+def test_a_bad_address_is_one_error_that_shows_no_secret(name: str, url: str, message: str) -> None:
     with pytest.raises(ValidationError) as refused:
         settings_from({name: url})
 
     text = problems_of(refused.value)
     assert text.startswith(f"{name}: ")
-    assert said in text
+    assert message in text
     assert "hid" not in text
     assert "\n" not in text
 
