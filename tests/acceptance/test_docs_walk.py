@@ -39,7 +39,13 @@ SHOWN = {
         "balance=4800",
         "credit.balance_low",
     ),
-    "docs/selling-credit.md": ("1100 (11.00 USD)", "550 (5.50 USD)", "completed", "is refunded by"),
+    "docs/selling-credit.md": (
+        "1100 (11.00 USD)",
+        "550 (5.50 USD)",
+        "/pay/cs_test_",
+        "completed",
+        "is refunded by",
+    ),
     "docs/operating.md": ("ledger: no fault", "the balance is 500 (5.00 EUR)"),
 }
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -1,8 +1,8 @@
 """Whoever charges is killed between two steps: a charge is one payment, and one credit.
 
-A real stack charges at local gateways that are processes too. A worker kills itself at the named
-points of a charge, which are files; what it had claimed comes back when its lease is over. Tests do
-not wait for that: they move the charge into the past, as if the time had gone by.
+A real stack charges at payment simulators that are processes too. A worker kills itself at the
+named points of a charge, which are files. The charge that it had claimed comes back when the lease
+is over. Tests do not wait for that: they move the charge into the past.
 """
 
 import os
@@ -25,7 +25,7 @@ from metering.payment.charges.charge import LEASE_S
 from metering.payment.checkouts.checkout import Checkout
 from metering.payment.provider_account import NewAccount, connect_account
 from support.checkout_driver import Till
-from support.own_gateway import OwnGateway, running_gateway
+from support.own_simulator import OwnSimulator, running_simulator
 from support.tenant import Shop, shared_database
 from support.tiers import mostly_slow
 from support.traffic import frozen, wait_for
@@ -36,28 +36,27 @@ from worker.settings import settings_from
 
 POINTS = ("after_claim", "after_charge", "after_record")
 CHARGER = "worker_webhook"  # the role whose worker takes the queue of charges
-WEBHOOKS = "/providers/local/webhooks"
+WEBHOOKS = "/providers/stripe/webhooks"
 
 
 @dataclass(frozen=True)
 class Provider:
-    """A gateway that is a process of its own, and the account at it."""
+    """A simulator that is a process of its own, and the account at it."""
 
-    gateway: OwnGateway
+    simulator: OwnSimulator
     account_id: AccountId
 
     def payments(self) -> list[tuple[int, str]]:
         """All payments ever made: amount and status."""
-        made = self.gateway.ask("GET", "/payments")["items"]
-        return [(each["amount"], each["status"]) for each in made]
+        return [(each["amount"], each["status"]) for each in self.simulator.payments()]
 
     def has_made(self, count: int) -> bool:
         return len(self.payments()) >= count
 
     def untold(self) -> int:
-        """How many webhooks nobody has taken yet."""
-        told = self.gateway.ask("GET", "/webhooks")["items"]
-        return sum(each["delivered_at"] is None for each in told)
+        """How many events nobody has taken yet."""
+        events = self.simulator.ask("GET", "events", limit=100)["data"]
+        return sum(each["pending_webhooks"] for each in events)
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,11 @@ class Buyer:
         """Begin a checkout of 1,000, of which 300 are there."""
         self.shop.enter(300)
         new = self.till.new(
-            1000, method, account_id=self.till.account_id, idempotency_key=self.shop.customers[0]
+            1000,
+            method,
+            account_id=self.till.account_id,
+            idempotency_key=self.shop.customers[0],
+            return_url="https://shop.example/done",
         )
         return self.till.begin(new).checkout
 
@@ -106,7 +109,7 @@ class Buyer:
 
 @dataclass(frozen=True)
 class Town:
-    """One for all kills: a stack, and a business with an account at each of two gateways."""
+    """One for all kills: a stack, and a business with an account at each of two simulators."""
 
     stack: Stack
     shop: Shop
@@ -123,7 +126,7 @@ class Town:
         return Buyer(shop, till, provider, len(provider.payments()))
 
     def unprocessed(self) -> int:
-        """How many webhooks of gateways wait to be processed."""
+        """How many events of simulators wait to be processed."""
         waiting = "SELECT count(*) FROM provider_events WHERE status = 'received'"
         ((number,),) = self.shop.rows(waiting)
         return int(str(number))
@@ -162,26 +165,26 @@ def town(servers: Any, variables: Mapping[str, str], module_data_dir: Path) -> I
         stack = running.enter_context(
             Stack(module_data_dir / "data", variables=variables, overrides={**urls, **overrides})
         )
-        quiet = running.enter_context(running_gateway(module_data_dir / "quiet"))
+        quiet = running.enter_context(running_simulator(module_data_dir / "quiet"))
         telling = running.enter_context(
-            running_gateway(module_data_dir / "telling", webhook_url=stack.api_url + WEBHOOKS)
+            running_simulator(module_data_dir / "telling", webhook_url=stack.api_url + WEBHOOKS)
         )
         yield Town(
             stack, shop, failpoints, opened(shop, quiet), opened(shop, telling, is_telling=True)
         )
 
 
-def opened(shop: Shop, gateway: OwnGateway, *, is_telling: bool = False) -> Provider:
-    """Connect an account at a gateway."""
+def opened(shop: Shop, simulator: OwnSimulator, *, is_telling: bool = False) -> Provider:
+    """Connect an account at a simulator."""
     new = NewAccount(
-        provider="local",
+        provider="stripe",
         name="Main",
-        webhook_secret=SecretStr(gateway.keys.webhook_secret) if is_telling else None,
-        api_key=SecretStr(gateway.keys.api_key),
-        base_url=gateway.url,
+        webhook_secret=SecretStr(simulator.keys.webhook_secret) if is_telling else None,
+        api_key=SecretStr(simulator.keys.api_key),
+        base_url=simulator.url,
     )
     with shop.sessions.transaction() as conn:
-        return Provider(gateway, connect_account(conn, shop.business_id, new).account_id)
+        return Provider(simulator, connect_account(conn, shop.business_id, new).account_id)
 
 
 # --- the worker -----------------------------------------------------------------------------------
@@ -193,7 +196,7 @@ def test_a_top_up_whose_worker_is_killed_is_charged_once_and_credited_once(
 ) -> None:
     buyer = town.buyer(town.quiet)
     with town.killing(point):
-        buyer.runs_low("pm_ok")
+        buyer.runs_low("cus_1/pm_ok")
     if point == "after_charge":
         town.kill(CHARGER)  # nothing of the worker is left
     assert buyer.payments() == [(500, "succeeded")] * (point != "after_claim")
@@ -213,7 +216,7 @@ def test_a_charge_whose_worker_is_killed_comes_back_by_itself_within_a_short_lea
 ) -> None:
     buyer = town.buyer(town.quiet)
     with town.killing("after_charge"):
-        buyer.runs_low("pm_ok")
+        buyer.runs_low("cus_1/pm_ok")
     assert buyer.bought() == []
 
     wait_for(lambda: buyer.status() == "succeeded", within_s=60)
@@ -226,12 +229,12 @@ def test_a_charge_whose_worker_is_killed_comes_back_by_itself_within_a_short_lea
 def test_a_decline_whose_worker_is_killed_counts_once(town: Town) -> None:
     buyer = town.buyer(town.quiet)
     with town.killing("after_charge"):
-        buyer.runs_low("pm_declined")
+        buyer.runs_low("cus_1/pm_declined")
 
     buyer.lease_is_over()
 
     wait_for(lambda: buyer.status() == "failed")
-    assert buyer.payments() == [(500, "failed")]
+    assert buyer.payments() == [(500, "requires_payment_method")]
     assert buyer.till.standing().declines == 1
     assert buyer.bought() == []
     assert town.shop.faults() == []
@@ -240,7 +243,7 @@ def test_a_decline_whose_worker_is_killed_counts_once(town: Town) -> None:
 def test_a_checkout_whose_worker_is_killed_is_charged_once_and_completed(town: Town) -> None:
     buyer = town.buyer(town.quiet)
     with town.killing("after_charge"):
-        checkout_id = buyer.begin("pm_ok").checkout_id
+        checkout_id = buyer.begin("cus_1/pm_ok").checkout_id
     assert buyer.till.checkout(checkout_id).status == "pending"
 
     buyer.lease_is_over()
@@ -277,7 +280,7 @@ def test_many_charges_whose_workers_are_killed_at_any_moment_are_made_and_credit
     earlier = len(town.quiet.payments())
     with frozen(town.stack.pids[CHARGER]):
         for number, buyer in enumerate(buyers):
-            buyer.begin(("pm_ok", "pm_500")[number % 2])
+            buyer.begin(("cus_1/pm_ok", "cus_1/pm_500")[number % 2])
 
     for share in (1, 5):
         wait_for(partial(town.quiet.has_made, earlier + share))
@@ -301,12 +304,12 @@ def test_an_edge_killed_while_it_charges_a_checkout_answers_the_repetition_and_c
     buyer = town.buyer(town.quiet)
     buyer.shop.enter(300)
     with ThreadPoolExecutor(1) as threads:
-        lost = threads.submit(check_out, town, buyer, "pm_hang")
+        lost = threads.submit(check_out, town, buyer, "cus_1/pm_hang")
         wait_for(buyer.payments)
         town.kill("api")
     assert isinstance(lost.exception(), httpx.TransportError)
 
-    checkout = check_out(town, buyer, "pm_hang")
+    checkout = check_out(town, buyer, "cus_1/pm_hang")
     buyer.lease_is_over()
 
     wait_for(lambda: buyer.till.checkout(checkout["id"]).status == "completed")
@@ -336,19 +339,19 @@ def check_out(town: Town, buyer: Buyer, method: str) -> Any:
     return answer.json()
 
 
-# --- the gateway ----------------------------------------------------------------------------------
+# --- the simulator --------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_a_gateway_killed_after_it_charged_and_before_it_answered_has_charged_once(
+def test_a_simulator_killed_after_it_charged_and_before_it_answered_has_charged_once(
     town: Town,
 ) -> None:
     buyer = town.buyer(town.quiet)
-    buyer.runs_low("pm_hang")
+    buyer.runs_low("cus_1/pm_hang")
     wait_for(buyer.payments)
 
-    town.quiet.gateway.kill()
-    town.quiet.gateway.start()
+    town.quiet.simulator.kill()
+    town.quiet.simulator.start()
 
     wait_for(lambda: buyer.status() == "succeeded")
     assert buyer.payments() == [(500, "succeeded")]
@@ -357,16 +360,16 @@ def test_a_gateway_killed_after_it_charged_and_before_it_answered_has_charged_on
 
 
 @pytest.mark.slow
-def test_what_a_killed_gateway_had_not_told_is_told_by_the_next_one_and_credited_once(
+def test_what_a_killed_simulator_had_not_told_is_told_by_the_next_one_and_credited_once(
     town: Town,
 ) -> None:
     buyer = town.buyer(town.telling)
     with frozen(town.stack.pids["api"]):
         # The worker that knows dies, and nobody takes the webhook.
         with town.killing("after_charge"):
-            buyer.runs_low("pm_ok")
-        town.telling.gateway.kill()
-        town.telling.gateway.start()
+            buyer.runs_low("cus_1/pm_ok")
+        town.telling.simulator.kill()
+        town.telling.simulator.start()
         assert (town.telling.untold(), buyer.bought()) == (1, [])
 
     wait_for(lambda: not town.telling.untold() and buyer.status() == "succeeded")
@@ -382,7 +385,7 @@ def test_a_webhook_and_a_repeated_charge_that_tell_the_same_after_a_kill_credit_
     buyer = town.buyer(town.telling)
     with frozen(town.stack.pids["api"]):
         with town.killing("after_charge"):
-            buyer.runs_low("pm_ok")
+            buyer.runs_low("cus_1/pm_ok")
         buyer.lease_is_over()
         wait_for(buyer.bought)
 

@@ -26,7 +26,7 @@ from metering.payment.vendors.stripe.gateway import (
     answer_of_session,
 )
 from metering.purchase.reversal_target import PaymentStatus, Provider
-from support.own_gateway import new_account, new_charge
+from support.own_simulator import new_account, new_charge
 
 URL = "http://127.0.0.1:1"
 

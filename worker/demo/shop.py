@@ -1,4 +1,4 @@
-"""Credit that the demo's customers buy during the traffic: charged through the local gateway."""
+"""Credit that the demo's customers buy during the traffic, charged through the Stripe adapter."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from worker.demo.traffic import CUSTOMERS
 SUCCEEDS: Final = "pm_ok"
 DECLINED: Final = "pm_declined"
 # What the buyers pay with, in turn. Two are charged and get no good answer at first: `pm_hang` none
-# at all, `pm_500` an error.
+# at all, `pm_500` an error. Each is a method of the buyer's own: see `_saved`.
 METHODS: Final = (SUCCEEDS, SUCCEEDS, "pm_hang", DECLINED, "pm_500", SUCCEEDS, SUCCEEDS, SUCCEEDS)
 
 # The customer whose wallet buys by itself, at a quarter of what it will spend: as much as it will
@@ -60,7 +60,7 @@ def watch_over(transaction: Transactions, scene: Scene, spend: Sequence[int], so
         rule = NewTopUp(
             threshold=threshold,
             package_id=package_id,
-            payment_method=SUCCEEDS,
+            payment_method=_saved(AUTOMATIC, SUCCEEDS),
             day_cap=price * CAP_PACKAGES,
             month_cap=price * CAP_PACKAGES,
             account_id=scene.account_id,
@@ -99,6 +99,11 @@ def price_of(number: int, spend: Sequence[int]) -> int:
     return max(1, spend[number])
 
 
+def _saved(number: int, method: str) -> str:
+    """Return a payment method of a customer as Stripe's adapter takes it."""
+    return f"cus_{number}/{method}"
+
+
 def _charge(
     conn: Connection, scene: Scene, number: int, spend: Sequence[int], method: str
 ) -> ChargeId:
@@ -119,6 +124,6 @@ def _charge(
         amount_minor=purchase.price_minor,
         currency=purchase.currency,
         purchase_id=purchase.purchase_id,
-        payment_method=method,
+        payment_method=_saved(number, method),
     )
     return store_charge(conn, charge)

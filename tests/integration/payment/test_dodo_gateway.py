@@ -13,7 +13,7 @@ from metering.ids import Currency
 from metering.payment.vendors.gateway import ChargeAnswer, ChargeStatus, PaymentGateway
 from metering.payment.vendors.registry import gateway_of
 from support.dodo_server import DodoServer, error, given
-from support.own_gateway import new_account, new_charge
+from support.own_simulator import new_account, new_charge
 
 HASTY_MS = 300
 KEY = "sk_test_secret"

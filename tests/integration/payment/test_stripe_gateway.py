@@ -10,7 +10,7 @@ from werkzeug import Response
 from metering.errors import GatewayRefusedError, GatewayUnavailableError
 from metering.payment.vendors.gateway import ChargeAnswer, PaymentGateway
 from metering.payment.vendors.registry import gateway_of
-from support.own_gateway import new_account, new_charge
+from support.own_simulator import new_account, new_charge
 from support.stripe_server import StripeServer, error, given
 
 HASTY_MS = 300

@@ -1,1 +1,1 @@
-"""A payment provider for tests and the demo: a process of its own that charges nobody."""
+"""The part of Stripe's API that Gullak uses, as a process of its own that charges nobody."""

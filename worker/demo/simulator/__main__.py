@@ -8,8 +8,8 @@ import typer
 import uvicorn
 
 from worker.demo.simulator.notifier import Notifier
-from worker.demo.simulator.role import GatewaySecrets, gateway_url
-from worker.demo.simulator.server import make_app
+from worker.demo.simulator.role import SimulatorKeys, simulator_url
+from worker.demo.simulator.server import Simulator
 from worker.demo.simulator.store import Store
 from worker.local.port import HOST
 
@@ -19,20 +19,20 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Where it listens.")],
     data: Annotated[Path, typer.Option(help="Its SQLite file, made if there is none.")],
     secrets: Annotated[Path, typer.Option(help="JSON: api_key, webhook_secret.")],
-    webhook_url: Annotated[
-        str | None, typer.Option(help="Where payments, refunds and disputes are told.")
-    ] = None,
+    webhook_url: Annotated[str | None, typer.Option(help="Where its events are sent.")] = None,
     pending_s: Annotated[
         float | None, typer.Option(min=0, help="When pm_pending succeeds. Default: never.")
     ] = None,
 ) -> None:
-    """Serve payments that charge nobody."""
-    known = GatewaySecrets(**json.loads(secrets.read_text()))
-    store = Store(data, pending_s)
-    notifier = Notifier(store, webhook_url, known.webhook_secret)
+    """Serve the part of Stripe's API that Gullak uses. Nobody is charged."""
+    keys = SimulatorKeys(**json.loads(secrets.read_text()))
+    store = Store(data)
+    notifier = Notifier(store, webhook_url, keys.webhook_secret)
     notifier.start()
+    url = simulator_url(port)
+    simulator = Simulator(store, url, keys.api_key, pending_s, notifier.wake)
     uvicorn.run(
-        make_app(store, notifier, url=gateway_url(port), api_key=known.api_key),
+        simulator.app(),
         host=HOST,
         port=port,
         access_log=False,

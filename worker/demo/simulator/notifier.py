@@ -1,25 +1,26 @@
-"""Sends the local gateway's webhooks, signed, one after the other, until each is taken."""
+"""Sends the simulator's events, signed, one after the other, until each is taken."""
 
+import hmac
 import sqlite3
+import time
 from contextlib import suppress
+from hashlib import sha256
 from threading import Event, Thread
 from typing import Final
 
 import httpx
 
-from metering.clock import utc_now
-from metering.ids import WebhookEventId
-from metering.webhook.sign import signed_headers
-from worker.demo.simulator.store import DueWebhook, Store
+from worker.demo.simulator.account import Account
+from worker.demo.simulator.store import Store
 
 TICK_S: Final = 0.1
 TIMEOUT_S: Final = 5.0
 
 
 class Notifier:
-    """A thread that ends payments whose time has come, and sends what is due to `url`.
+    """A thread that lets payments succeed when they are due, and sends events to `url`.
 
-    Without a `url` nothing is sent. The secret is one of Standard Webhooks: `whsec_…`.
+    Without a `url` events wait. `secret`: see `signature`.
     """
 
     def __init__(self, store: Store, url: str | None, secret: str) -> None:
@@ -43,19 +44,23 @@ class Notifier:
                 self._work()
 
     def _work(self) -> None:
-        self._store.end_due()
-        while self._url is not None and (webhook := self._store.due_webhook()):
-            is_taken = self._send(self._url, webhook)
-            self._store.note_attempt(webhook, is_taken=is_taken)
+        while due := self._store.due("payment_intent"):
+            with self._store.open() as books:
+                Account(books, "").succeed(due.id)
+        while self._url is not None and (due := self._store.due("event")):
+            self._store.note_sent(due, is_taken=self._send(self._url, due.body.encode()))
 
-    def _send(self, url: str, webhook: DueWebhook) -> bool:
-        headers = signed_headers(
-            WebhookEventId(webhook.webhook_id),
-            utc_now(),
-            webhook.body,
-            secrets=[self._secret],
-            extra={},
-        )
+    def _send(self, url: str, body: bytes) -> bool:
+        headers = {
+            "Content-Type": "application/json",
+            "Stripe-Signature": signature(body, self._secret, int(time.time())),
+        }
         with suppress(httpx.HTTPError, httpx.InvalidURL):
-            return self._http.post(url, content=webhook.body, headers=headers).is_success
+            return self._http.post(url, content=body, headers=headers).is_success
         return False
+
+
+def signature(body: bytes, secret: str, signed_at: int) -> str:
+    """Return the value of `Stripe-Signature` for a body."""
+    digest = hmac.new(secret.encode(), f"{signed_at}.".encode() + body, sha256).hexdigest()
+    return f"t={signed_at},v1={digest}"

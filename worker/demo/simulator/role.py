@@ -1,11 +1,10 @@
-"""The local gateway as a process of a stack: its files, its secrets, its role.
+"""The payment simulator as a process of a stack.
 
-D/gateway/payments.db    what it was asked, and what it tells
-D/gateway/secrets.json   its keys (0600: they are not on a command line)
-D/log/gateway.log        what it says
+D/simulator/payments.db    its payments and events
+D/simulator/secrets.json   its keys; mode 0600, because anybody can read a command line
+D/log/simulator.log        its log
 """
 
-import base64
 import json
 import secrets
 import sys
@@ -25,57 +24,57 @@ SECRET_BYTES: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
-class GatewaySecrets:
-    """What its API is called with, and what its webhooks are signed with (`whsec_…`)."""
+class SimulatorKeys:
+    """The key of its API, and the secret that signs its webhooks."""
 
     api_key: str
     webhook_secret: str
 
     @classmethod
     def new(cls) -> Self:
-        """Return secrets that nobody knows yet."""
-        random = base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
-        return cls(f"sk_local_{secrets.token_urlsafe(SECRET_BYTES)}", f"whsec_{random}")
+        """Return keys that nobody knows yet."""
+        key, secret = (secrets.token_hex(SECRET_BYTES) for _ in range(2))
+        return cls(f"sk_test_{key}", f"whsec_{secret}")
 
 
-def gateway_url(port: int) -> str:
-    """Return where a gateway on this port is reached."""
+def simulator_url(port: int) -> str:
+    """Return the address of a simulator on this port."""
     return f"http://{HOST}:{port}"
 
 
-def gateway_role(
+def simulator_role(
     data_dir: Path,
     port: int,
-    keys: GatewaySecrets,
+    keys: SimulatorKeys,
     *,
     webhook_url: str | None = None,
     pending_s: float | None = None,
     tier: int = 0,
 ) -> Role:
-    """Write the secrets and return the role that runs the gateway.
+    """Write the keys and return the role that runs the simulator.
 
-    `webhook_url`: where it tells of payments; `pending_s`: when those of `pm_pending` succeed by
-    themselves, None: never.
+    `webhook_url`: where it sends its events. `pending_s`: when a payment of `pm_pending` succeeds;
+    None: never.
     """
-    home = data_dir.resolve() / "gateway"
+    home = data_dir.resolve() / "simulator"
     write_private(home / "secrets.json", json.dumps(asdict(keys)))
     argv = [sys.executable, "-m", "worker.demo.simulator", "--port", str(port)]
     argv += ["--data", str(home / "payments.db"), "--secrets", str(home / "secrets.json")]
     argv += [] if webhook_url is None else ["--webhook-url", webhook_url]
     argv += [] if pending_s is None else ["--pending-s", str(pending_s)]
     return Role(
-        name="gateway",
+        name="simulator",
         argv=argv,
         env=environment(),
         tier=tier,
         is_ready=lambda _pid: _answers(port),
-        log_file=data_dir / "log" / "gateway.log",
+        log_file=data_dir / "log" / "simulator.log",
     )
 
 
 def _answers(port: int) -> bool:
     try:
-        url = f"{gateway_url(port)}/health"
+        url = f"{simulator_url(port)}/health"
         return httpx.get(url, timeout=PROBE_TIMEOUT_S, trust_env=False).is_success
     except httpx.HTTPError:
         return False

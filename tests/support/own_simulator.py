@@ -1,4 +1,4 @@
-"""A local gateway of a test's own, as a process: to be killed and started again; and charges."""
+"""A payment simulator of a test's own, as a process that can be killed; and charges."""
 
 import subprocess
 import time
@@ -13,14 +13,14 @@ from metering.ids import ChargeId, Currency, CustomerId, new_id
 from metering.payment.vendors.gateway import ChargeRequest, GatewayAccount, PaymentGateway
 from metering.payment.vendors.registry import gateway_of
 from metering.purchase.reversal_target import Provider
-from worker.demo.simulator.role import GatewaySecrets, gateway_role, gateway_url
+from worker.demo.simulator.role import SimulatorKeys, simulator_role, simulator_url
 from worker.local.port import free_port
 
 START_TIMEOUT_S = 20
 
 
 def new_charge(payment_method: str | None = None, **changes: Any) -> ChargeRequest:
-    """A charge of 12.34 USD that nobody asked for before."""
+    """A charge of 12.34 USD that was not requested before."""
     values = {
         "charge_id": ChargeId(new_id("chg")),
         "amount_minor": 12_34,
@@ -44,13 +44,13 @@ def new_account(
     return GatewayAccount(provider, api_key, base_url, product_id)
 
 
-class OwnGateway:
+class OwnSimulator:
     """Runs in `folder`; `url` and its payments stay the same over a restart."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
         port = free_port()
-        self.url, self.keys = gateway_url(port), GatewaySecrets.new()
-        self._role = gateway_role(folder, port, self.keys, **options)
+        self.url, self.keys = simulator_url(port), SimulatorKeys.new()
+        self._role = simulator_role(folder, port, self.keys, **options)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -67,30 +67,41 @@ class OwnGateway:
             self._process.wait()
 
     def adapter(self, **changes: Any) -> PaymentGateway:
-        """The adapter under test; `timeout_ms` and the account's columns can be given."""
+        """The Stripe adapter; `timeout_ms` and the account's columns can be given."""
         timeout = {"timeout_ms": changes.pop("timeout_ms")} if "timeout_ms" in changes else {}
         given = {"api_key": self.keys.api_key, "base_url": self.url, **changes}
-        return gateway_of(new_account("local", **given), **timeout)
+        return gateway_of(new_account("stripe", **given), **timeout)
 
-    def ask(self, method: str, path: str, body: object = None) -> Any:
-        """Ask the gateway itself, past the adapter."""
-        headers = {"Authorization": f"Bearer {self.keys.api_key}"}
-        answer = httpx.request(method, self.url + path, json=body, headers=headers, timeout=30)
+    def ask(self, method: str, path: str, **form: Any) -> Any:
+        """Call the API itself, past the adapter."""
+        query, data = (form, None) if method == "GET" else (None, form)
+        url = f"{self.url}/v1/{path}"
+        answer = httpx.request(method, url, params=query, data=data, headers=self.headers)
         assert answer.is_success, answer.text
         return answer.json()
 
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.keys.api_key}"}
+
+    def payments(self) -> list[Any]:
+        """All payments that were ever made, the oldest first."""
+        listed = self.ask("GET", "payment_intents", limit=100)
+        assert not listed["has_more"]
+        return list(reversed(listed["data"]))
+
     def payments_of(self, charge: ChargeRequest) -> list[Any]:
         """All payments that were ever made for a charge."""
-        made = self.ask("GET", "/payments")["items"]
-        return [each for each in made if each["metadata"]["gullak_charge_id"] == charge.charge_id]
+        ours = charge.charge_id
+        return [each for each in self.payments() if each["metadata"]["gullak_charge_id"] == ours]
 
 
 @contextmanager
-def running_gateway(folder: Path, **options: Any) -> Iterator[OwnGateway]:
-    """Start a gateway in `folder`, and kill it at the end."""
-    gateway = OwnGateway(folder, **options)
+def running_simulator(folder: Path, **options: Any) -> Iterator[OwnSimulator]:
+    """Start a simulator in `folder`, and kill it at the end."""
+    simulator = OwnSimulator(folder, **options)
     try:
-        gateway.start()
-        yield gateway
+        simulator.start()
+        yield simulator
     finally:
-        gateway.kill()
+        simulator.kill()
