@@ -66,7 +66,7 @@ class Provider:
 
     def __call__(self, account: GatewayAccount) -> "Provider":
         """Open the gateway of an account: itself."""
-        assert account.provider == "local"
+        assert account.provider == "stripe"
         return self
 
     # --- what a gateway does ------------------------------------------------------------------
@@ -76,12 +76,12 @@ class Provider:
             self.calls.append(("repeat" if is_repeated else "start", charge.charge_id))
             self.before("start")
             if charge.payment_method == "refused":
-                raise GatewayRefusedError("local", "no such payment method")
+                raise GatewayRefusedError("stripe", "no such payment method")
             known = self.payments.get(charge.charge_id)
             if known is None:
                 self.payments[charge.charge_id] = known = self._charge(charge)
                 if charge.payment_method == "hangs":
-                    raise GatewayUnavailableError("local", "its answer was lost")
+                    raise GatewayUnavailableError("stripe", "its answer was lost")
             return known.answer()
 
     def look_up(self, charge: ChargeRequest, payment_id: str | None) -> ChargeAnswer | None:
@@ -130,11 +130,11 @@ class Provider:
 
 
 def unavailable(_call: str) -> None:
-    raise GatewayUnavailableError("local", "it is away")
+    raise GatewayUnavailableError("stripe", "it is away")
 
 
 def refuses(_call: str) -> None:
-    raise GatewayRefusedError("local", "the API key was revoked")
+    raise GatewayRefusedError("stripe", "the API key was revoked")
 
 
 @dataclass
@@ -235,7 +235,7 @@ class Till:
         """Note what a webhook says of a charge's payment, and settle, as the inbox does."""
         charge, paid = self.charge(charge_id), self.provider.payments.get(charge_id)
         fact = PaymentFact(
-            provider="local",
+            provider="stripe",
             payment_id=payment_id or (paid.payment_id if paid else f"pay_{charge_id}"),
             status=status,
             amount_minor=charge.amount_minor if amount is None else amount,
@@ -312,7 +312,7 @@ def connect(sessions: Sessions, business_id: BusinessId) -> AccountId:
         conn.execute(
             text(
                 "INSERT INTO provider_accounts (account_id, business_id, provider, name)"
-                " VALUES (:account_id, :business_id, 'local', 'till')"
+                " VALUES (:account_id, :business_id, 'stripe', 'till')"
             ),
             {"account_id": account_id, "business_id": business_id},
         )

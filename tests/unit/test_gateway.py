@@ -139,7 +139,7 @@ def test_a_session_lives_to_the_last_moment_of_its_day() -> None:
 # --- accounts -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("provider", ["stripe", "dodo", "local"])
+@pytest.mark.parametrize("provider", ["stripe", "dodo"])
 @pytest.mark.parametrize("api_key", [None, "", "a b", "a\nb", "schlüssel"])
 def test_an_account_without_a_good_key_has_no_gateway(
     provider: Provider, api_key: str | None

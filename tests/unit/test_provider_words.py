@@ -203,14 +203,6 @@ def test_a_text_that_postgres_cannot_keep_is_kept_without_its_nul() -> None:
     assert len(failure) == 500
 
 
-def test_a_gateway_of_the_shop_s_own_speaks_as_dodo_in_its_own_name() -> None:
-    body = json.dumps(Dodo().payment()).encode()
-
-    (fact,) = dodo.parse(body, "local").facts
-
-    assert fact.provider == "local"
-
-
 @pytest.mark.parametrize(
     ("type_", "payment_status", "known"),
     [

@@ -115,7 +115,7 @@ def test_a_purchase_is_paid_on_a_page_and_credited(
     till.age(till.charge().charge_id, 0)
     till.sweep()
     paid = client.get(f"/purchases/{purchase_id}").json()
-    assert (paid["status"], paid["provider"], paid["payment_url"]) == ("settled", "local", None)
+    assert (paid["status"], paid["provider"], paid["payment_url"]) == ("settled", "stripe", None)
     assert (shop.wallet().balance_minor, shop.faults()) == (1200, [])
 
 

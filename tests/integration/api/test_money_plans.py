@@ -23,7 +23,7 @@ WALLETS = 20_000
 MOVED = 600
 PAGE = {"page": 10, "offset": 0, "after": None}
 PAYMENT = {
-    "provider": "local",
+    "provider": "stripe",
     "payment_id": "pay_x7",
     "status": "succeeded",
     "amount_minor": 5,
@@ -34,7 +34,7 @@ PAYMENT = {
     "occurred_at": datetime(2026, 1, 1, tzinfo=UTC),
 }
 EVENTS = {"status": None, "payment_id": None, **PAGE}
-APPLIED = {"provider": "local", "unclear": "unclear_amount"}
+APPLIED = {"provider": "stripe", "unclear": "unclear_amount"}
 REPLAY = {"payment_id": None, "before": None, "replay_max": 100}
 
 
@@ -69,7 +69,7 @@ def _fill(till: Till) -> None:
     )
     events = (
         "INSERT INTO provider_events (business_id, account_id, provider, provider_event_id, body,"
-        f" status, payment_id) SELECT '{till.shop.business_id}', '{till.account_id}', 'local',"
+        f" status, payment_id) SELECT '{till.shop.business_id}', '{till.account_id}', 'stripe',"
         " 'evt_' || i, '', 'applied', 'pay_x' || i"
     )
     lots = (

@@ -105,12 +105,13 @@ def test_parked_payments_and_failed_events_are_counted(gullak: Gullak, shop: Sho
     shop.run(
         "INSERT INTO payments (business_id, provider, payment_id, status, amount_minor, currency,"
         " parked_reason, occurred_at)"
-        f" VALUES ('{shop.business_id}', 'local', 'pay_1', 'succeeded', 5, 'USD', 'why', now())"
+        f" VALUES ('{shop.business_id}', 'stripe', 'pay_1', 'succeeded', 5, 'USD', 'why', now())"
     )
     shop.run(
         "INSERT INTO provider_events (provider, account_id, business_id, provider_event_id, body,"
-        f" status) VALUES ('local', '{till.account_id}', '{shop.business_id}', 'e1', '', 'failed'),"
-        f" ('local', '{till.account_id}', '{shop.business_id}', 'e2', '', 'applied')"
+        " status) SELECT 'stripe', account_id, business_id, unnest('{e1,e2}'::text[]), '',"
+        " unnest('{failed,applied}'::text[]) FROM provider_accounts"
+        f" WHERE account_id = '{till.account_id}'"
     )
 
     status = gullak("status", "--json")

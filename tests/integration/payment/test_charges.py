@@ -184,7 +184,7 @@ def due_in_s(till: Till, charge_id: ChargeId) -> int:
 
 @pytest.mark.parametrize(
     ("provider", "lease_s"),
-    [("local", KEYED_LEASE_S), ("stripe", KEYED_LEASE_S), ("dodo", LEASE_S)],
+    [("stripe", KEYED_LEASE_S), ("dodo", LEASE_S)],
 )
 def test_a_lease_is_short_where_the_provider_makes_one_payment_of_two_calls(
     shop: Shop, till: Till, provider: str, lease_s: int
@@ -498,7 +498,7 @@ def test_facts_and_settling_lock_a_charge_and_its_purchase_in_one_order(
     till.tell(charge_id, "pending")
 
     refund = ReversalFact(
-        provider="local", kind="refund", reversal_id="re_1", payment_id=payment_id,
+        provider="stripe", kind="refund", reversal_id="re_1", payment_id=payment_id,
         status="succeeded", occurred_at=utc_now(), amount_minor=1,
     )  # fmt: skip
     is_noted = Event()

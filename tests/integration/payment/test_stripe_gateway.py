@@ -1,35 +1,30 @@
 """Stripe's own SDK over real HTTP: what is asked, what its answers mean, and a charge once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_httpserver import HTTPServer
-from werkzeug import Response
+from starlette.responses import Response
 
 from metering.errors import GatewayRefusedError, GatewayUnavailableError
 from metering.payment.vendors.gateway import ChargeAnswer, PaymentGateway
 from metering.payment.vendors.registry import gateway_of
 from support.own_simulator import new_account, new_charge
-from support.stripe_server import StripeServer, error, given
+from support.stripe_server import KEY, StripeServer, error, given, serving
 
 HASTY_MS = 300
-KEY = "sk_test_secret"
 
 
 @pytest.fixture(scope="module")
-def http_server() -> Iterator[HTTPServer]:
-    with HTTPServer(host="127.0.0.1", threaded=True) as running:
-        yield running
+def new_stripe(module_data_dir: Path) -> Iterator[Callable[[], StripeServer]]:
+    with serving(module_data_dir) as make:
+        yield make
 
 
 @pytest.fixture
-def stripe(http_server: HTTPServer) -> Iterator[StripeServer]:
-    http_server.clear()
-    server = StripeServer(http_server)
-    yield server
-    server.release()
-    http_server.check_handler_errors()
+def stripe(new_stripe: Callable[[], StripeServer]) -> StripeServer:
+    return new_stripe()
 
 
 def gateway_at(stripe: StripeServer, **options: Any) -> PaymentGateway:
@@ -87,7 +82,7 @@ def test_a_decline_is_an_answer_with_the_banks_reason(
     assert answer == ChargeAnswer("failed", "pi_1", failure=failure)
 
 
-@pytest.mark.parametrize("method", ["pm_slow", "pm_capture"])
+@pytest.mark.parametrize("method", ["pm_pending", "pm_capture"])
 def test_a_payment_that_has_not_ended_is_pending(gateway: PaymentGateway, method: str) -> None:
     answer = gateway.start(new_charge(f"cus_9/{method}"), is_repeated=False)
 
@@ -192,10 +187,13 @@ def test_a_page_tells_how_far_its_payment_is(
 ) -> None:
     charge = new_charge()
     gateway.start(charge, is_repeated=False)
-    session = stripe.sessions[0]
-    session.update({"url": "https://pay.example/1", **state})
-    if isinstance(state.get("payment_intent"), dict):
-        session["payment_intent"] = {"id": "pi_7", "status": "succeeded", **state["payment_intent"]}
+    (session,) = stripe.sessions
+    stripe.change(session, **{"url": "https://pay.example/1", **state})
+    if isinstance(intent := state.get("payment_intent"), dict):
+        stripe.add_intents(1, "cus_9", **{"id": "pi_7", **intent})
+        stripe.change(
+            session, **{"url": "https://pay.example/1", **state, "payment_intent": "pi_7"}
+        )
 
     assert gateway.look_up(charge, "cs_test_1") == answer
     assert stripe.seen[-1].form == {"expand[0]": "payment_intent"}
@@ -233,18 +231,19 @@ def test_a_charge_that_is_not_listed_yet_is_made_once_by_its_key(
 ) -> None:
     charge = new_charge("cus_9/pm_ok")
     first = gateway.start(charge, is_repeated=False)
-    listed, stripe.intents = stripe.intents, []
+    assert len(stripe.intents) == 1
+    stripe.forget()
 
     again = gateway.start(charge, is_repeated=True)
 
     assert again == first
-    assert (len(listed), stripe.intents) == (1, [])
+    assert stripe.intents == []
 
 
 def test_a_repeated_charge_that_was_never_made_is_made(
     stripe: StripeServer, gateway: PaymentGateway
 ) -> None:
-    stripe.add_intent("cus_9", metadata={"gullak_charge_id": "chg_of_another"})
+    stripe.add_intents(1, "cus_9", metadata={"gullak_charge_id": "chg_of_another"})
 
     answer = gateway.start(new_charge("cus_9/pm_ok"), is_repeated=True)
 
@@ -256,8 +255,7 @@ def test_a_lost_charge_is_found_on_a_later_page(
 ) -> None:
     charge = new_charge("cus_9/pm_ok")
     gateway.start(charge, is_repeated=False)
-    for _ in range(150):
-        stripe.add_intent("cus_9")
+    stripe.add_intents(150, "cus_9")
 
     assert gateway.look_up(charge, None) == ChargeAnswer("succeeded", "pi_1")
 
@@ -265,8 +263,7 @@ def test_a_lost_charge_is_found_on_a_later_page(
 def test_a_search_that_comes_to_no_end_does_not_say_that_there_is_none(
     stripe: StripeServer, gateway: PaymentGateway
 ) -> None:
-    for _ in range(201):
-        stripe.add_intent("cus_9")
+    stripe.add_intents(201, "cus_9")
 
     with pytest.raises(GatewayUnavailableError, match="too many"):
         gateway.start(new_charge("cus_9/pm_ok"), is_repeated=True)
@@ -274,10 +271,10 @@ def test_a_search_that_comes_to_no_end_does_not_say_that_there_is_none(
     assert stripe.posts == []
 
 
-def test_a_lost_page_is_found_by_its_charge(stripe: StripeServer, gateway: PaymentGateway) -> None:
+def test_a_lost_page_is_found_by_its_charge(gateway: PaymentGateway) -> None:
     charge = new_charge()
     made = gateway.start(charge, is_repeated=False)
-    stripe.add_session({})
+    gateway.start(new_charge(), is_repeated=False)
 
     assert gateway.look_up(charge, None) == made
 
@@ -314,7 +311,7 @@ def test_an_open_page_is_expired(stripe: StripeServer, gateway: PaymentGateway) 
 
 
 def test_a_payment_that_the_bank_is_at_stays_pending(gateway: PaymentGateway) -> None:
-    charge = new_charge("cus_9/pm_slow")
+    charge = new_charge("cus_9/pm_pending")
     made = gateway.start(charge, is_repeated=False)
 
     assert gateway.cancel(charge, made.payment_id) == made
@@ -384,7 +381,7 @@ def test_a_refusal_says_why_in_codes_only(
 def test_a_redirect_is_refused_and_gets_no_key(
     stripe: StripeServer, gateway: PaymentGateway
 ) -> None:
-    stripe.answer_next(Response(status=307, headers={"location": f"{stripe.url}/elsewhere"}))
+    stripe.answer_next(Response(status_code=307, headers={"location": f"{stripe.url}/elsewhere"}))
 
     with pytest.raises(GatewayRefusedError, match="307"):
         gateway.start(new_charge("cus_9/pm_ok"), is_repeated=False)
@@ -395,9 +392,9 @@ def test_a_redirect_is_refused_and_gets_no_key(
 @pytest.mark.parametrize(
     "said",
     [
-        Response("<html>", content_type="text/html"),
-        Response("{", content_type="application/json"),
-        Response(b"\xff\xfe", content_type="application/json"),
+        Response("<html>", media_type="text/html"),
+        Response("{", media_type="application/json"),
+        Response(b"\xff\xfe", media_type="application/json"),
         given([]),
         given({"object": "payment_intent", "status": "succeeded"}),
         given({"object": "payment_intent", "id": "pi_\0", "status": "succeeded"}),

@@ -677,7 +677,7 @@ def test_an_account_that_cannot_charge_yet_is_no_decline(shop: Shop, till: Till)
     till.rule()
 
     def unconfigured(_account: GatewayAccount) -> PaymentGateway:
-        raise ConfigurationError("the local account has no good api_key")
+        raise ConfigurationError("the stripe account has no good api_key")
 
     (charge_id,) = till.start()
     run_charge(shop.sessions.transaction, unconfigured, charge_id, AT_ONCE)

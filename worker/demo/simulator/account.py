@@ -90,8 +90,8 @@ class Account:
         """Return an object. Expanded, a session has its payment in the place of the id."""
         if thing["object"] != _SESSION or not thing["payment_intent"] or "expand[0]" not in form:
             return thing
-        intent = self.books.get("payment_intent", thing["payment_intent"])
-        return {**thing, "payment_intent": intent}
+        intent = self.books.find("payment_intent", thing["payment_intent"])
+        return {**thing, "payment_intent": intent or thing["payment_intent"]}
 
     def write(self, path: str, form: Form) -> Answer:
         """Answer a POST."""
