@@ -11,14 +11,18 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from pathlib import Path
 
 import psycopg
 import pytest
+from httpx._transports import default as transports
 from redis import Redis
 
 from metering.buffer.stream import UsageBuffer
+from metering.ids import new_ulid
+from support.tenant import shared_database
 from worker.context import open_buffer
 from worker.local.embedded import Accounts, open_accounts, postgres_role, redis_role
 from worker.local.files import lock_data_dir
@@ -32,6 +36,9 @@ from worker.settings import Settings, environment, settings_from
 # that a test starts, and means to end by it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Each client of httpx reads all certificates: 24 ms, a thousand times. Once is enough for tests.
+transports.create_ssl_context = cache(transports.create_ssl_context)  # type: ignore[attr-defined]
 
 UNIT = Path(__file__).parent / "unit"
 StartStack = Callable[..., Stack]
@@ -156,6 +163,13 @@ def _database(servers: Servers, template: str) -> Iterator[str]:
     servers.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.fixture(scope="module")
+def module_database_url(servers: Servers) -> Iterator[str]:
+    """One database for the tests of a module, each of which has a business of its own."""
+    with shared_database(servers.execute, servers.template, f"shared_{new_ulid().lower()}") as name:
+        yield servers.url_of(name)
+
+
 @pytest.fixture
 def redis_url(servers: Servers) -> str:
     """The Redis of this test process, emptied."""
@@ -203,9 +217,3 @@ def start_stack(
             )
 
         yield start
-
-
-@pytest.fixture
-def stack(start_stack: StartStack) -> Stack:
-    """A running stack with the default settings."""
-    return start_stack()

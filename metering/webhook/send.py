@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Final, Generic, Self, TypeAlias, TypeVar
 
 import httpcore
@@ -63,6 +64,12 @@ class Answer:
 Prepare: TypeAlias = Callable[[datetime], Call]
 
 
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Neither certificates nor proxies come from the environment. To read them takes 20 ms."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 class HttpSender:
     """Sends calls. A process has one: it keeps the TLS context and the threads of the resolver."""
 
@@ -80,8 +87,7 @@ class HttpSender:
             resolve or system_resolver(self._threads),
             reach=Reach(loopback=allow_loopback, private=allow_private),
         )
-        # Neither certificates nor proxies come from the environment.
-        self._tls = httpx.create_ssl_context(trust_env=False)
+        self._tls = _certificates()
 
     def connection(self, url: httpx.URL) -> httpcore.AsyncHTTPConnection:
         """Return a connection for one call; it is not open yet.

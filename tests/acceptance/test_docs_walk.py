@@ -94,11 +94,6 @@ def script(page: str, folder: Path) -> str:
     return "\n".join(typed)
 
 
-def keep_bytecode(folder: Path) -> dict[str, str]:
-    """Variables with which the second `gullak` of a page starts in a third of the time."""
-    return {"PYTHONPYCACHEPREFIX": str(folder / "bytecode"), "PYTHONDONTWRITEBYTECODE": ""}
-
-
 def test_every_page_with_blocks_is_run_here_or_says_where() -> None:
     with_blocks = {
         str(path.relative_to(ROOT))
@@ -133,7 +128,7 @@ def test_every_block_does_what_it_says(desk: Path, variables: Mapping[str, str],
     process = subprocess.Popen(
         ["bash", "-c", typed],
         cwd=desk,
-        env={**variables, **keep_bytecode(desk)},
+        env=variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

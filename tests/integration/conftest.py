@@ -5,11 +5,10 @@ from typing import Any
 import pytest
 
 from metering.buffer.stream import UsageBuffer
-from metering.ids import new_ulid
 from support.checkout_driver import Till
 from support.edge import Api, running_api
 from support.notices import undescribed
-from support.tenant import Shop, shared_database
+from support.tenant import Shop
 from worker.session import Sessions
 from worker.settings import Settings, settings_from
 
@@ -29,17 +28,17 @@ def till(shop: Shop) -> Till:
 
 
 @pytest.fixture(scope="module")
-def module_database_url(servers: Any) -> Iterator[str]:
-    """One database for the tests of a module, each of which has a business of its own."""
-    with shared_database(servers.execute, servers.template, f"shared_{new_ulid().lower()}") as name:
-        yield servers.url_of(name)
+def module_config(module_database_url: str, servers: Any) -> Settings:
+    """Settings of the module's database."""
+    return settings_from(
+        {"DATABASE_URL": module_database_url, "REDIS_URL": servers.accounts.redis_url}
+    )
 
 
 @pytest.fixture(scope="module")
-def module_api_url(module_database_url: str, servers: Any) -> Iterator[str]:
+def module_api_url(module_config: Settings) -> Iterator[str]:
     """One API for the tests of a module."""
-    urls = {"DATABASE_URL": module_database_url, "REDIS_URL": servers.accounts.redis_url}
-    with running_api(settings_from(urls)) as url:
+    with running_api(module_config) as url:
         yield url
 
 

@@ -1,7 +1,8 @@
 """A key gives no access to objects of another business, on any route of the application."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from itertools import count
 
 import httpx
@@ -11,7 +12,9 @@ from api.app import create_app
 from support.edge import Api
 from support.one_of_each import one_of_each
 from support.tenant import Shop
-from worker.settings import settings_from
+from worker.context import open_buffer
+from worker.session import Sessions, make_engine
+from worker.settings import Settings, settings_from
 
 # A webhook of a provider brings a signature instead of a key.
 PUBLIC = {"/livez", "/readyz", "/metrics", "/providers/{provider}/webhooks"}
@@ -121,18 +124,34 @@ def api(module_api_url: str, shop: Shop) -> Api:
     return replace(bare, key=bare.key_for())
 
 
-@pytest.fixture
-def victim(api: Api, shop: Shop) -> dict[str, str]:
-    """The ids of a business that has one of everything."""
-    with api.client() as client:
-        return one_of_each(shop, client)
+@dataclass(frozen=True)
+class Victim:
+    """A business that has one of everything, and the ids of it. No test changes any."""
+
+    shop: Shop
+    ids: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def victim(module_config: Settings, module_api_url: str) -> Iterator[Victim]:
+    with ExitStack() as opened:
+        sessions = Sessions(make_engine(module_config))
+        opened.callback(sessions.engine.dispose)
+        buffer = open_buffer(module_config)
+        opened.callback(buffer.redis.close)
+        shop = Shop.open(sessions, buffer)
+        api = Api(module_api_url, sessions, shop.business_id, "")
+        with api.client(api.key_for()) as client:
+            yield Victim(shop, one_of_each(shop, client))
 
 
 @pytest.fixture
-def stranger(api: Api, shop: Shop) -> Iterator[httpx.Client]:
+def stranger(module_api_url: str, victim: Victim) -> Iterator[httpx.Client]:
     """A client of another business."""
-    other = Shop.open(shop.sessions, shop.buffer, name="Other", customers=0)
-    with api.client(api.key_for(business_id=other.business_id)) as client:
+    sessions = victim.shop.sessions
+    other = Shop.open(sessions, victim.shop.buffer, name="Other", customers=0)
+    api = Api(module_api_url, sessions, other.business_id, "")
+    with api.client(api.key_for()) as client:
         yield client
 
 
@@ -167,18 +186,18 @@ def everything(shop: Shop) -> list[object]:
 
 @pytest.mark.parametrize(("method", "path"), routes())
 def test_a_key_of_another_business_finds_and_changes_nothing(
-    method: str, path: str, shop: Shop, victim: dict[str, str], stranger: httpx.Client
+    method: str, path: str, victim: Victim, stranger: httpx.Client
 ) -> None:
-    before = everything(shop)
-    body = BODIES.get((method, path), lambda _: None)(victim)
+    before = everything(victim.shop)
+    body = BODIES.get((method, path), lambda _: None)(victim.ids)
 
-    answer = stranger.request(method, path.format(**victim), json=body)
+    answer = stranger.request(method, path.format(**victim.ids), json=body)
 
-    assert everything(shop) == before
+    assert everything(victim.shop) == before
     if "{" in path or (body is not None and (method, path) not in OWN):
         assert answer.status_code == 404
     elif method == "GET" and path == "/business":
-        assert answer.json()["business_id"] != shop.business_id
+        assert answer.json()["business_id"] != victim.shop.business_id
     elif method == "GET":
         assert answer.json() in ({"items": []}, NO_WEBHOOKS)
     elif path == "/refused-events/replay":
@@ -209,20 +228,19 @@ def test_every_route_refuses_a_missing_or_bad_key(api: Api) -> None:
 
 
 def test_the_drain_refuses_events_for_a_customer_of_another_business(
-    shop: Shop, victim: dict[str, str], stranger: httpx.Client
+    victim: Victim, stranger: httpx.Client
 ) -> None:
-    stranger.post("/events/ingest", json=BODIES["POST", "/events/ingest"](victim))
+    victim.shop.drain()
+    stranger.post("/events/ingest", json=BODIES["POST", "/events/ingest"](victim.ids))
 
-    outcome = shop.drain()
+    outcome = victim.shop.drain()
 
     assert (outcome.posted, outcome.refused) == (0, 1)
-    assert shop.wallet().balance_minor == 500
+    assert victim.shop.wallet().balance_minor == 500
 
 
-def test_a_cursor_of_another_business_is_not_found(
-    victim: dict[str, str], stranger: httpx.Client
-) -> None:
-    answer = stranger.get("/customers", params={"starting_after": victim["customer_id"]})
+def test_a_cursor_of_another_business_is_not_found(victim: Victim, stranger: httpx.Client) -> None:
+    answer = stranger.get("/customers", params={"starting_after": victim.ids["customer_id"]})
 
     assert answer.status_code == 404
 

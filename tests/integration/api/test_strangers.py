@@ -37,11 +37,11 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def answers(api: Api, keys: list[str]) -> list[httpx.Response]:
-    def ask(key: str) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {key}"}
-        return httpx.get(f"{api.url}/customers", headers=headers, timeout=30)
+    with ThreadPoolExecutor(16) as threads, api.client() as client:
 
-    with ThreadPoolExecutor(16) as threads:
+        def ask(key: str) -> httpx.Response:
+            return client.get("/customers", headers={"Authorization": f"Bearer {key}"})
+
         return list(threads.map(ask, keys))
 
 

@@ -1,6 +1,6 @@
 """Every class of SQLSTATE at every statement: committed once, waiting, or refused with a reason."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -28,10 +28,12 @@ from support.tenant import CURRENCIES, Shop, event
 
 FAULTS = (DBAPIError, psycopg.Error)
 CLASSES = [*all_classes(), LOST]
-# These are tried at every statement. Unless `--every-statement` is given, each other class is tried
-# at one in so many statements, shifted from class to class.
-THOROUGH = {"53100", "40P01", "23514", LOST}
-STRIDE = 16
+# Each class is tried at one in so many statements, shifted from class to class: at all of them with
+# `--every-statement`, else at as many as the tier has time for. These are tried at every statement.
+THOROUGH = {"53100", LOST}
+THOROUGH_IF_SLOW = {"40P01", "23514"}
+STRIDE, STRIDE_IF_SLOW = 48, 16
+FIRST_AT_MOST = 16  # whatever is done here has more statements, so each class is tried
 
 
 @dataclass
@@ -39,13 +41,14 @@ class Trials:
     """The trials in turn: each class at some statements, until there are no more statements."""
 
     monkeypatch: pytest.MonkeyPatch
-    is_thorough: bool
+    stride: int
+    thorough: Collection[str]
     last: Injection = field(default_factory=lambda: Injection("", 0))
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
         for number, sqlstate in enumerate(CLASSES):
-            stride = 1 if self.is_thorough or sqlstate in THOROUGH else STRIDE
-            for at in count(1 + number % stride, stride):
+            stride = 1 if sqlstate in self.thorough else self.stride
+            for at in count(1 + number % min(stride, FIRST_AT_MOST), stride):
                 yield sqlstate, at
                 if not self.last.is_done:
                     break
@@ -62,7 +65,12 @@ class Trials:
 @pytest.fixture
 def trials(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Trials]:
     with capture_logs():  # to print the traceback of a refusal with its variables takes seconds
-        yield Trials(monkeypatch, bool(request.config.getoption("every_statement")))
+        if request.config.getoption("every_statement"):
+            yield Trials(monkeypatch, 1, THOROUGH)
+        elif request.config.getoption("slow"):
+            yield Trials(monkeypatch, STRIDE_IF_SLOW, THOROUGH | THOROUGH_IF_SLOW)
+        else:
+            yield Trials(monkeypatch, STRIDE, THOROUGH)
 
 
 def is_of_data(sqlstate: str) -> bool:
