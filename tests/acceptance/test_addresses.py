@@ -23,7 +23,7 @@ from worker.settings import settings_from
 START_TIMEOUT_S = 60
 
 
-@pytest.fixture(params=["tls", "socket"])
+@pytest.fixture(params=mostly_slow(["tls", "socket"], "tls"))
 def address(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[str]:
     """Where a Redis of the test's own listens: behind TLS, or on a socket."""
     socket = data_dir / "r.sock"
@@ -73,7 +73,7 @@ CANNOT_WORK = {
 }
 
 
-@pytest.mark.parametrize("fault", CANNOT_WORK)
+@pytest.mark.parametrize("fault", mostly_slow(CANNOT_WORK, "a wrong parameter"))
 @pytest.mark.parametrize("name", mostly_slow(PROCESSES, "api"))
 def test_a_process_ends_at_the_start_with_one_clear_error(
     variables: Mapping[str, str], name: str, fault: str

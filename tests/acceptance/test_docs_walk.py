@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from support.tiers import mostly_slow
 from worker.local.port import free_port
 from worker.local.up import Stack
 
@@ -122,7 +123,7 @@ def test_a_page_runs_every_example_and_shows_python_as_it_is(example: Path) -> N
         assert f"```python\n# examples/{example.name}\n{example.read_text()}```" in text
 
 
-@pytest.mark.parametrize("page", SHOWN)
+@pytest.mark.parametrize("page", mostly_slow(SHOWN, "README.md", "docs/integrating.md"))
 def test_every_block_does_what_it_says(desk: Path, variables: Mapping[str, str], page: str) -> None:
     typed = script(page, desk)
     process = subprocess.Popen(

@@ -97,7 +97,7 @@ def test_a_stack_that_cannot_start_leaves_nothing_running(
     data_dir: Path, variables: Mapping[str, str]
 ) -> None:
     overrides = {"DATABASE_URL": "postgresql://gullak:x@127.0.0.1:1/gullak"}
-    children = psutil.Process().children(recursive=True)
+    children = psutil.Process().children()
 
     with (
         pytest.raises(ConfigurationError, match="database was not migrated"),
@@ -105,7 +105,7 @@ def test_a_stack_that_cannot_start_leaves_nothing_running(
     ):
         pass
 
-    assert psutil.Process().children(recursive=True) == children
+    assert psutil.Process().children() == children
 
 
 def test_the_worker_sweeps_in_place_of_a_silent_beat(stack: Stack) -> None:
@@ -142,9 +142,8 @@ def receiver(shop: Shop, httpserver: HTTPServer) -> Receiver:
     shop.enter(100)
     with shop.sessions.transaction() as conn:
         set_rule(conn, shop.business_id, Currency("USD"), 20)
-        made = create_endpoint(
-            conn, shop.business_id, httpserver.url_for("/alerts"), filter_types=[LOW, RECOVERED]
-        )
+        wanted = NewEndpoint(url=httpserver.url_for("/alerts"), filter_types=[LOW, RECOVERED])
+        made = create_endpoint(conn, shop.business_id, wanted)
         secret = endpoint_secret(conn, shop.business_id, made.endpoint_id)
     inbox = Inbox(secret)
     httpserver.expect_request("/alerts", method="POST").respond_with_handler(inbox)

@@ -194,40 +194,46 @@ def test_committed_and_appended_data_survives_kills_of_the_servers(up: Up) -> No
         assert redis.get("kept") == b"7"
 
 
-def test_sigterm_stops_everything_and_data_survives_a_restart(
+def is_verified_since(up: Up, moment: float) -> bool:
+    """Tell whether a walk over the ledger began and ended after a moment."""
+    text = httpx.get(up.state["metrics_url"]).text
+    found = re.findall(r"^gullak_ledger_verified_timestamp_seconds (\S+)$", text, re.MULTILINE)
+    return any(float(value) > moment for value in found)
+
+
+def test_data_survives_sigterm_and_the_kill_of_the_supervisor_which_leave_nothing_running(
     data_dir: Path, variables: Mapping[str, str]
 ) -> None:
+    """The ledger is verified soon after each start."""
+    started = time.time()
     with run_up(data_dir / "data", variables) as first:
         urls = (first.state["database_url"], first.state["redis_url"])
         execute(first, "CREATE TABLE kept AS SELECT 7 AS seven")
         with Redis.from_url(urls[1]) as redis:
             redis.set("kept", "7")
         processes = family(first.process.pid)
+        wait_for(lambda: is_verified_since(first, started), 30)
 
         assert first.stop() == 0
 
         assert alive(processes) == []
         assert not first.ready_file.exists()
+    started = time.time()
     with run_up(data_dir / "data", variables) as second:
         assert (second.state["database_url"], second.state["redis_url"]) == urls
         assert execute(second, "SELECT seven FROM kept") == (7,)
         with Redis.from_url(urls[1]) as redis:
             assert redis.get("kept") == b"7"
+        wait_for(lambda: is_verified_since(second, started), 30)
+        processes = family(second.process.pid)
 
+        second.process.kill()
+        second.process.wait()
+        second.ready_file.unlink()
 
-def test_a_killed_supervisor_takes_its_processes_along_and_can_be_started_again(
-    data_dir: Path, variables: Mapping[str, str]
-) -> None:
-    with run_up(data_dir / "data", variables) as first:
-        execute(first, "CREATE TABLE kept AS SELECT 7 AS seven")
-        processes = family(first.process.pid)
-        first.process.kill()
-        first.process.wait()
-        first.ready_file.unlink()
-
-        with run_up(data_dir / "data", variables) as second:
+        with run_up(data_dir / "data", variables) as third:
             assert alive(processes) == []
-            assert execute(second, "SELECT seven FROM kept") == (7,)
+            assert execute(third, "SELECT seven FROM kept") == (7,)
 
 
 def test_the_address_of_a_taken_port_is_named(data_dir: Path, variables: Mapping[str, str]) -> None:
@@ -347,6 +353,7 @@ def test_secrets_are_sealed_with_a_key_that_lies_beside_the_data(
     assert (up.data_dir / "in_use.json").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.slow
 def test_commands_find_the_servers_of_one_s_own_by_the_data_directory(
     up: Up, data_dir: Path, variables: Mapping[str, str]
 ) -> None:

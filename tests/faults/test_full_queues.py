@@ -98,6 +98,7 @@ def strangers(shop: Shop) -> list[str]:
     return list(found.values())
 
 
+@pytest.mark.slow
 def test_while_all_shards_wait_for_a_slow_worker_the_queues_stay_short(
     sessions: Sessions, wide_buffer: UsageBuffer, broker: Redis, start_stack: StartStack
 ) -> None:
