@@ -10,7 +10,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo test test-all lint types check bench docs up
+.PHONY: help setup lock demo test test-all coverage lint types check bench docs up
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,12 @@ test: lint ## Checks, then all tests but the slow ones and the benchmarks
 
 test-all: lint ## Checks, then all tests but the benchmarks
 	$(call with_types,$(PYTEST) --slow $(ARGS))
+
+coverage: $(READY) ## The product lines and branches that the tests of `make test` run
+	@rm -rf .coverage
+	@$(BIN)/coverage run -m $(notdir $(PYTEST)) $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
 
 check: lint types ## Format, lint, import contracts, types
 

@@ -17,14 +17,16 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import structlog
 from httpx._transports import default as transports
 from redis import Redis
 
 from metering.buffer.stream import UsageBuffer
 from metering.ids import new_ulid
+from support import tiers
 from support.tenant import shared_database
 from worker.context import open_buffer
-from worker.local.embedded import Accounts, open_accounts, postgres_role, redis_role
+from worker.local.embedded import ROLE, Accounts, open_accounts, postgres_role, redis_role
 from worker.local.files import lock_data_dir
 from worker.local.supervisor import Supervisor
 from worker.local.up import Stack
@@ -40,6 +42,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # Each client of httpx reads all certificates: 24 ms, a thousand times. Once is enough for tests.
 transports.create_ssl_context = cache(transports.create_ssl_context)  # type: ignore[attr-defined]
 
+# By default structlog shows the variables of each frame: 2 s of CPU for each logged exception.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
+
 UNIT = Path(__file__).parent / "unit"
 StartStack = Callable[..., Stack]
 
@@ -50,13 +60,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="every SQLSTATE at every statement: minutes",
     )
-    parser.addoption(
-        "--fault-seconds", type=float, default=5.0, help="how long a server fails under traffic"
-    )
-    parser.addoption("--histories", type=int, default=60, help="random histories per policy")
+    parser.addoption("--fault-seconds", type=float, help="how long a server fails under traffic")
+    parser.addoption("--histories", type=int, help="random histories per policy")
     parser.addoption(
         "--slow", action="store_true", help="the slow tier too: all of `make test-all`"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let modules ask for the tier while they are imported."""
+    tiers.is_slow = bool(config.getoption("--slow"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -138,7 +151,12 @@ def servers() -> Iterator[Servers]:
         postgres = postgres_role(folder, accounts, fast_unsafe=True)
         supervisor.start([postgres, redis_role(folder, accounts, "everysec")])
         migrate_database(settings_from({"DATABASE_URL": accounts.database_url}))
-        yield Servers(accounts)
+        opened = Servers(accounts)
+        # A test opens a few sessions, and 4096 rounds of hashing take longer than most of its work.
+        opened.execute(
+            f"SET scram_iterations = 1; ALTER ROLE {ROLE} PASSWORD '{accounts.postgres_password}'"
+        )
+        yield opened
 
 
 _numbers = count(1)

@@ -21,7 +21,7 @@ import pytest
 
 from metering.buffer.chunk import BufferedEvent
 from support.edge import Api
-from support.tiers import mostly_slow
+from support.tiers import mostly_slow, of_tier
 from support.traffic import Crowd, Producer, wait_for
 from worker.context import open_buffer
 from worker.local.up import Stack
@@ -265,7 +265,7 @@ def test_nothing_is_refused_lost_or_charged_twice(
     fault, cause = FAULTS[name]
     if fault is disk_full:
         request.getfixturevalue("_small_disk")
-    lasts_s = request.config.getoption("fault_seconds")
+    lasts_s = request.config.getoption("fault_seconds") or of_tier(2, 5)
     crowd = town.crowd
     clients = Clients(crowd, town.api, name)
     workers = town.workers()

@@ -9,7 +9,8 @@ from support.checkout_driver import Till
 from support.edge import Api, running_api
 from support.notices import undescribed
 from support.tenant import Shop
-from worker.session import Sessions
+from worker.context import open_buffer
+from worker.session import Sessions, make_engine
 from worker.settings import Settings, settings_from
 
 
@@ -33,6 +34,15 @@ def module_config(module_database_url: str, servers: Any) -> Settings:
     return settings_from(
         {"DATABASE_URL": module_database_url, "REDIS_URL": servers.accounts.redis_url}
     )
+
+
+@pytest.fixture(scope="module")
+def module_shop(module_config: Settings) -> Iterator[Shop]:
+    """A business with one customer for the tests of a module together."""
+    sessions, buffer = Sessions(make_engine(module_config)), open_buffer(module_config)
+    yield Shop.open(sessions, buffer)
+    buffer.redis.close()
+    sessions.engine.dispose()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,13 @@ from typing import Any
 
 import pytest
 
+is_slow = False  # conftest.py sets it
+
+
+def of_tier(quick: int, slow: int) -> int:
+    """Return how many examples this run tries: the slow tier tries more."""
+    return slow if is_slow else quick
+
 
 def mostly_slow(cases: Iterable[str], *quick: str) -> list[Any]:
     """Return the cases as parameters; all but the quick ones are in the slow tier."""

@@ -1,7 +1,6 @@
 """A key gives no access to objects of another business, on any route of the application."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -12,9 +11,7 @@ from api.app import create_app
 from support.edge import Api
 from support.one_of_each import one_of_each
 from support.tenant import Shop
-from worker.context import open_buffer
-from worker.session import Sessions, make_engine
-from worker.settings import Settings, settings_from
+from worker.settings import settings_from
 
 # A webhook of a provider brings a signature instead of a key.
 PUBLIC = {"/livez", "/readyz", "/metrics", "/providers/{provider}/webhooks"}
@@ -133,16 +130,10 @@ class Victim:
 
 
 @pytest.fixture(scope="module")
-def victim(module_config: Settings, module_api_url: str) -> Iterator[Victim]:
-    with ExitStack() as opened:
-        sessions = Sessions(make_engine(module_config))
-        opened.callback(sessions.engine.dispose)
-        buffer = open_buffer(module_config)
-        opened.callback(buffer.redis.close)
-        shop = Shop.open(sessions, buffer)
-        api = Api(module_api_url, sessions, shop.business_id, "")
-        with api.client(api.key_for()) as client:
-            yield Victim(shop, one_of_each(shop, client))
+def victim(module_shop: Shop, module_api_url: str) -> Victim:
+    api = Api(module_api_url, module_shop.sessions, module_shop.business_id, "")
+    with api.client(api.key_for()) as client:
+        return Victim(module_shop, one_of_each(module_shop, client))
 
 
 @pytest.fixture

@@ -1,12 +1,13 @@
 """Random histories of purchases, refunds, disputes, usage and expiry beside a plain model.
 
-More of them: `pytest tests/integration/test_histories.py --histories 5000`.
+More of them: `pytest tests/integration/ledger/test_histories.py --histories 5000`.
 """
 
 import pytest
 
 from support.histories import Histories
 from support.tenant import Shop
+from support.tiers import of_tier
 
 STEPS = 10
 
@@ -15,7 +16,7 @@ STEPS = 10
 def test_any_history_ends_as_the_plain_model_says(
     shop: Shop, pytestconfig: pytest.Config, *, stops_at_zero: bool
 ) -> None:
-    count = pytestconfig.getoption("--histories")
+    count = pytestconfig.getoption("--histories") or of_tier(20, 60)
     histories = Histories.open(shop, count, seed=1, stops_at_zero=stops_at_zero)
 
     for _ in range(STEPS):

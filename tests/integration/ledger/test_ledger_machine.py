@@ -31,6 +31,7 @@ from metering.ledger.post import post
 from metering.low_credit.check import check_all
 from metering.low_credit.rules import set_rule
 from support.tenant import Shop, event
+from support.tiers import of_tier
 from worker.session import Sessions
 
 CURRENCIES: Final = ("USD", "INR")
@@ -277,7 +278,7 @@ def test_any_history_ends_as_the_model_says(sessions: Sessions, buffer: UsageBuf
     run_state_machine_as_test(
         lambda: LedgerMachine(sessions, buffer),  # type: ignore[arg-type]  # takes any factory
         settings=settings(
-            max_examples=10,
+            max_examples=of_tier(5, 10),
             stateful_step_count=25,
             deadline=None,
             derandomize=True,

@@ -23,6 +23,7 @@ from metering.ledger.post import post
 from metering.ledger.wallets import Overdraft, set_overdraft
 from metering.money import INT64_MAX
 from support.tenant import Shop, at_once, crowd, shared_database
+from support.tiers import of_tier
 from worker.session import Sessions
 
 
@@ -247,6 +248,7 @@ def test_credits_and_debits_from_eight_at_once_end_at_the_exact_sum(shop: Shop) 
 def test_postings_to_many_wallets_in_opposite_order_never_deadlock(
     sessions: Sessions, buffer: UsageBuffer
 ) -> None:
+    rounds = of_tier(30, 100)
     shop = Shop.open(sessions, buffer, customers=3)
     wallet_ids = [
         shop.wallet(n, currency).wallet_id for n in range(3) for currency in ("USD", "INR")
@@ -254,7 +256,7 @@ def test_postings_to_many_wallets_in_opposite_order_never_deadlock(
 
     def work(number: int) -> int:
         order = random.Random(number)  # noqa: S311 - to be repeatable
-        for _ in range(100):
+        for _ in range(rounds):
             some = order.sample(wallet_ids, 4)
             with many.transaction() as conn:
                 post(
@@ -264,13 +266,14 @@ def test_postings_to_many_wallets_in_opposite_order_never_deadlock(
                         for name in some
                     ],
                 )
-        return 400 * number
+        return 4 * rounds * number
 
     with crowd(sessions, 5) as many:
         found = at_once(*[lambda n=n: work(n) for n in range(1, 6)])
 
-    assert found == [400 * number for number in range(1, 6)]
-    assert [sum(column) for column in zip(*balances(shop), strict=True)] == [6000, 2000]
+    assert found == [4 * rounds * number for number in range(1, 6)]
+    sums = [sum(column) for column in zip(*balances(shop), strict=True)]
+    assert sums == [60 * rounds, 20 * rounds]
     assert shop.faults() == []
 
 

@@ -25,6 +25,7 @@ from metering.ledger.post import post
 from metering.purchase.refund import DebitRefund, refund_debit
 from metering.purchase.settle import RESTORED_VALID_DAYS
 from support.tenant import Shop, at_once, crowd, shared_database
+from support.tiers import of_tier
 from worker.session import Sessions
 
 NEVER_SOON = timedelta(days=365)
@@ -446,7 +447,7 @@ def test_any_history_of_credits_debits_and_refunds_is_sound(
     sessions: Sessions, buffer: UsageBuffer
 ) -> None:
     @settings(
-        max_examples=30,
+        max_examples=of_tier(10, 30),
         deadline=None,
         derandomize=True,
         database=None,

@@ -14,6 +14,7 @@ from metering.errors import InvalidInputError, RefundExceedsPaymentError
 from support.provider_counter import Till
 from support.providers import BEGAN, Dodo, Json, Stripe, Vendor
 from support.tenant import Shop, shared_database
+from support.tiers import of_tier
 
 BOTH = pytest.mark.parametrize("vendor", [Dodo(), Stripe()], ids=lambda vendor: vendor.name)
 Told = Literal["all", "totals", "names"]
@@ -194,7 +195,9 @@ def events_of(till: Till, refunds: Sequence[Refund], told: Told) -> list[Json]:
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=of_tier(20, 60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(refunds=histories(), told=st.sampled_from(["all", "totals", "names"]), data=st.data())
 def test_refunds_take_the_same_credit_in_any_order_of_events(
