@@ -18,6 +18,7 @@ from metering.ids import BusinessId, ChargeId, CheckoutId, PurchaseId
 from metering.payment import statements
 from metering.payment.charges import statements as of_charges
 from metering.purchase import statements as of_purchases
+from metering.purchase.payments import PaymentKey
 from metering.purchase.purchases import Purchase, get_purchase
 from metering.purchase.reversal_target import (
     PaymentStatus,
@@ -118,12 +119,9 @@ class PurchaseDetails:
     reversals: list[ReversalDetails]
 
 
-def lock_payment(
-    conn: Connection, business_id: BusinessId, provider: Provider, payment_id: str
-) -> None:
+def lock_payment(conn: Connection, key: PaymentKey) -> None:
     """Wait until no other process stores a fact of a payment. The first of a purchase's locks."""
-    values = {"business_id": business_id, "provider": provider, "payment_id": payment_id}
-    conn.execute(statements.LOCK_PAYMENT, values)
+    conn.execute(statements.LOCK_PAYMENT, key._asdict())
 
 
 def note_payment(conn: Connection, business_id: BusinessId, fact: PaymentFact) -> PaidFor:
@@ -131,8 +129,8 @@ def note_payment(conn: Connection, business_id: BusinessId, fact: PaymentFact) -
 
     Locks: the payment, then its charge, then its purchase.
     """
-    lock_payment(conn, business_id, fact.provider, fact.payment_id)
     values = {"business_id": business_id, **asdict(fact)}
+    conn.execute(statements.LOCK_PAYMENT, values)
     row = conn.execute(statements.NOTE_PAYMENT, values).one()
     paid_for = PaidFor(row.purchase_id, row.checkout_id)
     if paid_for.is_known and fact.status != "pending":
@@ -145,8 +143,8 @@ def note_reversal(conn: Connection, business_id: BusinessId, fact: ReversalFact)
 
     Locks: the payment, then its charge, then its purchase.
     """
-    lock_payment(conn, business_id, fact.provider, fact.payment_id)
     values = {"business_id": business_id, **asdict(fact)}
+    conn.execute(statements.LOCK_PAYMENT, values)
     conn.execute(statements.NOTE_REVERSAL, values)
     row = conn.execute(statements.PAYMENT, values).one_or_none()
     if row is None:
@@ -163,32 +161,21 @@ def _mark_due(conn: Connection, paid_for: PaidFor) -> PaidFor:
     return paid_for
 
 
-def parked_reason(
-    conn: Connection, business_id: BusinessId, provider: Provider, payment_id: str
-) -> str | None:
+def parked_reason(conn: Connection, key: PaymentKey) -> str | None:
     """Return why a paid payment is parked. Returns None if it is not, or was reversed."""
-    values = {"business_id": business_id, "provider": provider, "payment_id": payment_id}
-    found: str | None = conn.execute(statements.PARKED_REASON, values).scalar_one_or_none()
+    found: str | None = conn.execute(statements.PARKED_REASON, key._asdict()).scalar_one_or_none()
     return found
 
 
-def apply_parked(
-    conn: Connection, business_id: BusinessId, provider: Provider, payment_id: str
-) -> int:
-    """Mark the parked events of a payment as applied, now that it is; return how many.
+def apply_parked(conn: Connection, key: PaymentKey) -> None:
+    """Mark the parked events of a payment as applied, now that it is.
 
     Their facts were stored when they arrived, so they have been applied with the payment. Events of
     a parked payment stay parked until it is refunded.
     """
-    if parked_reason(conn, business_id, provider, payment_id) is not None:
-        return 0
-    values = {
-        "business_id": business_id,
-        "provider": provider,
-        "payment_id": payment_id,
-        "unclear": UNCLEAR_AMOUNT,
-    }
-    return conn.execute(statements.APPLY_PARKED, values).rowcount
+    if parked_reason(conn, key) is None:
+        values = {**key._asdict(), "unclear": UNCLEAR_AMOUNT}
+        conn.execute(statements.APPLY_PARKED, values)
 
 
 def purchase_details(

@@ -7,7 +7,7 @@ person has to enter an amount. Every event can be replayed, and nothing is count
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Final, Literal, NamedTuple
@@ -33,6 +33,7 @@ from metering.payment.top_ups.result import RETRY_S
 from metering.payment.vendors.dodo import webhook as dodo
 from metering.payment.vendors.parsing import Fact, ParsedEvent
 from metering.payment.vendors.stripe import webhook as stripe
+from metering.purchase.payments import PaymentKey
 
 log = structlog.get_logger("gullak.provider")
 
@@ -198,16 +199,16 @@ def _apply(conn: Connection, event: _Event, decline_retry_s: int) -> _Outcome:
         _check_currency(conn, event.business_id, fact, parsed.type)
     paid_for = [_note(conn, event.business_id, fact) for fact in parsed.facts][-1]
     payment_id = parsed.facts[-1].payment_id
-    payment = (event.business_id, event.provider, payment_id)
+    payment = PaymentKey(event.business_id, event.provider, payment_id)
     reason: str | None
     if paid_for.is_known:
         apply_payments(conn, paid_for, decline_retry_s)
-        reason = parked_reason(conn, *payment) or _unclear(conn, event.business_id, parsed)
+        reason = parked_reason(conn, payment) or _unclear(conn, event.business_id, parsed)
     else:
-        reason = parsed.parked or _unknown(conn, event, payment_id)
+        reason = parsed.parked or _unknown(conn, payment)
     if reason is not None:
         return _Outcome("parked", parsed.type, payment_id, reason)
-    apply_parked(conn, *payment)
+    apply_parked(conn, payment)
     return _Outcome("applied", parsed.type, payment_id)
 
 
@@ -217,9 +218,9 @@ def _note(conn: Connection, business_id: BusinessId, fact: Fact) -> PaidFor:
     return note_reversal(conn, business_id, fact)
 
 
-def _unknown(conn: Connection, event: _Event, payment_id: str) -> str:
+def _unknown(conn: Connection, payment: PaymentKey) -> str:
     """Return which is unknown: the payment itself, or the purchase that it pays for."""
-    is_seen = _payment_currency(conn, event.business_id, event.provider, payment_id) is not None
+    is_seen = _payment_currency(conn, payment) is not None
     return "unknown_purchase" if is_seen else "unknown_payment"
 
 
@@ -247,18 +248,16 @@ def _check_currency(conn: Connection, business_id: BusinessId, fact: Fact, type_
     """
     if isinstance(fact, PaymentFact) or fact.status not in {"succeeded", "lost"}:
         return
-    currency = _payment_currency(conn, business_id, fact.provider, fact.payment_id)
+    payment = PaymentKey(business_id, fact.provider, fact.payment_id)
+    currency = _payment_currency(conn, payment)
     if None not in {fact.currency, currency} and fact.currency != currency:
         reason = f"currency: is {fact.currency}, not the {currency} that were paid; say it by hand"
         raise UnreadableEventError(reason, type_)
 
 
-def _payment_currency(
-    conn: Connection, business_id: BusinessId, provider: str, payment_id: str
-) -> str | None:
+def _payment_currency(conn: Connection, payment: PaymentKey) -> str | None:
     """Return the currency of a payment. Returns None if no fact of it is stored."""
-    values = {"business_id": business_id, "provider": provider, "payment_id": payment_id}
-    row = conn.execute(statements.PAYMENT, values).one_or_none()
+    row = conn.execute(statements.PAYMENT, payment._asdict()).one_or_none()
     return None if row is None else row.currency
 
 
@@ -280,14 +279,8 @@ def page_of_events(
     after: ProviderEventNumber | None = None,
 ) -> list[ProviderEvent]:
     """Return up to `page` events of a business, newest first, older than `after`."""
-    values = {
-        "business_id": business_id,
-        "status": wanted.status,
-        "payment_id": wanted.payment_id,
-        "page": page,
-        "offset": offset,
-        "after": after,
-    }
+    values = {"business_id": business_id, "page": page, "offset": offset, "after": after}
+    values |= asdict(wanted)
     return rows(ProviderEvent, conn.execute(statements.EVENT_PAGE, values))
 
 
@@ -298,13 +291,7 @@ def replay(conn: Connection, business_id: BusinessId, wanted: Replay) -> int:
 
     Raises: NotFoundError if the business has no such event.
     """
-    values = {
-        "business_id": business_id,
-        "event_number": wanted.event_number,
-        "payment_id": wanted.payment_id,
-        "before": wanted.before,
-        "replay_max": REPLAY_MAX,
-    }
+    values = {"business_id": business_id, "replay_max": REPLAY_MAX, **asdict(wanted)}
     if wanted.event_number is None:
         return conn.execute(statements.REPLAY_OPEN, values).rowcount
     if not conn.execute(statements.HAS_EVENT, values).scalar_one():

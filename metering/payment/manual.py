@@ -7,13 +7,13 @@ below the price: its refunds and disputes count from then on. The payment is loc
 facts of a provider, and the purchase is settled in the same transaction.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection
 
 from metering.clock import utc_now
-from metering.db import database_now, row
+from metering.db import database_now
 from metering.errors import (
     FieldProblem,
     IdempotencyConflictError,
@@ -22,7 +22,7 @@ from metering.errors import (
     UnpaidPurchaseError,
 )
 from metering.fields import CurrencyName, Filled64, Filled255, PositiveMinor
-from metering.ids import BusinessId, CheckoutId, CustomerId, PurchaseId
+from metering.ids import BusinessId, CustomerId, PurchaseId
 from metering.payment import statements
 from metering.payment.charges import statements as of_charges
 from metering.payment.facts import (
@@ -34,8 +34,9 @@ from metering.payment.facts import (
     note_reversal,
 )
 from metering.purchase.packages import Days
+from metering.purchase.payments import Payment, PaymentKey, payments_of
 from metering.purchase.purchases import Purchase, Terms, get_purchase, place
-from metering.purchase.reversal_target import PaymentStatus, Provider, Reversal, refunded_of
+from metering.purchase.reversal_target import Reversal, refunded_of
 from metering.purchase.settle import reversals_of, settle_purchase
 
 DisputeStatus = Literal["open", "won", "lost"]
@@ -86,16 +87,6 @@ class ShopDispute(BaseModel):
     dispute_id: Filled255
     status: DisputeStatus
     amount: PositiveMinor | None = None
-
-
-class _ProviderPayment(NamedTuple):
-    provider: Provider
-    payment_id: str
-    status: PaymentStatus
-    amount_minor: int
-    currency: str
-    purchase_id: PurchaseId | None
-    checkout_id: CheckoutId | None
 
 
 def record_paid_order(conn: Connection, business_id: BusinessId, order: PaidOrder) -> PurchaseId:
@@ -153,8 +144,8 @@ def record_payment(
         purchase_id=purchase_id,
     )
     note_payment(conn, business_id, fact)
-    values = {"business_id": business_id, "provider": "shop", "payment_id": fact.payment_id}
-    stored = conn.execute(statements.PAYMENT, values).one()
+    key = PaymentKey(business_id, fact.provider, fact.payment_id)
+    (stored,) = payments_of(conn, statements.PAYMENT, **key._asdict())
     stored_values = (stored.purchase_id, stored.amount_minor, stored.currency)
     if stored_values != (purchase_id, fact.amount_minor, fact.currency):
         raise IdempotencyConflictError(fact.payment_id)
@@ -165,52 +156,40 @@ def _check_none_parked(conn: Connection, purchase: Purchase) -> None:
     """Refuse a payment without an id while another one is parked: both could be the same."""
     if purchase.entry_id is not None:
         return
-    values = {"purchase_id": purchase.purchase_id}
-    parked = conn.execute(statements.PARKED_PAYMENT, values).one_or_none()
-    if parked is not None:
+    for parked in payments_of(conn, statements.PARKED_PAYMENT, purchase_id=purchase.purchase_id):
         which = f"{parked.payment_id}, {parked.amount_minor} {parked.currency}"
         reason = f"is missing: {parked.provider} tells of {which}; name it, or another one"
         raise InvalidInputError(FieldProblem("payment_id", reason))
 
 
-def _provider_payment(
-    conn: Connection, purchase: Purchase, payment_id: str
-) -> _ProviderPayment | None:
+def _provider_payment(conn: Connection, purchase: Purchase, payment_id: str) -> Payment | None:
     """Return the provider's payment with this id, locked. Returns None if there is none."""
     values = {
         "business_id": purchase.business_id,
         "purchase_id": purchase.purchase_id,
         "payment_id": payment_id,
     }
-    found = conn.execute(statements.PROVIDER_PAYMENT, values).one_or_none()
-    if found is None:
+    found = payments_of(conn, statements.PROVIDER_PAYMENT, **values)
+    if not found:
         return None
-    lock_payment(conn, purchase.business_id, found.provider, payment_id)
-    return row(_ProviderPayment, conn.execute(statements.PROVIDER_PAYMENT, values).one())
+    lock_payment(conn, found[0].key)
+    (locked,) = payments_of(conn, statements.PROVIDER_PAYMENT, **values)
+    return locked
 
 
 def _accept(
-    conn: Connection, purchase: Purchase, payment: _ProviderPayment, amount_minor: int | None
+    conn: Connection, purchase: Purchase, payment: Payment, amount_minor: int | None
 ) -> None:
     """Let a provider's payment pay for all of a purchase."""
     _check_acceptable(purchase, payment, amount_minor)
-    values = {
-        "business_id": purchase.business_id,
-        "purchase_id": purchase.purchase_id,
-        "checkout_id": None,
-        "provider": payment.provider,
-        "payment_id": payment.payment_id,
-        "status": payment.status,
-    }
-    conn.execute(statements.ACCEPT, values)
-    conn.execute(of_charges.WAKE_CHARGE, values)
+    accepted = payment._replace(purchase_id=purchase.purchase_id)
+    conn.execute(statements.ACCEPT, accepted._asdict())
+    conn.execute(of_charges.WAKE_CHARGE, accepted._asdict())
     settle_purchase(conn, purchase.purchase_id)
-    apply_parked(conn, purchase.business_id, payment.provider, payment.payment_id)
+    apply_parked(conn, payment.key)
 
 
-def _check_acceptable(
-    purchase: Purchase, payment: _ProviderPayment, amount_minor: int | None
-) -> None:
+def _check_acceptable(purchase: Purchase, payment: Payment, amount_minor: int | None) -> None:
     paid_by = (purchase.provider, purchase.payment_id)
     field, reason = "payment_id", ""
     if payment.checkout_id is not None or payment.purchase_id not in {None, purchase.purchase_id}:
@@ -251,7 +230,8 @@ def record_reversal(
     if report.amount is not None and report.amount > purchase.paid_minor:
         problem = FieldProblem("amount", f"is more than the {purchase.paid_minor} that were paid")
         raise InvalidInputError(problem)
-    lock_payment(conn, business_id, purchase.provider, purchase.payment_id)
+    payment = PaymentKey(business_id, purchase.provider, purchase.payment_id)
+    lock_payment(conn, payment)
     is_refund = isinstance(report, ShopRefund)
     fact = ReversalFact(
         provider=purchase.provider,
@@ -276,7 +256,7 @@ def record_reversal(
     if stored is None or stored[0] != fact.payment_id:
         raise IdempotencyConflictError(fact.reversal_id)
     settle_purchase(conn, purchase_id)
-    apply_parked(conn, business_id, fact.provider, fact.payment_id)
+    apply_parked(conn, payment)
 
 
 def _check_left(conn: Connection, purchase: Purchase, refund: ReversalFact) -> None:

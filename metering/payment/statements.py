@@ -5,6 +5,7 @@ from typing import Final
 from sqlalchemy import text
 
 from metering import locks
+from metering.purchase.statements import PAYMENT_COLUMNS
 
 # --- accounts -------------------------------------------------------------------------------------
 
@@ -149,8 +150,8 @@ NOTE_PAYMENT: Final = text("""
             ELSE excluded.occurred_at END
     RETURNING purchase_id, checkout_id, status
 """)
-PAYMENT: Final = text("""
-    SELECT status, amount_minor, currency, purchase_id, checkout_id, parked_reason FROM payments
+PAYMENT: Final = text(f"""
+    SELECT {PAYMENT_COLUMNS} FROM payments
     WHERE business_id = :business_id AND provider = :provider AND payment_id = :payment_id
 """)
 # Why a paid payment is parked. None if it is not, or if any of it was reversed.
@@ -161,9 +162,9 @@ PARKED_REASON: Final = text("""
             AND r.provider = p.provider AND r.payment_id = p.payment_id)
 """)
 # The provider's payment with this id; if several providers use the id, the purchase's own.
-PROVIDER_PAYMENT: Final = text("""
-    SELECT provider, payment_id, status, amount_minor, currency, purchase_id, checkout_id
-    FROM payments WHERE business_id = :business_id AND provider = ANY('{dodo,stripe,local}')
+PROVIDER_PAYMENT: Final = text(f"""
+    SELECT {PAYMENT_COLUMNS} FROM payments
+    WHERE business_id = :business_id AND provider = ANY('{{dodo,stripe,local}}')
         AND payment_id = :payment_id
     ORDER BY (purchase_id = :purchase_id) DESC NULLS LAST LIMIT 1
 """)
@@ -173,8 +174,8 @@ ACCEPT: Final = text("""
     WHERE business_id = :business_id AND provider = :provider AND payment_id = :payment_id
 """)
 # The first payment of a purchase that waits for a person.
-PARKED_PAYMENT: Final = text("""
-    SELECT provider, payment_id, amount_minor, currency FROM payments
+PARKED_PAYMENT: Final = text(f"""
+    SELECT {PAYMENT_COLUMNS} FROM payments
     WHERE purchase_id = :purchase_id AND status = 'succeeded' AND parked_reason IS NOT NULL
     ORDER BY occurred_at, payment_id LIMIT 1
 """)

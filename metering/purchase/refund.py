@@ -5,7 +5,7 @@ writes the same kind of entry, with the debit as its reference, so it counts too
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict
@@ -14,14 +14,13 @@ from sqlalchemy import Connection
 from metering.errors import NotRefundableError, RefundExceedsDebitError
 from metering.fields import Filled255, PositiveMinor, Text500
 from metering.idempotency import digest_of
-from metering.ids import BusinessId, CustomerId, EntryId
+from metering.ids import BusinessId, CustomerId, EntryId, WalletId
 from metering.ledger.entry import Entry, Kind, LotTerms, Posting
 from metering.ledger.history import get_entry
-from metering.ledger.lots.restore import Restorable, restoration
+from metering.ledger.lots.restore import Restorable, restoration, restored_terms
 from metering.ledger.manual import Entered, entered_before
 from metering.ledger.post import open_book, post
 from metering.purchase import statements
-from metering.purchase.settle import RESTORED_VALID_DAYS
 
 # Debits that paid for something. The others follow from a payment or a deadline, and are undone
 # there: a won dispute, for example, gives its debit back.
@@ -47,7 +46,7 @@ def refund_debit(
 ) -> Entered:
     """Credit a debit back to the wallet, once per idempotency key.
 
-    The part from lots that have expired meanwhile becomes a new lot, for `RESTORED_VALID_DAYS`.
+    The part from lots that have expired meanwhile becomes a new lot, for some days.
 
     Raises: NotFoundError if the customer has no such entry. IdempotencyConflictError if the key was
     used with other content. NotRefundableError if the entry is a credit, or a debit that paid for
@@ -60,7 +59,7 @@ def refund_debit(
     _check_refundable(debit)
     # The lock of the wallet comes first: of two refunds the second sees the first.
     now = open_book(conn, debit.wallet_id).now
-    credits_, left_minor = _given_back(conn, debit)
+    credits_, left_minor = given_back(conn, debit.wallet_id, entry_id, debit.amount_minor)
     amount_minor = left_minor if request.amount is None else request.amount
     if not 0 < amount_minor <= left_minor:
         raise RefundExceedsDebitError(entry_id, debit.amount_minor, left_minor)
@@ -90,12 +89,13 @@ def _check_refundable(debit: Entry) -> None:
         raise NotRefundableError(debit.entry_id, f"a debit of kind {debit.kind}")
 
 
-def _given_back(conn: Connection, debit: Entry) -> tuple[Sequence[EntryId], int]:
-    """Return the credits that gave some of the debit back, and how much of it is left."""
-    values = {"entry_id": debit.entry_id, "wallet_id": debit.wallet_id}
-    rows = conn.execute(statements.REFUNDS, values).all()
-    left_minor = debit.amount_minor - sum(row.amount_minor for row in rows)
-    return [row.entry_id for row in rows], left_minor
+def given_back(
+    conn: Connection, wallet_id: WalletId, debit_id: EntryId, debit_minor: int
+) -> tuple[Sequence[EntryId], int]:
+    """Return the credits that gave some of a debit back, and how much of it is left."""
+    refunds = conn.execute(statements.REFUNDS, {"entry_id": debit_id, "wallet_id": wallet_id}).all()
+    left_minor = debit_minor - sum(refund.amount_minor for refund in refunds)
+    return [refund.entry_id for refund in refunds], left_minor
 
 
 def _terms(debit: Entry, now: datetime) -> LotTerms:
@@ -105,4 +105,4 @@ def _terms(debit: Entry, now: datetime) -> LotTerms:
     """
     if debit.debited_before_minor is None:
         return LotTerms(source="refund")
-    return LotTerms(source="refund", expires_at=now + timedelta(days=RESTORED_VALID_DAYS))
+    return restored_terms(now)

@@ -7,41 +7,21 @@ any order. Locks: the purchase first, then its wallet.
 
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
 from metering.db import database_now, rows
-from metering.ids import BusinessId, LotId, PurchaseId, WalletId
+from metering.ids import LotId, PurchaseId, WalletId
 from metering.ledger.entry import EventType, LotMove, LotTerms, Posting
 from metering.ledger.lots.freeze import freeze_lot
-from metering.ledger.lots.restore import Restorable, restoration
+from metering.ledger.lots.restore import Restorable, restoration, restored_terms
 from metering.ledger.post import open_book, post
 from metering.ledger.wallets import wallet_of
 from metering.purchase import statements
+from metering.purchase.payments import Payment, choose_payment, park_payment, payments_of
 from metering.purchase.purchases import Purchase, lock_purchase
-from metering.purchase.reversal_target import Provider, Reversal, Target, status_of, target_of
+from metering.purchase.reversal_target import Reversal, Target, status_of, target_of
 from metering.webhook.outbox import Json, Notice, WebhookType, publish
-
-# When credit is given back and its own lot has expired meanwhile, it gets a lot with this life.
-RESTORED_VALID_DAYS: Final = 30
-
-
-class _Payment(NamedTuple):
-    """A payment that has succeeded."""
-
-    provider: Provider
-    payment_id: str
-    amount_minor: int
-    currency: str
-    occurred_at: datetime
-    is_accepted: bool
-
-    def is_of(self, purchase: Purchase) -> bool:
-        """Tell whether it paid for the purchase; the shop may have reported it first."""
-        by_shop = "shop" in {self.provider, purchase.provider}
-        is_same = by_shop or self.provider == purchase.provider
-        return is_same and self.payment_id == purchase.payment_id
 
 
 def settle_purchase(conn: Connection, purchase_id: PurchaseId) -> bool:
@@ -65,25 +45,17 @@ def due_purchases(conn: Connection, page: int) -> list[PurchaseId]:
     return list(conn.execute(statements.DUE, {"page": page}).scalars())
 
 
-def park_payment(
-    conn: Connection, business_id: BusinessId, provider: Provider, payment_id: str, reason: str
-) -> None:
-    """Let a payment wait for a person, unless another process is storing a fact of it."""
-    values = {
-        "business_id": business_id,
-        "provider": provider,
-        "payment_id": payment_id,
-        "reason": reason,
-    }
-    conn.execute(statements.PARK_PAYMENT, values)
-
-
 # --- in -------------------------------------------------------------------------------------------
 
 
 def _credit(conn: Connection, purchase: Purchase, wallet_id: WalletId) -> Purchase:
     """Credit the purchase if a large enough payment has succeeded."""
-    payment = _payment(conn, purchase)
+    payment = choose_payment(
+        conn,
+        payments_of(conn, statements.SUCCEEDED, purchase_id=purchase.purchase_id),
+        price_minor=purchase.price_minor,
+        currency=purchase.currency,
+    )
     if payment is None:
         return _unpaid(conn, purchase)
     expires_at: datetime | None = None
@@ -117,31 +89,6 @@ def _credit(conn: Connection, purchase: Purchase, wallet_id: WalletId) -> Purcha
     )
 
 
-def _payment(conn: Connection, purchase: Purchase) -> _Payment | None:
-    """Return the first payment that pays for all of it, or that a person has accepted.
-
-    Parks the others.
-    """
-    found = None
-    for payment in _succeeded(conn, purchase):
-        if payment.currency != purchase.currency:
-            _park(conn, purchase, payment, "other_currency")
-        elif payment.amount_minor < purchase.price_minor and not payment.is_accepted:
-            _park(conn, purchase, payment, "underpaid")
-        else:
-            found = found or payment
-    return found
-
-
-def _succeeded(conn: Connection, purchase: Purchase) -> list[_Payment]:
-    values = {"purchase_id": purchase.purchase_id}
-    return rows(_Payment, conn.execute(statements.SUCCEEDED, values))
-
-
-def _park(conn: Connection, purchase: Purchase, payment: _Payment, reason: str) -> None:
-    park_payment(conn, purchase.business_id, payment.provider, payment.payment_id, reason)
-
-
 def _unpaid(conn: Connection, purchase: Purchase) -> Purchase:
     """Return the purchase as failed if all its payments have failed, else as pending.
 
@@ -152,7 +99,7 @@ def _unpaid(conn: Connection, purchase: Purchase) -> Purchase:
     if purchase.origin == "top_up" and purchase.status == "failed":
         return purchase
     values = {"purchase_id": purchase.purchase_id}
-    others = conn.execute(statements.UNSUCCESSFUL, values).all()
+    others = payments_of(conn, statements.UNSUCCESSFUL, **values)
     has_failed = bool(others) and all(each.status == "failed" for each in others)
     if has_failed and not conn.execute(statements.HAS_PAGE, values).scalar_one():
         return replace(purchase, status="failed", failure=others[0].failure or "payment failed")
@@ -197,13 +144,20 @@ def _paid_by(conn: Connection, purchase: Purchase) -> Purchase:
     If the shop reported a payment before its provider did, the purchase now has the provider's, so
     that its refunds and disputes count.
     """
-    for payment in _succeeded(conn, purchase):
-        if not payment.is_of(purchase) or payment.currency != purchase.currency:
-            _park(conn, purchase, payment, "paid_twice")
+    for payment in payments_of(conn, statements.SUCCEEDED, purchase_id=purchase.purchase_id):
+        if not _has_paid(payment, purchase) or payment.currency != purchase.currency:
+            park_payment(conn, payment.key, "paid_twice")
         elif purchase.provider == "shop":
             paid_minor = payment.amount_minor
             purchase = replace(purchase, provider=payment.provider, paid_minor=paid_minor)
     return purchase
+
+
+def _has_paid(payment: Payment, purchase: Purchase) -> bool:
+    """Tell whether a payment has paid for a purchase; the shop may have reported it first."""
+    by_shop = "shop" in {payment.provider, purchase.provider}
+    is_same = by_shop or payment.provider == purchase.provider
+    return is_same and payment.payment_id == purchase.payment_id
 
 
 def _own_lot(conn: Connection, purchase: Purchase, wallet_id: WalletId) -> LotId | None:
@@ -279,7 +233,7 @@ def _give(
     )
     posting = _reversal(purchase, wallet_id, amount_minor, event_type)
     back = restoration(conn, restorable, amount_minor, book.now)
-    terms = LotTerms(source="refund", expires_at=book.now + timedelta(days=RESTORED_VALID_DAYS))
+    terms = restored_terms(book.now)
     post(conn, [replace(posting, is_credit=True, lot_moves=back, lot_terms=terms)])
 
 

@@ -121,15 +121,18 @@ REVERSAL_POLICY: Final = text("""
 
 # --- payments of a purchase -----------------------------------------------------------------------
 
+# The columns of `Payment`.
+PAYMENT_COLUMNS: Final = """business_id, provider, payment_id, status, amount_minor, currency,
+    purchase_id, checkout_id, failure, parked_reason, is_accepted, occurred_at"""
 # The payments of a purchase that have succeeded, the earliest first.
-SUCCEEDED: Final = text("""
-    SELECT provider, payment_id, amount_minor, currency, occurred_at, is_accepted FROM payments
+SUCCEEDED: Final = text(f"""
+    SELECT {PAYMENT_COLUMNS} FROM payments
     WHERE purchase_id = :purchase_id AND status = 'succeeded' ORDER BY occurred_at, payment_id
 """)
 # Its other payments, the latest first.
-UNSUCCESSFUL: Final = text("""
-    SELECT status, failure FROM payments WHERE purchase_id = :purchase_id
-        AND status <> 'succeeded'
+UNSUCCESSFUL: Final = text(f"""
+    SELECT {PAYMENT_COLUMNS} FROM payments
+    WHERE purchase_id = :purchase_id AND status <> 'succeeded'
     ORDER BY occurred_at DESC, payment_id
 """)
 # Whether the customer can still pay for a purchase on a hosted page.

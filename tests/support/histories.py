@@ -18,13 +18,14 @@ from metering.clock import utc_now
 from metering.ids import CustomerId, PurchaseId, WalletId
 from metering.ledger.businesses import BusinessChange, change_business
 from metering.ledger.entry import LotTerms, Posting
+from metering.ledger.lots.restore import RESTORED_VALID_DAYS
 from metering.ledger.post import post
 from metering.ledger.wallets import wallet_of
 from metering.payment.facts import PaymentFact, ReversalFact, note_payment, note_reversal
 from metering.purchase.expire import expire_credit
 from metering.purchase.purchases import Terms, place
 from metering.purchase.reversal_target import ReversalStatus
-from metering.purchase.settle import RESTORED_VALID_DAYS, settle_purchase
+from metering.purchase.settle import settle_purchase
 from support.lot_model import PlainDebit, PlainLot, PlainWallet
 from support.tenant import Shop
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import NamedTuple
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 
 from metering.ids import EntryId, LotId
-from metering.ledger.entry import LotMove
+from metering.ledger.entry import LotMove, LotTerms
 from metering.ledger.lots import statements
+
+# The life of the lot for credit that is given back after its own lot has expired.
+RESTORED_VALID_DAYS: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,11 @@ def restoration(
         if lot_id is not None and (expires_at is None or expires_at > now):
             moves[lot_id] = moves.get(lot_id, 0) + part
     return tuple(LotMove(lot_id, moved) for lot_id, moved in moves.items())
+
+
+def restored_terms(now: datetime) -> LotTerms:
+    """Return the terms of the lot for credit that cannot go back to its own lot."""
+    return LotTerms(source="refund", expires_at=now + timedelta(days=RESTORED_VALID_DAYS))
 
 
 def _kept(conn: Connection, restorable: Restorable) -> list[Part]:

@@ -48,6 +48,7 @@ from metering.payment.vendors.gateway import (
     GatewayAccount,
     PaymentGateway,
 )
+from metering.purchase.payments import PaymentKey
 from metering.vault import Vault, vault_of
 
 log = structlog.get_logger("gullak.charge")
@@ -300,7 +301,7 @@ def end_with(
     )
     paid_for = note_payment(conn, charge.business_id, fact)
     apply_payments(conn, paid_for, policy.decline_retry_s, declined_by)
-    apply_parked(conn, charge.business_id, fact.provider, fact.payment_id)
+    apply_parked(conn, PaymentKey(charge.business_id, fact.provider, fact.payment_id))
     if (
         answer.status == "failed"
         and not charge.is_top_up

@@ -7,8 +7,8 @@ As with a purchase, the state of a checkout follows from the facts of its paymen
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta
-from typing import Final, Literal, NamedTuple
+from datetime import datetime
+from typing import Final, Literal
 
 from sqlalchemy import Connection
 
@@ -22,15 +22,16 @@ from metering.ids import (
     CustomerId,
     EntryId,
 )
-from metering.ledger.entry import LotTerms, Posting
-from metering.ledger.lots.restore import Restorable, restoration
+from metering.ledger.entry import Posting
+from metering.ledger.lots.restore import Restorable, restoration, restored_terms
 from metering.ledger.post import open_book, post
 from metering.ledger.wallets import wallet_of, wallets_of
 from metering.payment.charges.store import Charge, end_charge, lock_charge_of
 from metering.payment.checkouts import statements
+from metering.purchase.payments import Payment, choose_payment, park_payment, payments_of
 from metering.purchase.purchases import Terms, place
-from metering.purchase.reversal_target import PaymentStatus, Provider
-from metering.purchase.settle import RESTORED_VALID_DAYS, park_payment, settle_purchase
+from metering.purchase.refund import given_back
+from metering.purchase.settle import settle_purchase
 from metering.webhook.outbox import Json, Notice, WebhookType, publish
 
 CheckoutStatus = Literal["pending", "completed", "failed"]
@@ -65,15 +66,6 @@ class Checkout:
     payment_url: str | None
 
 
-class _Payment(NamedTuple):
-    provider: Provider
-    payment_id: str
-    status: PaymentStatus
-    amount_minor: int
-    currency: str
-    failure: str | None
-
-
 # --- read -----------------------------------------------------------------------------------------
 
 
@@ -97,13 +89,8 @@ def page_of_checkouts(
     Raises: NotFoundError if the business has no such customer.
     """
     wallets_of(conn, business_id, customer_id)
-    values = {
-        "business_id": business_id,
-        "customer_id": customer_id,
-        "page": page,
-        "offset": offset,
-        "after": after,
-    }
+    place_in_list = {"page": page, "offset": offset, "after": after}
+    values = {"business_id": business_id, "customer_id": customer_id, **place_in_list}
     return rows(Checkout, conn.execute(statements.CHECKOUT_PAGE, values))
 
 
@@ -123,27 +110,33 @@ def update_checkout(conn: Connection, checkout_id: CheckoutId) -> bool:
     checkout = get_one(Checkout, found, "checkout", checkout_id)
     if charge is None:
         return False
-    payments = rows(_Payment, conn.execute(statements.PAYMENTS, values))
+    payments = payments_of(conn, statements.PAYMENTS, checkout_id=checkout_id)
+    paid = [payment for payment in payments if payment.status == "succeeded"]
     after = checkout
     if checkout.status == "pending":
-        after = _decided(conn, checkout, charge, payments)
-    paid = [payment for payment in payments if payment.status == "succeeded"]
+        after = _decided(conn, checkout, charge, payments, paid)
     if after.status == "completed":
         for payment in paid:
             if payment.payment_id != after.payment_id:
-                _park(conn, after, payment, "paid_twice")
+                park_payment(conn, payment.key, "paid_twice")
     bought = after.status == "failed" and _turn_into_credit(conn, after, charge, paid)
     return bought or after.status != checkout.status
 
 
 def _decided(
-    conn: Connection, checkout: Checkout, charge: Charge, payments: Sequence[_Payment]
+    conn: Connection,
+    checkout: Checkout,
+    charge: Charge,
+    payments: Sequence[Payment],
+    paid: Sequence[Payment],
 ) -> Checkout:
     """Complete a checkout, fail it, or leave it pending."""
-    enough = _enough(conn, checkout, payments)
-    if enough is not None:
-        end_charge(conn, charge.charge_id, "succeeded", payment_id=enough.payment_id)
-        after = replace(checkout, status="completed", payment_id=enough.payment_id, failure=None)
+    chosen = choose_payment(
+        conn, paid, price_minor=checkout.payment_minor, currency=checkout.currency
+    )
+    if chosen is not None:
+        end_charge(conn, charge.charge_id, "succeeded", payment_id=chosen.payment_id)
+        after = replace(checkout, status="completed", payment_id=chosen.payment_id, failure=None)
     elif (failure := _failure(charge, payments)) is not None:
         end_charge(conn, charge.charge_id, "failed", failure=failure)
         released = _release(conn, checkout)
@@ -177,22 +170,7 @@ def tell_of_checkout(conn: Connection, checkout: Checkout) -> None:
     publish(conn, [Notice(checkout.business_id, type_, data)], now)
 
 
-def _enough(conn: Connection, checkout: Checkout, payments: Sequence[_Payment]) -> _Payment | None:
-    """Return the first payment that pays for all of it; park those that do not."""
-    found = None
-    for payment in payments:
-        if payment.status != "succeeded":
-            continue
-        if payment.currency != checkout.currency:
-            _park(conn, checkout, payment, "other_currency")
-        elif payment.amount_minor < checkout.payment_minor:
-            _park(conn, checkout, payment, "underpaid")
-        else:
-            found = found or payment
-    return found
-
-
-def _failure(charge: Charge, payments: Sequence[_Payment]) -> str | None:
+def _failure(charge: Charge, payments: Sequence[Payment]) -> str | None:
     """Return why the checkout has failed. Returns None while a payment may still come.
 
     On a hosted page a customer whose card is declined can take another one, so a failed payment is
@@ -208,45 +186,39 @@ def _failure(charge: Charge, payments: Sequence[_Payment]) -> str | None:
 
 def _release(conn: Connection, checkout: Checkout) -> EntryId | None:
     """Give the reserved credit back to its lots, less what was refunded of it before."""
-    if checkout.debit_entry_id is None:
+    debit_id = checkout.debit_entry_id
+    if debit_id is None:
         return None
     wallet = wallet_of(conn, checkout.business_id, checkout.customer_id, checkout.currency)
-    book = open_book(conn, wallet.wallet_id)
-    values = {"debit_entry_id": checkout.debit_entry_id}
-    before = conn.execute(statements.GIVEN_BACK, values).all()
-    rest = checkout.credit_minor - sum(row.amount_minor for row in before)
-    if rest <= 0:
-        return EntryId(before[-1].entry_id)
-    restorable = Restorable(
-        debits=[checkout.debit_entry_id], credits=[EntryId(row.entry_id) for row in before]
-    )
+    now = open_book(conn, wallet.wallet_id).now
+    credits_, left_minor = given_back(conn, wallet.wallet_id, debit_id, checkout.credit_minor)
+    if left_minor <= 0:
+        return credits_[-1]
     posting = Posting(
         wallet_id=wallet.wallet_id,
         kind="refund",
         is_credit=True,
-        amount_minor=rest,
+        amount_minor=left_minor,
         reason=f"checkout {checkout.checkout_id} failed",
-        reference=checkout.debit_entry_id,
-        lot_moves=restoration(conn, restorable, rest, book.now),
-        lot_terms=LotTerms(
-            source="refund", expires_at=book.now + timedelta(days=RESTORED_VALID_DAYS)
-        ),
+        reference=debit_id,
+        lot_moves=restoration(conn, Restorable([debit_id], credits_), left_minor, now),
+        lot_terms=restored_terms(now),
     )
     (entry,) = post(conn, [posting])
     return entry.entry_id
 
 
 def _turn_into_credit(
-    conn: Connection, checkout: Checkout, charge: Charge, paid: Sequence[_Payment]
+    conn: Connection, checkout: Checkout, charge: Charge, paid: Sequence[Payment]
 ) -> bool:
     """Buy credit for the payments of a checkout that has failed."""
     bought = False
     for payment in paid:
         if payment.currency != checkout.currency:
-            _park(conn, checkout, payment, "other_currency")
+            park_payment(conn, payment.key, "other_currency")
         elif not payment.amount_minor:
-            _park(conn, checkout, payment, "underpaid")
-        elif conn.execute(statements.LOCK_LATE, _key(checkout, payment)).one_or_none():
+            park_payment(conn, payment.key, "underpaid")
+        elif conn.execute(statements.LOCK_LATE, payment._asdict()).one_or_none():
             _buy(conn, checkout, payment)
             bought = True
     if bought:
@@ -257,7 +229,7 @@ def _turn_into_credit(
     return bought
 
 
-def _buy(conn: Connection, checkout: Checkout, payment: _Payment) -> None:
+def _buy(conn: Connection, checkout: Checkout, payment: Payment) -> None:
     terms = Terms(
         currency=checkout.currency,
         price_minor=payment.amount_minor,
@@ -272,19 +244,6 @@ def _buy(conn: Connection, checkout: Checkout, payment: _Payment) -> None:
         order_id=f"{checkout.checkout_id} {payment.payment_id}",
         origin="checkout",
     )
-    moved = {**_key(checkout, payment), "purchase_id": purchase.purchase_id}
+    moved = {**payment.key._asdict(), "purchase_id": purchase.purchase_id}
     conn.execute(statements.MOVE_PAYMENT, moved)
     settle_purchase(conn, purchase.purchase_id)
-
-
-def _park(conn: Connection, checkout: Checkout, payment: _Payment, reason: str) -> None:
-    park_payment(conn, checkout.business_id, payment.provider, payment.payment_id, reason)
-
-
-def _key(checkout: Checkout, payment: _Payment) -> dict[str, object]:
-    return {
-        "business_id": checkout.business_id,
-        "checkout_id": checkout.checkout_id,
-        "provider": payment.provider,
-        "payment_id": payment.payment_id,
-    }

@@ -4,6 +4,8 @@ from typing import Final
 
 from sqlalchemy import text
 
+from metering.purchase.statements import PAYMENT_COLUMNS
+
 # The checkout that an idempotency key made before.
 CHECKOUT_BY_KEY: Final = text("""
     SELECT checkout_id, request_digest FROM checkouts
@@ -40,19 +42,14 @@ LOCK_CHECKOUT: Final = text(
     f"{_CHECKOUTS} WHERE k.checkout_id = :checkout_id FOR NO KEY UPDATE OF k"
 )
 # The payments of a checkout, the earliest first.
-PAYMENTS: Final = text("""
-    SELECT provider, payment_id, status, amount_minor, currency, failure FROM payments
+PAYMENTS: Final = text(f"""
+    SELECT {PAYMENT_COLUMNS} FROM payments
     WHERE checkout_id = :checkout_id ORDER BY occurred_at, payment_id
 """)
 END_CHECKOUT: Final = text("""
     UPDATE checkouts SET status = :status, release_entry_id = :release_entry_id,
         failure = :failure, ended_at = clock_timestamp()
     WHERE checkout_id = :checkout_id
-""")
-# The entries that gave some of a checkout's credit back, the oldest first.
-GIVEN_BACK: Final = text("""
-    SELECT entry_id, amount_minor FROM ledger_entries
-    WHERE kind = 'refund' AND reference = :debit_entry_id ORDER BY version
 """)
 # Lock a payment that came too late for its checkout. SKIP LOCKED: no row if another process is
 # storing a fact of it; that process updates the checkout afterwards.

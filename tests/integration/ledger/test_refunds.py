@@ -20,10 +20,10 @@ from metering.errors import (
 )
 from metering.ids import EntryId
 from metering.ledger.entry import Kind, LotTerms, Posting
+from metering.ledger.lots.restore import RESTORED_VALID_DAYS
 from metering.ledger.manual import Entered
 from metering.ledger.post import post
 from metering.purchase.refund import DebitRefund, refund_debit
-from metering.purchase.settle import RESTORED_VALID_DAYS
 from support.tenant import Shop, at_once, crowd, shared_database
 from support.tiers import of_tier
 from worker.session import Sessions
