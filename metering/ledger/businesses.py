@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Connection
 
-from metering.db import get_one
+from metering.db import get_one, rows
 from metering.errors import FieldProblem, InvalidInputError
 from metering.fields import NAME_CHARS_MAX
 from metering.ids import BusinessId, new_id
@@ -48,7 +48,7 @@ class BusinessName(NamedTuple):
 
 def list_businesses(conn: Connection) -> list[BusinessName]:
     """Return all businesses, oldest first."""
-    return [BusinessName(*row) for row in conn.execute(statements.BUSINESSES)]
+    return rows(BusinessName, conn.execute(statements.BUSINESSES))
 
 
 def create_business(conn: Connection, name: str) -> BusinessId:
@@ -65,10 +65,7 @@ def create_business(conn: Connection, name: str) -> BusinessId:
 
 
 def get_business(conn: Connection, business_id: BusinessId) -> Business:
-    """Return a business.
-
-    Raises: NotFoundError.
-    """
+    """Return a business. Raises: NotFoundError if there is none."""
     found = conn.execute(statements.BUSINESS, {"business_id": business_id})
     return get_one(Business, found, "business", business_id)
 
@@ -76,7 +73,7 @@ def get_business(conn: Connection, business_id: BusinessId) -> Business:
 def change_business(conn: Connection, business_id: BusinessId, change: BusinessChange) -> Business:
     """Change policies from now on; return the business.
 
-    Raises: NotFoundError.
+    Raises: NotFoundError if there is none.
     """
     for statement, policy in (
         (statements.SET_REVERSAL_POLICY, change.reversal_policy),

@@ -89,10 +89,7 @@ def _check_billing(currency: str | None, currencies: tuple[str, ...]) -> None:
 
 
 def get_customer(conn: Connection, business_id: BusinessId, customer_id: CustomerId) -> Customer:
-    """Return a customer.
-
-    Raises: NotFoundError if the business has no such customer.
-    """
+    """Return a customer. Raises: NotFoundError if the business has no such customer."""
     if "\0" in customer_id:
         raise NotFoundError("customer", customer_id)
     values = {"business_id": business_id, "customer_id": customer_id}
@@ -108,10 +105,8 @@ def update_customer(
 ) -> Customer:
     """Change a customer; return it.
 
-    Raises:
-        NotFoundError: the business has no such customer.
-        UnsupportedCurrencyError: the billing currency is not configured.
-
+    Raises: NotFoundError if the business has no such customer. UnsupportedCurrencyError if the
+    billing currency is not configured.
     """
     _check_billing(change.billing_currency, currencies)
     # Locked, so that of two changes at once neither writes back an old value of the other's field.
@@ -147,11 +142,10 @@ def list_customers(
     if "\0" in f"{wanted.email}{wanted.name}":
         return []
     values = {
+        **asdict(wanted),
         "business_id": business_id,
         "email": _ilike_pattern(wanted.email),
         "name": _ilike_pattern(wanted.name),
-        "created_at_gte": wanted.created_at_gte,
-        "created_at_lte": wanted.created_at_lte,
         "after_at": None if last is None else last.created_at,
         "after_id": None if last is None else last.customer_id,
         "page": page,

@@ -1,7 +1,7 @@
-"""The values of the ledger: a locked wallet, a posting for it, and the entry that results."""
+"""The values of the ledger: a locked wallet, a lot, a posting, and the entry that results."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from hashlib import sha256
 from typing import Annotated, Final, Literal, NamedTuple
@@ -28,6 +28,7 @@ Kind = Literal[
 # Where the credit of a lot came from.
 Source = Literal["paid", "promotional", "refund", "manual"]
 PRIORITY_DEFAULT: Final = 50
+_FOREVER: Final = datetime.max.replace(tzinfo=UTC)
 # Lots of a smaller priority are consumed first.
 Priority = Annotated[int, Field(strict=True, ge=0, le=100)]
 
@@ -54,6 +55,40 @@ class Wallet(NamedTuple):
     lot_until: datetime | None = None
     # The part of the balance in frozen lots, which may not be spent.
     frozen_minor: int = 0
+
+
+class Lot(NamedTuple):
+    """A lot as stored. The wallet's row has what is left of the current lot."""
+
+    lot_id: LotId
+    wallet_id: WalletId
+    source: Source
+    priority: int
+    amount_minor: int
+    remaining_minor: int
+    cost_basis_minor: int | None
+    expires_at: datetime | None
+    frozen_at: datetime | None
+    created_at: datetime
+
+    @property
+    def turn(self) -> tuple[int, datetime, bool, datetime, str]:
+        """Return the sort key of the order in which lots are consumed."""
+        return (
+            self.priority,
+            self.expires_at or _FOREVER,
+            self.source != "promotional",
+            self.created_at,
+            self.lot_id,
+        )
+
+    def has_expired(self, now: datetime) -> bool:
+        """Tell whether it has expired."""
+        return self.expires_at is not None and self.expires_at <= now
+
+    def is_spendable(self, now: datetime) -> bool:
+        """Tell whether a debit may consume it."""
+        return self.frozen_at is None and not self.has_expired(now)
 
 
 class LotMove(NamedTuple):

@@ -5,12 +5,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 
 import orjson
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from sqlalchemy import Connection
 
 from metering import locks
@@ -96,13 +91,9 @@ def enter(
 ) -> Entered:
     """Write the entry once per idempotency key. Requests with one key wait for each other.
 
-    Raises:
-        NotFoundError: the business has no such customer.
-        UnsupportedCurrencyError: the customer has no wallet in the currency.
-        IdempotencyConflictError: the key was used with other content.
-        InvalidInputError: the credit would have expired already.
-        InsufficientFundsError: a debit beyond balance and overdraft limit.
-
+    Raises: NotFoundError or UnsupportedCurrencyError if there is no such wallet.
+    IdempotencyConflictError if the key was used with other content. InvalidInputError if the credit
+    would have expired already. InsufficientFundsError if a debit exceeds balance and overdraft.
     """
     wallet = wallet_of(conn, business_id, customer_id, request.currency)
     digest = _digest(customer_id, request, kind)
@@ -126,9 +117,7 @@ def entered_before(
 
 def _check_expiry(conn: Connection, request: ManualEntry) -> None:
     """Refuse credit that has expired. A repetition is not checked: its first request was."""
-    if request.expires_at is None:
-        return
-    if request.expires_at <= database_now(conn):
+    if request.expires_at is not None and request.expires_at <= database_now(conn):
         raise InvalidInputError(FieldProblem("expires_at", "must be in the future"))
 
 

@@ -15,11 +15,8 @@ def plan_entries(
 ) -> tuple[list[Entry], dict[WalletId, Wallet]]:
     """Return the entries, in the order of the postings, and the wallets after them.
 
-    Raises:
-        InsufficientFundsError: a debit that is not usage exceeds balance and overdraft limit.
-        BalanceOutOfRangeError: a balance, or the balance and all debits ever, would not fit 64
-            bits.
-
+    Raises: InsufficientFundsError if a debit that is not usage exceeds balance and overdraft limit.
+    BalanceOutOfRangeError if a balance, or it and all debits ever, would not fit 64 bits.
     """
     after = dict(wallets)
     entries: list[Entry] = []

@@ -30,11 +30,9 @@ INSERTED_MAX: Final = 4
 def post(conn: Connection, postings: Sequence[Posting]) -> list[Entry]:
     """Write the postings as entries, in their order per wallet, and return them.
 
-    Raises:
-        NotFoundError: a wallet does not exist.
-        InsufficientFundsError, BalanceOutOfRangeError: see `plan_entries` and `LotBook.apply`.
-        LotRangeError: a posting takes more from a lot than is left. Nothing was written.
-
+    Raises: NotFoundError if a wallet does not exist. InsufficientFundsError,
+    BalanceOutOfRangeError: see `plan_entries` and `LotBook.apply`. LotRangeError if a posting takes
+    more from a lot than is left. Nothing was written.
     """
     if not postings:
         return []
@@ -72,20 +70,14 @@ def refresh_current_lots(conn: Connection, wallet_ids: set[WalletId]) -> None:
 
 
 def look_into(conn: Connection, wallet_ids: set[WalletId]) -> dict[WalletId, LotBook]:
-    """Lock wallets; return their lots.
-
-    Raises: NotFoundError if a wallet does not exist.
-    """
+    """Lock wallets; return their lots. Raises: NotFoundError if a wallet does not exist."""
     wallets = lock_wallets(conn, wallet_ids)
     now = database_now(conn)
     return open_books(conn, wallets, wallet_ids, now)
 
 
 def open_book(conn: Connection, wallet_id: WalletId) -> LotBook:
-    """Lock a wallet; return its lots.
-
-    Raises: NotFoundError if the wallet does not exist.
-    """
+    """Lock a wallet; return its lots. Raises: NotFoundError if it does not exist."""
     return look_into(conn, {wallet_id})[wallet_id]
 
 

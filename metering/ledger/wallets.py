@@ -107,10 +107,8 @@ def wallet_of(
 ) -> Wallet:
     """Return a customer's wallet in one currency.
 
-    Raises:
-        NotFoundError: the business has no such customer.
-        UnsupportedCurrencyError: the customer has no wallet in the currency.
-
+    Raises: NotFoundError if the business has no such customer. UnsupportedCurrencyError if the
+    customer has no wallet in the currency.
     """
     wallets = wallets_of(conn, business_id, customer_id)
     view = wallets.get(Currency(currency))

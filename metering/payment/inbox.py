@@ -280,8 +280,7 @@ def page_of_events(
 ) -> list[ProviderEvent]:
     """Return up to `page` events of a business, newest first, older than `after`."""
     values = {"business_id": business_id, "page": page, "offset": offset, "after": after}
-    values |= asdict(wanted)
-    return rows(ProviderEvent, conn.execute(statements.EVENT_PAGE, values))
+    return rows(ProviderEvent, conn.execute(statements.EVENT_PAGE, {**values, **asdict(wanted)}))
 
 
 def replay(conn: Connection, business_id: BusinessId, wanted: Replay) -> int:

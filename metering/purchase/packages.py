@@ -95,11 +95,6 @@ def page_of_packages(
     is_archived: bool = False,
 ) -> list[Package]:
     """Return up to `page` packages of a business, newest first, older than `after`."""
-    values = {
-        "business_id": business_id,
-        "page": page,
-        "offset": offset,
-        "after": after,
-        "is_archived": is_archived,
-    }
-    return rows(Package, conn.execute(statements.PACKAGE_PAGE, values))
+    values = {"business_id": business_id, "page": page, "offset": offset, "after": after}
+    wanted = {"is_archived": is_archived}
+    return rows(Package, conn.execute(statements.PACKAGE_PAGE, {**values, **wanted}))

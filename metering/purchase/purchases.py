@@ -187,12 +187,6 @@ def page_of_purchases(
     status: PurchaseStatus | None = None,
 ) -> list[Purchase]:
     """Return up to `page` purchases of a business, newest first, older than `after`."""
-    values = {
-        "business_id": business_id,
-        "page": page,
-        "offset": offset,
-        "after": after,
-        "customer_id": customer_id,
-        "status": status,
-    }
-    return rows(Purchase, conn.execute(statements.PURCHASE_PAGE, values))
+    values = {"business_id": business_id, "page": page, "offset": offset, "after": after}
+    wanted = {"customer_id": customer_id, "status": status}
+    return rows(Purchase, conn.execute(statements.PURCHASE_PAGE, {**values, **wanted}))

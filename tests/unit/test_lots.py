@@ -11,8 +11,8 @@ import pytest
 
 from metering.errors import InsufficientFundsError, LotRangeError
 from metering.ids import BatchId, BusinessId, Currency, CustomerId, LotId, WalletId
-from metering.ledger.entry import Entry, LotMove, LotTerms, Posting, Source, Wallet
-from metering.ledger.lots.book import Lot, LotBook, Moved, Stretch, needing_lots
+from metering.ledger.entry import Entry, Lot, LotMove, LotTerms, Posting, Source, Wallet
+from metering.ledger.lots.book import LotBook, Moved, Stretch, needing_lots
 from metering.ledger.plan import plan_entries
 from metering.money import ZERO
 from support.lot_model import PlainDebit, PlainLot, PlainWallet

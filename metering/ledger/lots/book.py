@@ -13,7 +13,8 @@ as much as without lots. `LotBook` handles all other cases: it has all lots of o
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
@@ -21,48 +22,10 @@ from sqlalchemy import Connection
 from metering.copy_format import array
 from metering.errors import InsufficientFundsError, LotRangeError
 from metering.ids import EntryId, LotId, WalletId, new_id
-from metering.ledger.entry import Entry, LotMove, LotTerms, Posting, Source, Wallet
+from metering.ledger.entry import Entry, Lot, LotMove, LotTerms, Posting, Wallet
 from metering.ledger.lots import statements
 
-_FOREVER: Final = datetime.max.replace(tzinfo=UTC)
-
-
-class Lot(NamedTuple):
-    """A lot as stored. The wallet's row has what is left of the current lot."""
-
-    lot_id: LotId
-    wallet_id: WalletId
-    source: Source
-    priority: int
-    amount_minor: int
-    remaining_minor: int
-    cost_basis_minor: int | None
-    expires_at: datetime | None
-    frozen_at: datetime | None
-    created_at: datetime
-
-    @property
-    def turn(self) -> tuple[int, datetime, bool, datetime, str]:
-        """Return the sort key of the order in which lots are consumed."""
-        return (
-            self.priority,
-            self.expires_at or _FOREVER,
-            self.source != "promotional",
-            self.created_at,
-            self.lot_id,
-        )
-
-    def has_expired(self, now: datetime) -> bool:
-        """Tell whether it has expired."""
-        return self.expires_at is not None and self.expires_at <= now
-
-    def is_spendable(self, now: datetime) -> bool:
-        """Tell whether a debit may consume it."""
-        return self.frozen_at is None and not self.has_expired(now)
-
-
-def _turn_of(lot: Lot) -> tuple[int, datetime, bool, datetime, str]:
-    return lot.turn
+_TURN: Final = attrgetter("turn")
 
 
 class Stretch(NamedTuple):
@@ -173,7 +136,7 @@ class LotBook:
     def _next(self) -> Lot | None:
         """Return the lot that pays next."""
         if self._queue is None:
-            self._queue = sorted(self._spendable(), key=_turn_of, reverse=True)
+            self._queue = sorted(self._spendable(), key=_TURN, reverse=True)
         queue = self._queue
         while queue and not self._left[queue[-1].lot_id]:
             queue.pop()

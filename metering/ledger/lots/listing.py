@@ -1,6 +1,6 @@
 """The lots of a customer's wallets, and the lots that an entry consumed or filled."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import NamedTuple
 
@@ -75,35 +75,22 @@ def list_lots(
 ) -> list[LotView]:
     """Return up to `page` lots, newest first, past `offset` of them or older than `after`.
 
-    Raises:
-        NotFoundError: the business has no such customer.
-        UnsupportedCurrencyError: the customer has no wallet in the currency.
-
+    Raises: NotFoundError if the business has no such customer. UnsupportedCurrencyError if the
+    customer has no wallet in the currency.
     """
     if wanted.currency is None:
         wallets_of(conn, business_id, customer_id)
     else:
         wallet_of(conn, business_id, customer_id, wanted.currency)
-    found = conn.execute(
-        statements.LOT_PAGE,
-        {
-            "business_id": business_id,
-            "customer_id": customer_id,
-            "currency": wanted.currency,
-            "only_left": wanted.only_left,
-            "page": page,
-            "offset": offset,
-            "after": after,
-        },
-    )
-    return rows(LotView, found)
+    values = {"business_id": business_id, "page": page, "offset": offset, "after": after}
+    chosen = {"customer_id": customer_id, **asdict(wanted)}
+    return rows(LotView, conn.execute(statements.LOT_PAGE, {**values, **chosen}))
 
 
 def allocations_of(conn: Connection, entry: Entry) -> Allocations:
     """Return the lots that an entry consumed, filled or made, in that order."""
     values = {"wallet_id": entry.wallet_id, "entry_id": entry.entry_id}
-    rows = conn.execute(statements.ALLOCATIONS, values)
-    items = [Allocation(*row) for row in rows]
+    items = rows(Allocation, conn.execute(statements.ALLOCATIONS, values))
     if entry.debited_before_minor is None:
         return Allocations(items, 0)
     return Allocations(items, entry.amount_minor - sum(item.amount_minor for item in items))

@@ -4,20 +4,11 @@ from typing import Final
 
 from sqlalchemy import text
 
-_COLUMNS: Final = (
-    "lot_id",
-    "wallet_id",
-    "source",
-    "priority",
-    "amount_minor",
-    "remaining_minor",
-    "cost_basis_minor",
-    "expires_at",
-    "frozen_at",
-    "created_at",
-)
-_LOT: Final = ", ".join(_COLUMNS)
-_NEW_LOT: Final = ", ".join(f"l.{column}" for column in _COLUMNS)
+from metering.ledger.entry import Lot
+
+# The columns of `Lot`, in the order of its fields.
+_LOT: Final = ", ".join(Lot._fields)
+_NEW_LOT: Final = ", ".join(f"l.{field}" for field in Lot._fields)
 
 # The lots of some wallets that are not empty; the wallets are locked.
 LOTS_LEFT: Final = text(f"""

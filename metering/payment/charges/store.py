@@ -144,13 +144,8 @@ def end_charge(
     failure: str | None = None,
 ) -> bool:
     """End a charge; return False if it had ended before."""
-    values = {
-        "charge_id": charge_id,
-        "status": status,
-        "payment_id": payment_id,
-        "failure": failure,
-    }
-    return bool(conn.execute(statements.END_CHARGE, values).rowcount)
+    end = {"status": status, "payment_id": payment_id, "failure": failure}
+    return bool(conn.execute(statements.END_CHARGE, {"charge_id": charge_id, **end}).rowcount)
 
 
 def park_charge(conn: Connection, charge_id: ChargeId, reason: str) -> None:
@@ -176,14 +171,9 @@ def page_of_charges(
     is_parked: bool = False,
 ) -> list[Charge]:
     """Return up to `page` charges of a business, newest first; `is_parked`: only parked ones."""
-    values = {
-        "business_id": business_id,
-        "page": page,
-        "offset": offset,
-        "after": after,
-        "is_parked": is_parked,
-    }
-    return rows(Charge, conn.execute(statements.CHARGE_PAGE, values))
+    values = {"business_id": business_id, "page": page, "offset": offset, "after": after}
+    wanted = {"is_parked": is_parked}
+    return rows(Charge, conn.execute(statements.CHARGE_PAGE, {**values, **wanted}))
 
 
 def account_to_charge(

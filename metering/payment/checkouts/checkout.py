@@ -89,9 +89,9 @@ def page_of_checkouts(
     Raises: NotFoundError if the business has no such customer.
     """
     wallets_of(conn, business_id, customer_id)
-    place_in_list = {"page": page, "offset": offset, "after": after}
-    values = {"business_id": business_id, "customer_id": customer_id, **place_in_list}
-    return rows(Checkout, conn.execute(statements.CHECKOUT_PAGE, values))
+    values = {"business_id": business_id, "page": page, "offset": offset, "after": after}
+    wanted = {"customer_id": customer_id}
+    return rows(Checkout, conn.execute(statements.CHECKOUT_PAGE, {**values, **wanted}))
 
 
 # --- update ---------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ below this package and sees every balance under its lock); the sweep finds the m
 rule makes one top-up of many crossings, and a unique index makes sure of it.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 
@@ -14,14 +14,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import Connection, Row
 
-from metering.db import (
-    DATABASE_ERRORS,
-    cause_of,
-    database_now,
-    get_one,
-    is_server_fault,
-    rows,
-)
+from metering.db import DATABASE_ERRORS, cause_of, database_now, get_one, is_server_fault, rows
 from metering.errors import FieldProblem, GullakError, InvalidInputError
 from metering.fields import Filled64, Filled255, PositiveMinor, SignedMinor
 from metering.ids import (
@@ -180,8 +173,7 @@ def delete_top_up(
     Raises: NotFoundError or UnsupportedCurrencyError if there is no such wallet or rule.
     """
     rule = get_top_up(conn, business_id, customer_id, currency)
-    values = {"business_id": business_id, "wallet_id": rule.wallet_id}
-    conn.execute(statements.DELETE_RULE, values)
+    conn.execute(statements.DELETE_RULE, asdict(rule))
 
 
 def enable_top_up(
@@ -192,8 +184,7 @@ def enable_top_up(
     Raises: NotFoundError or UnsupportedCurrencyError if there is no such wallet or rule.
     """
     rule = get_top_up(conn, business_id, customer_id, currency)
-    values = {"business_id": business_id, "wallet_id": rule.wallet_id}
-    conn.execute(statements.ENABLE_RULE, values)
+    conn.execute(statements.ENABLE_RULE, asdict(rule))
     return _rule(conn, business_id, rule.wallet_id)
 
 

@@ -6,13 +6,16 @@ payment, by which a payment is found again if the answer was lost.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Annotated, Final, Literal, Protocol, TypeVar
+from json import JSONDecodeError
+from typing import Annotated, ClassVar, Final, Literal, Protocol, TypeVar
 
 import httpx
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, StringConstraints, ValidationError
 
 from metering.errors import GatewayRefusedError, GatewayUnavailableError
 from metering.ids import ChargeId, Currency, CustomerId, made_at
@@ -121,6 +124,72 @@ class PaymentGateway(Protocol):
         That is `succeeded` if it was paid before, and `pending` if it cannot be stopped.
         """
         ...
+
+
+class VendorGateway(ABC):
+    """The steps that gateways over a vendor's SDK share. See `PaymentGateway` for each."""
+
+    name: ClassVar[str]
+
+    def start(self, charge: ChargeRequest, *, is_repeated: bool) -> ChargeAnswer:
+        """Charge a saved payment method, or open a hosted page."""
+        with self._errors():
+            if charge.payment_method is None:
+                return self._open_page(charge)
+            if is_repeated and (found := self._find(charge)):
+                return found
+            return self._charge_now(charge, charge.payment_method)
+
+    def look_up(self, charge: ChargeRequest, payment_id: str | None) -> ChargeAnswer | None:
+        """Retrieve a charge by its payment or page, or find it by its metadata."""
+        with self._errors():
+            return self._find(charge) if payment_id is None else self._retrieve(charge, payment_id)
+
+    def cancel(self, charge: ChargeRequest, payment_id: str | None) -> ChargeAnswer:
+        """Look a charge up, and stop it if it is pending."""
+        found = self.look_up(charge, payment_id)
+        if found is None:
+            return ChargeAnswer("failed", payment_id, failure=CANCELED)
+        if found.status != "pending" or found.payment_id is None:
+            return found
+        try:
+            with self._errors():
+                return self._stop(charge, found, found.payment_id)
+        except GatewayRefusedError:
+            # It cannot be stopped any more: it has ended, or the bank is working on it.
+            return self.look_up(charge, found.payment_id) or found
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            with self._translated_errors():
+                yield
+        except (ValidationError, JSONDecodeError, UnicodeDecodeError):
+            raise GatewayUnavailableError(self.name, UNREADABLE) from None
+
+    @abstractmethod
+    def _translated_errors(self) -> AbstractContextManager[None]:
+        """Turn the SDK's errors into ours, without their texts, which can quote a key."""
+
+    @abstractmethod
+    def _charge_now(self, charge: ChargeRequest, payment_method: str) -> ChargeAnswer:
+        """Charge a saved payment method."""
+
+    @abstractmethod
+    def _open_page(self, charge: ChargeRequest) -> ChargeAnswer:
+        """Open a hosted page."""
+
+    @abstractmethod
+    def _find(self, charge: ChargeRequest) -> ChargeAnswer | None:
+        """Search for a payment or page with the id of the charge in its metadata."""
+
+    @abstractmethod
+    def _retrieve(self, charge: ChargeRequest, payment_id: str) -> ChargeAnswer | None:
+        """Return the state of a payment or page. Returns None if the provider does not know it."""
+
+    @abstractmethod
+    def _stop(self, charge: ChargeRequest, found: ChargeAnswer, payment_id: str) -> ChargeAnswer:
+        """Stop a charge that was found pending, if the provider can."""
 
 
 class _HasMetadata(Protocol):

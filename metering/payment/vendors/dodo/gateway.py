@@ -17,13 +17,12 @@ Nothing can be stopped: Dodo cancels no payment, and closes no session before it
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from json import JSONDecodeError
 from typing import Final, TypeVar, cast
 
 import dodopayments
 import httpx
 from dodopayments.types import Currency as DodoCurrency
-from pydantic import AwareDatetime, BaseModel, ValidationError
+from pydantic import AwareDatetime, BaseModel
 
 from metering.clock import utc_now
 from metering.errors import GatewayRefusedError, GatewayUnavailableError
@@ -40,6 +39,7 @@ from metering.payment.vendors.gateway import (
     ChargeAnswer,
     ChargeRequest,
     PageUrl,
+    VendorGateway,
     error_of,
     find_answer,
     safe_code,
@@ -119,8 +119,10 @@ def answer_of_unpaid(session: Session, now: datetime) -> ChargeAnswer:
     return ChargeAnswer("pending", session.id)
 
 
-class DodoGateway:
+class DodoGateway(VendorGateway):
     """A Dodo account. `product_id`: what a session sells. `base_url`: if not live mode's."""
+
+    name = NAME
 
     def __init__(
         self, http: httpx.Client, *, api_key: str, base_url: str | None, product_id: str | None
@@ -135,60 +137,27 @@ class DodoGateway:
             max_retries=0,
         )
 
-    def start(self, charge: ChargeRequest, *, is_repeated: bool) -> ChargeAnswer:
-        """Charge a subscription, or open a session. See `PaymentGateway`."""
-        with _translated_errors():
-            if charge.payment_method is None:
-                return self._open_session(charge)
-            if is_repeated and (found := self._find(charge)):
-                return found
-            payment_id = self._charge_now(charge, charge.payment_method)
+    def _charge_now(self, charge: ChargeRequest, payment_method: str) -> ChargeAnswer:
+        charged = self._client.subscriptions.charge(
+            payment_method,
+            product_price=charge.amount_minor,
+            product_currency=cast("DodoCurrency", charge.currency),
+            product_description=charge.description,
+            metadata={CHARGE_KEY: charge.charge_id},
+        )
+        payment_id = _read(Charged, charged).payment_id
         try:
             return self.look_up(charge, payment_id) or ChargeAnswer("pending", payment_id)
         except (GatewayUnavailableError, GatewayRefusedError):
             # It is charged and its id is known: the next attempt looks it up.
             return ChargeAnswer("pending", payment_id)
 
-    def look_up(self, charge: ChargeRequest, payment_id: str | None) -> ChargeAnswer | None:
-        """Return the state of a charge. See `PaymentGateway`."""
-        with _translated_errors():
-            if payment_id is None:
-                return self._find(charge)
-            try:
-                if charge.payment_method is None and not payment_id.startswith(PAYMENT_PREFIX):
-                    return self._session(payment_id)
-                return self._payment(payment_id)
-            except dodopayments.NotFoundError:
-                return None
-
-    def cancel(self, charge: ChargeRequest, payment_id: str | None) -> ChargeAnswer:
-        """Return the state of a charge: Dodo stops none, so a pending one stays pending."""
-        return self.look_up(charge, payment_id) or ChargeAnswer(
-            "failed", payment_id, failure=CANCELED
-        )
-
-    # --- steps ------------------------------------------------------------------------------
-
-    def _charge_now(self, charge: ChargeRequest, subscription_id: str) -> str:
-        charged = self._client.subscriptions.charge(
-            subscription_id,
-            product_price=charge.amount_minor,
-            product_currency=cast("DodoCurrency", charge.currency),
-            product_description=charge.description,
-            metadata={CHARGE_KEY: charge.charge_id},
-        )
-        return _read(Charged, charged).payment_id
-
-    def _open_session(self, charge: ChargeRequest) -> ChargeAnswer:
+    def _open_page(self, charge: ChargeRequest) -> ChargeAnswer:
         if self._product_id is None:
             raise GatewayRefusedError(NAME, "a page needs the account's product_id")
         made = self._client.checkout_sessions.create(
             product_cart=[
-                {
-                    "product_id": self._product_id,
-                    "quantity": 1,
-                    "amount": charge.amount_minor,
-                }
+                {"product_id": self._product_id, "quantity": 1, "amount": charge.amount_minor}
             ],
             billing_currency=cast("DodoCurrency", charge.currency),
             customer={"email": charge.email, "name": charge.name},
@@ -197,6 +166,17 @@ class DodoGateway:
         )
         session = _read(NewSession, made)
         return ChargeAnswer("pending", session.session_id, url=session.checkout_url)
+
+    def _retrieve(self, charge: ChargeRequest, payment_id: str) -> ChargeAnswer | None:
+        try:
+            if charge.payment_method is None and not payment_id.startswith(PAYMENT_PREFIX):
+                return self._session(payment_id)
+            return self._payment(payment_id)
+        except dodopayments.NotFoundError:
+            return None
+
+    def _stop(self, charge: ChargeRequest, found: ChargeAnswer, payment_id: str) -> ChargeAnswer:  # noqa: ARG002
+        return found
 
     def _payment(self, payment_id: str) -> ChargeAnswer:
         return answer_of_payment(_read(Payment, self._client.payments.retrieve(payment_id)))
@@ -215,9 +195,9 @@ class DodoGateway:
         return self._payment(answer.payment_id)
 
     def _payments(self, charge: ChargeRequest) -> Iterator[list[Payment]]:
-        """Go through the payments that can be the charge's, up to the first page that is not full.
+        """Go through pages of payments, up to the first one that is not full.
 
-        Not with the SDK's own iterator, which goes from page 0 to page 2.
+        The SDK's own iterator goes from page 0 to page 2.
         """
         by_product = None if charge.payment_method else self._product_id
         for number in range(PAGES_MAX):
@@ -234,31 +214,24 @@ class DodoGateway:
                 return
         raise too_many(NAME)
 
+    @contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except dodopayments.APIStatusError as error:
+            code = error.body.get("code") if isinstance(error.body, dict) else None
+            raise error_of(NAME, error.status_code, code) from None
+        except dodopayments.APIConnectionError as error:
+            cause = error.__cause__
+            reason = str(cause) if isinstance(cause, httpx.TransportError) else type(cause).__name__
+            raise GatewayUnavailableError(NAME, reason) from None
+        # The SDK raises AttributeError for a list that is not one.
+        except (dodopayments.APIError, AttributeError):
+            raise GatewayUnavailableError(NAME, UNREADABLE) from None
+
 
 def _read(model: type[Read], answer: object) -> Read:
     """Return an answer as far as it is read, checked: the SDK takes any text for any object."""
     if not isinstance(answer, dodopayments.BaseModel):
         raise GatewayUnavailableError(NAME, UNREADABLE)
     return model.model_validate(answer.to_dict(warnings=False))
-
-
-@contextmanager
-def _translated_errors() -> Iterator[None]:
-    """Turn the SDK's errors into ours, without their texts, which can quote a request."""
-    try:
-        yield
-    except dodopayments.APIStatusError as error:
-        code = error.body.get("code") if isinstance(error.body, dict) else None
-        raise error_of(NAME, error.status_code, code) from None
-    except dodopayments.APIConnectionError as error:
-        cause = error.__cause__
-        reason = str(cause) if isinstance(cause, httpx.TransportError) else type(cause).__name__
-        raise GatewayUnavailableError(NAME, reason) from None
-    except (
-        dodopayments.APIError,
-        ValidationError,
-        JSONDecodeError,
-        UnicodeDecodeError,
-        AttributeError,  # the SDK raises it for a list that is not one
-    ):
-        raise GatewayUnavailableError(NAME, UNREADABLE) from None

@@ -15,12 +15,11 @@ Amounts are in the currency's smallest unit as Stripe counts it, which is the mi
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from json import JSONDecodeError
 from typing import Annotated, Final, Generic, Literal, TypeVar
 
 import httpx
 import stripe
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 from stripe.params import PaymentIntentCreateParams, PaymentIntentListParams
 from stripe.params.checkout import SessionCreateParams, SessionListParams
 
@@ -38,6 +37,7 @@ from metering.payment.vendors.gateway import (
     ChargeAnswer,
     ChargeRequest,
     PageUrl,
+    VendorGateway,
     error_of,
     find_answer,
     safe_code,
@@ -146,8 +146,10 @@ def answer_of_session(session: Session) -> ChargeAnswer:
     return ChargeAnswer("pending", session.id, url=session.url)
 
 
-class StripeGateway:
+class StripeGateway(VendorGateway):
     """A Stripe account. `base_url`: the address of the API, if not at Stripe."""
+
+    name = NAME
 
     def __init__(self, http: httpx.Client, *, api_key: str, base_url: str | None) -> None:
         self._client = stripe.StripeClient(
@@ -157,50 +159,13 @@ class StripeGateway:
             max_network_retries=0,
         )
 
-    def start(self, charge: ChargeRequest, *, is_repeated: bool) -> ChargeAnswer:
-        """Charge off-session, or open a Checkout Session. See `PaymentGateway`."""
-        with _translated_errors():
-            if charge.payment_method is None:
-                return self._open_session(charge)
-            customer, payment_method = _saved(charge.payment_method)
-            if is_repeated and (found := self._find_intent(charge, customer)):
-                return found
-            return self._charge_now(charge, customer, payment_method)
-
-    def look_up(self, charge: ChargeRequest, payment_id: str | None) -> ChargeAnswer | None:
-        """Return the state of a charge. See `PaymentGateway`."""
-        with _translated_errors():
-            if payment_id is not None:
-                return self._retrieve(charge, payment_id)
-            if charge.payment_method is None:
-                return self._find_session(charge)
-            customer, _ = _saved(charge.payment_method)
-            return self._find_intent(charge, customer)
-
-    def cancel(self, charge: ChargeRequest, payment_id: str | None) -> ChargeAnswer:
-        """Cancel a payment, or expire a session. See `PaymentGateway`."""
-        found = self.look_up(charge, payment_id)
-        if found is None:
-            return ChargeAnswer("failed", payment_id, failure=CANCELED)
-        if found.status != "pending" or found.payment_id is None:
-            return found
-        try:
-            with _translated_errors():
-                return self._stop(charge, found.payment_id)
-        except GatewayRefusedError:
-            # It cannot be stopped any more: it has ended, or the bank is working on it.
-            return self.look_up(charge, found.payment_id) or found
-
-    # --- steps ------------------------------------------------------------------------------
-
-    def _charge_now(
-        self, charge: ChargeRequest, customer: str, payment_method: str
-    ) -> ChargeAnswer:
+    def _charge_now(self, charge: ChargeRequest, payment_method: str) -> ChargeAnswer:
+        customer, method = _saved(payment_method)
         params: PaymentIntentCreateParams = {
             "amount": charge.amount_minor,
             "currency": charge.currency.lower(),
             "customer": customer,
-            "payment_method": payment_method,
+            "payment_method": method,
             "off_session": True,
             "confirm": True,
             "automatic_payment_methods": {"enabled": True, "allow_redirects": "never"},
@@ -215,7 +180,7 @@ class StripeGateway:
             return _answer_of_decline(error)
         return answer_of_intent(_read(Intent, intent), is_attended=False)
 
-    def _open_session(self, charge: ChargeRequest) -> ChargeAnswer:
+    def _open_page(self, charge: ChargeRequest) -> ChargeAnswer:
         if charge.return_url is None:
             raise GatewayRefusedError(NAME, "a page needs a return_url")
         params: SessionCreateParams = {
@@ -259,16 +224,17 @@ class StripeGateway:
             raise
         return answer_of_intent(_read(Intent, intent), is_attended=charge.payment_method is None)
 
-    def _stop(self, charge: ChargeRequest, payment_id: str) -> ChargeAnswer:
+    def _stop(self, charge: ChargeRequest, found: ChargeAnswer, payment_id: str) -> ChargeAnswer:  # noqa: ARG002
         if payment_id.startswith(SESSION_PREFIX):
             session = self._client.v1.checkout.sessions.expire(payment_id)
             return answer_of_session(_read(Session, session))
         intent = self._client.v1.payment_intents.cancel(payment_id)
         return answer_of_intent(_read(Intent, intent), is_attended=charge.payment_method is None)
 
-    # --- search -----------------------------------------------------------------------------
-
-    def _find_intent(self, charge: ChargeRequest, customer: str) -> ChargeAnswer | None:
+    def _find(self, charge: ChargeRequest) -> ChargeAnswer | None:
+        if charge.payment_method is None:
+            return self._find_session(charge)
+        customer, _ = _saved(charge.payment_method)
         params: PaymentIntentListParams = {
             "customer": customer,
             "created": {"gte": int(search_start(charge).timestamp())},
@@ -285,6 +251,16 @@ class StripeGateway:
         }
         pages = _pages(ListPage[Session], self._client.v1.checkout.sessions.list, params)
         return find_answer(charge, pages, answer_of_session)
+
+    @contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except stripe.APIConnectionError as error:
+            raise GatewayUnavailableError(NAME, str(error.user_message)) from None
+        except stripe.StripeError as error:
+            codes = (error.code, getattr(error, "param", None))
+            raise error_of(NAME, error.http_status, *codes) from None
 
 
 def _pages(
@@ -321,19 +297,6 @@ def _read(model: type[Read], answer: object) -> Read:
     if not isinstance(answer, stripe.StripeObject):
         raise GatewayUnavailableError(NAME, UNREADABLE)
     return model.model_validate(answer.to_dict())
-
-
-@contextmanager
-def _translated_errors() -> Iterator[None]:
-    """Turn the SDK's errors into ours, without their texts, which can quote a key."""
-    try:
-        yield
-    except stripe.APIConnectionError as error:
-        raise GatewayUnavailableError(NAME, str(error.user_message)) from None
-    except stripe.StripeError as error:
-        raise error_of(NAME, error.http_status, error.code, getattr(error, "param", None)) from None
-    except (ValidationError, JSONDecodeError, UnicodeDecodeError):
-        raise GatewayUnavailableError(NAME, UNREADABLE) from None
 
 
 class _Http(stripe.HTTPClient):
