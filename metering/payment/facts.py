@@ -20,12 +20,7 @@ from metering.payment.charges import statements as of_charges
 from metering.purchase import statements as of_purchases
 from metering.purchase.payments import PaymentKey
 from metering.purchase.purchases import Purchase, get_purchase
-from metering.purchase.reversal_target import (
-    PaymentStatus,
-    Provider,
-    ReversalKind,
-    ReversalStatus,
-)
+from metering.purchase.reversal_target import PaymentStatus, Provider, ReversalKind, ReversalStatus
 
 # The keys in a payment's metadata that name what it pays for. They are a wire format.
 PURCHASE_KEY: Final = "gullak_purchase_id"

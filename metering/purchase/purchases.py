@@ -8,12 +8,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from sqlalchemy import Connection
 
 from metering.db import get_one, row, rows
-from metering.errors import (
-    FieldProblem,
-    IdempotencyConflictError,
-    InvalidInputError,
-    NotFoundError,
-)
+from metering.errors import FieldProblem, IdempotencyConflictError, InvalidInputError, NotFoundError
 from metering.fields import CurrencyName, Filled64, Filled255, PositiveMinor
 from metering.ids import BusinessId, Currency, CustomerId, EntryId, PackageId, PurchaseId, new_id
 from metering.ledger.entry import PRIORITY_DEFAULT, Priority

@@ -366,12 +366,7 @@ def _header_problems(headers: Mapping[str, str]) -> Iterator[FieldProblem]:
             yield FieldProblem(f"headers.{name}", "must be printable ASCII")
 
 
-def _endpoint(
-    vault: Vault,
-    *,
-    headers: Mapping[str, str] | str,
-    **columns: Any,
-) -> Endpoint:
+def _endpoint(vault: Vault, *, headers: Mapping[str, str] | str, **columns: Any) -> Endpoint:
     return Endpoint(headers=vault.open_json(headers), **columns)
 
 

@@ -188,11 +188,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
     """A network that connects only to addresses within reach."""
 
     def __init__(
-        self,
-        resolve: Resolve,
-        *,
-        reach: Reach,
-        network: httpcore.AsyncNetworkBackend | None = None,
+        self, resolve: Resolve, *, reach: Reach, network: httpcore.AsyncNetworkBackend | None = None
     ) -> None:
         self._resolve = resolve
         self._reach = reach

@@ -206,11 +206,7 @@ async def _posted(sender: HttpSender, call: Call) -> AsyncIterator[httpcore.Resp
     target = httpcore.URL(
         scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
     )
-    headers = [
-        ("host", url.netloc.decode("ascii")),
-        ("connection", "close"),
-        *call.headers,
-    ]
+    headers = [("host", url.netloc.decode("ascii")), ("connection", "close"), *call.headers]
     connection = sender.connection(url)
     try:
         async with connection.stream(

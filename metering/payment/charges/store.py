@@ -9,12 +9,7 @@ import structlog
 from sqlalchemy import Connection
 
 from metering.db import get_one, row, rows
-from metering.errors import (
-    FieldProblem,
-    InvalidInputError,
-    NotFoundError,
-    UnreadableSecretError,
-)
+from metering.errors import FieldProblem, InvalidInputError, NotFoundError, UnreadableSecretError
 from metering.ids import (
     AccountId,
     BusinessId,

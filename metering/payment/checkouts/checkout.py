@@ -13,15 +13,7 @@ from typing import Final, Literal
 from sqlalchemy import Connection
 
 from metering.db import database_now, get_one, rows
-from metering.ids import (
-    AccountId,
-    BusinessId,
-    ChargeId,
-    CheckoutId,
-    Currency,
-    CustomerId,
-    EntryId,
-)
+from metering.ids import AccountId, BusinessId, ChargeId, CheckoutId, Currency, CustomerId, EntryId
 from metering.ledger.entry import Posting
 from metering.ledger.lots.restore import Restorable, restoration, restored_terms
 from metering.ledger.post import open_book, post

@@ -34,11 +34,7 @@ def note_paid(conn: Connection, wallet_id: WalletId) -> None:
 
 
 def note_unpaid(
-    conn: Connection,
-    wallet_id: WalletId,
-    purchase: Purchase,
-    declined_by: DeclinedBy,
-    retry_s: int,
+    conn: Connection, wallet_id: WalletId, purchase: Purchase, declined_by: DeclinedBy, retry_s: int
 ) -> None:
     """Let a rule, which is locked, wait or disable it after its purchase has failed.
 

@@ -92,11 +92,7 @@ class TopUp:
 
 
 def set_top_up(
-    conn: Connection,
-    business_id: BusinessId,
-    customer_id: CustomerId,
-    currency: str,
-    new: NewTopUp,
+    conn: Connection, business_id: BusinessId, customer_id: CustomerId, currency: str, new: NewTopUp
 ) -> TopUp:
     """Set or change the rule of a wallet; a disabled rule stays disabled.
 
