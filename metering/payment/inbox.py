@@ -251,7 +251,7 @@ def _check_currency(conn: Connection, business_id: BusinessId, fact: Fact, type_
     payment = PaymentKey(business_id, fact.provider, fact.payment_id)
     currency = _payment_currency(conn, payment)
     if None not in {fact.currency, currency} and fact.currency != currency:
-        reason = f"currency: is {fact.currency}, not the {currency} that were paid; say it by hand"
+        reason = f"currency: is {fact.currency}, but {currency} was paid; enter it by hand"
         raise UnreadableEventError(reason, type_)
 
 

@@ -158,7 +158,7 @@ def _check_none_parked(conn: Connection, purchase: Purchase) -> None:
         return
     for parked in payments_of(conn, statements.PARKED_PAYMENT, purchase_id=purchase.purchase_id):
         which = f"{parked.payment_id}, {parked.amount_minor} {parked.currency}"
-        reason = f"is missing: {parked.provider} tells of {which}; name it, or another one"
+        reason = f"is missing: {parked.provider} reports {which}; name that payment or another one"
         raise InvalidInputError(FieldProblem("payment_id", reason))
 
 
@@ -199,9 +199,9 @@ def _check_acceptable(purchase: Purchase, payment: Payment, amount_minor: int | 
     elif payment.currency != purchase.currency:
         reason = f"is in {payment.currency}, not {purchase.currency}"
     elif purchase.entry_id is not None and paid_by != (payment.provider, payment.payment_id):
-        reason = f"is not the one that has settled the purchase: {' '.join(map(str, paid_by))}"
+        reason = f"has not settled the purchase; this one has: {' '.join(map(str, paid_by))}"
     elif amount_minor not in {None, payment.amount_minor}:
-        field, reason = "amount", f"is {payment.amount_minor} as {payment.provider} tells it"
+        field, reason = "amount", f"is {payment.amount_minor} as {payment.provider} reports it"
     if reason:
         raise InvalidInputError(FieldProblem(field, reason))
 
@@ -294,6 +294,6 @@ def _earlier(
     if found.amount_minor is None or found.currency in {None, fact.currency}:
         return found.payment_id, found.amount_minor
     if fact.amount_minor is None and fact.status in {"succeeded", "lost"}:
-        reason = f"is missing: what was said before is in {found.currency}, not {fact.currency}"
+        reason = f"is missing: the amount before is in {found.currency}, not {fact.currency}"
         raise InvalidInputError(FieldProblem("amount", reason))
     return found.payment_id, fact.amount_minor

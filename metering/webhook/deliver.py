@@ -24,7 +24,7 @@ import structlog
 from sqlalchemy import Connection
 
 from metering.checkpoint import Checkpoint, no_checkpoint
-from metering.db import DATABASE_ERRORS, Transactions, is_server_fault
+from metering.db import DATABASE_ERRORS, Transactions, is_server_fault, rows
 from metering.errors import ConfigurationError
 from metering.ids import BusinessId, EndpointId, WebhookEventId
 from metering.vault import Vault, vault_of
@@ -186,14 +186,13 @@ def _take_on(
     }
     try:
         with transactions() as conn:
-            rows = conn.execute(statements.CLAIM, limits).mappings().all()
+            found = rows(Claimed, conn.execute(statements.CLAIM, limits))
             vault = vault_of(conn)
     except DATABASE_ERRORS:
         if not len(flight):
             raise
         return  # wait for the calls in flight, and record them
-    for row in rows:
-        claimed = Claimed(**row)
+    for claimed in found:
         flight.start(claimed, partial(_opened_call_of, vault, claimed))
 
 
@@ -258,8 +257,8 @@ def _count_tried(
         "attempts": [claimed.attempt for claimed in failed],
         "attempts_per_round": ATTEMPTS_PER_ROUND,
     }
-    rows = conn.execute(statements.TRIED_BEFORE, values)
-    return {(row.webhook_event_id, row.endpoint_id): row.tried for row in rows}
+    found = conn.execute(statements.TRIED_BEFORE, values)
+    return {(row.webhook_event_id, row.endpoint_id): row.tried for row in found}
 
 
 def _result(claimed: Claimed, answer: Answer, tried_before: int, policy: DeliveryPolicy) -> _Result:
@@ -306,18 +305,15 @@ def _judge(
     delivered = Counter(r.claimed.endpoint_id for r in results if r.answer.is_success)
     failed = Counter(r.claimed.endpoint_id for r in results if not r.answer.is_success)
     gone = {r.claimed.endpoint_id for r in results if r.answer.status_code == HTTP_GONE}
-    rows = conn.execute(
-        statements.JUDGE_ENDPOINTS,
-        {
-            "endpoint_ids": list(endpoint_ids),
-            "delivered": [delivered[endpoint_id] for endpoint_id in endpoint_ids],
-            "failed": [failed[endpoint_id] for endpoint_id in endpoint_ids],
-            "gone": [endpoint_id in gone for endpoint_id in endpoint_ids],
-            "disable_after": policy.disable_after,
-            "disable_span_s": policy.disable_span_s,
-        },
-    )
-    for row in rows:
+    values = {
+        "endpoint_ids": list(endpoint_ids),
+        "delivered": [delivered[endpoint_id] for endpoint_id in endpoint_ids],
+        "failed": [failed[endpoint_id] for endpoint_id in endpoint_ids],
+        "gone": [endpoint_id in gone for endpoint_id in endpoint_ids],
+        "disable_after": policy.disable_after,
+        "disable_span_s": policy.disable_span_s,
+    }
+    for row in conn.execute(statements.JUDGE_ENDPOINTS, values):
         if row.stopped:
             log.warning(
                 "endpoint.disabled",

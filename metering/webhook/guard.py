@@ -119,23 +119,21 @@ class Reach:
 
         Returns None if it may be called, or is no URL.
         """
-        try:
-            host = httpx.URL(url).host
-        except (httpx.InvalidURL, ValueError):
-            return None
-        return None if all(map(self.holds, addresses_in(host))) else _REFUSED
+        return self._refusal(url, addresses_in)
 
     def refusal_now(self, url: str) -> str | None:
         """Return why a call to `url` would be refused now. Resolves the name.
 
         Returns None also if the name cannot be resolved, because later it may be.
         """
+        return self._refusal(url, lambda host: addresses_in(host) or _addresses(host, 0))
+
+    def _refusal(self, url: str, resolve: Callable[[str], Iterable[str]]) -> str | None:
         try:
-            host = httpx.URL(url).host
-            named = addresses_in(host) or _addresses(host, 0)
+            found = resolve(httpx.URL(url).host)
         except (httpx.InvalidURL, ValueError, UnresolvedHostError):
             return None
-        return None if all(map(self.holds, named)) else _REFUSED
+        return None if all(map(self.holds, found)) else _REFUSED
 
 
 def addresses_in(host: str) -> list[str]:

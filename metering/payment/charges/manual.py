@@ -51,7 +51,7 @@ def fail_charge(
     """
     charge = _open_charge(conn, business_id, charge_id)
     if not charge.is_parked:
-        raise InvalidInputError(FieldProblem("charge", "is not parked: it is asked for still"))
+        raise InvalidInputError(FieldProblem("charge", "is not parked: it is still requested"))
     answer = ChargeAnswer(status="failed", payment_id=None, failure=reason)
     claimed = unclaimed_request(conn, charge_id)
     end_with(conn, claimed, answer, policy, declined_by="nobody")
@@ -61,5 +61,5 @@ def fail_charge(
 def _open_charge(conn: Connection, business_id: BusinessId, charge_id: ChargeId) -> Charge:
     charge = get_charge(conn, business_id, charge_id)
     if not charge.is_open:
-        raise InvalidInputError(FieldProblem("charge", f"has come to its end: {charge.status}"))
+        raise InvalidInputError(FieldProblem("charge", f"has ended: {charge.status}"))
     return charge

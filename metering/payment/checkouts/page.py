@@ -49,7 +49,7 @@ def open_page(
     if charge is not None and charge.is_open and charge.payment_method is None:
         return charge.charge_id
     if charge is not None or purchase.entry_id is not None:
-        reason = f"is {purchase.status} and has no page: order anew"
+        reason = f"is {purchase.status} and has no page: make a new order"
         raise InvalidInputError(FieldProblem("purchase", reason))
     new_charge = NewCharge(
         business_id=business_id,

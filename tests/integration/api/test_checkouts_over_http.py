@@ -154,7 +154,7 @@ def test_an_expired_page_fails_its_purchase_and_sends_a_webhook(
     assert (notice["purchase_id"], notice["failure"]) == (purchase_id, "card_declined")
     refused = client.post(f"/purchases/{purchase_id}/page", json={})
     assert (refused.status_code, details(refused)) == (
-        422, {"purchase": "is failed and has no page: order anew"},
+        422, {"purchase": "is failed and has no page: make a new order"},
     )  # fmt: skip
     assert shop.faults() == []
 

@@ -110,5 +110,5 @@ def test_what_was_not_charged_is_let_fail(gullak: Gullak, shop: Shop, till: Till
     assert failed.code == 0
     assert shop.wallet().balance_minor == 300
     assert gullak("charge", "fail", charge, "--reason=x", *of(till)).err == (
-        "gullak: charge: has come to its end: failed\n"
+        "gullak: charge: has ended: failed\n"
     )

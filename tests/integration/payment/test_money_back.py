@@ -308,7 +308,7 @@ def test_a_report_without_a_payment_id_is_refused_while_a_payment_is_parked(till
     [
         ({"amount": 800, "currency": "INR"}, None, "is in INR, not USD"),
         ({"status": "failed"}, None, "has not succeeded: failed"),
-        ({"amount": 800}, 1000, "is 800 as stripe tells it"),
+        ({"amount": 800}, 1000, "is 800 as stripe reports it"),
     ],
 )
 def test_a_payment_that_cannot_pay_for_a_purchase_is_refused_with_the_reason(

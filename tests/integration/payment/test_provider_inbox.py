@@ -291,7 +291,7 @@ def test_a_reversal_in_another_currency_waits_for_a_person_and_freezes_the_credi
 
     assert said == ["failed"] * 2
     assert [event.reason for event in till.events("failed")] == [
-        "currency: is EUR, not the USD that were paid; say it by hand"
+        "currency: is EUR, but USD was paid; enter it by hand"
     ] * 2
     assert (till.signed(), shop.lots()) == ([("payment", 1000)], [(1000, True)])
 
@@ -312,7 +312,7 @@ def test_a_reversal_in_another_currency_takes_nothing_in_any_order(
 
     assert (said, again) == (["parked", "applied"], ["failed"])
     assert [event.reason for event in till.events("failed")] == [
-        "currency: is EUR, not the USD that were paid; say it by hand"
+        "currency: is EUR, but USD was paid; enter it by hand"
     ]
     assert (till.signed(), shop.lots()) == ([("payment", 1000)], [(1000, kind == "dispute")])
 
@@ -346,9 +346,7 @@ def test_the_end_of_a_dispute_in_another_currency_requires_an_amount(
     with pytest.raises(InvalidInputError, match="amount") as caught:
         till.record_dispute(dispute_id, "lost", None)
 
-    assert caught.value.problems[0].reason == (
-        "is missing: what was said before is in EUR, not USD"
-    )
+    assert caught.value.problems[0].reason == ("is missing: the amount before is in EUR, not USD")
 
 
 def test_refunds_of_the_shop_and_of_the_provider_wait_for_each_other(shop: Shop) -> None:

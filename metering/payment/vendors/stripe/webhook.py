@@ -257,7 +257,7 @@ def _refunded_charge(event: Event[Charge], type_: str) -> ParsedEvent:
     if not charge.captured_minor or not charge.amount_refunded:
         return ParsedEvent(type_, facts, ignored=NOTHING_CAPTURED)
     if charge.captured_minor < charge.amount:
-        reason = "data.object.amount_refunded: counts what was not captured too; say it by hand"
+        reason = "data.object.amount_refunded: has a part that was not captured; enter it by hand"
         raise UnreadableEventError(reason, type_)
     total = ReversalFact(
         provider="stripe",
