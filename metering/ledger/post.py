@@ -6,7 +6,7 @@ webhooks. The number of statements does not grow with the batch. Low credit is a
 ledger, so the gateway applies it. The caller owns the transaction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -103,34 +103,18 @@ def lock_wallets(conn: Connection, wallet_ids: set[WalletId]) -> dict[WalletId, 
 def _move(conn: Connection, wallets: Sequence[Wallet], now: datetime) -> None:
     """Write wallets whose current lot stays the same."""
     if wallets:
-        conn.execute(statements.MOVE_WALLETS, _columns(wallets, now))
+        conn.execute(statements.MOVE_WALLETS, _columns(wallets, statements.MOVED, now))
 
 
 def _turn(conn: Connection, wallets: Sequence[Wallet], now: datetime) -> None:
     """Write wallets whose current lot or frozen credit may have changed."""
-    if not wallets:
-        return
-    turns = {
-        "lot_ids": array([wallet.lot_id for wallet in wallets]),
-        "lot_froms": array([wallet.lot_from_minor for wallet in wallets]),
-        "lot_untils": array([wallet.lot_until for wallet in wallets]),
-        "frozens": array([wallet.frozen_minor for wallet in wallets]),
-    }
-    conn.execute(statements.TURN_WALLETS, {**_columns(wallets, now), **turns})
+    if wallets:
+        conn.execute(statements.TURN_WALLETS, _columns(wallets, statements.TURNED, now))
 
 
-def _columns(wallets: Sequence[Wallet], now: datetime) -> dict[str, object]:
-    return {
-        "now": now,
-        "wallet_ids": array([wallet.wallet_id for wallet in wallets]),
-        "balances": array([wallet.balance_minor for wallet in wallets]),
-        "remainders": array([wallet.remainder for wallet in wallets]),
-        "versions": array([wallet.version for wallet in wallets]),
-        "chains": array([wallet.chain for wallet in wallets]),
-        "debiteds": array([wallet.debited_minor for wallet in wallets]),
-        "covereds": array([wallet.covered_minor for wallet in wallets]),
-        "lefts": array([wallet.lot_left_minor for wallet in wallets]),
-    }
+def _columns(wallets: Sequence[Wallet], fields: Iterable[str], now: datetime) -> dict[str, object]:
+    columns = dict(zip(Wallet._fields, zip(*wallets, strict=True), strict=True))
+    return {"now": now, **{name: array(columns[name]) for name in ("wallet_id", *fields)}}
 
 
 def _line(entry: Entry) -> str:

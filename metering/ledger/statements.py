@@ -1,8 +1,9 @@
 """All SQL of the ledger, a sentence each."""
 
+from collections.abc import Mapping
 from typing import Final
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from metering.ledger.entry import Entry, Wallet
 from metering.low_credit.statements import SPENDABLE
@@ -37,27 +38,39 @@ COPY_ENTRIES: Final = f"COPY ledger_entries ({_ENTRY}) FROM STDIN"
 INSERT_ENTRIES: Final = text(f"""
     INSERT INTO ledger_entries ({_ENTRY}) VALUES ({_VALUES})
 """)
-_MOVE: Final = """UPDATE wallets w SET balance_minor = m.balance_minor, remainder = m.remainder,
-    version = m.version, chain = m.chain, debited_minor = m.debited_minor,
-    covered_minor = m.covered_minor, lot_left_minor = m.lot_left_minor, updated_at = :now {turn}
-    FROM unnest(CAST(:wallet_ids AS text[]), CAST(:balances AS bigint[]),
-        CAST(:remainders AS numeric[]), CAST(:versions AS bigint[]), CAST(:chains AS bytea[]),
-        CAST(:debiteds AS bigint[]), CAST(:covereds AS bigint[]), CAST(:lefts AS bigint[]) {more})
-        AS m (wallet_id, balance_minor, remainder, version, chain, debited_minor, covered_minor,
-            lot_left_minor {names})
-    WHERE w.wallet_id = m.wallet_id"""
-# Write the wallets of a posting after its entries.
-MOVE_WALLETS: Final = text(_MOVE.format(turn="", more="", names=""))
-# The same for wallets whose current lot or frozen credit may have changed.
-TURN_WALLETS: Final = text(
-    _MOVE.format(
-        turn=", lot_id = m.lot_id, lot_from_minor = m.lot_from_minor, lot_until = m.lot_until,"
-        " frozen_minor = m.frozen_minor",
-        more=", CAST(:lot_ids AS text[]), CAST(:lot_froms AS bigint[]),"
-        " CAST(:lot_untils AS timestamptz[]), CAST(:frozens AS bigint[])",
-        names=", lot_id, lot_from_minor, lot_until, frozen_minor",
-    )
-)
+# The fields of `Wallet` that a posting changes, with their types, and those that change when the
+# current lot or the frozen credit may have changed.
+MOVED: Final = {
+    "balance_minor": "bigint",
+    "remainder": "numeric",
+    "version": "bigint",
+    "chain": "bytea",
+    "debited_minor": "bigint",
+    "covered_minor": "bigint",
+    "lot_left_minor": "bigint",
+}
+TURNED: Final = {
+    **MOVED,
+    "lot_id": "text",
+    "lot_from_minor": "bigint",
+    "lot_until": "timestamptz",
+    "frozen_minor": "bigint",
+}
+
+
+def _write_wallets(fields: Mapping[str, str]) -> TextClause:
+    """Return the statement that writes some fields of the wallets of a posting."""
+    changes = ", ".join(f"{field} = m.{field}" for field in fields)
+    arrays = ", ".join(f"CAST(:{field} AS {kind}[])" for field, kind in fields.items())
+    return text(f"""
+        UPDATE wallets w SET {changes}, updated_at = :now
+        FROM unnest(CAST(:wallet_id AS text[]), {arrays}) AS m (wallet_id, {", ".join(fields)})
+        WHERE w.wallet_id = m.wallet_id
+    """)
+
+
+MOVE_WALLETS: Final = _write_wallets(MOVED)
+TURN_WALLETS: Final = _write_wallets(TURNED)
 # The entry of an idempotency key.
 ENTRY_BY_KEY: Final = text("""
     SELECT entry_id, wallet_id, request_digest FROM ledger_entries

@@ -109,13 +109,12 @@ def test_debiting_a_batch_reads_only_its_wallets(
     many_wallets: list[str], sessions: Sessions
 ) -> None:
     count = len(many_wallets)
-    names = ("balances", "remainders", "debiteds", "covereds", "lefts")
     values: dict[str, object] = {
+        **{field: array([0] * count) for field in of_ledger.MOVED},
         "now": datetime.now(UTC),
-        "wallet_ids": array(many_wallets),
-        "versions": array([1] * count),
-        "chains": array([bytes(32)] * count),
-        **{name: array([0] * count) for name in names},
+        "wallet_id": array(many_wallets),
+        "version": array([1] * count),
+        "chain": array([bytes(32)] * count),
     }
 
     assert rows_read(sessions, of_ledger.MOVE_WALLETS, values) < 2 * MOVED
