@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 TRACE = Path(os.environ.get("GULLAK_TRACE", ROOT.parent / "shared/data/azure_llm_code_2023.csv"))
 # A machine that is busy with other tests is slow; the demo's own limits are what is tested.
 WITHIN_S = 170
+STOPPED_WITHIN_S = 30
 DEMO = (sys.executable, "-c", "from worker.cli.main import main; main()", "demo")
 
 
@@ -39,7 +40,7 @@ def run_demo(folder: Path, variables: Mapping[str, str], *options: str) -> dict[
     found: dict[str, Any] = json.loads(account.read_text())
 
     assert found["ok"] is True
-    assert [line for line in found["lines"] if line["ok"] is not True] == []
+    assert [each for each in found["lines"] if each["ok"] is not True] == []
     return {**found, "printed": done.stdout}
 
 
@@ -49,16 +50,16 @@ def test_the_demo_reconciles_after_the_worker_was_killed(
     found = run_demo(data_dir, variables, "--events", "3000")
 
     assert found["events"] == 3000
-    assert found["in"] == found["posted"] + found["duplicate"] + found["refused"]
+    ends = [line(found, name) for name in ("posted", "duplicate", "refused")]
+    assert line(found, "in") == sum(ends)
+    assert min(ends) > 0
     assert 0.4 < found["over_http"] / found["events"] < 0.6
-    assert found["alerts"]["received"] > 0
-    assert found["duplicate"] > 0
-    assert found["refused"] > 0
+    assert line(found, "alerts due = alerts received") > 0
     assert [(kill["role"], kill["recovered"]) for kill in found["kills"]] == [("worker", True)]
     assert 0 < found["kills"][0]["at_event"] < 3000
     assert_bought(found)
-    shown = {shape(line) for line in found["printed"].splitlines()}
-    assert [line for line in lines_in_readme() if shape(line) not in shown] == []
+    shown = {shape(printed) for printed in found["printed"].splitlines()}
+    assert [printed for printed in lines_in_readme() if shape(printed) not in shown] == []
 
 
 def lines_in_readme() -> list[str]:
@@ -67,9 +68,9 @@ def lines_in_readme() -> list[str]:
     return readme.partition("what it prints:\n\n```text\n")[2].partition("```")[0].splitlines()
 
 
-def shape(line: str) -> str:
-    """A line with a sign for each number, and single spaces."""
-    return " ".join(re.sub(r"\d[\d,.]*", "#", line).split())
+def shape(printed: str) -> str:
+    """A printed line with a sign for each number, and single spaces."""
+    return " ".join(re.sub(r"\d[\d,.]*", "#", printed).split())
 
 
 @pytest.mark.slow
@@ -86,13 +87,23 @@ def test_the_demo_survives_the_kill_of_everything(
 
 def assert_bought(found: dict[str, Any]) -> None:
     """Seven customers and one rule bought credit, an eighth was declined: each once."""
-    payments = found["payments"]
-    counts = {name: payments[name] for name in ("made", "declined", "settled_once", "top_ups")}
+    counts = {
+        "payments that the gateway made": 8,
+        "  settled, each once": 8,
+        "  of them automatic top-ups": 1,
+        "payments that it declined": 1,
+        "payments that its webhooks told of": 9,
+    }
+    assert {name: line(found, name) for name in counts} == counts
+    for currency in ("USD", "INR"):
+        charged = line(found, f"{currency} sold = charged by the gateway")
+        assert line(found, f"{currency} charged = credited") == charged > 0
 
-    assert counts == {"made": 8, "declined": 1, "settled_once": 8, "top_ups": 1}
-    assert payments["told_by_webhook"] == 9
-    assert payments["charged"] == payments["credited"]
-    assert all(amount > 0 for amount in payments["charged"].values())
+
+def line(found: dict[str, Any], name: str) -> Any:
+    """The figure that was found for a line of the account."""
+    [value] = [each["found"] for each in found["lines"] if each["name"] == name]
+    return value
 
 
 @pytest.mark.slow
@@ -103,10 +114,8 @@ def test_the_cost_of_a_trace_is_exact(data_dir: Path, variables: dict[str, str])
     found = run_demo(data_dir, variables, "--trace", str(TRACE))
 
     for currency in ("USD", "INR"):
-        charged = found["debits"][currency] + Fraction(found["remainders"][currency])
-        assert charged == cost_of_trace(found, currency)
-        assert charged == Fraction(found["exact_cost"][currency])
-        assert charged > 0
+        charged = Fraction(line(found, f"{currency} exact cost = debits + remainders"))
+        assert charged == cost_of_trace(found, currency) > 0
 
 
 def cost_of_trace(found: dict[str, Any], currency: str) -> Fraction:
@@ -148,7 +157,7 @@ def test_ctrl_c_stops_everything_and_leaves_nothing(
         pids = json.loads(ready.read_text())["pids"]
         time.sleep(1)
         demo.send_signal(signal.SIGINT)
-        code = demo.wait(60)
+        code = demo.wait(STOPPED_WITHIN_S)
     finally:
         demo.kill()
 
@@ -160,5 +169,5 @@ def test_ctrl_c_stops_everything_and_leaves_nothing(
 
 def processes_of(folder: Path) -> list[list[str]]:
     """The command lines that name a folder: also of processes that the ready file does not list."""
-    lines = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
-    return [line for line in lines if any(str(folder) in word for word in line)]
+    found = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    return [words for words in found if any(str(folder) in word for word in words)]

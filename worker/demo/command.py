@@ -5,21 +5,22 @@ import logging
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Annotated, Final, Self, cast
+from types import FrameType
+from typing import Annotated, Final
 
+import psutil
 import typer
 from rich.console import Console
 
 from metering.errors import GullakError
-from worker.demo.figures import facts_of
 from worker.demo.kills import Victim, victims_of
-from worker.demo.live import Display, show_lines
-from worker.demo.run import Plan, Report, play
+from worker.demo.live import Display
+from worker.demo.report import Report
+from worker.demo.run import Plan, StoreLostError, play
 from worker.demo.traffic import plan_invented, plan_trace, read_trace
 from worker.demo.watch import STORE_AWAY
 from worker.local.up import Stack
@@ -50,8 +51,8 @@ PER_KILL_S: Final = 6.0
 EVENTS_PER_S_MAX: Final = 4_000
 
 
-class StoreLostError(GullakError):
-    """A server did not come back."""
+class DemoInterruptedError(GullakError):
+    """The demo was interrupted."""
 
 
 def demo(  # noqa: PLR0917 - Typer reads the options from the signature
@@ -85,35 +86,32 @@ def demo(  # noqa: PLR0917 - Typer reads the options from the signature
 
     Exits 0 only if every line of the account at the end holds.
     """
-    started_at = time.monotonic()
-    plan = _plan(events, trace, victims_of(kill or [Victim.WORKER]))
     console = Console(no_color=no_color or None)
     if not console.is_terminal:
         console = Console(no_color=no_color or None, width=WIDTH_OF_A_FILE)
-    with _folder(data_dir, console) as folder:
-        report = _played(plan, folder, ready_file, console)
-        total_s = time.monotonic() - started_at
-        show_lines(console, report.lines, facts_of(report.timing, report.kills, total_s))
-        if json_file:
-            account = {**report.json, "duration_s": round(total_s, 3), "trace": _text(trace)}
-            json_file.write_text(json.dumps(account, indent=2))
-        if not all(line.holds for line in report.lines):
-            raise typer.Exit(1)
+    plan = _plan(events, trace, victims_of(kill or [Victim.WORKER]))
+    try:
+        with _folder(data_dir, console) as folder:
+            report = _played(plan, folder, ready_file, console)
+            report.print_to(console)
+            if json_file:
+                json_file.write_text(json.dumps(report.as_json(), indent=2))
+            if not report.ok:
+                raise typer.Exit(1)
+    except DemoInterruptedError:
+        console.print("stopped")
+        raise typer.Exit(INTERRUPTED) from None
 
 
-def _text(path: Path | None) -> str | None:
-    return str(path) if path else None
-
-
-def _plan(events: int | None, trace: Path | None, roles: Sequence[Victim]) -> Plan:
+def _plan(events: int | None, trace: Path | None, victims: Sequence[Victim]) -> Plan:
     rows = read_trace(trace) if trace else []
     count = events or len(rows) or EVENTS_DEFAULT
     full = min(1.0, count / EVENTS_DEFAULT)
     duration_s = SENDING_MIN_S + (SENDING_MAX_S - SENDING_MIN_S) * full
-    duration_s += PER_KILL_S * max(0, len(roles) - 1)
+    duration_s += PER_KILL_S * max(0, len(victims) - 1)
     duration_s = max(duration_s, count / EVENTS_PER_S_MAX)
     planned = plan_trace(rows, count) if rows else plan_invented(count, duration_s)
-    return Plan(planned, duration_s, roles)
+    return Plan(planned, duration_s, victims, str(trace) if trace else None)
 
 
 @contextmanager
@@ -125,11 +123,11 @@ def _folder(given: Path | None, console: Console) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="gullak-demo-"))
     try:
         yield folder
-    except BaseException as error:
-        if not (isinstance(error, typer.Exit) and error.exit_code == INTERRUPTED):
-            console.print(f"data and logs are kept in {folder}", highlight=False)
-            raise
+    except DemoInterruptedError:
         shutil.rmtree(folder, ignore_errors=True)
+        raise
+    except BaseException:
+        console.print(f"data and logs are kept in {folder}", highlight=False)
         raise
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -139,27 +137,25 @@ def _played(plan: Plan, folder: Path, ready_file: Path | None, console: Console)
 
     Raises:
         StoreLostError: a server that was killed did not come back.
-        typer.Exit: Ctrl-C or SIGTERM; everything is stopped.
+        DemoInterruptedError: Ctrl-C or SIGTERM; everything is stopped.
 
     """
     variables = {k: v for k, v in environment().items() if not k.startswith(_NOT_PASSED_ON)}
     _log_to(folder / "log" / "demo.log")
     stack = Stack(folder, ready_file=ready_file, variables=variables, overrides=_OVERRIDES)
     interruption = Interruption(stack)
+    interruption.listen()
     try:
-        with interruption, Display(console) as display:
+        with Display(console) as display:
             display.tell("starting Postgres, Redis, workers, beat and API")
             with stack:
-                interruption.now_running()
+                interruption.check()
                 display.tell("the stack is ready; half of the traffic goes over HTTP")
                 urls = {"DATABASE_URL": stack.database_url, "REDIS_URL": stack.redis_url}
                 config = settings_from({**_OVERRIDES, **urls})
-                return play(stack, stack.data_dir, config, plan, display)
-    except (KeyboardInterrupt, Exception) as error:
-        # An interruption in the middle of a query can come out as the driver's own error.
-        if interruption.requested:
-            console.print("stopped")
-            raise typer.Exit(INTERRUPTED) from None
+                return play(stack, config, plan, display, interruption.check)
+    except Exception as error:
+        interruption.check()  # then the servers were killed, and the error follows from that
         if isinstance(error, STORE_AWAY):
             cause = type(error).__name__
             raise StoreLostError(f"a server did not come back: {cause}") from error
@@ -180,43 +176,35 @@ def _to_file(handler: logging.Handler, path: Path) -> logging.Handler:
     return file
 
 
+@dataclass(slots=True)
 class Interruption:
-    """Turns Ctrl-C and SIGTERM into `KeyboardInterrupt`, but not while the stack is starting.
+    """Ctrl-C and SIGTERM: all processes are killed, and the demo ends where it checks next.
 
-    A start that is broken off in the middle could leave processes behind; it is asked to stop, and
-    then it ends by itself. Asked again, the stack kills what it waits for.
+    The handler raises nothing, because an exception in the middle of other code can get lost.
     """
 
-    def __init__(self, stack: Stack) -> None:
-        self._stack = stack
-        self.requested = False
-        self._is_running = False
-        self._before: dict[int, object] = {}
+    stack: Stack
+    requested: bool = False
 
-    def __enter__(self) -> Self:
+    def listen(self) -> None:
+        """Handle the signals until this process ends."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._handle)
-        return self
+            signal.signal(number, self._handle)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, cast("signal.Handlers", handler))
+    def check(self) -> None:
+        """End the demo if that was requested.
 
-    def now_running(self) -> None:
-        """Say that the start is over; raise what came meanwhile."""
-        self._is_running = True
+        Raises:
+            DemoInterruptedError: it was.
+
+        """
         if self.requested:
-            raise KeyboardInterrupt
+            raise DemoInterruptedError
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
-        if self.requested or not self._is_running:
-            self.requested = True
-            self._stack.stop()
-            return
         self.requested = True
-        raise KeyboardInterrupt
+        for _ in range(2):  # asked twice, it waits for no process
+            self.stack.stop()
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                process.kill()

@@ -4,13 +4,13 @@ import contextlib
 import os
 import signal
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Final, Protocol
 
-from worker.demo.producers import Pace
+from metering.buffer.keys import Shard
 from worker.demo.watch import Sample
 
 RECOVER_WITHIN_S: Final = 30.0
@@ -27,7 +27,11 @@ class Victim(StrEnum):
 
 
 class Processes(Protocol):
-    """What is asked of the stack."""
+    """The part of a stack that the demo uses."""
+
+    @property
+    def data_dir(self) -> Path:
+        """Where its data lies."""
 
     @property
     def api_url(self) -> str:
@@ -43,24 +47,55 @@ class Processes(Protocol):
 
 @dataclass(slots=True)
 class Kill:
-    """One kill; times in seconds after it, None while it has not come to that.
+    """One kill; times in seconds after it. Returns to health in two steps.
 
-    back     a new process is there and ready
-    drained  and all that had been accepted by then is debited
+    back     a new process is ready, and both stores answer
+    drained  and every shard has drained the events that it held by then
     """
 
     role: str
     pid: int
-    killed_at_s: float
     at_event: int
-    accepted_then: int = 0
     back_s: float | None = None
     drained_s: float | None = None
+    _at_s: float = field(default_factory=time.monotonic)
+    _accepted: Mapping[Shard, int] = field(default_factory=dict)
 
     @property
     def recovered(self) -> bool:
         """Whether it was well again in time."""
         return self.drained_s is not None and self.drained_s <= RECOVER_WITHIN_S
+
+    def __str__(self) -> str:
+        """Return the kill in a few words."""
+        return f"{self.role} back after {_time(self.back_s)}, drained after {_time(self.drained_s)}"
+
+    def as_json(self) -> dict[str, object]:
+        """Return the kill for a program."""
+        names = ("role", "pid", "at_event", "back_s", "drained_s", "recovered")
+        return {name: getattr(self, name) for name in names}
+
+    def is_back(self, processes: Processes, sample: Sample) -> bool:
+        """Tell whether the process was replaced; note the time, and what each shard holds."""
+        pid = processes.pids.get(self.role)
+        if sample.away or pid in (None, self.pid) or self.role in processes.missing():
+            return False
+        self.back_s = time.monotonic() - self._at_s
+        self._accepted = {shard: counters.accepted for shard, counters in sample.shards.items()}
+        return True
+
+    def is_drained(self, sample: Sample) -> bool:
+        """Tell whether each shard has drained what it held when the process was back."""
+        if self.back_s is None or sample.away:
+            return False
+        if any(sample.shards[each].settled < count for each, count in self._accepted.items()):
+            return False
+        self.drained_s = time.monotonic() - self._at_s
+        return True
+
+
+def _time(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.1f} s"
 
 
 def victims_of(chosen: Sequence[Victim]) -> list[Victim]:
@@ -69,70 +104,8 @@ def victims_of(chosen: Sequence[Victim]) -> list[Victim]:
     return [role for victim in chosen for role in (every if victim is Victim.ALL else [victim])]
 
 
-class Killer:
-    """Kills one role after the other, spread over the traffic, the next when the last is well.
-
-    The traffic waits for a kill that is due, so that each comes in its middle. `tick` is called
-    several times a second.
-    """
-
-    def __init__(
-        self,
-        processes: Processes,
-        pace: Pace,
-        roles: Sequence[Victim],
-        events: int,
-        tell: Callable[[str], None],
-    ) -> None:
-        self._processes, self._pace, self._events, self._tell = processes, pace, events, tell
-        self._waiting = deque(
-            (role, events * (number + 1) // (len(roles) + 1)) for number, role in enumerate(roles)
-        )
-        self.kills: list[Kill] = []
-        self._limit()
-
-    @property
-    def is_done(self) -> bool:
-        """Whether every kill has happened and was recovered from, or is past waiting for."""
-        return not self._waiting and (not self.kills or self._is_over(self.kills[-1]))
-
-    def tick(self, sent_count: int, sample: Sample) -> None:
-        """Do what is due now."""
-        last = self.kills[-1] if self.kills else None
-        if last is not None and not self._is_over(last):
-            self._follow(last, sample)
-        elif self._waiting and sent_count >= self._waiting[0][1]:
-            self._kill(sent_count)
-
-    def _limit(self) -> None:
-        self._pace.limit = self._waiting[0][1] if self._waiting else self._events
-
-    def _kill(self, sent_count: int) -> None:
-        role = str(self._waiting[0][0])
-        pid = self._processes.pids.get(role)
-        if pid is None:
-            return  # it is being started: next time
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        self.kills.append(Kill(role, pid, time.monotonic(), sent_count))
-        self._tell(f"killed {role} (process {pid})")
-        self._waiting.popleft()
-        self._limit()
-
-    def _follow(self, kill: Kill, sample: Sample) -> None:
-        after_s = time.monotonic() - kill.killed_at_s
-        if kill.back_s is None:
-            if self._is_back(kill):
-                kill.back_s, kill.accepted_then = after_s, sample.counts.accepted
-                self._tell(f"{kill.role} is back after {after_s:.1f} s")
-        elif not sample.away and sample.counts.settled >= kill.accepted_then:
-            kill.drained_s = after_s
-            self._tell(f"drained again {after_s:.1f} s after {kill.role} was killed")
-
-    def _is_back(self, kill: Kill) -> bool:
-        pid = self._processes.pids.get(kill.role)
-        return pid not in (None, kill.pid) and kill.role not in self._processes.missing()
-
-    def _is_over(self, kill: Kill) -> bool:
-        waited_s = time.monotonic() - kill.killed_at_s
-        return kill.drained_s is not None or waited_s > RECOVER_WITHIN_S
+def kill(role: Victim, pid: int, at_event: int) -> Kill:
+    """Kill a process."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    return Kill(str(role), pid, at_event)

@@ -4,25 +4,36 @@ Every second lane goes straight to the buffer through a `Meter`, the others over
 """
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from threading import Event
 from types import TracebackType
 from typing import Final, Self
 
+import httpx
+
 from metering.accept.client.flusher import Link
 from metering.accept.client.meter import Meter
+from metering.buffer.chunk import BufferedEvent
+from metering.errors import (
+    BufferFullError,
+    BufferUnavailableError,
+    FieldProblem,
+    InvalidInputError,
+)
 from metering.ids import BusinessId
 from worker.context import open_buffer
-from worker.demo.edge import edge_link
 from worker.demo.scene import Scene
-from worker.demo.traffic import NOBODY, UNMETERED, Planned
+from worker.demo.traffic import NOBODY, Planned
 from worker.settings import Settings
 
 LANES: Final = 4
 FLUSH_EVENTS: Final = 500
-CLOSE_TIMEOUT_S: Final = 30.0
+BLOCK_TIMEOUT_S: Final = 30.0
+# At the normal end nothing is pending. An interrupted demo need not send the rest.
+CLOSE_TIMEOUT_S: Final = 0.5
+HTTP_TIMEOUT_S: Final = 10.0
 POLL_S: Final = 0.005
 
 
@@ -36,10 +47,6 @@ class Pace:
         self.limit = events
         self._spacing_s = duration_s / max(events, 1)
         self._stopped = Event()
-        self._started_at = time.monotonic()
-
-    def start(self) -> None:
-        """Begin now."""
         self._started_at = time.monotonic()
 
     def stop(self) -> None:
@@ -56,32 +63,25 @@ class Pace:
 
 
 class Producers:
-    """Sends a plan; `sent` is what has gone, in the order of each customer.
+    """Sends a plan.
 
     A customer's events go through one thread, so that an id which is used again, with other
-    content, comes second. What no meter could sum goes through a producer of its own, one that
-    does not know the meters: the usual one refuses such an event at once.
+    content, comes second. Events that no meter can sum go straight to Redis: the edge refuses them.
     """
 
     def __init__(
-        self, config: Settings, scene: Scene, plan: list[Planned], pace: Pace, api_url: str
+        self, config: Settings, scene: Scene, plan: Sequence[Planned], pace: Pace, api_url: str
     ) -> None:
         self._plan, self._pace, self._scene = plan, pace, scene
-        self._started_at = datetime.now(UTC)
-        self._cleanup = ExitStack()
+        self._began_at = datetime.now(UTC)
         self._lanes: list[list[Planned]] = [[] for _ in range(LANES)]
         self._futures: list[Future[None]] = []
-        self._meter = self._cleanup.enter_context(_meter(config, scene.business_id, None))
-        self._edge = self._cleanup.enter_context(
-            _meter(config, scene.business_id, edge_link(api_url, scene.api_key))
-        )
-        self._careless = self._cleanup.enter_context(
-            _meter(config, scene.business_id, _careless_link(config))
-        )
         self._threads = ThreadPoolExecutor(LANES, "producer")
+        self._direct = _meter(scene.business_id, _redis_link(config))
+        self._edge = _meter(scene.business_id, _http_link(api_url, scene.api_key))
+        self._meters = (self._direct, self._edge)
 
     def __enter__(self) -> Self:
-        self._pace.start()
         self._futures = [self._threads.submit(self._run, lane) for lane in range(LANES)]
         return self
 
@@ -93,12 +93,8 @@ class Producers:
     ) -> None:
         self._pace.stop()
         self._threads.shutdown()
-        self._cleanup.close()
-
-    @property
-    def sent_count(self) -> int:
-        """Events recorded until now."""
-        return sum(map(len, self._lanes))
+        for meter in self._meters:
+            meter.close()
 
     @property
     def sent(self) -> list[Planned]:
@@ -106,42 +102,36 @@ class Producers:
         return [event for lane in self._lanes for event in lane]
 
     @property
-    def is_done(self) -> bool:
-        """Whether all has gone and Redis holds it.
+    def sent_count(self) -> int:
+        """How many events were recorded until now."""
+        return sum(map(len, self._lanes))
+
+    def has_sent(self, count: int) -> bool:
+        """Tell whether so many events were recorded.
 
         Raises:
-            Exception: what ended a thread before its time.
+            Exception: the error that ended a thread before its time.
 
         """
         for future in self._futures:
             if future.done():
                 future.result()
-        return all(future.done() for future in self._futures) and not self.pending
+        return self.sent_count >= count
 
     @property
     def pending(self) -> int:
-        """Events recorded that Redis does not hold yet, as far as is known."""
-        return sum(producer.stats.pending for producer in self._producers)
+        """Events that Redis does not hold yet, as far as is known."""
+        return sum(meter.stats.pending for meter in self._meters)
 
     @property
     def retries(self) -> int:
         """Sends that failed and were repeated: each may have arrived twice."""
-        return sum(producer.stats.retries for producer in self._producers)
-
-    @property
-    def dropped(self) -> int:
-        """Events that never reached Redis: none, or the account cannot be right."""
-        stats = [producer.stats for producer in self._producers]
-        return sum(each.dropped + each.unsendable for each in stats)
+        return sum(meter.stats.retries for meter in self._meters)
 
     @property
     def over_http(self) -> int:
         """Events that went through the edge."""
         return self._edge.stats.sent
-
-    @property
-    def _producers(self) -> tuple[Meter, ...]:
-        return self._meter, self._edge, self._careless
 
     def _run(self, lane: int) -> None:
         gone = self._lanes[lane]
@@ -150,40 +140,71 @@ class Producers:
                 continue
             if not self._pace.wait_turn(index):
                 return
-            self._record(event, self._edge if lane % 2 else self._meter)
+            readable = type(event.metadata["output_tokens"]) is int
+            self._record(event, self._edge if lane % 2 and readable else self._direct)
             gone.append(event)
 
-    def _record(self, event: Planned, producer: Meter) -> None:
-        readable = type(event.metadata["output_tokens"]) is int or event.name == UNMETERED
-        meter = producer if readable else self._careless
+    def _record(self, event: Planned, meter: Meter) -> None:
         nobody = event.customer == NOBODY
         meter.record(
             event.name,
             "cus_nobody" if nobody else self._scene.customers[event.customer],
             event_id=event.event_id,
-            timestamp=self._started_at + timedelta(seconds=event.at_s),
+            timestamp=self._began_at + timedelta(seconds=event.at_s),
             metadata=event.metadata,
         )
 
 
-def _meter(config: Settings, business_id: BusinessId, link: Link | None) -> Meter:
+def _meter(business_id: BusinessId, link: Link) -> Meter:
     return Meter(
-        config.redis_url.get_secret_value(),
+        "",
         business_id,
-        shards=config.shards,
-        durability=config.durability,
-        high_water_events=config.high_water_events,
-        high_water_bytes=config.high_water_bytes,
         flush_events=FLUSH_EVENTS,
         on_full="block",
-        block_timeout_s=CLOSE_TIMEOUT_S,
+        block_timeout_s=BLOCK_TIMEOUT_S,
         close_timeout_s=CLOSE_TIMEOUT_S,
         handle_sigterm=False,
-        link=None if link is None else lambda: link,
+        link=lambda: link,
     )
 
 
-def _careless_link(config: Settings) -> Link:
-    """Return a connection of a producer that does not ask what is summed."""
+def _redis_link(config: Settings) -> Link:
+    """Return a connection to the buffer that does not ask which properties are summed."""
     buffer = open_buffer(config)
     return Link(buffer.append, lambda _business_id: {}, buffer.redis.close)
+
+
+def _http_link(api_url: str, key: str) -> Link:
+    """Return a connection that posts events to `/events/ingest`, as any client would."""
+    headers = {"Authorization": f"Bearer {key}"}
+    client = httpx.Client(base_url=api_url, headers=headers, timeout=HTTP_TIMEOUT_S)
+
+    def append(_business_id: BusinessId, events: Sequence[BufferedEvent]) -> None:
+        try:
+            answer = client.post("/events/ingest", json={"events": [_body(e) for e in events]})
+        except httpx.TransportError as error:
+            raise BufferUnavailableError(type(error).__name__) from error
+        _judge(answer)
+
+    return Link(append, lambda _business_id: {}, client.close)
+
+
+def _body(event: BufferedEvent) -> dict[str, object]:
+    return {
+        "event_id": event.event_id,
+        "customer_id": event.customer_id,
+        "event_name": event.event_name,
+        "timestamp": event.event_at,
+        "metadata": event.metadata,
+    }
+
+
+def _judge(answer: httpx.Response) -> None:
+    """Raise the error that the buffer itself would have raised."""
+    if answer.is_success:
+        return
+    if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        raise BufferFullError(int(answer.headers["Retry-After"]))
+    if answer.is_client_error:
+        raise InvalidInputError(FieldProblem("events", answer.text))
+    raise BufferUnavailableError(f"HTTP {answer.status_code}")

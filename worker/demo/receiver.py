@@ -1,11 +1,11 @@
 """The demo's webhook receiver: an HTTP server that believes nothing without a valid signature."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
 from standardwebhooks import Webhook, WebhookVerificationError
 
@@ -15,7 +15,7 @@ TIMEOUT_S: Final = 10
 
 
 class Alert(NamedTuple):
-    """What a low-credit webhook says; `kind` is `low` or `recovered`, amounts in minor units."""
+    """A low-credit webhook: `kind` is `low` or `recovered`, amounts in minor units."""
 
     kind: str
     threshold_minor: int
@@ -23,48 +23,37 @@ class Alert(NamedTuple):
 
 
 WalletKey = tuple[str, str]  # customer id, currency
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """What has arrived: alerts by wallet and number, repetitions, and what failed its check."""
-
-    alerts: dict[WalletKey, dict[int, Alert]]
-    webhook_ids: int
-    repeated: int
-    bad_signatures: int
-    malformed: int
-
-    @property
-    def count(self) -> int:
-        """Distinct alerts."""
-        return sum(map(len, self.alerts.values()))
+Alerts = dict[WalletKey, dict[int, Alert]]  # by their number
 
 
 class Inbox:
     """Checks and keeps webhooks. Thread-safe."""
 
-    def __init__(self, secret: str) -> None:
-        self._webhook = Webhook(secret)
+    def __init__(self) -> None:
+        self.url = ""
+        self.repeated = self.bad_signatures = self.malformed = 0
+        self._webhook: Webhook | None = None
         self._lock = Lock()
         self._ids: set[str] = set()
-        self._alerts: dict[WalletKey, dict[int, Alert]] = defaultdict(dict)
-        self._repeated = self._bad_signatures = self._malformed = 0
-        self.last = ""
+        self._alerts: Alerts = defaultdict(dict)
+
+    def open(self, secret: str) -> None:
+        """Take webhooks from now on: the endpoint, and so its secret, is made after the server."""
+        self._webhook = Webhook(secret)
 
     def take(self, headers: dict[str, str], body: bytes) -> int:
         """Take one call; return the HTTP status to answer with."""
-        try:
-            said = self._webhook.verify(body, headers)
-        except (WebhookVerificationError, ValueError):
-            with self._lock:
-                self._bad_signatures += 1
-            return 401
+        if self._webhook is None:
+            return 503
         with self._lock:
             try:
+                said = self._webhook.verify(body, headers)
                 self._keep(next(v for k, v in headers.items() if k.lower() == "webhook-id"), said)
+            except WebhookVerificationError:
+                self.bad_signatures += 1
+                return 401
             except (KeyError, TypeError, ValueError):
-                self._malformed += 1
+                self.malformed += 1
                 return 400
         return 204
 
@@ -72,74 +61,53 @@ class Inbox:
         data = said["data"]
         kind = str(said["type"]).removeprefix("credit.balance_")
         alert = Alert(kind, int(data["threshold_amount"]), int(data["available_balance"]))
-        wallet, sequence = (str(data["customer_id"]), str(data["currency"])), int(data["sequence"])
+        numbered = self._alerts[str(data["customer_id"]), str(data["currency"])]
         if webhook_id in self._ids:
-            self._repeated += 1
-        elif self._alerts[wallet].setdefault(sequence, alert) is not alert:
-            self._malformed += 1  # one number, two webhooks
+            self.repeated += 1
+        elif numbered.setdefault(int(data["sequence"]), alert) is not alert:
+            self.malformed += 1  # two webhooks with one number
         self._ids.add(webhook_id)
-        self.last = f"{kind}: {wallet[1]} {alert.balance_minor / 100:,.2f}"
 
-    def received(self) -> Received:
+    @property
+    def count(self) -> int:
+        """Distinct webhooks until now."""
+        return len(self._ids)
+
+    def alerts(self) -> Alerts:
         """Return what has arrived until now."""
         with self._lock:
-            alerts = {wallet: dict(found) for wallet, found in self._alerts.items()}
-            return Received(
-                alerts, len(self._ids), self._repeated, self._bad_signatures, self._malformed
+            return {wallet: dict(numbered) for wallet, numbered in self._alerts.items()}
+
+
+@contextmanager
+def receiving() -> Iterator[Inbox]:
+    """Listen on a free local port; yield the inbox with the URL of the server."""
+    inbox = Inbox()
+    with ThreadingHTTPServer((HOST, 0), _handler(inbox)) as server:
+        inbox.url = f"http://{HOST}:{server.server_port}/webhooks"
+        thread = Thread(target=server.serve_forever, args=(0.1,), name="receiver", daemon=True)
+        thread.start()
+        try:
+            yield inbox
+        finally:
+            server.shutdown()
+
+
+def _handler(inbox: Inbox) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = TIMEOUT_S
+
+        def do_POST(self) -> None:  # the name that http.server looks for
+            length = self.headers.get("Content-Length", "")
+            too_long = not length.isdigit() or int(length) > BODY_BYTES_MAX
+            status = (
+                413 if too_long else inbox.take(dict(self.headers), self.rfile.read(int(length)))
             )
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
+        def log_message(self, *_arguments: object) -> None:
+            """Say nothing: the display counts the alerts."""
 
-class Receiver:
-    """Listens on a free local port from the start; calls are answered 503 until it has an inbox.
-
-    The secret is made with the endpoint, and the endpoint with the address: so the inbox is last.
-    """
-
-    def __init__(self) -> None:
-        self.inbox: Inbox | None = None
-        self._server = ThreadingHTTPServer((HOST, 0), self._handler())
-        self._server.daemon_threads = True
-        self.url = f"http://{HOST}:{self._server.server_port}/webhooks"
-        self._thread = Thread(target=self._serve, name="receiver", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    def _serve(self) -> None:
-        self._server.serve_forever(poll_interval=0.1)
-
-    def _take(self, headers: dict[str, str], body: bytes) -> int:
-        return self.inbox.take(headers, body) if self.inbox else 503
-
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        take = self._take
-
-        class Handler(BaseHTTPRequestHandler):
-            timeout = TIMEOUT_S
-
-            def do_POST(self) -> None:  # the name that http.server looks for
-                length = self.headers.get("Content-Length", "")
-                if not length.isdigit() or int(length) > BODY_BYTES_MAX:
-                    return self._answer(413)
-                return self._answer(take(dict(self.headers), self.rfile.read(int(length))))
-
-            def _answer(self, status: int) -> None:
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_arguments: object) -> None:
-                """Say nothing: the display tells of alerts."""
-
-        return Handler
+    return Handler

@@ -1,56 +1,52 @@
-"""The account at the end: what the producer knows against what the stores say, line by line."""
+"""The account at the end: what the producers know against what the stores say, line by line."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from worker.demo.kills import RECOVER_WITHIN_S, Kill
-from worker.demo.prices import CURRENCIES, plain_fraction
-from worker.demo.receiver import Alert, Received, WalletKey
+from worker.demo.prices import CURRENCIES
+from worker.demo.receiver import Alert, Alerts, Inbox, WalletKey
+from worker.demo.report import Line, line
 from worker.demo.scene import RuleSet
+from worker.demo.shop import Sold
+from worker.demo.traffic import Tally
 from worker.demo.watch import Counts
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of the table; it holds or it does not."""
+class Wallet(NamedTuple):
+    """A wallet with the sums of its usage debits and of its credits, in minor units."""
 
-    name: str
-    expected: str
-    actual: str
-    holds: bool
+    customer_id: str
+    currency: str
+    balance_minor: int
+    remainder: Decimal
+    debited_minor: int
+    credited_minor: int
 
+    @property
+    def key(self) -> WalletKey:
+        """The customer and the currency."""
+        return self.customer_id, self.currency
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
-    """What the producer knows. `cost`, `credited` and `sold` in minor units.
-
-    `resent_max`: events that may have arrived twice, because an answer of Redis was lost.
-    `cost` is by customer and currency. `credited`: without what is paid through the gateway, where
-    `payments` are to succeed, for `sold`, `top_ups` of them by themselves, and others are declined.
-    """
-
-    sent: int
-    posted: int
-    unmetered: int
-    repeated: int
-    refused: Mapping[str, int]
-    resent_max: int
-    cost: Mapping[WalletKey, Fraction]
-    credited: Mapping[str, int]
-    rules: Sequence[RuleSet]
-    payments: int
-    declined: int
-    top_ups: int
-    sold: Mapping[str, int]
+    @property
+    def charged(self) -> Fraction:
+        """What usage has cost this wallet, exactly."""
+        return self.debited_minor + Fraction(self.remainder)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Payment:
-    """A payment in the gateway's own list; `charge_id`: what it was asked for as."""
+class BalanceAfter(NamedTuple):
+    """The balance of a wallet after one of its entries."""
+
+    customer_id: str
+    currency: str
+    after_minor: int
+
+
+class Payment(NamedTuple):
+    """A payment in the list of the provider; `charge_id`: the charge that asked for it."""
 
     payment_id: str
     charge_id: str
@@ -59,11 +55,10 @@ class Payment:
     amount_minor: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Charged:
-    """A purchase that the gateway was asked to charge, and every entry that credits it.
+class Charged(NamedTuple):
+    """A charge, its purchase, and every entry that credits it.
 
-    `is_open`: the worker has not heard how it ended. `payment_id`: what settled it.
+    `is_open`: the outcome is not known yet. `payment_id`: the payment that settled the purchase.
     """
 
     charge_id: str
@@ -75,99 +70,26 @@ class Charged:
     credited_minor: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WalletState:
-    """Where a wallet stands."""
-
-    key: WalletKey
-    balance_minor: int
-    remainder: Decimal
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EntryState:
-    """One entry of a wallet's history; `is_usage`: made by the drain."""
-
-    key: WalletKey
-    is_usage: bool
-    is_credit: bool
-    amount_minor: int
-    after_minor: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What the stores, the receiver, the verifier and the gateway say.
-
-    Entries are in the order of the histories. `payments`: the gateway's own list; `told`: those of
-    them that its webhooks have told of.
-    """
-
-    counts: Counts
-    cursors_settled: int
-    lost: int
-    refused: Mapping[str, int]
-    wallets: Sequence[WalletState]
-    entries: Sequence[EntryState]
-    received: Received
-    uncredited: int
-    payments: Sequence[Payment]
-    charged: Sequence[Charged]
-    told: Collection[str]
-    faults: Sequence[str]
-    kills: Sequence[Kill]
-
-
-def reconcile(expected: Expected, found: Found) -> list[Line]:
-    """Return every line of the account."""
-    return [
-        *_event_lines(expected, found),
-        *(line for code in CURRENCIES for line in _money_lines(code, expected, found)),
-        _wallet_line(expected, found),
-        *_alert_lines(expected, found),
-        _equal("webhooks with a bad signature", 0, found.received.bad_signatures),
-        _equal("paid orders without credit", 0, found.uncredited),
-        *_payment_lines(expected, found),
-        _line("faults found by verify", "none", "; ".join(found.faults) or "none"),
-        *(_kill_line(kill) for kill in found.kills),
-    ]
-
-
-def _line(name: str, expected: str, actual: str) -> Line:
-    return Line(name, expected, actual, expected == actual)
-
-
-def _equal(name: str, expected: int, actual: int) -> Line:
-    return Line(name, f"{expected:,}", f"{actual:,}", expected == actual)
-
-
 # --- events -----------------------------------------------------------------------------------
 
 
-def _event_lines(expected: Expected, found: Found) -> list[Line]:
-    counts = found.counts
-    arrived_twice = counts.accepted - expected.sent
-    ended = counts.posted + counts.duplicate + counts.refused + counts.buffered
+def event_lines(
+    tally: Tally, resent_max: int, counts: Counts, refused: Mapping[str, int]
+) -> list[Line]:
+    """Compare the events. An answer that was lost lets a producer send some again."""
+    twice = counts.accepted - tally.sent
+    sent = f"{tally.sent:,} and up to {resent_max:,} sent again" if resent_max else tally.sent
+    ends = counts.ended + counts.buffered
     return [
-        _in_line(expected, arrived_twice, counts.accepted),
-        _equal("in = posted + duplicate + refused + buffered", counts.accepted, ended),
-        _equal("posted", expected.posted, counts.posted),
-        _equal("  of them no meter matched", expected.unmetered, counts.unmetered),
-        _equal("duplicate", expected.repeated + arrived_twice, counts.duplicate),
-        _equal("refused", sum(expected.refused.values()), counts.refused),
-        _line("  by reason", _reasons(expected.refused), _reasons(found.refused)),
-        _equal("buffered", 0, counts.buffered),
-        _equal("settled by the cursors", counts.accepted, found.cursors_settled),
-        _equal("lost", 0, found.lost),
+        Line("in", sent, counts.accepted, ok=0 <= twice <= resent_max),
+        line("in = posted + duplicate + refused + buffered", counts.accepted, ends),
+        line("posted", tally.posted, counts.posted),
+        line("  of them no meter matched", tally.unmetered, counts.unmetered),
+        line("duplicate", tally.repeated + twice, counts.duplicate),
+        line("refused", tally.refused.total(), counts.refused),
+        line("  by reason", _reasons(tally.refused), _reasons(refused)),
+        line("buffered", 0, counts.buffered),
     ]
-
-
-def _in_line(expected: Expected, arrived_twice: int, accepted: int) -> Line:
-    """Everything sent is in; more only where a lost answer made a producer send again."""
-    text = f"{expected.sent:,}"
-    if expected.resent_max:
-        text += f" and up to {expected.resent_max:,} sent again"
-    return Line("in", text, f"{accepted:,}", 0 <= arrived_twice <= expected.resent_max)
 
 
 def _reasons(counts: Mapping[str, int]) -> str:
@@ -177,78 +99,128 @@ def _reasons(counts: Mapping[str, int]) -> str:
 # --- money ------------------------------------------------------------------------------------
 
 
-def charged(code: str, found: Found) -> tuple[int, Fraction]:
-    """Return the sum of the usage debits in a currency, and of its wallets' remainders."""
-    debits = sum(e.amount_minor for e in found.entries if e.key[1] == code and e.is_usage)
-    remainders = (Fraction(w.remainder) for w in found.wallets if w.key[1] == code)
-    return debits, sum(remainders, Fraction(0))
-
-
-def exact_cost(code: str, expected: Expected) -> Fraction:
-    """Return what the traffic must cost in a currency, in minor units."""
-    return sum((cost for key, cost in expected.cost.items() if key[1] == code), Fraction(0))
-
-
-def _money_lines(code: str, expected: Expected, found: Found) -> list[Line]:
-    debits, remainders = charged(code, found)
-    cost = exact_cost(code, expected)
-    entries = [entry for entry in found.entries if entry.key[1] == code]
-    given = sum(entry.amount_minor for entry in entries if entry.is_credit)
-    due = expected.credited.get(code, 0) + paid_through_gateway(code, found)
-    taken = sum(entry.amount_minor for entry in entries if not entry.is_credit)
-    balance = sum(wallet.balance_minor for wallet in found.wallets if wallet.key[1] == code)
+def money_lines(
+    code: str, cost: Mapping[WalletKey, Fraction], credited: int, wallets: Sequence[Wallet]
+) -> list[Line]:
+    """Compare the sums of a currency."""
+    ours = [wallet for wallet in wallets if wallet.currency == code]
+    exact = sum((each for key, each in cost.items() if key[1] == code), Fraction(0))
+    charged = sum((wallet.charged for wallet in ours), Fraction(0))
+    credits_ = sum(wallet.credited_minor for wallet in ours)
+    left = credits_ - sum(wallet.debited_minor for wallet in ours)
+    balances = sum(wallet.balance_minor for wallet in ours)
     return [
-        Line(
-            f"{code} exact cost = debits + remainders",
-            plain_fraction(cost),
-            plain_fraction(debits + remainders),
-            cost == debits + remainders,
-        ),
-        _equal(f"{code} credits", due, given),
-        _equal(f"{code} balances = credits - debits", given - taken, balance),
+        line(f"{code} exact cost = debits + remainders", exact, charged),
+        line(f"{code} credits", credited, credits_),
+        line(f"{code} balances = credits - debits", left, balances),
     ]
 
 
-def _wallet_line(expected: Expected, found: Found) -> Line:
-    """Each wallet by itself: an error in one could hide behind an error in another."""
-    debits: Counter[WalletKey] = Counter()
-    sums: Counter[WalletKey] = Counter()
-    for entry in found.entries:
-        sums[entry.key] += entry.amount_minor if entry.is_credit else -entry.amount_minor
-        debits[entry.key] += entry.amount_minor if entry.is_usage else 0
+def wallet_line(cost: Mapping[WalletKey, Fraction], wallets: Sequence[Wallet]) -> Line:
+    """Compare each wallet: an error in one could hide behind an error in another."""
     exact = sum(
-        debits[wallet.key] + Fraction(wallet.remainder) == expected.cost.get(wallet.key, 0)
-        and wallet.balance_minor == sums[wallet.key]
-        for wallet in found.wallets
+        wallet.charged == cost.get(wallet.key, 0)
+        and wallet.balance_minor == wallet.credited_minor - wallet.debited_minor
+        for wallet in wallets
     )
-    wallets = len({*expected.cost, *(wallet.key for wallet in found.wallets)})
-    return _equal("wallets that are exact", wallets, exact)
+    return line("wallets that are exact", len({*cost, *(w.key for w in wallets)}), exact)
+
+
+# --- alerts -----------------------------------------------------------------------------------
+
+
+def alerts_due(history: Iterable[BalanceAfter], rules: Sequence[RuleSet]) -> Alerts:
+    """Replay the balances against the rules; return the alerts of each wallet by their number.
+
+    A rule alerts once when a balance falls to its threshold, and once when it has recovered.
+    """
+    due: Alerts = defaultdict(dict)
+    low: set[tuple[WalletKey, RuleSet]] = set()
+    for customer_id, currency, after in history:
+        key = customer_id, currency
+        for rule in _rules_of(key, rules):
+            is_low = (key, rule) in low
+            if not is_low and after <= rule.threshold_minor:
+                low.add((key, rule))
+            elif is_low and after >= rule.recover_at_minor:
+                low.remove((key, rule))
+            else:
+                continue
+            kind = "recovered" if is_low else "low"
+            due[key][len(due[key]) + 1] = Alert(kind, rule.threshold_minor, after)
+    return dict(due)
+
+
+def _rules_of(key: WalletKey, rules: Sequence[RuleSet]) -> list[RuleSet]:
+    """Return the rules of a wallet, from the highest down: its own replace the default."""
+    of_currency = [rule for rule in rules if rule.currency == key[1]]
+    own = [rule for rule in of_currency if rule.customer_id == key[0]]
+    chosen = own or [rule for rule in of_currency if rule.customer_id is None]
+    return sorted(chosen, key=lambda rule: -rule.threshold_minor)
+
+
+def alert_lines(due: Alerts, inbox: Inbox) -> list[Line]:
+    """Compare the alerts that were due with those that arrived."""
+    received = inbox.alerts()
+    wallets = due.keys() | received.keys()
+    as_due = sum(due.get(key) == received.get(key) for key in wallets)
+    return [
+        line("alerts due = alerts received", sum(map(len, due.values())), inbox.count),
+        line("wallets whose alerts came as due, without gaps", len(wallets), as_due),
+        line("webhooks with a bad signature", 0, inbox.bad_signatures),
+        line("webhooks that make no sense", 0, inbox.malformed),
+    ]
 
 
 # --- payments ---------------------------------------------------------------------------------
 
 
-def paid_through_gateway(code: str, found: Found) -> int:
-    """Return what the gateway has charged in a currency by its own list, in minor units."""
+def paid(code: str, payments: Iterable[Payment]) -> int:
+    """Return what the provider has charged in a currency, in minor units."""
     return sum(
-        payment.amount_minor
-        for payment in found.payments
-        if payment.currency == code and payment.status == "succeeded"
+        each.amount_minor
+        for each in payments
+        if each.currency == code and each.status == "succeeded"
     )
 
 
-def credited_for_payments(code: str, found: Found) -> int:
-    """Return what the ledger has credited in a currency for purchases that were charged."""
-    return sum(sum(each.credited_minor) for each in found.charged if each.currency == code)
+def payment_lines(
+    sold: Sold,
+    payments: Sequence[Payment],
+    charged: Sequence[Charged],
+    reported: Collection[str],
+) -> list[Line]:
+    """Judge the ledger by the list of the provider."""
+    by_id = {each.charge_id: each for each in charged}
+    made = [each for each in payments if each.status == "succeeded"]
+    settled = sum(_settles(each, by_id.get(each.charge_id)) for each in made)
+    top_ups = sum(each.origin == "top_up" and bool(each.credited_minor) for each in charged)
+    unpaid = by_id.keys() - {each.charge_id for each in made}
+    told = sum(each.payment_id in reported for each in payments)
+    return [
+        line("payments that the gateway made", sold.payments, len(made)),
+        line("  settled, each once", len(made), settled),
+        line("  of them automatic top-ups", sold.top_ups, top_ups),
+        line("payments that it declined", sold.declined, len(payments) - len(made)),
+        line("  credited for them", 0, sum(sum(by_id[each].credited_minor) for each in unpaid)),
+        line("payments that its webhooks told of", len(payments), told),
+        *(
+            each
+            for code in CURRENCIES
+            for each in (
+                line(
+                    f"{code} sold = charged by the gateway",
+                    sold.amounts[code],
+                    paid(code, payments),
+                ),
+                line(f"{code} charged = credited", paid(code, payments), _credited(code, charged)),
+            )
+        ),
+    ]
 
 
-def settled_once(found: Found) -> int:
-    """Return how many payments have settled one purchase each, by one entry of their amount."""
-    by_charge = {each.charge_id: each for each in found.charged}
-    return sum(
-        payment.status == "succeeded" and _settles(payment, by_charge.get(payment.charge_id))
-        for payment in found.payments
-    )
+def _credited(code: str, charged: Iterable[Charged]) -> int:
+    return sum(sum(each.credited_minor) for each in charged if each.currency == code)
 
 
 def _settles(payment: Payment, charged: Charged | None) -> bool:
@@ -260,84 +232,8 @@ def _settles(payment: Payment, charged: Charged | None) -> bool:
     )
 
 
-def _payment_lines(expected: Expected, found: Found) -> list[Line]:
-    """Judge the ledger by what the gateway says that it did, whatever the books say of it."""
-    made = {p.charge_id for p in found.payments if p.status == "succeeded"}
-    succeeded = sum(payment.status == "succeeded" for payment in found.payments)
-    told = sum(payment.payment_id in found.told for payment in found.payments)
-    unpaid = sum(sum(c.credited_minor) for c in found.charged if c.charge_id not in made)
-    top_ups = sum(each.origin == "top_up" and bool(each.credited_minor) for each in found.charged)
-    return [
-        _equal("payments that the gateway made", expected.payments, succeeded),
-        _equal("  settled, each once", succeeded, settled_once(found)),
-        _equal("  of them automatic top-ups", expected.top_ups, top_ups),
-        _equal("payments that it declined", expected.declined, len(found.payments) - succeeded),
-        _equal("  credited for them", 0, unpaid),
-        _equal("payments that its webhooks told of", len(found.payments), told),
-        *(line for code in CURRENCIES for line in _sum_lines(code, expected, found)),
-    ]
-
-
-def _sum_lines(code: str, expected: Expected, found: Found) -> list[Line]:
-    paid = paid_through_gateway(code, found)
-    return [
-        _equal(f"{code} sold = charged by the gateway", expected.sold.get(code, 0), paid),
-        _equal(f"{code} charged = credited", paid, credited_for_payments(code, found)),
-    ]
-
-
-# --- alerts -----------------------------------------------------------------------------------
-
-
-def alerts_due(
-    entries: Iterable[EntryState], rules: Sequence[RuleSet]
-) -> dict[WalletKey, list[Alert]]:
-    """Replay the histories against the rules; return the alerts of each wallet, in their order.
-
-    A rule tells once when a balance falls to its threshold, and once when it is back. A wallet's
-    own rules replace the default of its currency.
-    """
-    due: dict[WalletKey, list[Alert]] = defaultdict(list)
-    low: set[tuple[WalletKey, RuleSet]] = set()
-    for entry in entries:
-        for rule in _rules_of(entry.key, rules):
-            state = (entry.key, rule)
-            if state not in low and entry.after_minor <= rule.threshold_minor:
-                low.add(state)
-                due[entry.key].append(Alert("low", rule.threshold_minor, entry.after_minor))
-            elif state in low and entry.after_minor >= rule.recover_at_minor:
-                low.remove(state)
-                due[entry.key].append(Alert("recovered", rule.threshold_minor, entry.after_minor))
-    return dict(due)
-
-
-def _rules_of(key: WalletKey, rules: Sequence[RuleSet]) -> list[RuleSet]:
-    customer_id, currency = key
-    of_currency = [rule for rule in rules if rule.currency == currency]
-    own = [rule for rule in of_currency if rule.customer_id == customer_id]
-    chosen = own or [rule for rule in of_currency if rule.customer_id is None]
-    return sorted(chosen, key=lambda rule: -rule.threshold_minor)
-
-
-def _alert_lines(expected: Expected, found: Found) -> list[Line]:
-    due = alerts_due(found.entries, expected.rules)
-    received = found.received
-    as_due = sum(
-        list(enumerate(alerts, start=1)) == sorted(received.alerts.get(key, {}).items())
-        for key, alerts in due.items()
-    )
-    unasked = len({key for key, alerts in received.alerts.items() if alerts} - due.keys())
-    count = sum(map(len, due.values()))
-    return [
-        _equal("alerts due = alerts received", count, received.count),
-        _equal("distinct webhook ids", count, received.webhook_ids),
-        _equal("wallets whose alerts came as due, without gaps", len(due), as_due),
-        _equal("wallets with alerts that were not due", 0, unasked),
-        _equal("webhooks that make no sense", 0, received.malformed),
-    ]
-
-
-def _kill_line(kill: Kill) -> Line:
+def kill_line(kill: Kill) -> Line:
+    """Say whether a kill was recovered from in time."""
     took = "not at all" if kill.drained_s is None else f"{kill.drained_s:.1f} s"
     limit = f"within {RECOVER_WITHIN_S:.0f} s"
     return Line(f"recovered from the kill of {kill.role}", limit, took, kill.recovered)

@@ -1,37 +1,41 @@
 """The run itself: set the scene, send the traffic while processes die, wait, take stock."""
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from fractions import Fraction
+from functools import partial
+from itertools import pairwise, product
+from operator import itemgetter
+from typing import Final, NamedTuple
 
-from celery import Celery
+from sqlalchemy import Connection
 
-from metering.buffer.stream import UsageBuffer
-from metering.ids import ChargeId, PurchaseId
-from worker.broker import BrokerAwayError, send
+from metering import db
+from metering.errors import GullakError
+from metering.verify import find_faults
 from worker.context import open_buffer
 from worker.demo import statements
-from worker.demo.figures import (
-    Before,
-    Timing,
-    as_json,
-    expected_of,
-    found_in,
-    read_before,
-    read_charged,
-    read_entries,
-    read_told,
-    timing_of,
-)
 from worker.demo.gateway import Gateway
-from worker.demo.kills import Kill, Killer, Processes, Victim
+from worker.demo.kills import RECOVER_WITHIN_S, Kill, Processes, Victim, kill
 from worker.demo.live import Display
-from worker.demo.producers import Pace, Producers
-from worker.demo.receiver import Inbox, Receiver
-from worker.demo.reconcile import Line, alerts_due, reconcile
+from worker.demo.prices import CURRENCIES
+from worker.demo.producers import FLUSH_EVENTS, Pace, Producers
+from worker.demo.receiver import Alerts, WalletKey, receiving
+from worker.demo.reconcile import (
+    BalanceAfter,
+    Charged,
+    Wallet,
+    alert_lines,
+    alerts_due,
+    event_lines,
+    kill_line,
+    money_lines,
+    paid,
+    payment_lines,
+    wallet_line,
+)
+from worker.demo.report import Line, Report, line
 from worker.demo.scene import CURRENCY_OF, Scene, make_scene
 from worker.demo.shop import Sold, buy_more, watch_over
 from worker.demo.traffic import Planned, tally_of
@@ -41,240 +45,243 @@ from worker.settings import Settings
 
 TICK_S: Final = 0.1
 CREDITED_WITHIN_S: Final = 15.0
-# After the last kill was recovered from, or given up.
+BOUGHT_WITHIN_S: Final = 15.0
+# Beyond the time that sending should take.
 SENT_WITHIN_S: Final = 60.0
 DRAINED_WITHIN_S: Final = 30.0
-# A charge that was cut off before anybody was asked is taken up again when its lease is over.
+# A charge that was cut off before the provider was asked is taken up when its lease is over.
 PAID_WITHIN_S: Final = 100.0
 # A call that was cut off is repeated when its lease is over.
 ALERTED_WITHIN_S: Final = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to be done: the events, how long sending them takes, which roles are killed."""
+class StoreLostError(GullakError):
+    """A server did not come back."""
+
+
+class Plan(NamedTuple):
+    """The events, how long sending them takes, and which roles are killed meanwhile."""
 
     events: list[Planned]
     duration_s: float
-    roles: Sequence[Victim]
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """How it went: the account, and all of it for a program."""
-
-    lines: Sequence[Line]
-    kills: Sequence[Kill]
-    timing: Timing
-    json: dict[str, Any]
-
-
-class Wake:
-    """Sends tasks, each twice: one may always be delivered again."""
-
-    def __init__(self, config: Settings) -> None:
-        self._app = Celery("gullak-demo")
-        self._app.config_from_object("celeryconfig")
-        self._app.conf.update({"broker_url": config.celery_broker_url()})
-
-    def __call__(self, task: str, about: PurchaseId | ChargeId) -> None:
-        """Send it; what does not go out is found by the worker's own sweep."""
-        try:
-            for _ in range(2):
-                send(self._app, task, about)
-        except BrokerAwayError:
-            return
-
-    def close(self) -> None:
-        """Close the connection to the broker."""
-        self._app.close()
-
-
-@dataclass(slots=True)
-class Stage:
-    """What a run works with; opened once."""
-
-    config: Settings
-    sessions: Sessions
-    buffer: UsageBuffer
-    watch: Watch
-    receiver: Receiver
-    wake: Wake
-    gateway: Gateway
-    display: Display
-    spend: list[int] = field(default_factory=list)
-    sold: Sold = field(default_factory=Sold)
+    victims: Sequence[Victim]
+    trace: str | None = None
 
 
 def play(
-    processes: Processes, folder: Path, config: Settings, plan: Plan, display: Display
+    stack: Processes,
+    config: Settings,
+    plan: Plan,
+    display: Display,
+    check: Callable[[], None],
 ) -> Report:
-    """Run the demo on a started stack whose data is in `folder`.
+    """Run the demo on a started stack. `check` raises to end it.
 
     Raises:
-        SQLAlchemyError, RedisError: a server did not come back.
+        StoreLostError, SQLAlchemyError, RedisError: a server did not come back.
         RoleNotReadyError: the payment gateway did not start.
 
     """
-    with ExitStack() as cleanup:
-        stage = _open(config, display, cleanup)
-        scene = _set_scene(stage, plan, folder, processes.api_url)
-        stage.watch.begin()
-        with stage.sessions.transaction() as conn:
-            before = read_before(conn)
+    run = Run(stack, config, plan, display, check)
+    with run.cleanup:
+        run.set_scene()
         pace = Pace(len(plan.events), plan.duration_s)
-        killer = Killer(processes, pace, plan.roles, len(plan.events), display.tell)
-        with Producers(config, scene, plan.events, pace, processes.api_url) as producers:
-            display.introduce(scene, stage.receiver, lambda: producers.sent_count)
-            traffic_s = _send(stage, scene, producers, killer, plan)
-            _await_alerts(stage, scene)
-            return _take_stock(
-                stage, scene, producers, kills=killer.kills, before=before, traffic_s=traffic_s
-            )
+        with Producers(config, run.scene, plan.events, pace, stack.api_url) as producers:
+            display.sent = lambda: producers.sent_count
+            run.send(producers, pace)
+            run.settle()
+            return run.report(producers)
 
 
-def _open(config: Settings, display: Display, cleanup: ExitStack) -> Stage:
-    engine = make_engine(config)
-    cleanup.callback(engine.dispose)
-    buffer = open_buffer(config)
-    cleanup.callback(buffer.redis.close)
-    wake = Wake(config)
-    cleanup.callback(wake.close)
-    gateway = Gateway()
-    cleanup.callback(gateway.close)
-    sessions = Sessions(engine)
-    receiver = cleanup.enter_context(Receiver())
-    watch = Watch(sessions.transaction, buffer)
-    return Stage(config, sessions, buffer, watch, receiver, wake, gateway, display)
+class Run:
+    """One demo. Its first methods are its steps, in order."""
 
+    scene: Scene
 
-def _set_scene(stage: Stage, plan: Plan, folder: Path, api_url: str) -> Scene:
-    """Make the business; return when all credit that was paid for is in the wallets."""
-    costs = tally_of(plan.events).cost(CURRENCY_OF)
-    stage.spend = [int(cost) for cost in costs]
-    account = stage.gateway.account()
-    transaction = stage.sessions.transaction
-    scene, orders = make_scene(transaction, stage.spend, stage.receiver.url, account)
-    stage.receiver.inbox = Inbox(scene.secret)
-    stage.watch.customers = Display.watched(scene)
-    for purchase_id in orders:
-        stage.wake("purchase.credit", purchase_id)
-    # While the workers credit the orders.
-    stage.gateway.start(folder, api_url, scene.account_id)
-    _wait(stage, lambda: not _uncredited(stage, scene), CREDITED_WITHIN_S)
-    watch_over(transaction, scene, stage.spend, stage.sold)
-    stage.display.tell(f"{len(scene.customers)} customers, {len(orders)} paid orders credited")
-    return scene
+    def __init__(
+        self,
+        stack: Processes,
+        config: Settings,
+        plan: Plan,
+        display: Display,
+        check: Callable[[], None],
+    ) -> None:
+        self._stack, self._plan, self._display, self._check = stack, plan, display, check
+        self.cleanup = ExitStack()
+        engine, buffer = make_engine(config), open_buffer(config)
+        self.cleanup.callback(engine.dispose)
+        self.cleanup.callback(buffer.redis.close)
+        self._transaction, self._snapshot = Sessions(engine).transaction, Sessions(engine).snapshot
+        self._watch = Watch(self._transaction, buffer)
+        self._inbox = self.cleanup.enter_context(receiving())
+        display.alerts = lambda: self._inbox.count
+        self._gateway = Gateway()
+        self.cleanup.callback(self._gateway.close)
+        # The spending of each customer in whole minor units: credit and rules depend on it.
+        self._spend = [int(cost) for cost in tally_of(plan.events).cost(CURRENCY_OF)]
+        self._sold = Sold()
+        self._kills: list[Kill] = []
+        self._began_s = self._drained_s = time.monotonic()
 
+    def set_scene(self) -> None:
+        """Make the business; return when the paid orders of its customers are credited."""
+        account, spend = self._gateway.account(), self._spend
+        scene = make_scene(self._transaction, spend, self._inbox.url, account)
+        self.scene, self._watch.customers = scene, scene.customers
+        self._inbox.open(scene.secret)
+        self._gateway.start(self._stack.data_dir, self._stack.api_url, scene.account_id)
+        self._wait(CREDITED_WITHIN_S, self._is_credited)
+        watch_over(self._transaction, scene, spend, self._sold)
+        customers = len(scene.customers)
+        self._display.tell(f"{customers} customers, {customers} paid orders credited")
+        self._watch.begin()
 
-def _uncredited(stage: Stage, scene: Scene) -> int:
-    with stage.sessions.transaction() as conn:
-        values = {"business_id": scene.business_id}
-        return int(conn.execute(statements.UNCREDITED, values).scalar_one())
+    def send(self, producers: Producers, pace: Pace) -> None:
+        """Send the traffic. In its middle customers buy more, and processes are killed."""
+        self._began_s = time.monotonic()
+        within_s = self._plan.duration_s + SENT_WITHIN_S
+        for (mark, victim), (next_mark, _) in pairwise(self._steps()):
+            pace.limit = mark
+            self._wait(within_s, partial(producers.has_sent, mark))
+            if victim is None:
+                self._wait(BOUGHT_WITHIN_S, self._buy)
+            else:
+                self._kill(victim, producers.sent_count)
+                pace.limit = next_mark
+                self._recover(self._kills[-1])
+        pace.limit = len(self._plan.events)
+        self._wait(within_s, lambda: producers.has_sent(pace.limit) and not producers.pending)
+        self._display.tell("all traffic is in; waiting until it is drained")
 
+    def _steps(self) -> list[tuple[int, Victim | None]]:
+        """Return after how many events which role is killed. None: customers buy; and the end."""
+        events, victims = len(self._plan.events), self._plan.victims
+        kills = [(events * n // (len(victims) + 1), each) for n, each in enumerate(victims, 1)]
+        return [*sorted([(events // 2, None), *kills], key=itemgetter(0)), (events, None)]
 
-def _send(stage: Stage, scene: Scene, producers: Producers, killer: Killer, plan: Plan) -> float:
-    """Send everything and see it drained; return how many seconds that took."""
-    started_at = time.monotonic()
-    half = len(plan.events) // 2
-    buys = True
+    def settle(self) -> None:
+        """Wait until all is drained and paid for, and the alerts that are due have arrived."""
+        self._wait(DRAINED_WITHIN_S, lambda: self._watch.last.is_drained and self._is_credited())
+        self._drained_s = time.monotonic()
+        self._wait(PAID_WITHIN_S, self._is_paid)
+        with self._transaction() as conn:
+            due = self._alerts_due(conn)
+        count = sum(map(len, due.values()))
+        self._wait(ALERTED_WITHIN_S, lambda: self._inbox.count >= count)
 
-    def tick() -> bool:
-        nonlocal buys
-        killer.tick(producers.sent_count, stage.watch.last)
-        if buys and producers.sent_count >= half:
-            buys = not _buy_more(stage, scene)
-        return producers.is_done and killer.is_done and not buys
+    # --- the parts of a step ------------------------------------------------------------------
 
-    limit_s = plan.duration_s + SENT_WITHIN_S + DRAINED_WITHIN_S * len(plan.roles)
-    _wait(stage, tick, limit_s)
-    stage.display.tell("all traffic is in; waiting until it is drained")
-    _wait(stage, lambda: _is_drained(stage, scene), DRAINED_WITHIN_S)
-    traffic_s = time.monotonic() - started_at
-    _wait(stage, lambda: _is_paid(stage, scene), PAID_WITHIN_S)
-    return traffic_s
-
-
-def _buy_more(stage: Stage, scene: Scene) -> bool:
-    """Let customers buy more; return whether that worked."""
-    try:
-        charges = buy_more(stage.sessions.transaction, scene, stage.spend, stage.sold)
-    except STORE_AWAY:
+    def _wait(self, within_s: float, is_done: Callable[[], bool]) -> bool:
+        """Look and show until it is done; return whether it was done in time."""
+        ends_at = time.monotonic() + within_s
+        while time.monotonic() < ends_at:
+            self._check()
+            self._display.update(self._watch.look(), self.scene.customers)
+            with suppress(*STORE_AWAY):  # a server is being started anew
+                if is_done():
+                    return True
+            time.sleep(TICK_S)
         return False
-    for charge_id in charges:
-        stage.wake("purchase.charge", charge_id)
-    stage.display.tell(f"{len(charges)} customers buy more credit through the payment gateway")
-    return True
 
+    def _kill(self, victim: Victim, at_event: int) -> None:
+        self._wait(RECOVER_WITHIN_S, lambda: victim in self._stack.pids)
+        self._kills.append(kill(victim, self._stack.pids[victim], at_event))
+        self._display.tell(f"killed {victim} (process {self._kills[-1].pid})")
 
-def _is_paid(stage: Stage, scene: Scene) -> bool:
-    """Tell whether every charge has ended, and the gateway has told of each of its payments."""
-    with stage.sessions.transaction() as conn:
-        charged, told = read_charged(conn, scene), read_told(conn, scene)
-    if len(charged) < stage.sold.payments + stage.sold.declined:
-        return False
-    if any(each.is_open for each in charged) or _uncredited(stage, scene):
-        return False
-    return told.issuperset(payment.payment_id for payment in stage.gateway.payments())
+    def _recover(self, killed: Kill) -> None:
+        stack, watch, tell = self._stack, self._watch, self._display.tell
+        if self._wait(RECOVER_WITHIN_S, lambda: killed.is_back(stack, watch.last)):
+            tell(f"{killed.role} is back after {killed.back_s:.1f} s")
+        if self._wait(RECOVER_WITHIN_S, lambda: killed.is_drained(watch.last)):
+            tell(f"drained again {killed.drained_s:.1f} s after {killed.role} was killed")
 
+    def _buy(self) -> bool:
+        charges = buy_more(self._transaction, self.scene, self._spend, self._sold)
+        news = f"{len(charges)} customers buy more credit through the payment gateway"
+        self._display.tell(news)
+        return True
 
-def _is_drained(stage: Stage, scene: Scene) -> bool:
-    sample = stage.watch.last
-    counts = sample.counts
-    if sample.away or counts.buffered or counts.settled != counts.accepted:
-        return False
-    return not _uncredited(stage, scene)
+    @property
+    def _business(self) -> dict[str, object]:
+        return {"business_id": self.scene.business_id}
 
+    def _is_credited(self) -> bool:
+        with self._transaction() as conn:
+            return not conn.execute(statements.UNCREDITED, self._business).scalar_one()
 
-def _await_alerts(stage: Stage, scene: Scene) -> None:
-    """Wait until the alerts that are due have come: all entries are written by now."""
-    inbox = stage.receiver.inbox
-    with stage.sessions.transaction() as conn:
-        due = sum(map(len, alerts_due(read_entries(conn, scene), scene.rules).values()))
-    _wait(stage, lambda: inbox is not None and inbox.received().count >= due, ALERTED_WITHIN_S)
+    def _is_paid(self) -> bool:
+        """Tell whether every charge has ended, and webhooks have reported all of its payments."""
+        with self._transaction() as conn:
+            charged, reported = self._charged(conn), self._reported(conn)
+        if len(charged) < self._sold.payments + self._sold.declined or not self._is_credited():
+            return False
+        payments = {payment.payment_id for payment in self._gateway.payments()}
+        return not any(each.is_open for each in charged) and reported >= payments
 
+    def _charged(self, conn: Connection) -> list[Charged]:
+        return db.rows(Charged, conn.execute(statements.CHARGED, self._business))
 
-def _wait(stage: Stage, is_done: Callable[[], bool], limit_s: float) -> bool:
-    """Look and show until it is done; return whether it was done in time."""
-    ends_at = time.monotonic() + limit_s
-    while time.monotonic() < ends_at:
-        stage.display.update(stage.watch.look())
-        try:
-            if is_done():
-                return True
-        except STORE_AWAY:
-            pass  # it is being started anew
-        time.sleep(TICK_S)
-    return False
+    def _reported(self, conn: Connection) -> set[str]:
+        return set(conn.execute(statements.REPORTED, self._business).scalars())
 
+    def _alerts_due(self, conn: Connection) -> Alerts:
+        history = db.rows(BalanceAfter, conn.execute(statements.BALANCES_AFTER, self._business))
+        return alerts_due(history, self.scene.rules)
 
-def _take_stock(
-    stage: Stage,
-    scene: Scene,
-    producers: Producers,
-    *,
-    kills: Sequence[Kill],
-    before: Before,
-    traffic_s: float,
-) -> Report:
-    inbox = stage.receiver.inbox or Inbox(scene.secret)
-    redis_kills = sum(kill.role == Victim.REDIS for kill in kills)
-    expected = expected_of(scene, producers, stage.sold, redis_kills)
-    with stage.sessions.snapshot() as conn:
-        found = found_in(
-            conn,
-            scene,
-            before,
-            counts=stage.watch.counts(),
-            received=inbox.received(),
-            payments=stage.gateway.payments(),
-            kills=kills,
+    # --- the account --------------------------------------------------------------------------
+
+    def report(self, producers: Producers) -> Report:
+        """Take stock.
+
+        Raises:
+            StoreLostError: a server did not come back.
+
+        """
+        if away := self._watch.look().away:
+            raise StoreLostError(f"a server did not come back: {', '.join(away)}")
+        with self._snapshot() as conn:
+            lines = [*self._lines(conn, producers), *map(kill_line, self._kills)]
+        return Report(
+            lines=lines,
+            kills=self._kills,
+            events=len(producers.sent),
+            over_http=producers.over_http,
+            traffic_s=self._drained_s - self._began_s,
+            duration_s=self._display.time_s(),
+            trace=self._plan.trace,
+            customers=list(zip(self.scene.customers, CURRENCY_OF, strict=True)),
         )
-        timing = timing_of(conn, before, traffic_s)
-    lines = reconcile(expected, found)
-    return Report(
-        lines,
-        kills,
-        timing,
-        as_json(scene, expected, found, lines, timing, over_http=producers.over_http),
-    )
+
+    def _lines(self, conn: Connection, producers: Producers) -> Iterator[Line]:
+        tally, cost = tally_of(producers.sent), self._cost(producers)
+        wallets = db.rows(Wallet, conn.execute(statements.WALLETS, self._business))
+        payments = self._gateway.payments()
+        refused = {
+            row.reason: row.events
+            for row in conn.execute(statements.REFUSED_BY_REASON, self._business)
+        }
+        yield from event_lines(tally, self._resent_max(producers), self._watch.last.counts, refused)
+        for code in CURRENCIES:
+            credited = self.scene.credited[code] + paid(code, payments)
+            yield from money_lines(code, cost, credited, wallets)
+        yield wallet_line(cost, wallets)
+        yield from alert_lines(self._alerts_due(conn), self._inbox)
+        yield from payment_lines(self._sold, payments, self._charged(conn), self._reported(conn))
+        faults = "; ".join(f"{fault.invariant}: {fault.detail}" for fault in find_faults(conn))
+        yield line("faults found by verify", "none", faults or "none")
+
+    def _cost(self, producers: Producers) -> dict[WalletKey, Fraction]:
+        """Return what was used, by wallet. A wallet in the other currency is charged nothing."""
+        who = self.scene.customers
+        cost: dict[WalletKey, Fraction] = dict.fromkeys(product(who, CURRENCIES), Fraction(0))
+        used = tally_of(producers.sent).cost(CURRENCY_OF)
+        return cost | dict(zip(zip(who, CURRENCY_OF, strict=True), used, strict=True))
+
+    def _resent_max(self, producers: Producers) -> int:
+        """Return how many events may have arrived twice.
+
+        A send that fails may have been carried out. So may the one try on a new connection that a
+        client makes by itself when Redis was killed.
+        """
+        redis_kills = sum(each.role == Victim.REDIS for each in self._kills)
+        return FLUSH_EVENTS * 2 * (producers.retries + redis_kills)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from metering.access.keys import create_key
 from metering.db import Transactions
-from metering.ids import AccountId, BusinessId, Currency, CustomerId, PurchaseId
+from metering.ids import AccountId, BusinessId, Currency, CustomerId
 from metering.ledger.businesses import BusinessChange, change_business, create_business
 from metering.ledger.customers import NewCustomer, create_customer
 from metering.ledger.manual import ManualEntry, enter
@@ -36,6 +36,7 @@ PRICED_FOR: Final = timedelta(days=60)
 LOW_SHARE: Final = Fraction(1, 5)
 RECOVERED_SHARE: Final = Fraction(1, 3)
 OWN_RULES: Final = (Fraction(3, 4), Fraction(1, 4))
+OWN_RECOVERED: Final = Fraction(11, 10)  # of the threshold
 # The receiver judges alerts; it is not told of each credit.
 ALERTS: Final = ("credit.balance_low", "credit.balance_recovered")
 
@@ -95,8 +96,8 @@ CURRENCY_OF: Final = tuple(Scene.currency_of(number) for number in range(CUSTOME
 
 def make_scene(
     transaction: Transactions, spend: Sequence[int], receiver_url: str, gateway: NewAccount
-) -> tuple[Scene, list[PurchaseId]]:
-    """Make all of it; return it with the paid orders that are still to be credited.
+) -> Scene:
+    """Make all of it. The workers have to credit the paid orders yet.
 
     `spend`: what each customer is going to use, in whole minor units of its currency. `gateway`:
     the account that further credit will be paid through.
@@ -106,18 +107,17 @@ def make_scene(
         change_business(conn, business_id, BusinessChange(on_unmetered="keep_free"))
         scene = Scene(business_id, connect_account(conn, business_id, gateway).account_id)
         for item in PRICE_LIST:
-            _price(conn, scene.business_id, item)
+            _price(conn, business_id, item)
         wanted = NewEndpoint(url=receiver_url, filter_types=[*ALERTS])
         endpoint = create_endpoint(conn, business_id, wanted)
-        scene.api_key = create_key(conn, scene.business_id, "demo", ["ingest"]).key
-        scene.secret = endpoint_secret(conn, scene.business_id, endpoint.endpoint_id)
-        for number in range(CUSTOMERS):
-            scene.customers.append(_customer(conn, scene.business_id, number))
-        # Rules before credit: so each alert follows from an entry, and can be counted from them.
+        scene.secret = endpoint_secret(conn, business_id, endpoint.endpoint_id)
+        scene.api_key = create_key(conn, business_id, "demo", ["ingest"]).key
+        scene.customers = [_customer(conn, business_id, number) for number in range(CUSTOMERS)]
+        # Rules before credit, so that each alert follows from an entry.
         _rules(conn, scene, spend)
-    with transaction() as conn:
-        orders = [_credit(conn, scene, number, spend) for number in range(CUSTOMERS)]
-    return scene, orders
+        for number in range(CUSTOMERS):
+            _credit(conn, scene, number, spend)
+    return scene
 
 
 def _price(conn: Connection, business_id: BusinessId, item: Item) -> None:
@@ -149,23 +149,20 @@ def _customer(conn: Connection, business_id: BusinessId, number: int) -> Custome
     new = NewCustomer(
         email=f"customer-{number}@example.com",
         name=f"Customer {number}",
-        billing_currency=Scene.currency_of(number),
+        billing_currency=CURRENCY_OF[number],
     )
     return create_customer(conn, business_id, new, CURRENCIES)
 
 
 def _rules(conn: Connection, scene: Scene, spend: Sequence[int]) -> None:
     for currency in CURRENCIES:
-        of_currency = [s for n, s in enumerate(spend) if Scene.currency_of(n) == currency]
-        mean = sum(of_currency) // len(of_currency)
-        low, back = mean * LOW_SHARE, mean * RECOVERED_SHARE
-        _rule(conn, scene, None, currency, low=low, recovered=back)
+        ours = [each for each, code in zip(spend, CURRENCY_OF, strict=True) if code == currency]
+        mean = sum(ours) // len(ours)
+        _rule(conn, scene, None, currency, (mean * LOW_SHARE, mean * RECOVERED_SHARE))
     for number, customer_id in enumerate(scene.customers):
-        if Scene.purse_of(number).own_rules:
-            for share in OWN_RULES:
-                low = spend[number] * share
-                currency, back = Scene.currency_of(number), low + low / 10
-                _rule(conn, scene, customer_id, currency, low=low, recovered=back)
+        for share in OWN_RULES if Scene.purse_of(number).own_rules else ():
+            low = spend[number] * share
+            _rule(conn, scene, customer_id, CURRENCY_OF[number], (low, low * OWN_RECOVERED))
 
 
 def _rule(
@@ -173,12 +170,10 @@ def _rule(
     scene: Scene,
     customer_id: CustomerId | None,
     currency: str,
-    *,
-    low: Fraction,
-    recovered: Fraction,
+    bounds: tuple[Fraction, Fraction],
 ) -> None:
-    threshold = int(low)
-    rule = RuleSet(customer_id, currency, threshold, max(threshold + 1, int(recovered)))
+    low, recovered = map(int, bounds)
+    rule = RuleSet(customer_id, currency, low, max(low + 1, recovered))
     set_rule(
         conn,
         scene.business_id,
@@ -190,21 +185,31 @@ def _rule(
     scene.rules.append(rule)
 
 
-def _credit(conn: Connection, scene: Scene, number: int, spend: Sequence[int]) -> PurchaseId:
-    """Give half of the credit by hand and sell the other half; a little in the other currency."""
-    currency = Scene.currency_of(number)
-    half = half_of(number, spend)
-    _enter(conn, scene, number, currency, half)
-    for other in CURRENCIES:
-        if other != currency:
-            enough = max(rule.recover_at_minor for rule in scene.rules if rule.currency == other)
-            _enter(conn, scene, number, other, enough)
-    return _order(conn, scene, number, half)
-
-
 def half_of(number: int, spend: Sequence[int]) -> int:
     """Return half of the credit that a customer begins with, in minor units."""
     return max(1, int(spend[number] * Scene.purse_of(number).share / 2))
+
+
+def _credit(conn: Connection, scene: Scene, number: int, spend: Sequence[int]) -> None:
+    """Give half of the credit by hand and sell the other half; a little in the other currency."""
+    half = half_of(number, spend)
+    for currency in CURRENCIES:
+        recovered = [rule.recover_at_minor for rule in scene.rules if rule.currency == currency]
+        _enter(
+            conn,
+            scene,
+            number,
+            currency,
+            half if currency == CURRENCY_OF[number] else max(recovered),
+        )
+    order = PaidOrder(
+        order_id=f"first-{number}",
+        customer_id=scene.customers[number],
+        currency=CURRENCY_OF[number],
+        paid=half,
+    )
+    record_paid_order(conn, scene.business_id, order)
+    scene.credited[CURRENCY_OF[number]] += half
 
 
 def _enter(conn: Connection, scene: Scene, number: int, currency: str, amount: int) -> None:
@@ -219,17 +224,3 @@ def _enter(conn: Connection, scene: Scene, number: int, currency: str, amount: i
     for _ in range(2):
         enter(conn, scene.business_id, scene.customers[number], request)
     scene.credited[currency] += amount
-
-
-def _order(conn: Connection, scene: Scene, number: int, amount: int) -> PurchaseId:
-    """Record an order that was paid elsewhere."""
-    currency = Scene.currency_of(number)
-    order = PaidOrder(
-        order_id=f"first-{number}",
-        customer_id=scene.customers[number],
-        currency=currency,
-        paid=amount,
-    )
-    purchase_id = record_paid_order(conn, scene.business_id, order)
-    scene.credited[currency] += amount
-    return purchase_id

@@ -18,17 +18,21 @@ CUSTOMERS: Final = 40
 NOBODY: Final = -1  # stands for a customer that does not exist
 UNMETERED: Final = "llm.health_check"
 SEED: Final = 20_231_116
-# Of the traffic, one in so many is sent again, is nobody's, and so on.
-RESENT_1_IN: Final = 40
-UNMETERED_1_IN: Final = 100
-UNKNOWN_1_IN: Final = 400
-UNREADABLE_1_IN: Final = 400
-CONFLICT_1_IN: Final = 1000
+LARGE_SHARE: Final = 0.2
+# One event in so many is an extra of this kind, copied from a regular event.
+_EXTRAS: Final = {
+    "resent": 40,
+    "conflict": 1000,
+    "unmetered": 100,
+    "unknown": 400,
+    "unreadable": 400,
+}
+_REPETITIONS: Final = ("resent", "conflict")  # they come after the event that they repeat
 _SUMMED: Final = tuple(item.summed for item in PRICE_LIST if item.summed)
 _TRACE_COLUMNS: Final = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
-# Extras that repeat nothing stand beside the event they are copied from.
-_EARLY: Final = ("unmetered", "unknown", "unreadable")
-_MICROSECOND_DIGITS: Final = 26  # of `2023-11-16 18:17:03.979960`: what comes after is cut off
+_MICROSECOND_DIGITS: Final = 26  # of `2023-11-16 18:17:03.979960`: further digits are cut off
+
+Row = tuple[datetime, int, int]  # of a trace
 
 
 class Planned(NamedTuple):
@@ -43,7 +47,7 @@ class Planned(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """What must become of the events that were sent, judged by what they say."""
+    """What must become of the events that were sent, judged by their content."""
 
     sent: int = 0
     posted: int = 0
@@ -54,13 +58,16 @@ class Tally:
     _seen: dict[str, Planned] = field(default_factory=dict)
 
     def add(self, event: Planned) -> None:
-        """Judge one more event; those of one customer come in the order in which they were sent."""
+        """Judge one more event. Those of one customer come in the order of their sending."""
         self.sent += 1
-        if known := self._seen.get(event.event_id):
-            self._again(known, event)
-            return
-        self._seen[event.event_id] = event
-        self._first(event)
+        known = self._seen.get(event.event_id)
+        if known is None:
+            self._seen[event.event_id] = event
+            self._first(event)
+        elif known == event:
+            self.repeated += 1
+        else:
+            self.refused["conflict"] += 1
 
     def _first(self, event: Planned) -> None:
         if event.customer == NOBODY:
@@ -73,12 +80,6 @@ class Tally:
         else:
             self.posted += 1
             self.usage[event.customer].add(event.metadata)
-
-    def _again(self, known: Planned, event: Planned) -> None:
-        if known == event:
-            self.repeated += 1
-        else:
-            self.refused["conflict"] += 1
 
     def cost(self, currency_of: Sequence[str]) -> list[Fraction]:
         """Return what each customer's use costs, in minor units of its currency."""
@@ -96,11 +97,28 @@ def tally_of(events: Iterable[Planned]) -> Tally:
 def plan_invented(events: int, span_s: float) -> list[Planned]:
     """Return `events` events over `span_s` seconds: invented, but the same ones every time."""
     numbers = random.Random(SEED)  # noqa: S311 - reproducible, not secret
-    regular = events - sum(_extra_counts(events).values())
+    regular = events - sum(events // one_in for one_in in _EXTRAS.values())
     return _with_extras(_invented(numbers, regular, span_s), numbers, events)
 
 
-def plan_trace(rows: Sequence[tuple[datetime, int, int]], events: int) -> list[Planned]:
+def _invented(numbers: random.Random, events: int, span_s: float) -> list[Planned]:
+    return [
+        Planned(
+            f"req-{number}",
+            numbers.randrange(CUSTOMERS),
+            REQUEST,
+            number / events * span_s,
+            {
+                "model": LARGE if numbers.random() < LARGE_SHARE else "small",
+                "input_tokens": min(8_000, 1 + int(numbers.lognormvariate(6.5, 1.0))),
+                "output_tokens": min(2_000, 1 + int(numbers.lognormvariate(4.5, 1.0))),
+            },
+        )
+        for number in range(events)
+    ]
+
+
+def plan_trace(rows: Sequence[Row], events: int) -> list[Planned]:
     """Return an event per row, over and over until there are `events`, and the extras on top.
 
     The spacing is that of the file; its last row is now.
@@ -120,7 +138,7 @@ def plan_trace(rows: Sequence[tuple[datetime, int, int]], events: int) -> list[P
     return _with_extras(regular, numbers, events)
 
 
-def read_trace(path: Path) -> list[tuple[datetime, int, int]]:
+def read_trace(path: Path) -> list[Row]:
     """Read a CSV of TIMESTAMP, ContextTokens, GeneratedTokens; rows in the order of the file.
 
     Raises:
@@ -139,7 +157,7 @@ def read_trace(path: Path) -> list[tuple[datetime, int, int]]:
     return rows
 
 
-def _trace_row(path: Path, line: int, row: dict[str, str]) -> tuple[datetime, int, int]:
+def _trace_row(path: Path, line: int, row: dict[str, str]) -> Row:
     try:
         at, context, generated = (row[name] for name in _TRACE_COLUMNS)
         moment = datetime.fromisoformat(at[:_MICROSECOND_DIGITS]).replace(tzinfo=UTC)
@@ -148,64 +166,34 @@ def _trace_row(path: Path, line: int, row: dict[str, str]) -> tuple[datetime, in
         raise InvalidInputError(FieldProblem(f"{path.name} line {line}", str(error))) from None
 
 
-def _extra_counts(events: int) -> dict[str, int]:
-    return {
-        "resent": events // RESENT_1_IN,
-        "unmetered": events // UNMETERED_1_IN,
-        "unknown": events // UNKNOWN_1_IN,
-        "unreadable": events // UNREADABLE_1_IN,
-        "conflict": events // CONFLICT_1_IN,
-    }
-
-
-def _invented(numbers: random.Random, events: int, span_s: float) -> list[Planned]:
-    return [
-        Planned(
-            f"req-{number}",
-            numbers.randrange(CUSTOMERS),
-            REQUEST,
-            number / events * span_s,
-            {
-                "model": LARGE if numbers.random() < 0.2 else "small",  # noqa: PLR2004
-                "input_tokens": min(8_000, 1 + int(numbers.lognormvariate(6.5, 1.0))),
-                "output_tokens": min(2_000, 1 + int(numbers.lognormvariate(4.5, 1.0))),
-            },
-        )
-        for number in range(events)
-    ]
-
-
 def _with_extras(regular: list[Planned], numbers: random.Random, events: int) -> list[Planned]:
-    """Strew in what must not be charged, each copied from a regular event, so close to its time."""
-    placed = [(float(place), event) for place, event in enumerate(regular)]
-    placed += _extras(regular, numbers, _extra_counts(events))
-    placed.sort(key=lambda pair: pair[0])
-    return [event for _, event in placed]
+    """Strew in the extras, each close to the event that it is copied from."""
+    placed = [*enumerate(regular), *_extras(regular, numbers, events)]
+    return [event for _, event in sorted(placed, key=lambda pair: pair[0])]
 
 
 def _extras(
-    regular: list[Planned], numbers: random.Random, counts: dict[str, int]
+    regular: list[Planned], numbers: random.Random, events: int
 ) -> Iterator[tuple[float, Planned]]:
-    """Yield (place, event): repetitions come after what they repeat."""
-    total = len(regular)
-    for kind, count in counts.items():
-        for number in range(count):
-            index = numbers.randrange(total)
-            after = index if kind in _EARLY else numbers.uniform(index, total)
-            yield after + 0.5, _extra(kind, number, regular[index])
+    """Yield each extra with its place."""
+    for kind, one_in in _EXTRAS.items():
+        for number in range(events // one_in):
+            index = numbers.randrange(len(regular))
+            repeats = kind in _REPETITIONS
+            place = numbers.uniform(index, len(regular)) if repeats else index
+            yield place + 0.5, _extra(kind, number, regular[index])
 
 
 def _extra(kind: str, number: int, model: Planned) -> Planned:
-    metadata = model.metadata
     match kind:
         case "resent":
             return model
         case "conflict":
-            return model._replace(metadata={**metadata, "input_tokens": 999_999})
+            return model._replace(metadata={**model.metadata, "input_tokens": 999_999})
         case "unmetered":
             return model._replace(event_id=f"check-{number}", name=UNMETERED)
         case "unknown":
             return model._replace(event_id=f"nobody-{number}", customer=NOBODY)
         case _:
-            spoilt = {**metadata, "output_tokens": "many"}
+            spoilt = {**model.metadata, "output_tokens": "many"}
             return model._replace(event_id=f"unreadable-{number}", metadata=spoilt)

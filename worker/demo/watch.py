@@ -1,19 +1,18 @@
-"""What the demo looks at while it runs: one sample of both stores, whatever is away just now."""
+"""What the demo sees of both stores while it runs: one sample after the other."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, cast
+from operator import sub
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from redis.exceptions import RedisError
-from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from metering.buffer.entry import stream_position
-from metering.buffer.keys import Shard, StreamId, counters_key, stream_key
-from metering.buffer.stream import UsageBuffer
-from metering.db import Transactions
+from metering import db
+from metering.buffer.keys import Shard
+from metering.buffer.stream import ShardCounters, UsageBuffer
+from metering.debit.write import Outcome
 from metering.ids import CustomerId
 from metering.usage import statements as usage
 from worker.demo import statements
@@ -21,9 +20,8 @@ from worker.demo import statements
 STORE_AWAY: Final = (RedisError, SQLAlchemyError, psycopg.Error)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """Events: taken into Redis, still in it, and where the others ended by the batches."""
+class Counts(NamedTuple):
+    """Events: accepted by Redis, still in it, and where the others ended."""
 
     accepted: int = 0
     buffered: int = 0
@@ -31,109 +29,72 @@ class Counts:
     duplicate: int = 0
     refused: int = 0
     unmetered: int = 0
-    replayed: int = 0
 
     @property
-    def settled(self) -> int:
-        """Events that ended somewhere."""
+    def ended(self) -> int:
+        """Events that are no longer buffered."""
         return self.posted + self.duplicate + self.refused
-
-    def since(self, before: "Counts") -> "Counts":
-        """Return what has come to these counts since `before`."""
-        return Counts(
-            **{name: getattr(self, name) - getattr(before, name) for name in Counts.__slots__}
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One look: `at_s` by the monotonic clock; `lag_s` the age of the oldest buffered chunk."""
+    """One look at both stores. A store in `away` did not answer: its figures are older.
 
-    at_s: float = 0.0
-    counts: Counts = Counts()
+    `lag_s`: the age of the oldest buffered chunk. `before`: the counts at the start of this run.
+    """
+
+    shards: Mapping[Shard, ShardCounters] = field(default_factory=dict)
+    ended: Outcome = field(default_factory=Outcome)
     lag_s: float = 0.0
-    balances: Mapping[str, int] = field(default_factory=dict)
-    away: tuple[str, ...] = ()
+    balances: Mapping[CustomerId, int] = field(default_factory=dict)
+    away: Sequence[str] = ()
+    before: Counts = field(default_factory=Counts)
+
+    @property
+    def counts(self) -> Counts:
+        """The events of this run."""
+        accepted = sum(shard.accepted for shard in self.shards.values())
+        buffered = sum(shard.buffered for shard in self.shards.values())
+        ended = self.ended
+        ends = (ended.posted, ended.duplicate, ended.refused, ended.unmetered)
+        return Counts(*map(sub, (accepted, buffered, *ends), self.before))
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether every accepted event has ended."""
+        counts = self.counts
+        return not self.away and not counts.buffered and counts.ended == counts.accepted
 
 
 class Watch:
-    """Takes samples. What a store that is away would say stays as it was."""
+    """Takes samples, and keeps the last one."""
 
-    def __init__(self, transaction: Transactions, buffer: UsageBuffer) -> None:
-        self._transaction = transaction
-        self._buffer = buffer
-        self._before = Counts()
+    def __init__(self, transaction: db.Transactions, buffer: UsageBuffer) -> None:
+        self._transaction, self._buffer = transaction, buffer
         self.customers: Sequence[CustomerId] = ()
         self.last = Sample()
 
     def begin(self) -> None:
-        """Count from here: an older run on the same data has counts of its own."""
-        with self._transaction() as conn:
-            self._before = replace(_totals(conn), accepted=self._accounts()[0])
-
-    def counts(self) -> Counts:
-        """Return the counts of this run, or raise what says that a store is away."""
-        with self._transaction() as conn:
-            totals = _totals(conn)
-        accepted, buffered, _lag_s = self._accounts()
-        return replace(totals, accepted=accepted, buffered=buffered).since(self._before)
+        """Count from now: an older run on the same data has counts of its own."""
+        self.last = replace(self.last, before=self.look().counts)
 
     def look(self) -> Sample:
-        """Take a sample, and keep it as `last`."""
-        away: list[str] = []
-        values = {name: getattr(self.last.counts, name) for name in Counts.__slots__}
-        lag_s, balances = self.last.lag_s, self.last.balances
-        try:
-            accepted, buffered, lag_s = self._accounts()
-            values |= {"accepted": accepted - self._before.accepted, "buffered": buffered}
-        except RedisError:
-            away.append("redis")
-        try:
-            posted, balances = self._postgres()
-            values |= posted
-        except (SQLAlchemyError, psycopg.Error):
-            away.append("postgres")
-        self.last = Sample(
-            at_s=time.monotonic(),
-            counts=Counts(**values),
-            lag_s=lag_s,
-            balances=balances,
-            away=tuple(away),
-        )
-        return self.last
+        """Take a sample."""
+        sample = replace(self.last, away=())
+        for store, read in (("redis", self._redis), ("postgres", self._postgres)):
+            try:
+                sample = replace(sample, **read())
+            except STORE_AWAY:
+                sample = replace(sample, away=(*sample.away, store))
+        self.last = sample
+        return sample
 
-    def _postgres(self) -> tuple[dict[str, int], dict[str, int]]:
-        names = ("posted", "duplicate", "refused", "unmetered", "replayed")
+    def _redis(self) -> dict[str, Any]:
+        shards = {shard: self._buffer.counters(shard) for shard in self._buffer.shards}
+        return {"shards": shards, "lag_s": self._buffer.oldest_age_s() or 0.0}
+
+    def _postgres(self) -> dict[str, Any]:
         with self._transaction() as conn:
-            totals = _totals(conn).since(self._before)
+            ended = db.row(Outcome, conn.execute(usage.TOTALS).one())
             rows = conn.execute(statements.BALANCES, {"customer_ids": list(self.customers)})
-            balances = {row.customer_id: row.balance_minor for row in rows}
-        return {name: getattr(totals, name) for name in names}, balances
-
-    def _accounts(self) -> tuple[int, int, float]:
-        """Return events ever accepted and now buffered, and the age of the oldest chunk in s."""
-        shards: tuple[Shard, ...] = self._buffer.shards
-        pipe = self._buffer.redis.pipeline(transaction=False)
-        pipe.time()
-        for shard in shards:
-            pipe.hmget(counters_key(shard), ["accepted", "settled"])
-        for shard in shards:
-            pipe.xrange(stream_key(shard), count=1)
-        now, *rest = pipe.execute()
-        accounts = cast("list[list[bytes | None]]", rest[: len(shards)])
-        heads = cast("list[list[tuple[bytes, object]]]", rest[len(shards) :])
-        accepted = sum(int(account[0] or 0) for account in accounts)
-        settled = sum(int(account[1] or 0) for account in accounts)
-        oldest_ms = [stream_position(_stream_id(head[0][0]))[0] for head in heads if head]
-        now_s = now[0] + now[1] / 1_000_000
-        lag_s = max(0.0, now_s - min(oldest_ms) / 1000) if oldest_ms else 0.0
-        return accepted, accepted - settled, lag_s
-
-
-def _stream_id(raw: bytes) -> StreamId:
-    return StreamId(raw.decode())
-
-
-def _totals(conn: Connection) -> Counts:
-    row = conn.execute(usage.TOTALS).one()
-    return Counts(**{name: int(value) for name, value in row._mapping.items()})  # noqa: SLF001
+            return {"ended": ended, "balances": {r.customer_id: r.balance_minor for r in rows}}
