@@ -15,7 +15,7 @@ from typing import Final, Literal, NamedTuple
 import structlog
 from sqlalchemy import Connection
 
-from metering.db import cause_of, is_server_fault, rows
+from metering.db import Transactions, cause_of, database_now, is_server_fault, rows
 from metering.errors import GullakError, NotFoundError, UnreadableEventError
 from metering.ids import AccountId, BusinessId, ProviderEventNumber
 from metering.payment import statements
@@ -296,3 +296,21 @@ def replay(conn: Connection, business_id: BusinessId, wanted: Replay) -> int:
     if not conn.execute(statements.HAS_EVENT, values).scalar_one():
         raise NotFoundError("provider event", str(wanted.event_number))
     return conn.execute(statements.REPLAY_ONE, values).rowcount
+
+
+def replay_all(
+    transaction: Transactions,
+    business_id: BusinessId,
+    event_number: ProviderEventNumber | None,
+    payment_id: str | None,
+) -> int:
+    """Replay all such events that are there now, page by page; return how many."""
+    with transaction() as conn:
+        before = database_now(conn)
+    wanted = Replay(event_number=event_number, payment_id=payment_id, before=before)
+    total, count = 0, REPLAY_MAX
+    while count >= REPLAY_MAX:
+        with transaction() as conn:
+            count = replay(conn, business_id, wanted)
+        total += count
+    return total

@@ -461,20 +461,6 @@ def test_webhooks_that_make_no_sense_are_seen(inbox: Inbox) -> None:
 # --- kills ----------------------------------------------------------------------------------------
 
 
-class Processes:
-    """A stack whose processes are only numbers."""
-
-    api_url = ""
-    data_dir = Path()
-
-    def __init__(self) -> None:
-        self.pids: dict[str, int] = {"worker": 1, "beat": 2}
-        self.not_ready: list[str] = []
-
-    def missing(self) -> list[str]:
-        return self.not_ready
-
-
 def sample(*shards: tuple[int, int], away: tuple[str, ...] = ()) -> Sample:
     """A look at shards that have accepted and settled so many events."""
     counters = {Shard(n): ShardCounters(Epoch("e"), *each) for n, each in enumerate(shards)}
@@ -493,23 +479,20 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> Kill:
 def test_a_killed_process_is_back_when_another_is_ready_and_both_stores_answer(
     killed: Kill,
 ) -> None:
-    stack = Processes()
+    now = sample((30, 10))
 
-    assert not killed.is_back(stack, sample((30, 10)))  # the old process
-    stack.pids["worker"], stack.not_ready = 3, ["worker"]
-    assert not killed.is_back(stack, sample((30, 10)))  # the new one is not ready
-    stack.not_ready = []
-    assert not killed.is_back(stack, sample((30, 10), away=("redis",)))  # the figures are old
+    assert not killed.is_back(1, [], now)  # the old process
+    assert not killed.is_back(None, [], now)
+    assert not killed.is_back(3, ["worker"], now)
+    assert not killed.is_back(3, [], sample((30, 10), away=("redis",)))  # the figures are old
     assert killed.back_s is None
-    assert killed.is_back(stack, sample((60, 10)))
+    assert killed.is_back(3, ["beat"], now)
     assert killed.back_s is not None
 
 
 def test_a_kill_is_over_when_each_shard_has_drained_what_it_held(killed: Kill) -> None:
-    stack = Processes()
-    stack.pids["worker"] = 3
     assert not killed.is_drained(sample((60, 60), (20, 20)))  # the process is not back
-    assert killed.is_back(stack, sample((60, 40), (20, 20)))
+    assert killed.is_back(3, [], sample((60, 40), (20, 20)))
 
     assert not killed.is_drained(sample((60, 59), (20, 20)))
     assert not killed.is_drained(sample((60, 59), (40, 40)))  # later events of another shard

@@ -28,7 +28,7 @@ def create(conn: Connection, name: Annotated[str, Argument(help="Its name.")]) -
     return {"business_id": create_business(conn, name), "name": name.strip()}
 
 
-@app.add("list", table("business_id", "name~", "created_at"))
+@app.add("list", table("business_id, name~, created_at"))
 def list_all(conn: Connection) -> list[BusinessName]:
     """List all businesses, oldest first."""
     return list_businesses(conn)

@@ -10,7 +10,7 @@ from metering.payment.charges.store import Charge, page_of_charges
 from worker import charging
 from worker.cli.command import Group, Tenant
 from worker.cli.options import Limit
-from worker.cli.page import SENTENCE, Minor, Sentence, table
+from worker.cli.page import SENTENCE, Sentence, table
 from worker.cli.target import Target
 
 app = Group()
@@ -21,10 +21,12 @@ ChargeArgument = Annotated[ChargeId, Argument(help="Charge id.", metavar="CHARGE
 @app.add(
     "list",
     table(
-        *("charge_id", ("amount#", Minor("amount_minor"))),
-        ("status", lambda c: f"{c.status}, parked" if c.is_parked else c.status),
-        *("payment_id", "failure~", "created_at"),
-        ("for", lambda charge: charge.checkout_id or charge.purchase_id),
+        """
+            charge_id, amount# = $amount_minor, status, payment_id, failure~, created_at,
+            for = order
+        """,
+        status=lambda c: f"{c.status}, parked" if c.is_parked else c.status,
+        order=lambda charge: charge.checkout_id or charge.purchase_id,
     ),
 )
 def list_all(

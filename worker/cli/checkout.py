@@ -11,15 +11,15 @@ from metering.payment.checkouts.checkout import Checkout, get_checkout, page_of_
 from worker import charging
 from worker.cli.command import Group, Options, Tenant
 from worker.cli.options import CurrencyCode, Customer, Limit, ProviderAccount, ReturnUrl, minor
-from worker.cli.page import Minor, record, table
+from worker.cli.page import columns, record, table
 from worker.cli.target import Target
 
 app = Group()
 
-_CHECKOUT: Final = (
-    *("checkout_id", ("by credit#", Minor("credit_minor")), ("to pay#", Minor("payment_minor"))),
-    *("status", "failure~", "created_at", ("pay at", "payment_url")),
-)
+_CHECKOUT: Final = columns("""
+    checkout_id, by credit# = $credit_minor, to pay# = $payment_minor, status, failure~,
+    created_at, pay at = payment_url
+""")
 _NEW: Final = Options(
     currency=CurrencyCode,
     amount=Annotated[int, minor("--amount", "The price.")],
@@ -32,7 +32,7 @@ _NEW: Final = Options(
 )
 
 
-@app.add("create", record(*_CHECKOUT))
+@app.add("create", record(_CHECKOUT))
 def create(
     target: Target, business: BusinessId, customer: Customer, new: Annotated[NewCheckout, _NEW]
 ) -> Checkout:
@@ -47,7 +47,7 @@ def create(
         return get_checkout(conn, business, begun.checkout_id)
 
 
-@app.add("show", record(*_CHECKOUT))
+@app.add("show", record(_CHECKOUT))
 def show(
     tenant: Tenant,
     checkout: Annotated[CheckoutId, Argument(help="Checkout id.", metavar="CHECKOUT")],
@@ -56,7 +56,7 @@ def show(
     return tenant.run(get_checkout, checkout)
 
 
-@app.add("list", table(*_CHECKOUT))
+@app.add("list", table(_CHECKOUT))
 def list_all(tenant: Tenant, customer: Customer, limit: Limit = 50) -> list[Checkout]:
     """List the checkouts of a customer, newest first."""
     return tenant.run(page_of_checkouts, customer, page=limit)

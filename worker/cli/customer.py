@@ -20,7 +20,7 @@ from metering.ledger.wallets import Overdraft, WalletView, set_overdraft, wallet
 from worker.cli.command import Group, Options, Tenant, command
 from worker.cli.options import CurrencyCode, CustomerArgument, Limit, minor
 from worker.cli.options import Customer as CustomerOption
-from worker.cli.page import Minor, Page, View, field, table
+from worker.cli.page import Page, View, field, table
 from worker.cli.show import major, print_record
 
 app = Group()
@@ -28,9 +28,10 @@ wallet = Group()
 
 # `remainder`: the cost below one minor unit, which the next debit takes.
 WALLETS: Final = table(
-    *("wallet_id", ("balance#", Minor("balance_minor")), ("available#", Minor("available_minor"))),
-    *(("frozen#", Minor("frozen_minor")), ("remainder (minor)#", "remainder")),
-    ("entries#", "version"),
+    """
+        wallet_id, balance# = $balance_minor, available# = $available_minor,
+        frozen# = $frozen_minor, remainder (minor)# = remainder, entries# = version
+    """,
     title="wallets",
 )
 _NEW: Final = Options(
@@ -52,7 +53,7 @@ def create(tenant: Tenant, new: Annotated[NewCustomer, _NEW]) -> dict[str, objec
 @app.add(
     "list",
     table(
-        *("customer_id", "email", "name~", "billing_currency", "created_at"),
+        "customer_id, email, name~, billing_currency, created_at",
         more="there may be more: --after {last.customer_id}",
     ),
 )

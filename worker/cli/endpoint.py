@@ -10,7 +10,6 @@ from metering.webhook.deliveries import send_test
 from metering.webhook.endpoints import (
     ENDPOINTS_MAX,
     ROTATION_OVERLAP_S,
-    Endpoint,
     NewEndpoint,
     create_endpoint,
     delete_endpoint,
@@ -21,7 +20,7 @@ from metering.webhook.endpoints import (
     rotate_secret,
 )
 from worker.cli.command import Group, Tenant
-from worker.cli.page import field, table
+from worker.cli.page import field, fields, table
 from worker.cli.target import Target
 from worker.receivers import reach_of
 
@@ -30,14 +29,10 @@ app = Group()
 EndpointArgument = Annotated[EndpointId, Argument(help="Endpoint id.", metavar="ENDPOINT")]
 
 # Values of headers can be credentials of the receiver: they are not printed.
-_SHOWN: Final = (
-    *("endpoint_id", "url", "filter_types", "disabled_at", "disabled_reason"),
-    *("failures_in_row", "description", "created_at"),
-)
-
-
-def _shown(endpoint: Endpoint) -> dict[str, Any]:
-    return {name: getattr(endpoint, name) for name in _SHOWN}
+_SHOWN: Final = """
+    endpoint_id, url, filter_types, disabled_at, disabled_reason, failures_in_row, description,
+    created_at
+"""
 
 
 @app.add("create", field("endpoint_id", "secret"))
@@ -61,23 +56,22 @@ def create(
     if refusal:
         # A warning only: the workers' environment may allow what ours does not.
         typer.echo(f"gullak: warning: {url} {refusal}", err=True)
-    return {**_shown(made), "secret": secret}
+    return {**fields(made, _SHOWN), "secret": secret}
 
 
 @app.add(
     "list",
     table(
-        *(
-            "endpoint_id",
-            "url",
-            ("filter_types~", lambda one: ", ".join(one["filter_types"] or ())),
-        ),
-        *("disabled_at", "disabled_reason~", "failures_in_row#", "description~", "created_at"),
+        """
+            endpoint_id, url, filter_types~, disabled_at, disabled_reason~, failures_in_row#,
+            description~, created_at
+        """,
+        filter_types=lambda one: ", ".join(one["filter_types"] or ()),
     ),
 )
 def list_all(tenant: Tenant) -> list[dict[str, Any]]:
     """List the endpoints of a business, oldest first."""
-    return [_shown(found) for found in tenant.run(list_endpoints, limit=ENDPOINTS_MAX)]
+    return [fields(found, _SHOWN) for found in tenant.run(list_endpoints, limit=ENDPOINTS_MAX)]
 
 
 @app.add("disable")

@@ -1,6 +1,5 @@
 """`gullak credit`, `debit` and `history`: entries of a wallet."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
@@ -23,7 +22,7 @@ from worker.cli.options import (
     minor,
     moment,
 )
-from worker.cli.page import SENTENCE, Column, Page, Sentence, View
+from worker.cli.page import SENTENCE, Page, Sentence, View, columns
 from worker.cli.show import major, money
 
 _DEBIT: Final = Options(
@@ -96,14 +95,18 @@ def _print_history(found: Sentence, view: View) -> None:
         whole = major(amount_minor, entry.currency, view.currencies)
         return whole or f"{amount_minor} minor"
 
-    columns: Sequence[Column] = (
-        *("version#", "created_at", ("amount#", lambda entry: in_major(entry, _signed(entry)))),
-        ("balance#", lambda entry: in_major(entry, entry.after_minor)),
-        *(("what~", _what), "entry_id", ("amount (minor)#", _signed)),
-        *(("exact cost (minor)#", "exact_cost"), ("remainder (minor)#", "remainder_after")),
-        ("key", "idempotency_key"),
+    shown = columns(
+        """
+            version#, created_at, amount#, balance#, what~, entry_id,
+            amount (minor)# = amount_minor, exact cost (minor)# = exact_cost,
+            remainder (minor)# = remainder_after, key = idempotency_key
+        """,
+        amount=lambda entry: in_major(entry, _signed(entry)),
+        balance=lambda entry: in_major(entry, entry.after_minor),
+        what=_what,
+        amount_minor=_signed,
     )
-    view.table(columns, found.record, found.text, wide=view.wide)
+    view.table(shown, found.record, found.text, wide=view.wide)
 
 
 @command(Page(_print_history, has_wide=True))

@@ -10,19 +10,21 @@ from metering.usage.list import list_events
 from metering.usage.walk import EventFilter
 from worker.cli.command import command
 from worker.cli.options import Limit, OfCustomer
-from worker.cli.page import table
+from worker.cli.page import fields, table
 from worker.cli.target import Target
 
-_FIELDS: Final = (
-    *("event_id", "customer_id", "event_name", "event_at", "metadata", "status"),
-    *("cost_minor", "currency", "entry_id", "reason", "detail"),
-)
+_FIELDS: Final = """
+    event_id, customer_id, event_name, event_at, metadata, status, cost_minor, currency, entry_id,
+    reason, detail
+"""
 
 
 @command(
     table(
-        *("event_id", "status", ("cost (minor)#", "cost_minor"), "currency", "entry_id"),
-        *(("at", "event_at"), ("event name", "event_name"), "customer_id", "reason", "detail~"),
+        """
+            event_id, status, cost (minor)# = cost_minor, currency, entry_id, at = event_at,
+            event name = event_name, customer_id, reason, detail~
+        """,
     )
 )
 def events(
@@ -47,4 +49,4 @@ def events(
         found = list_events(target.transaction, target.buffer, business, wanted, page=limit)
     else:
         found = [find_event(target.transaction, target.buffer, business, event_id)]
-    return [{name: getattr(event, name) for name in _FIELDS} for event in found]
+    return [fields(event, _FIELDS) for event in found]

@@ -13,18 +13,17 @@ from metering.ledger.lots.listing import Allocations, allocations_of
 from metering.usage.entry_usage import ExplainedEvent, explain_events, sharing
 from worker.cli.command import Tenant, command
 from worker.cli.options import EntryArgument, Limit
-from worker.cli.page import Minor, Page, View
+from worker.cli.page import Page, View, columns
 from worker.cli.show import print_table
 
-_ENTRY: Final = (
-    "customer_id",
-    ("what", lambda entry: f"{entry.kind} {'credit' if entry.is_credit else 'debit'}"),
-    ("amount", Minor("amount_minor")),
-    ("balance before", Minor("before_minor")),
-    ("balance after", Minor("after_minor")),
-    *("reason", "reference", ("idempotency key", "idempotency_key"), ("batch", "batch_id")),
-    ("events", lambda entry: entry.event_count or None),
-    *(("exact cost (minor)", "exact_cost"), "version", "created_at"),
+_ENTRY: Final = columns(
+    """
+        customer_id, what, amount = $amount_minor, balance before = $before_minor,
+        balance after = $after_minor, reason, reference, idempotency key = idempotency_key,
+        batch = batch_id, events, exact cost (minor) = exact_cost, version, created_at
+    """,
+    what=lambda entry: f"{entry.kind} {'credit' if entry.is_credit else 'debit'}",
+    events=lambda entry: entry.event_count or None,
 )
 
 

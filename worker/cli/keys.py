@@ -31,8 +31,8 @@ def create(
 @app.add(
     "list",
     table(
-        *("key_id", "name~", "prefix", ("scopes~", lambda key: ", ".join(key.scopes))),
-        *("last_used_at", "revoked_at", "created_at"),
+        "key_id, name~, prefix, scopes~, last_used_at, revoked_at, created_at",
+        scopes=lambda key: ", ".join(key.scopes),
     ),
 )
 def list_all(tenant: Tenant) -> list[ApiKey]:

@@ -11,14 +11,16 @@ from metering.ledger.wallets import wallet_of
 from metering.purchase.refund import DebitRefund, refund_debit
 from worker.cli.command import Tenant, command
 from worker.cli.options import CustomerArgument, EntryArgument, Key, Limit, Reason, minor
-from worker.cli.page import SENTENCE, Minor, Sentence, table
+from worker.cli.page import SENTENCE, Sentence, table
 from worker.cli.show import money
 
 
 @command(
     table(
-        *("lot_id", "source", ("amount#", Minor("amount_minor")), ("left#", Minor("left_minor"))),
-        *("expires_at", "frozen_at", "priority#", "entry_id"),
+        """
+            lot_id, source, amount# = $amount_minor, left# = $left_minor, expires_at, frozen_at,
+            priority#, entry_id
+        """,
     )
 )
 def lots(

@@ -56,9 +56,11 @@ def _aggregation(meter: Meter) -> str:
 @app.add(
     "list",
     table(
-        *("meter_id", "name~", "event_name", ("aggregation", _aggregation)),
-        ("filter", lambda meter: meter.filter.model_dump_json() if meter.filter else None),
-        *("archived_at", ("unit", "measurement_unit")),
+        """
+            meter_id, name~, event_name, aggregation, filter, archived_at, unit = measurement_unit
+        """,
+        aggregation=_aggregation,
+        filter=lambda meter: meter.filter.model_dump_json() if meter.filter else None,
     ),
 )
 def list_all(tenant: Tenant) -> list[Meter]:

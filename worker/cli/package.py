@@ -14,7 +14,7 @@ from metering.purchase.packages import (
 )
 from worker.cli.command import Group, Options, Tenant
 from worker.cli.options import Credit, CurrencyCode, Limit, Priority, ValidDays, minor
-from worker.cli.page import Minor, field, table
+from worker.cli.page import field, table
 
 app = Group()
 
@@ -37,9 +37,10 @@ def create(tenant: Tenant, new: Annotated[NewPackage, _NEW]) -> Package:
 @app.add(
     "list",
     table(
-        *("package_id", "name~", ("price#", Minor("price_minor"))),
-        *(("credit#", Minor("credit_minor")), ("valid days#", "valid_days"), "archived_at"),
-        "priority#",
+        """
+            package_id, name~, price# = $price_minor, credit# = $credit_minor,
+            valid days# = valid_days, archived_at, priority#
+        """,
     ),
 )
 def list_all(

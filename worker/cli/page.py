@@ -1,8 +1,4 @@
-"""How a command prints its result: tables, records, fields and sentences.
-
-A column is the name of a field, or a pair of its head and its source. A source is the name of a
-field, an amount (`Minor`), or a function of the record.
-"""
+"""How a command prints its result: tables, records, fields and sentences."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +9,39 @@ import typer
 from worker.cli.show import SHORT, money, print_record, print_table
 
 
-class Minor(NamedTuple):
-    """The field of an amount in minor units, in the record's `currency`: `1230 (12.30 USD)`."""
+class Column(NamedTuple):
+    """A column. An amount of minor units is shown in both units, in the record's `currency`."""
 
-    name: str
+    head: str
+    source: str | Callable[[Any], object]
+    is_amount: bool = False
 
 
-Column = str | tuple[str, str | Minor | Callable[[Any], object]]
+Columns = Sequence[Column]
+
+
+def columns(text: str, **computed: Callable[[Any], object]) -> Columns:
+    """Read columns from a text, with a comma between two of them.
+
+    name            the field of this name
+    head = field    a field under another head
+    head = $field   an amount
+
+    A field in `computed` is a function of the record.
+    """
+    return [_column(part.strip(), computed) for part in text.split(",")]
+
+
+def _column(part: str, computed: Mapping[str, Callable[[Any], object]]) -> Column:
+    head, _, source = part.partition(" = ")
+    name = source.removeprefix("$") or head.rstrip("#~")
+    return Column(head, computed.get(name, name), is_amount=source.startswith("$"))
+
+
+def fields(record: object, names: str) -> dict[str, object]:
+    """Return some fields of a record, as JSON shows them; `names` is a text for `columns`."""
+    plain = (name.strip().rstrip("#~") for name in names.split(","))
+    return {name: getattr(record, name) for name in plain}
 
 
 class Sentence(NamedTuple):
@@ -41,14 +63,14 @@ class View:
     wide: bool
     limit: int
 
-    def row(self, columns: Sequence[Column], record: object) -> list[object]:
+    def row(self, columns: Columns, record: object) -> list[object]:
         """Return the cells of a record."""
         return [self._cell(column, record) for column in columns]
 
     def _cell(self, column: Column, record: object) -> object:
-        source = column.rstrip("#~") if isinstance(column, str) else column[1]
-        if isinstance(source, Minor):
-            return self.money(_of(record, source.name), _of(record, "currency"))
+        source = column.source
+        if column.is_amount:
+            return self.money(_of(record, str(source)), _of(record, "currency"))
         return _of(record, source) if isinstance(source, str) else source(record)
 
     def money(self, amount_minor: int, currency: str) -> str:
@@ -56,15 +78,15 @@ class View:
         return money(amount_minor, currency, self.currencies)
 
     def table(
-        self, columns: Sequence[Column], records: Sequence[object], title: str = "", **how: bool
+        self, columns: Columns, records: Sequence[object], title: str = "", **how: bool
     ) -> None:
         """Print a line for each record."""
         rows = [self.row(columns, record) for record in records]
-        print_table([*map(_head, columns)], rows, title, **how)
+        print_table([column.head for column in columns], rows, title, **how)
 
-    def record(self, columns: Sequence[Column], record: object, title: str = "") -> None:
+    def record(self, columns: Columns, record: object, title: str = "") -> None:
         """Print a line for each column."""
-        names = (_head(column).rstrip("#~") for column in columns)
+        names = (column.head.rstrip("#~") for column in columns)
         print_record(dict(zip(names, self.row(columns, record), strict=True)), title)
 
 
@@ -79,21 +101,29 @@ class Page:
 SENTENCE: Final = Page(lambda answer, _view: typer.echo(answer.text))
 
 
-def table(*columns: Column, title: str = "", more: str = "", is_short: bool = True) -> Page:
+def table(
+    about: str | Columns,
+    *,
+    title: str = "",
+    more: str = "",
+    is_short: bool = True,
+    **computed: Callable[[Any], object],
+) -> Page:
     """Return a page with a line for each record; `more` follows if there may be more of them.
 
     It shows six columns, and all with `--wide`, or always if it is not `is_short`.
     """
+    shown = columns(about, **computed) if isinstance(about, str) else about
 
     def show(records: Sequence[object], view: View) -> None:
-        view.table(columns, records, title, wide=view.wide or not is_short)
+        view.table(shown, records, title, wide=view.wide or not is_short)
         if more and len(records) == view.limit:
             typer.echo(more.format(limit=view.limit, last=records[-1]))
 
-    return Page(show, has_wide=is_short and len(columns) > SHORT)
+    return Page(show, has_wide=is_short and len(shown) > SHORT)
 
 
-def record(*columns: Column) -> Page:
+def record(columns: Columns) -> Page:
     """Return a page with a line for each column."""
     return Page(lambda found, view: view.record(columns, found))
 
@@ -101,10 +131,6 @@ def record(*columns: Column) -> Page:
 def field(*names: str) -> Page:
     """Return a page with these fields only, a line each: ids and secrets, for a script."""
     return Page(lambda found, _view: typer.echo("\n".join(_of(found, name) for name in names)))
-
-
-def _head(column: Column) -> str:
-    return column if isinstance(column, str) else column[0]
 
 
 def _of(record: Any, name: str) -> Any:

@@ -72,9 +72,13 @@ def _until(price: Price) -> object:
 @app.add(
     "list",
     table(
-        *("price_id", "meter_id", "currency", ("per unit (minor)#", "price_per_unit"), "units#"),
-        *(("from", _from), ("until", _until)),
-        ("then", lambda price: None if price.is_taken_back else price.superseded_by),
+        """
+            price_id, meter_id, currency, per unit (minor)# = price_per_unit, units#, from = begin,
+            until, then
+        """,
+        begin=_from,
+        until=_until,
+        then=lambda price: None if price.is_taken_back else price.superseded_by,
         is_short=False,
     ),
 )

@@ -7,11 +7,9 @@ import typer
 from pydantic import SecretStr
 from typer import Argument, Option
 
-from metering.db import database_now
 from metering.ids import AccountId, BusinessId, ProviderEventNumber
 from metering.money import INT64_MAX
-from metering.payment.inbox import REPLAY_MAX, EventFilter, EventStatus, Replay, page_of_events
-from metering.payment.inbox import replay as replay_events
+from metering.payment.inbox import EventFilter, EventStatus, page_of_events, replay_all
 from metering.payment.provider_account import (
     AccountProvider,
     NewAccount,
@@ -21,7 +19,7 @@ from metering.payment.provider_account import (
 )
 from worker.cli.command import Group, Tenant
 from worker.cli.options import Limit
-from worker.cli.page import SENTENCE, Sentence, field, table
+from worker.cli.page import SENTENCE, Sentence, field, fields, table
 from worker.cli.target import Target
 
 app = Group()
@@ -43,20 +41,15 @@ OfPayment = Annotated[
     Option("--payment", help="Only of this payment, by the provider's id.", metavar="ID"),
 ]
 
-# Columns, and the fields of the JSON.
-_ACCOUNT: Final = (
-    *("account_id", "provider", "name~", "has_webhook_secret", "has_api_key", "disabled_at"),
-    *("base_url", "product_id", "created_at"),
-)
-_EVENT: Final = (
-    *("event_number#", "type", "status", "reason~", "payment_id", "received_at"),
-    *("provider", "attempts#", "provider_event_id"),
-)
-
-
-def _shown(record: object, columns: tuple[str, ...]) -> dict[str, object]:
-    names = [column.rstrip("#~") for column in columns]
-    return {name: getattr(record, name) for name in names}
+# The columns, and the fields of the JSON.
+_ACCOUNT: Final = """
+    account_id, provider, name~, has_webhook_secret, has_api_key, disabled_at, base_url, product_id,
+    created_at
+"""
+_EVENT: Final = """
+    event_number#, type, status, reason~, payment_id, received_at, provider, attempts#,
+    provider_event_id
+"""
 
 
 @app.add("connect", field("account_id", "webhook_path"))
@@ -86,7 +79,7 @@ def connect(
     with target.transaction() as conn:
         account = connect_account(conn, business, new)
     path = f"/providers/{account.provider}/webhooks?account={account.account_id}"
-    return {**_shown(account, _ACCOUNT), "webhook_path": path}
+    return {**fields(account, _ACCOUNT), "webhook_path": path}
 
 
 def _secret(file: typer.FileText | None, prompt: str) -> SecretStr | None:
@@ -104,11 +97,11 @@ def _secret(file: typer.FileText | None, prompt: str) -> SecretStr | None:
     return SecretStr(secret) if secret else None
 
 
-@app.add("list", table(*_ACCOUNT))
+@app.add("list", table(_ACCOUNT))
 def list_all(tenant: Tenant, limit: Limit = 100) -> list[dict[str, object]]:
     """List the accounts of a business, newest first; never their secrets."""
     found = tenant.run(page_of_accounts, page=limit)
-    return [_shown(account, _ACCOUNT) for account in found]
+    return [fields(account, _ACCOUNT) for account in found]
 
 
 @app.add("disconnect")
@@ -120,7 +113,7 @@ def disconnect(
     return f"{account} is disconnected"
 
 
-@app.add("events", table(*_EVENT, more="these are the newest {limit}; --limit shows more"))
+@app.add("events", table(_EVENT, more="these are the newest {limit}; --limit shows more"))
 def events(
     tenant: Tenant,
     status: Annotated[
@@ -132,7 +125,7 @@ def events(
     """List the events of providers, newest first, with their outcome."""
     wanted = EventFilter(status=status, payment_id=payment)
     found = tenant.run(page_of_events, wanted, page=limit)
-    return [_shown(event, _EVENT) for event in found]
+    return [fields(event, _EVENT) for event in found]
 
 
 @app.add("replay", SENTENCE)
@@ -149,13 +142,6 @@ def replay(
 ) -> Sentence:
     """Process events again, after their cause is fixed. Default: all parked and failed ones."""
     number = None if event is None else ProviderEventNumber(event)
-    with target.transaction() as conn:
-        before = database_now(conn)
-    wanted = Replay(event_number=number, payment_id=payment, before=before)
-    total, count = 0, REPLAY_MAX
-    while count >= REPLAY_MAX:
-        with target.transaction() as conn:
-            count = replay_events(conn, business, wanted)
-        total += count
+    total = replay_all(target.transaction, business, number, payment)
     text = f"{total} events are processed again by the next sweep of a worker"
     return Sentence({"replayed": total}, text)

@@ -31,7 +31,7 @@ from worker.cli.options import (
     ValidDays,
     minor,
 )
-from worker.cli.page import SENTENCE, Minor, Page, Sentence, View, field, table
+from worker.cli.page import SENTENCE, Page, Sentence, View, columns, field, table
 from worker.cli.show import money, print_table
 from worker.cli.target import Target
 
@@ -40,18 +40,20 @@ app = Group()
 PurchaseArgument = Annotated[PurchaseId, Argument(help="Purchase id.", metavar="PURCHASE")]
 OfPayment = Annotated[int | None, minor("--amount", "A part of the payment. Default: all of it.")]
 
-_PURCHASE: Final = (
-    *("purchase_id", "status", ("price#", Minor("price_minor"))),
-    *(("credit#", Minor("credit_minor")), ("called back#", Minor("reversed_minor"))),
-    *("customer_id", ("shortfall#", Minor("shortfall_minor")), ("order", "order_id")),
-    ("payment", lambda made: made.provider and f"{made.provider} {made.payment_id}"),
-    *("created_at", ("pay at", "payment_url")),
+_PURCHASE: Final = columns(
+    """
+        purchase_id, status, price# = $price_minor, credit# = $credit_minor,
+        called back# = $reversed_minor, customer_id, shortfall# = $shortfall_minor,
+        order = order_id, payment, created_at, pay at = payment_url
+    """,
+    payment=lambda made: made.provider and f"{made.provider} {made.payment_id}",
 )
-_PAYMENT: Final = (
-    ("payment", lambda payment: f"{payment.provider} {payment.payment_id}"),
-    *("status", ("amount#", Minor("amount_minor"))),
-    ("why not~", lambda payment: payment.failure or payment.parked_reason),
-    ("at", "occurred_at"),
+_PAYMENT: Final = columns(
+    """
+        payment, status, amount# = $amount_minor, why not~ = why_not, at = occurred_at
+    """,
+    payment=lambda payment: f"{payment.provider} {payment.payment_id}",
+    why_not=lambda payment: payment.failure or payment.parked_reason,
 )
 
 
@@ -135,7 +137,7 @@ def create(tenant: Tenant, customer: Customer, new: Annotated[NewPurchase, _NEW]
     return tenant.run(order_purchase, customer, new)
 
 
-@app.add("list", table(*_PURCHASE))
+@app.add("list", table(_PURCHASE))
 def list_all(
     tenant: Tenant,
     customer: OfCustomer = None,

@@ -20,7 +20,7 @@ from metering.usage.refused import (
 from metering.usage.refused import replay as replay_refused
 from worker.cli.command import Group, Tenant, command
 from worker.cli.options import Limit
-from worker.cli.page import SENTENCE, Column, Page, Sentence, View
+from worker.cli.page import SENTENCE, Page, Sentence, View, columns
 from worker.cli.target import Target
 
 app = Group(runs_alone=True)
@@ -29,21 +29,18 @@ OfReason = Annotated[str | None, Option("--reason", help="Only this reason: no_p
 OfEvent = Annotated[str | None, Option("--event-id", help="Only this event.")]
 
 
-_REFUSED: Final[Sequence[Column]] = (
-    *(("id#", "refusal_id"), "refused_at", "reason", "event_id", "customer_id"),
-    *("resolution", "resolution_note~", "detail~", "business_id"),
-)
+_REFUSED: Final = columns("""
+    id# = refusal_id, refused_at, reason, event_id, customer_id, resolution,
+    resolution_note~, detail~, business_id
+""")
+_RESOLUTION: Final = ("resolution", "resolution_note")
 
 
 def _print(found: Sequence[RefusedEvent], view: View) -> None:
     """Print how events were resolved only if they were."""
     is_resolved = any(event.resolution for event in found)
-    columns = [
-        column
-        for column in _REFUSED
-        if is_resolved or column not in {"resolution", "resolution_note~"}
-    ]
-    view.table(columns, found)
+    shown = [each for each in _REFUSED if is_resolved or each.source not in _RESOLUTION]
+    view.table(shown, found)
     if len(found) == view.limit:
         typer.echo(f"these are the first {view.limit}; --limit shows more")
 

@@ -8,7 +8,7 @@ from metering.ids import CustomerId, RuleId
 from metering.low_credit.rules import Rule, delete_rule, list_rules, set_rule
 from worker.cli.command import Group, Tenant
 from worker.cli.options import CurrencyCode, minor
-from worker.cli.page import Minor, field, table
+from worker.cli.page import field, table
 
 app = Group()
 
@@ -37,10 +37,11 @@ def set_one(
 @app.add(
     "list",
     table(
-        "rule_id",
-        ("wallet~", lambda rule: rule.wallet_id or "all without a rule of their own"),
-        ("low at or below#", Minor("threshold_minor")),
-        ("recovered from#", Minor("recover_at_minor")),
+        """
+            rule_id, wallet~, low at or below# = $threshold_minor,
+            recovered from# = $recover_at_minor
+        """,
+        wallet=lambda rule: rule.wallet_id or "all without a rule of their own",
     ),
 )
 def list_all(tenant: Tenant) -> list[Rule]:

@@ -16,15 +16,17 @@ from metering.payment.top_ups.top_up import (
 )
 from worker.cli.command import Group, Options, Tenant
 from worker.cli.options import CurrencyCode, Customer, Limit, ProviderAccount, minor
-from worker.cli.page import Minor, record, table
+from worker.cli.page import columns, record, table
 
 app = Group()
 
-_TOP_UP: Final = (
-    *("customer_id", ("at or below#", Minor("threshold_minor")), ("buys", "package_id")),
-    *(("in a day#", Minor("day_cap_minor")), ("in a month#", Minor("month_cap_minor"))),
-    *(("off~", "disabled_reason"), ("declines", lambda r: f"{r.declines} of {r.declines_max}")),
-    *(("not before", "retry_at"), ("under way", "pending_purchase_id")),
+_TOP_UP: Final = columns(
+    """
+        customer_id, at or below# = $threshold_minor, buys = package_id,
+        in a day# = $day_cap_minor, in a month# = $month_cap_minor, off~ = disabled_reason,
+        declines, not before = retry_at, under way = pending_purchase_id
+    """,
+    declines=lambda r: f"{r.declines} of {r.declines_max}",
 )
 _NEW: Final = Options(
     threshold=Annotated[int, minor("--threshold", "Buy at or below this balance.")],
@@ -39,7 +41,7 @@ _NEW: Final = Options(
 )
 
 
-@app.add("set", record(*_TOP_UP))
+@app.add("set", record(_TOP_UP))
 def set_one(
     tenant: Tenant, customer: Customer, currency: CurrencyCode, new: Annotated[NewTopUp, _NEW]
 ) -> TopUp:
@@ -47,13 +49,13 @@ def set_one(
     return tenant.run(set_top_up, customer, currency, new)
 
 
-@app.add("show", record(*_TOP_UP))
+@app.add("show", record(_TOP_UP))
 def show(tenant: Tenant, customer: Customer, currency: CurrencyCode) -> TopUp:
     """Show the rule of a wallet."""
     return tenant.run(get_top_up, customer, currency)
 
 
-@app.add("list", table(*_TOP_UP))
+@app.add("list", table(_TOP_UP))
 def list_all(tenant: Tenant, limit: Limit = 50) -> list[TopUp]:
     """List the rules of a business, those of the newest wallets first."""
     return tenant.run(page_of_top_ups, page=limit)

@@ -14,24 +14,21 @@ from metering.usage.balance_of_events import EventBalance, read_balance
 from metering.verify import find_faults
 from metering.verify.accepted import AcceptedFault, accept_fault, accepted_faults
 from worker.cli.command import Group, command
-from worker.cli.page import Column, Page, View
+from worker.cli.page import Page, View, columns
 from worker.cli.target import Target
 from worker.status import redis_is_away
 
 app = Group(runs_alone=True)
 
-_SHARDS: Final[Sequence[Column]] = (
-    *("shard#", ("life", lambda shard: "now" if shard.live else "ended"), ("in#", "accepted")),
-    *("settled#", "buffered#", "lost#", "rewound#"),
+_SHARDS: Final = columns(
+    "shard#, life, in# = accepted, settled#, buffered#, lost#, rewound#",
+    life=lambda shard: "now" if shard.live else "ended",
 )
-_EVENTS: Final[Sequence[Column]] = (
-    *(("in#", "accepted"), "posted#", "duplicate#", "refused#", "buffered#", "lost#"),
-    "difference#",
-)
-_ACCEPTED: Final[Sequence[Column]] = ("fault_id", "accepted_at", "reason~", "detail~")
-_FAULTS: Final[Sequence[Column]] = (
-    *("fault_id", ("broken invariant~", "invariant"), "wallet_id", "entry_id", "detail~"),
-)
+_EVENTS: Final = columns("""
+    in# = accepted, posted#, duplicate#, refused#, buffered#, lost#, difference#
+""")
+_ACCEPTED: Final = columns("fault_id, accepted_at, reason~, detail~")
+_FAULTS: Final = columns("fault_id, broken invariant~ = invariant, wallet_id, entry_id, detail~")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,8 +23,10 @@ ToEndpoint = Annotated[
 @app.add(
     "dead",
     table(
-        *("occurred_at", "type", ("event", "webhook_event_id"), ("endpoint", "endpoint_id")),
-        *(("status#", "status_code"), "error~", ("attempts#", "attempt")),
+        """
+            occurred_at, type, event = webhook_event_id, endpoint = endpoint_id,
+            status# = status_code, error~, attempts# = attempt
+        """,
     ),
 )
 def dead(tenant: Tenant, limit: Limit = 100) -> list[DeadLetter]:
@@ -40,9 +42,12 @@ def _answer(delivery: Delivery) -> str | None:
 @app.add(
     "list",
     table(
-        *("type", "status", "attempts#", ("next attempt", "next_attempt_at")),
-        *(("last answer~", _answer), ("event", "webhook_event_id"), ("endpoint", "endpoint_id")),
-        *("url", "occurred_at", ("last attempt", "last_attempt_at")),
+        """
+            type, status, attempts#, next attempt = next_attempt_at, last answer~ = last_answer,
+            event = webhook_event_id, endpoint = endpoint_id, url, occurred_at,
+            last attempt = last_attempt_at
+        """,
+        last_answer=_answer,
     ),
 )
 def list_all(

@@ -4,11 +4,10 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from metering.buffer.keys import Shard
 from worker.demo.watch import Sample
@@ -24,25 +23,6 @@ class Victim(StrEnum):
     REDIS = "redis"
     POSTGRES = "postgres"
     ALL = "all"
-
-
-class Processes(Protocol):
-    """The part of a stack that the demo uses."""
-
-    @property
-    def data_dir(self) -> Path:
-        """Where its data lies."""
-
-    @property
-    def api_url(self) -> str:
-        """Where the HTTP edge listens."""
-
-    @property
-    def pids(self) -> Mapping[str, int]:
-        """Process ids by role, now."""
-
-    def missing(self) -> list[str]:
-        """Return the roles that are not ready now."""
 
 
 @dataclass(slots=True)
@@ -75,10 +55,12 @@ class Kill:
         names = ("role", "pid", "at_event", "back_s", "drained_s", "recovered")
         return {name: getattr(self, name) for name in names}
 
-    def is_back(self, processes: Processes, sample: Sample) -> bool:
-        """Tell whether the process was replaced; note the time, and what each shard holds."""
-        pid = processes.pids.get(self.role)
-        if sample.away or pid in (None, self.pid) or self.role in processes.missing():
+    def is_back(self, pid: int | None, missing: Collection[str], sample: Sample) -> bool:
+        """Tell whether another process is ready; note the time, and what each shard holds.
+
+        `pid`: the process that has the role now. `missing`: the roles that are not ready.
+        """
+        if sample.away or pid in (None, self.pid) or self.role in missing:
             return False
         self.back_s = time.monotonic() - self._at_s
         self._accepted = {shard: counters.accepted for shard, counters in sample.shards.items()}

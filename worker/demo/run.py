@@ -17,7 +17,7 @@ from metering.verify import find_faults
 from worker.context import open_buffer
 from worker.demo import statements
 from worker.demo.gateway import Gateway
-from worker.demo.kills import RECOVER_WITHIN_S, Kill, Processes, Victim, kill
+from worker.demo.kills import RECOVER_WITHIN_S, Kill, Victim, kill
 from worker.demo.live import Display
 from worker.demo.prices import CURRENCIES
 from worker.demo.producers import FLUSH_EVENTS, Pace, Producers
@@ -40,6 +40,7 @@ from worker.demo.scene import CURRENCY_OF, Scene, make_scene
 from worker.demo.shop import Sold, buy_more, watch_over
 from worker.demo.traffic import Planned, tally_of
 from worker.demo.watch import STORE_AWAY, Watch
+from worker.local.up import Stack
 from worker.session import Sessions, make_engine
 from worker.settings import Settings
 
@@ -69,7 +70,7 @@ class Plan(NamedTuple):
 
 
 def play(
-    stack: Processes,
+    stack: Stack,
     config: Settings,
     plan: Plan,
     display: Display,
@@ -100,7 +101,7 @@ class Run:
 
     def __init__(
         self,
-        stack: Processes,
+        stack: Stack,
         config: Settings,
         plan: Plan,
         display: Display,
@@ -190,7 +191,11 @@ class Run:
 
     def _recover(self, killed: Kill) -> None:
         stack, watch, tell = self._stack, self._watch, self._display.tell
-        if self._wait(RECOVER_WITHIN_S, lambda: killed.is_back(stack, watch.last)):
+
+        def is_back() -> bool:
+            return killed.is_back(stack.pids.get(killed.role), stack.missing(), watch.last)
+
+        if self._wait(RECOVER_WITHIN_S, is_back):
             tell(f"{killed.role} is back after {killed.back_s:.1f} s")
         if self._wait(RECOVER_WITHIN_S, lambda: killed.is_drained(watch.last)):
             tell(f"drained again {killed.drained_s:.1f} s after {killed.role} was killed")
