@@ -94,6 +94,11 @@ class Scene:
 CURRENCY_OF: Final = tuple(Scene.currency_of(number) for number in range(CUSTOMERS))
 
 
+def half_of(number: int, spend: Sequence[int]) -> int:
+    """Return half of the credit that a customer begins with, in minor units."""
+    return max(1, int(spend[number] * Scene.purse_of(number).share / 2))
+
+
 def make_scene(
     transaction: Transactions, spend: Sequence[int], receiver_url: str, gateway: NewAccount
 ) -> Scene:
@@ -106,121 +111,110 @@ def make_scene(
         business_id = create_business(conn, "Gullak demo")
         change_business(conn, business_id, BusinessChange(on_unmetered="keep_free"))
         scene = Scene(business_id, connect_account(conn, business_id, gateway).account_id)
-        for item in PRICE_LIST:
-            _price(conn, business_id, item)
         wanted = NewEndpoint(url=receiver_url, filter_types=[*ALERTS])
         endpoint = create_endpoint(conn, business_id, wanted)
         scene.secret = endpoint_secret(conn, business_id, endpoint.endpoint_id)
         scene.api_key = create_key(conn, business_id, "demo", ["ingest"]).key
-        scene.customers = [_customer(conn, business_id, number) for number in range(CUSTOMERS)]
-        # Rules before credit, so that each alert follows from an entry.
-        _rules(conn, scene, spend)
-        for number in range(CUSTOMERS):
-            _credit(conn, scene, number, spend)
+        _Maker(conn, scene, spend).make()
     return scene
 
 
-def _price(conn: Connection, business_id: BusinessId, item: Item) -> None:
-    kind = "count" if item.summed is None else "sum"
-    condition = Condition(key="model", operator="equals", value=item.model or "")
-    meter = create_meter(
-        conn,
-        business_id,
-        NewMeter(
+@dataclass(frozen=True, slots=True)
+class _Maker:
+    """Makes the prices, the customers, their rules and their credit in one transaction."""
+
+    conn: Connection
+    scene: Scene
+    spend: Sequence[int]
+
+    def make(self) -> None:
+        for item in PRICE_LIST:
+            self._price(item)
+        self.scene.customers = [self._customer(number) for number in range(CUSTOMERS)]
+        # Rules before credit, so that each alert follows from an entry.
+        for currency in CURRENCIES:
+            self._default_rule(currency)
+        for number in range(CUSTOMERS):
+            self._own_rules(number)
+            self._credit(number)
+
+    def _price(self, item: Item) -> None:
+        kind = "count" if item.summed is None else "sum"
+        condition = Condition(key="model", operator="equals", value=item.model or "")
+        meter = NewMeter(
             name=item.name,
             event_name=REQUEST,
             measurement_unit="token" if item.summed else "request",
             aggregation=Aggregation.model_validate({"type": kind, "key": item.summed}),
             filter=Filter(conjunction="and", clauses=[condition]) if item.model else None,
-        ),
-    )
-    for currency, price in item.prices.items():
-        new = NewPrice(
-            meter_id=meter.meter_id,
-            currency=currency,
-            price_per_unit=price,
-            units=item.units,
-            effective_from=datetime.now(UTC) - PRICED_FOR,
         )
-        create_price(conn, business_id, new, CURRENCIES)
+        meter_id = create_meter(self.conn, self.scene.business_id, meter).meter_id
+        for currency, price in item.prices.items():
+            new = NewPrice(
+                meter_id=meter_id,
+                currency=currency,
+                price_per_unit=price,
+                units=item.units,
+                effective_from=datetime.now(UTC) - PRICED_FOR,
+            )
+            create_price(self.conn, self.scene.business_id, new, CURRENCIES)
 
+    def _customer(self, number: int) -> CustomerId:
+        new = NewCustomer(
+            email=f"customer-{number}@example.com",
+            name=f"Customer {number}",
+            billing_currency=CURRENCY_OF[number],
+        )
+        return create_customer(self.conn, self.scene.business_id, new, CURRENCIES)
 
-def _customer(conn: Connection, business_id: BusinessId, number: int) -> CustomerId:
-    new = NewCustomer(
-        email=f"customer-{number}@example.com",
-        name=f"Customer {number}",
-        billing_currency=CURRENCY_OF[number],
-    )
-    return create_customer(conn, business_id, new, CURRENCIES)
+    def _default_rule(self, currency: str) -> None:
+        spent = [n for n, code in zip(self.spend, CURRENCY_OF, strict=True) if code == currency]
+        mean = Fraction(sum(spent), len(spent))
+        self._rule(None, currency, mean * LOW_SHARE, mean * RECOVERED_SHARE)
 
-
-def _rules(conn: Connection, scene: Scene, spend: Sequence[int]) -> None:
-    for currency in CURRENCIES:
-        ours = [each for each, code in zip(spend, CURRENCY_OF, strict=True) if code == currency]
-        mean = sum(ours) // len(ours)
-        _rule(conn, scene, None, currency, (mean * LOW_SHARE, mean * RECOVERED_SHARE))
-    for number, customer_id in enumerate(scene.customers):
+    def _own_rules(self, number: int) -> None:
         for share in OWN_RULES if Scene.purse_of(number).own_rules else ():
-            low = spend[number] * share
-            _rule(conn, scene, customer_id, CURRENCY_OF[number], (low, low * OWN_RECOVERED))
+            low, customer_id = self.spend[number] * share, self.scene.customers[number]
+            self._rule(customer_id, CURRENCY_OF[number], low, low * OWN_RECOVERED)
 
-
-def _rule(
-    conn: Connection,
-    scene: Scene,
-    customer_id: CustomerId | None,
-    currency: str,
-    bounds: tuple[Fraction, Fraction],
-) -> None:
-    low, recovered = map(int, bounds)
-    rule = RuleSet(customer_id, currency, low, max(low + 1, recovered))
-    set_rule(
-        conn,
-        scene.business_id,
-        Currency(currency),
-        rule.threshold_minor,
-        customer_id=customer_id,
-        recover_at_minor=rule.recover_at_minor,
-    )
-    scene.rules.append(rule)
-
-
-def half_of(number: int, spend: Sequence[int]) -> int:
-    """Return half of the credit that a customer begins with, in minor units."""
-    return max(1, int(spend[number] * Scene.purse_of(number).share / 2))
-
-
-def _credit(conn: Connection, scene: Scene, number: int, spend: Sequence[int]) -> None:
-    """Give half of the credit by hand and sell the other half; a little in the other currency."""
-    half = half_of(number, spend)
-    for currency in CURRENCIES:
-        recovered = [rule.recover_at_minor for rule in scene.rules if rule.currency == currency]
-        _enter(
-            conn,
-            scene,
-            number,
-            currency,
-            half if currency == CURRENCY_OF[number] else max(recovered),
+    def _rule(
+        self, customer_id: CustomerId | None, currency: str, low: Fraction, recovered: Fraction
+    ) -> None:
+        threshold, recover_at = int(low), max(int(low) + 1, int(recovered))
+        self.scene.rules.append(RuleSet(customer_id, currency, threshold, recover_at))
+        set_rule(
+            self.conn,
+            self.scene.business_id,
+            Currency(currency),
+            threshold,
+            customer_id=customer_id,
+            recover_at_minor=recover_at,
         )
-    order = PaidOrder(
-        order_id=f"first-{number}",
-        customer_id=scene.customers[number],
-        currency=CURRENCY_OF[number],
-        paid=half,
-    )
-    record_paid_order(conn, scene.business_id, order)
-    scene.credited[CURRENCY_OF[number]] += half
 
+    def _credit(self, number: int) -> None:
+        """Give half of the credit by hand and sell the other half."""
+        customer_id, currency = self.scene.customers[number], CURRENCY_OF[number]
+        half = half_of(number, self.spend)
+        for code in CURRENCIES:
+            self._enter(number, code, half if code == currency else self._enough(code))
+        order = PaidOrder(
+            order_id=f"first-{number}", customer_id=customer_id, currency=currency, paid=half
+        )
+        record_paid_order(self.conn, self.scene.business_id, order)
+        self.scene.credited[currency] += half
 
-def _enter(conn: Connection, scene: Scene, number: int, currency: str, amount: int) -> None:
-    request = ManualEntry(
-        amount=amount,
-        currency=currency,
-        entry_type="credit",
-        idempotency_key=f"welcome-{number}-{currency}",
-        reason="welcome credit",
-    )
-    # Twice on purpose: the key makes it one entry.
-    for _ in range(2):
-        enter(conn, scene.business_id, scene.customers[number], request)
-    scene.credited[currency] += amount
+    def _enough(self, currency: str) -> int:
+        """Return an amount at which no default rule alerts."""
+        return max(r.recover_at_minor for r in self.scene.rules if r.currency == currency)
+
+    def _enter(self, number: int, currency: str, amount: int) -> None:
+        request = ManualEntry(
+            amount=amount,
+            currency=currency,
+            entry_type="credit",
+            idempotency_key=f"welcome-{number}-{currency}",
+            reason="welcome credit",
+        )
+        for _ in range(2):  # twice on purpose: the key makes it one entry
+            enter(self.conn, self.scene.business_id, self.scene.customers[number], request)
+        self.scene.credited[currency] += amount

@@ -76,7 +76,8 @@ class Watch:
 
     def begin(self) -> None:
         """Count from now: an older run on the same data has counts of its own."""
-        self.last = replace(self.last, before=self.look().counts)
+        sample = self.look()
+        self.last = replace(sample, before=sample.counts)
 
     def look(self) -> Sample:
         """Take a sample."""
