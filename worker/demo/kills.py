@@ -27,10 +27,10 @@ class Victim(StrEnum):
 
 @dataclass(slots=True)
 class Kill:
-    """One kill; times in seconds after it. Returns to health in two steps.
+    """One kill, and how many seconds after it all was well again, in two steps.
 
-    back     a new process is ready, and both stores answer
-    drained  and every shard has drained the events that it held by then
+    back     another process is ready, and both stores answer
+    drained  every shard has drained the events that it held when the process was back
     """
 
     role: str
