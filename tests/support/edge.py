@@ -4,7 +4,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from threading import Thread
+from typing import Any
 
 import httpx
 import uvicorn
@@ -17,7 +19,7 @@ from metering.payment.charges.store import Gateways
 from worker.charging import open_gateway
 from worker.local.port import HOST, free_port
 from worker.session import Sessions
-from worker.settings import Settings
+from worker.settings import Settings, settings_from
 
 START_TIMEOUT_S = 20
 
@@ -39,6 +41,12 @@ class Api:
         owner = business_id or self.business_id
         with self.sessions.transaction() as conn:
             return create_key(conn, owner, "test", permissions or PERMISSIONS).key
+
+
+@cache
+def description() -> dict[str, Any]:
+    """The OpenAPI document of an installation with default settings: half a second of CPU."""
+    return create_app(settings_from({})).openapi()
 
 
 @contextmanager

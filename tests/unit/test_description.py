@@ -8,9 +8,10 @@ from jsonschema import Draft202012Validator
 from api.app import create_app
 from api.examples import BODIES
 from metering.webhook.outbox import PAYLOAD_TYPES, WebhookType
+from support.edge import description
 from worker.settings import settings_from
 
-DOCUMENT: dict[str, Any] = create_app(settings_from({})).openapi()
+DOCUMENT: dict[str, Any] = description()
 WITH_BODY = {
     operation["operationId"]: operation["requestBody"]["content"]["application/json"]
     for methods in DOCUMENT["paths"].values()

@@ -12,9 +12,8 @@ import httpx
 import pytest
 from starlette.exceptions import HTTPException
 
-from api.app import create_app
 from api.body import expand
-from support.edge import Api, running_api
+from support.edge import Api, description, running_api
 from support.tenant import Shop
 from worker.settings import Settings
 
@@ -66,7 +65,7 @@ def small(config: Settings, shop: Shop) -> Iterator[httpx.Client]:
 
 def bodies() -> list[tuple[str, str]]:
     """Every operation with a body, as the API describes it."""
-    paths = create_app(Settings()).openapi()["paths"]
+    paths = description()["paths"]
     return [
         (method, path)
         for path, operations in sorted(paths.items())

@@ -8,12 +8,10 @@ import httpx
 import pytest
 
 from api import examples
-from api.app import create_app
-from support.edge import Api
+from support.edge import Api, description
 from support.one_of_each import one_of_each
 from support.providers import Stripe
 from support.tenant import Shop
-from worker.settings import settings_from
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +28,7 @@ def client(module_api_url: str, shop: Shop) -> Iterator[httpx.Client]:
 
 def operations() -> list[tuple[str, str, str]]:
     """Method, path and example of every operation that takes a body."""
-    paths = create_app(settings_from({})).openapi()["paths"]
+    paths = description()["paths"]
     return [
         (
             method.upper(),

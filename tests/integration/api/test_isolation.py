@@ -7,11 +7,9 @@ from itertools import count
 import httpx
 import pytest
 
-from api.app import create_app
-from support.edge import Api
+from support.edge import Api, description
 from support.one_of_each import one_of_each
 from support.tenant import Shop
-from worker.settings import settings_from
 
 # A webhook of a provider brings a signature instead of a key.
 PUBLIC = {"/livez", "/readyz", "/metrics", "/providers/{provider}/webhooks"}
@@ -20,7 +18,7 @@ _numbers = count(1)
 
 def routes() -> list[tuple[str, str]]:
     """Method and path of every route that asks for a key."""
-    paths = create_app(settings_from({})).openapi()["paths"]
+    paths = description()["paths"]
     return [
         (method.upper(), path)
         for path, methods in paths.items()

@@ -8,10 +8,8 @@ from typing import Final
 import httpx
 import pytest
 
-from api.app import create_app
-from support.edge import Api
+from support.edge import Api, description
 from support.tenant import Shop, event
-from worker.settings import Settings
 
 # As a proxy that ends TLS hands a request on.
 BEHIND_TLS: Final = {"Host": "billing.example.com", "X-Forwarded-Proto": "https"}
@@ -37,7 +35,7 @@ def client(api: Api) -> Iterator[httpx.Client]:
 
 
 def operations() -> list[tuple[str, str]]:
-    paths = create_app(Settings()).openapi()["paths"]
+    paths = description()["paths"]
     return [
         (method.upper(), path)
         for path, found in sorted(paths.items())
