@@ -4,9 +4,11 @@ They start when a fixture first asks for them. Each test gets a database of its 
 migrated template, so that commits, locks and triggers are the real ones.
 """
 
+import os
 import shutil
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -50,7 +52,9 @@ structlog.configure(
     ]
 )
 
-UNIT = Path(__file__).parent / "unit"
+HERE = Path(__file__).parent
+UNIT = HERE / "unit"
+IS_TRACED = sys.gettrace() is not None  # coverage takes as much time again
 StartStack = Callable[..., Stack]
 
 
@@ -78,6 +82,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         slow = [item for item in items if item.get_closest_marker("slow")]
         config.hook.pytest_deselected(items=slow)
         items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that takes too long for its tier."""
+    before = sum(os.times()[:4])
+    yield
+    used_s = sum(os.times()[:4]) - before
+    limit_s = tiers.CPU_S_MAX.get(item.path.relative_to(HERE).parts[0])
+    if limit_s and used_s > limit_s and not item.get_closest_marker("slow") and not IS_TRACED:
+        pytest.fail(f"{used_s:.1f} s of CPU, at most {limit_s}: make it faster, or mark it slow")
 
 
 @dataclass(frozen=True)

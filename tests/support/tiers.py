@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 
+# CPU, also of processes that the test has waited for. A busy machine makes no test fail by it.
+CPU_S_MAX = {"unit": 5, "integration": 15}
+
 is_slow = False  # conftest.py sets it
 
 
