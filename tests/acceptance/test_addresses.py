@@ -1,4 +1,4 @@
-"""The addresses that operators give, up to the debit; and those that cannot work."""
+"""Addresses of servers in every supported form, on a stack; and addresses that cannot work."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ START_TIMEOUT_S = 60
 
 @pytest.fixture(params=mostly_slow(["tls", "socket"], "tls"))
 def address(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[str]:
-    """Where a Redis of the test's own listens: behind TLS, or on a socket."""
+    """The address of a Redis for one test: behind TLS, or on a socket."""
     socket = data_dir / "r.sock"
     server = OwnRedis(data_dir, "everysec", f"unixsocket {socket}")
     server.start()
@@ -46,7 +46,7 @@ def own_buffer(address: str) -> Iterator[UsageBuffer]:
     opened.redis.close()
 
 
-def test_a_stack_debits_through_tls_and_through_a_socket(
+def test_a_stack_debits_through_tls_or_a_socket(
     start_stack: Callable[..., Stack], sessions: Sessions, own_buffer: UsageBuffer, address: str
 ) -> None:
     shop = Shop.open(sessions, own_buffer)
@@ -75,10 +75,10 @@ CANNOT_WORK = {
 
 @pytest.mark.parametrize("fault", mostly_slow(CANNOT_WORK, "a wrong parameter"))
 @pytest.mark.parametrize("name", mostly_slow(PROCESSES, "api"))
-def test_a_process_ends_at_the_start_with_one_clear_error(
+def test_a_process_with_a_bad_address_ends_at_the_start_with_one_clear_error(
     variables: Mapping[str, str], name: str, fault: str
 ) -> None:
-    given, said = CANNOT_WORK[fault]
+    given, error = CANNOT_WORK[fault]
     ended = subprocess.run(
         [sys.executable, *PROCESSES[name]],
         env={**variables, **DATABASE, **given},
@@ -89,6 +89,6 @@ def test_a_process_ends_at_the_start_with_one_clear_error(
     )
     output = ended.stdout + ended.stderr
 
-    assert (ended.returncode, output.count(said)) == (78, 1)
+    assert (ended.returncode, output.count(error)) == (78, 1)
     assert "Traceback" not in output
     assert "hidden" not in output

@@ -1,4 +1,4 @@
-"""The buffer's faults where an operator meets them: real workers, beat and API."""
+"""Faults of the buffer as an operator meets them: with real workers, beat and API."""
 
 import os
 import signal
@@ -42,9 +42,7 @@ def wait_for(condition: Callable[[], object], within_s: float = 60) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_says_that_a_newer_release_wrote_what_it_finds(
-    start_stack: StartStack, shop: Shop
-) -> None:
+def test_a_worker_reports_a_chunk_of_a_newer_release(start_stack: StartStack, shop: Shop) -> None:
     stack = start_stack()
     with written_by_a_newer_release():
         shop.send(event(shop.customers[0]))
@@ -60,7 +58,7 @@ def test_a_worker_says_that_a_newer_release_wrote_what_it_finds(
 
 
 def fill(shop: Shop, events: int) -> None:
-    """Buffer so many events of 1 token, in chunks of a hundred."""
+    """Buffer events of 1 token, in chunks of a hundred."""
     for _ in range(events // 100):
         shop.send(*(event(shop.customers[0], {"tokens": 1, "note": "x" * 500}) for _ in range(100)))
 
@@ -81,7 +79,7 @@ def own_redis(data_dir: Path) -> Iterator[OwnRedis]:
 
 @pytest.fixture
 def own_shop(sessions: Sessions, own_redis: OwnRedis) -> Iterator[Shop]:
-    """A shop whose events go to a Redis of its own, a call costs 1 cent per token."""
+    """A business whose events go to a Redis of their own; a token costs 1 cent."""
     buffer = open_buffer(settings_from({"REDIS_URL": own_redis.url}))
     shop = Shop.open(sessions, buffer)
     shop.meter("tokens", {"USD": "1"})
@@ -89,10 +87,10 @@ def own_shop(sessions: Sessions, own_redis: OwnRedis) -> Iterator[Shop]:
     buffer.redis.close()
 
 
-def test_a_full_redis_is_drained_whether_it_fills_before_the_start_or_later(
+def test_a_redis_that_fills_before_or_after_the_start_is_drained(
     start_stack: StartStack, own_shop: Shop, own_redis: OwnRedis
 ) -> None:
-    """The messages of the workers live in it too, so none gets through."""
+    """The messages of the workers are in it too, so none gets through."""
     fill(own_shop, 2000)
     use_up_memory(own_redis)
     stack = start_stack(REDIS_URL=own_redis.url)
@@ -115,10 +113,10 @@ def test_a_full_redis_is_drained_whether_it_fills_before_the_start_or_later(
 
 
 @pytest.mark.slow
-def test_an_idle_worker_stays_though_a_stream_was_deleted_by_hand(
+def test_an_idle_worker_is_not_ended_after_a_stream_was_deleted_by_hand(
     start_stack: StartStack, shop: Shop
 ) -> None:
-    """Money is right and the loss is told; there is nothing that a new worker could do."""
+    """The money is right and the loss is reported. A new worker could do nothing more."""
     stack = start_stack(GULLAK_WATCHDOG_S="5")
     pids = stack.pids
     os.kill(pids["worker"], signal.SIGSTOP)
@@ -144,18 +142,18 @@ def has_run(stack: Stack, task: str, times: float) -> bool:
 
 
 def runs(stack: Stack, task: str) -> float:
-    """How often a task was done."""
+    """How often a task has run."""
     text = httpx.get(f"{stack.api_url}/metrics").text
     name = f'gullak_task_runs_total{{outcome="done",task="{task}"}} '
     return sum(float(line[len(name) :]) for line in text.splitlines() if line.startswith(name))
 
 
 @pytest.mark.slow
-def test_without_beat_everything_that_it_sends_goes_on(start_stack: StartStack, shop: Shop) -> None:
+def test_a_worker_sends_all_messages_of_an_absent_beat(start_stack: StartStack, shop: Shop) -> None:
     stack = start_stack()
     os.kill(stack.pids["beat"], signal.SIGSTOP)
     try:
-        time.sleep(12)  # what it had sent is taken, or has expired
+        time.sleep(12)  # its last messages are taken, or have expired
         sweeps = ("webhook.sweep", "purchase.sweep", "purchase.top_up", "debit.publish_quantities")
         before = {task: runs(stack, task) for task in sweeps}
 

@@ -61,7 +61,7 @@ def test_the_file_follows_the_compose_specification() -> None:
     jsonschema.validate(load(SECRETS), ComposeSpecification.model_json_schema())
 
 
-def test_a_misspelt_key_would_be_found() -> None:
+def test_a_misspelt_key_is_found() -> None:
     document = load(SECRETS)
     document["services"]["beat"]["retart"] = "always"
 
@@ -70,7 +70,7 @@ def test_a_misspelt_key_would_be_found() -> None:
 
 
 @pytest.mark.parametrize("missing", SECRETS)
-def test_a_missing_password_is_asked_for(missing: str) -> None:
+def test_a_missing_password_is_named(missing: str) -> None:
     with pytest.raises(LookupError, match=f"set {missing}"):
         load({name: value for name, value in SECRETS.items() if name != missing})
 
@@ -102,7 +102,7 @@ def test_the_image_is_pinned_and_does_not_run_as_root() -> None:
     assert not [line for line in lines if "index" in line or "dev.txt" in line]
 
 
-def test_what_the_image_copies_is_let_through_to_the_build() -> None:
+def test_the_build_context_holds_everything_that_the_image_copies() -> None:
     copies = [line.split()[1:-1] for line in (ROOT / "Dockerfile").read_text().splitlines()
               if line.startswith("COPY ")]  # fmt: skip
     let_through = (ROOT / ".dockerignore").read_text().split()
@@ -112,7 +112,7 @@ def test_what_the_image_copies_is_let_through_to_the_build() -> None:
 
 @dataclass
 class Natively:
-    """The services as processes of this machine, started in the order of `depends_on`."""
+    """The services as local processes, started in the order of `depends_on`."""
 
     folder: Path
     accounts: Accounts
@@ -123,17 +123,17 @@ class Natively:
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def environment(self, name: str) -> dict[str, str]:
-        """Return what the container would see, with this machine's addresses and folders."""
+        """Return the environment of the container, with local addresses and folders."""
         given = {key: str(value) for key, value in self.services[name]["environment"].items()}
         run = self.folder / name
         run.mkdir(exist_ok=True)
-        here = {
+        local = {
             "@postgres:5432": f"@127.0.0.1:{self.accounts.postgres_port}",
             "@redis:6379": f"@127.0.0.1:{self.ports['redis']}",
             "@broker:6379": f"@127.0.0.1:{self.ports['broker']}",
             "/run/gullak": str(run),
         }
-        for there, ours in here.items():
+        for there, ours in local.items():
             given = {key: value.replace(there, ours) for key, value in given.items()}
         folders = [
             Path(sys.executable).parent,
@@ -183,7 +183,7 @@ class Natively:
 
 
 def generations(services: Mapping[str, Service]) -> Iterator[tuple[str, ...]]:
-    """Yield what can start at once, then what waits for that, and so on."""
+    """Yield the services that can start at once, then those that wait for them, and so on."""
     waits_for = {name: set(service.get("depends_on", {})) for name, service in services.items()}
     sorter = TopologicalSorter(waits_for)
     sorter.prepare()
@@ -213,7 +213,7 @@ def natively(folder: Path, base: Mapping[str, str]) -> Iterator[Natively]:
         "postgres": postgres_role(folder, accounts, fast_unsafe=True),
         "redis": redis_role(folder, accounts, "everysec"),
     }
-    # The image listens on a socket in a folder of its own; the wheel's default is shared.
+    # The image listens on a socket in its own folder; the default folder of the wheel is shared.
     with (folder / "postgres" / "postgresql.conf").open("a") as conf:
         conf.write("unix_socket_directories = ''\n")
     machine = Natively(folder, accounts, ports, roles, load(passwords)["services"], base)
@@ -227,7 +227,7 @@ def natively(folder: Path, base: Mapping[str, str]) -> Iterator[Natively]:
 
 
 @pytest.mark.slow
-def test_every_service_runs_is_found_healthy_and_stops_cleanly(
+def test_every_service_runs_becomes_healthy_and_stops_cleanly(
     data_dir: Path, variables: Mapping[str, str]
 ) -> None:
     with natively(data_dir, variables) as machine:

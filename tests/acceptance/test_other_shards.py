@@ -1,4 +1,4 @@
-"""Processes that are set to another number of shards than what is buffered."""
+"""Processes with another number of shards than the buffer."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ PROCESSES = {
 
 @pytest.fixture
 def shop(sessions: Sessions, buffer: UsageBuffer) -> Shop:
-    """A shop with two buffered events, in 16 shards."""
+    """A business with two buffered events, in 16 shards."""
     shop = Shop.open(sessions, buffer)
     shop.meter("tokens", {"USD": "1"})
     shop.send(event(shop.customers[0]), event(shop.customers[0]))
@@ -79,10 +79,10 @@ def missing(stack: Stack) -> object:
     return httpx.get(f"{stack.api_url}/readyz").json()["missing"]
 
 
-def test_a_running_stack_says_so_and_goes_on_with_everything_else(
+def test_a_running_stack_reports_another_number_of_shards_and_does_all_other_work(
     start_stack: Callable[..., Stack], sessions: Sessions, buffer: UsageBuffer
 ) -> None:
-    """Somebody appended to the empty buffer, with another number."""
+    """Another process has appended to the empty buffer with another number."""
     shop = Shop.open(sessions, buffer)
     stack = start_stack(GULLAK_SHARDS="8")
     pids = stack.pids
@@ -99,7 +99,7 @@ def test_a_running_stack_says_so_and_goes_on_with_everything_else(
     assert stack.pids == pids
 
 
-def test_verify_takes_the_number_that_redis_agreed_on(
+def test_verify_uses_the_number_of_shards_in_redis(
     shop: Shop,
     config: Settings,
     monkeypatch: pytest.MonkeyPatch,

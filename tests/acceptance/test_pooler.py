@@ -1,4 +1,4 @@
-"""Everything through a real PgBouncer in transaction mode: no transaction knows its session."""
+"""Everything through a real PgBouncer in transaction mode: each transaction gets any session."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -79,7 +79,7 @@ def call(stack: Stack, method: str, path: str, **more: Any) -> Any:
     return answer.json()
 
 
-def test_a_whole_stack_works_through_it(
+def test_a_whole_stack_works_through_a_pooler(
     shop: Shop, pooled_url: str, start_stack: Callable[..., Stack], httpserver: HTTPServer
 ) -> None:
     with shop.sessions.transaction() as conn:
@@ -93,11 +93,11 @@ def test_a_whole_stack_works_through_it(
     for first in range(0, SENT, 10):
         ingest(stack, customer, range(first, first + 10))
         wait_for(lambda: not shop.buffer.backlog().busy)
-        ingest(stack, customer, range(first + 10))  # what was posted comes again, with the next
+        ingest(stack, customer, range(first + 10))  # posted events again, with new ones
 
     def lows() -> list[str]:
-        told = [json.loads(body)["type"] for body in inbox.bodies]
-        return [kind for kind in told if kind == "credit.balance_low"]
+        types = [json.loads(body)["type"] for body in inbox.bodies]
+        return [kind for kind in types if kind == "credit.balance_low"]
 
     wait_for(lambda: not shop.buffer.backlog().busy)
     wait_for(lows)
@@ -143,7 +143,7 @@ LOCK = text("SELECT 1 FROM wallets FOR UPDATE")
 
 
 def freeze(frozen: Sessions, meanwhile: Sessions) -> None:
-    """Hold a lock and do nothing, until somebody else has it."""
+    """Hold a lock and do nothing until another session has it."""
     with frozen.transaction() as conn:
         conn.execute(LOCK)
         with meanwhile.transaction() as other:
@@ -171,7 +171,7 @@ def test_a_frozen_transaction_ends_with_its_locks(shop: Shop, pooled_url: str) -
         ("GULLAK_LOCK_TIMEOUT_MS", str(LOCK), psycopg.errors.LockNotAvailable),
     ],
 )
-def test_a_statement_and_a_wait_for_a_lock_have_an_end(
+def test_a_statement_and_a_wait_for_a_lock_have_a_time_limit(
     shop: Shop, pooled_url: str, limit: str, statement: str, error: type[psycopg.Error]
 ) -> None:
     limited = sessions_of(pooled_url, **{limit: "200"})

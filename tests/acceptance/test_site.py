@@ -1,4 +1,4 @@
-"""The site of the documentation builds without a warning, and a reader needs no network for it."""
+"""The site of the documentation builds without warnings and loads nothing from the network."""
 
 import re
 import shutil
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# What a browser loads by itself.
+# Addresses that a browser loads by itself.
 LOADS = re.compile(r'<(?:script|img|iframe)[^>]*\ssrc="([^"]+)"|<link[^>]*\shref="([^"]+)"')
 
 
@@ -26,6 +26,6 @@ def test_the_site_is_built_strictly_and_loads_nothing_from_elsewhere(tmp_path: P
     assert done.returncode == 0, done.stdout + done.stderr
     pages = sorted((tmp_path / "site").rglob("*.html"))
     written = sorted((ROOT / "docs").rglob("*.md"))
-    assert len(pages) == len(written) + 1  # and one for what is not found
+    assert len(pages) == len(written) + 1  # and the page for 404
     loaded = {link for page in pages for found in LOADS.findall(page.read_text()) for link in found}
     assert {link for link in loaded if link.startswith(("http:", "https:", "//"))} == set()

@@ -236,7 +236,9 @@ def test_data_survives_sigterm_and_the_kill_of_the_supervisor_which_leave_nothin
             assert execute(third, "SELECT seven FROM kept") == (7,)
 
 
-def test_the_address_of_a_taken_port_is_named(data_dir: Path, variables: Mapping[str, str]) -> None:
+def test_the_error_names_the_address_of_a_used_port(
+    data_dir: Path, variables: Mapping[str, str]
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         refused = subprocess.run(
@@ -252,7 +254,7 @@ def test_the_address_of_a_taken_port_is_named(data_dir: Path, variables: Mapping
     assert refused.stderr.startswith(f"gullak: cannot listen on 127.0.0.1:{port}")
 
 
-def test_a_bad_setting_is_named_without_its_value(
+def test_the_error_names_a_bad_setting_without_its_value(
     data_dir: Path, variables: Mapping[str, str]
 ) -> None:
     refused = subprocess.run(
@@ -269,7 +271,7 @@ def test_a_bad_setting_is_named_without_its_value(
     assert "s3cret" not in refused.stderr
 
 
-def test_a_receiver_on_this_machine_is_told_without_any_setting(up: Up) -> None:
+def test_a_receiver_on_this_machine_gets_webhooks_without_a_setting(up: Up) -> None:
     heard: list[str] = []
 
     class Receiver(BaseHTTPRequestHandler):
@@ -279,7 +281,7 @@ def test_a_receiver_on_this_machine_is_told_without_any_setting(up: Up) -> None:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     def gullak(*arguments: str) -> str:
         command = [str(Path(sys.executable).with_name("gullak")), *arguments]
@@ -302,7 +304,7 @@ def test_a_receiver_on_this_machine_is_told_without_any_setting(up: Up) -> None:
     gullak("endpoint", "delete", endpoint)
 
 
-def test_what_waits_for_a_person_is_measured_by_a_worker(up: Up) -> None:
+def test_a_worker_measures_the_items_that_wait_for_a_person(up: Up) -> None:
     lost = {"event_id": "measured-1", "customer_id": "cus_unknown", "event_name": "e"}
     refused = 'gullak_refused_events{reason="unknown_customer"} 1.0'
     asks = "from worker.app import app; from worker.broker import send; send(app, 'ledger.measure')"
@@ -335,7 +337,7 @@ def gullak(variables: Mapping[str, str], data_dir: Path, *arguments: str) -> str
     return done.stdout
 
 
-def test_secrets_are_sealed_with_a_key_that_lies_beside_the_data(
+def test_secrets_are_sealed_with_the_key_in_the_data_directory(
     up: Up, variables: Mapping[str, str]
 ) -> None:
     wait_for(lambda: is_ready(up))
@@ -354,10 +356,10 @@ def test_secrets_are_sealed_with_a_key_that_lies_beside_the_data(
 
 
 @pytest.mark.slow
-def test_commands_find_the_servers_of_one_s_own_by_the_data_directory(
+def test_commands_find_servers_given_by_settings_through_the_data_directory(
     up: Up, data_dir: Path, variables: Mapping[str, str]
 ) -> None:
-    """The other stack has a database of its own in the first one's server."""
+    """The second stack has its own database in the server of the first."""
     with psycopg.connect(up.state["database_url"], autocommit=True) as conn:
         conn.execute("CREATE DATABASE own")
     url = up.state["database_url"].rpartition("/")[0] + "/own"

@@ -32,14 +32,14 @@ def run(*argv: str | Path, environment: Mapping[str, str], cwd: Path) -> str:
 
 
 def copied() -> list[str]:
-    """What the build of the image sees."""
+    """The files in the build context of the image."""
     lines = (ROOT / ".dockerignore").read_text().split()
     return [line.removeprefix("!") for line in lines if line.startswith("!")]
 
 
 @pytest.fixture(scope="module")
 def wheels(module_data_dir: Path, variables: Mapping[str, str]) -> Path:
-    """Both wheels, built without an index from what the build of the image sees."""
+    """Both wheels, built without an index from the build context of the image."""
     source, folder = module_data_dir / "source", module_data_dir / "dist"
     for name in copied():
         if (ROOT / name).is_dir():
@@ -59,13 +59,13 @@ def wheels(module_data_dir: Path, variables: Mapping[str, str]) -> Path:
 
 @pytest.fixture
 def outside(data_dir: Path, variables: Mapping[str, str]) -> Path:
-    """A folder with a new, empty virtual environment and nothing of the checkout."""
+    """A folder outside of the checkout with a new, empty virtual environment."""
     run(sys.executable, "-m", "venv", "--without-pip", ".", environment=variables, cwd=data_dir)
     return data_dir
 
 
 def brought(site: Path, distribution: str) -> set[str]:
-    """Return the names at the top of site-packages that a distribution has brought."""
+    """Return the top-level names that a distribution added to site-packages."""
     (record,) = site.glob(f"{distribution}-*.dist-info/RECORD")
     tops = {line.split(",")[0].split("/")[0] for line in record.read_text().splitlines()}
     return {top for top in tops if not top.endswith(".dist-info")} - {"..", "__pycache__"}
@@ -102,7 +102,7 @@ def test_a_producer_gets_one_package_and_an_application_runs_where_it_is_install
 
 
 def is_index_reachable(variables: Mapping[str, str], folder: Path) -> bool:
-    """Ask for one small package, as the installation would."""
+    """Request one small package, as the installation does."""
     options = ("download", "--no-deps", "--dest", folder, "--retries", "0", "--timeout", "10")
     argv = [str(part) for part in (*PIP, *options, "annotated-types")]
     done = subprocess.run(argv, env=dict(variables), cwd=folder, capture_output=True, check=False)
@@ -112,7 +112,7 @@ def is_index_reachable(variables: Mapping[str, str], folder: Path) -> bool:
 def test_a_producer_installs_few_packages_and_can_record(
     wheels: Path, outside: Path, variables: Mapping[str, str]
 ) -> None:
-    """With the pinned packages out of an index, and nothing else on the path."""
+    """Installs the pinned packages from an index; nothing else is on the path."""
     if not is_index_reachable(variables, outside):
         pytest.skip("no package index answers")
     runtime = (ROOT / "requirements" / "runtime.txt").read_text()

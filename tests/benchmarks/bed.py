@@ -1,4 +1,4 @@
-"""What the benchmarks run on: durable servers of their own, a business, customers, traffic."""
+"""For the benchmarks: durable servers of their own, a business, customers, traffic."""
 
 import random
 import shutil
@@ -42,8 +42,8 @@ from worker.settings import Settings, settings_from
 CURRENCIES = ("USD", "INR")
 CHUNK_EVENTS = 1000  # one producer flush
 LOTS_PER_WALLET = 3
-MINOR_PER_EVENT = 0.144  # what an event of `Market.events` costs on average
-SMALLEST_LOT_MINOR = 50  # the least that Stripe charges a card in USD: nobody buys less credit
+MINOR_PER_EVENT = 0.144  # average cost of an event of `Market.events`
+SMALLEST_LOT_MINOR = 50  # the smallest charge of Stripe in USD: nobody buys less credit
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Bed:
             return [tuple(row) for row in conn.execute(text(statement))]
 
     def tidy(self, tables: str) -> None:
-        """Do at once what autovacuum and the checkpointer would do while what follows is timed."""
+        """Vacuum and checkpoint now, so that neither happens during the next measurement."""
         url = self.config.database_url.get_secret_value()
         with psycopg.connect(url, autocommit=True) as maintenance:
             maintenance.execute(f"VACUUM ANALYZE {tables}")
@@ -86,10 +86,10 @@ def bed() -> Iterator[Bed]:
         cleanup.callback(engine.dispose)
         buffer = open_buffer(config)
         cleanup.callback(buffer.redis.close)
-        here = Bed(config, Sessions(engine), buffer)
-        with here.sessions.transaction() as conn:
+        servers = Bed(config, Sessions(engine), buffer)
+        with servers.sessions.transaction() as conn:
             maintain_partitions(conn, ahead_days=2, retention_days=90)
-        yield here
+        yield servers
 
 
 def _lot(wallet_id: WalletId, amount_minor: int) -> Posting:
@@ -106,8 +106,8 @@ class Market:
     is_funded: bool = False
 
     @classmethod
-    def open(cls, here: Bed, customers: int) -> "Market":
-        with here.sessions.transaction() as conn:
+    def open(cls, servers: Bed, customers: int) -> "Market":
+        with servers.sessions.transaction() as conn:
             business_id = create_business(conn, f"{customers} customers")
             for key, price in (("input_tokens", "0.03"), ("output_tokens", "0.06")):
                 aggregation = Aggregation(type="sum", key=key)
@@ -138,8 +138,8 @@ class Market:
                 )
                 for _ in range(customers)
             ]
-        here.tidy("customers, wallets")
-        return cls(here, business_id, made)
+        servers.tidy("customers, wallets")
+        return cls(servers, business_id, made)
 
     def events(self, count: int, hot_share: float = 0.0) -> list[BufferedEvent]:
         """Traffic over the customers; a share of it may fall on the first."""
@@ -160,10 +160,10 @@ class Market:
         ]
 
     def fund(self, count: int, hot_share: float = 0.0) -> None:
-        """Give every wallet several lots at first, then one for each that `count` events burn.
+        """Give every wallet several lots at first, then one for each that `count` events consume.
 
-        A lot lasts for the wallet's share of the events, but is never smaller than what anybody
-        could buy; the first is begun, so that wallets do not come to their ends all at once.
+        A lot lasts for the wallet's share of the events, but is at least the smallest purchase. The
+        first lot is partly used, so that the lots of the wallets do not end at the same time.
         """
         with self.bed.sessions.transaction() as conn:
             rows = conn.execute(
@@ -184,12 +184,12 @@ class Market:
         self.is_funded = True
         self.bed.tidy("wallets, credit_lots, ledger_entries, webhook_events")
 
-    def _lots(self, burned_minor: int) -> list[int]:
-        """Return what lots a wallet gets that will burn about so much."""
-        size = max(burned_minor, SMALLEST_LOT_MINOR)
+    def _lots(self, consumed_minor: int) -> list[int]:
+        """Return the lots of a wallet that will consume about this much."""
+        size = max(consumed_minor, SMALLEST_LOT_MINOR)
         if not self.is_funded:
             return [random.randint(1, size), *[size] * (LOTS_PER_WALLET - 1)]  # noqa: S311
-        return [size] if random.random() < burned_minor / size else []  # noqa: S311
+        return [size] if random.random() < consumed_minor / size else []  # noqa: S311
 
     def fill(self, count: int, hot_share: float = 0.0) -> None:
         """Buffer `count` events, in chunks as producers send them."""

@@ -1,4 +1,4 @@
-"""The edge over real HTTP: what ingestion costs beside bare XADD, and how fast one request is."""
+"""The API over real HTTP: cost of ingestion against bare XADD, and latency of one request."""
 
 import os
 import subprocess
@@ -59,18 +59,18 @@ class Edge:
 
 
 @contextmanager
-def edge(here: Bed, market: Market) -> Iterator[Edge]:
+def edge(servers: Bed, market: Market) -> Iterator[Edge]:
     """Run the API, one process, on the bench's servers."""
-    with here.sessions.transaction() as conn:
+    with servers.sessions.transaction() as conn:
         key = create_key(conn, market.business_id, "bench", PERMISSIONS).key
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "api.server", "--host", HOST, "--port", str(port)],
         env={
             **os.environ,
-            "DATABASE_URL": here.config.database_url.get_secret_value(),
-            "REDIS_URL": here.config.redis_url.get_secret_value(),
-            "GULLAK_HIGH_WATER_EVENTS": str(here.config.high_water_events),
+            "DATABASE_URL": servers.config.database_url.get_secret_value(),
+            "REDIS_URL": servers.config.redis_url.get_secret_value(),
+            "GULLAK_HIGH_WATER_EVENTS": str(servers.config.high_water_events),
             "GULLAK_API_RATE_LIMIT": "none",
         },
         stderr=subprocess.DEVNULL,
@@ -108,23 +108,22 @@ def body(events: Sequence[BufferedEvent]) -> bytes:
 
 @dataclass(frozen=True)
 class Ingested:
-    """Events per second: per core of the API; and of bare XADD, one by one and pipelined."""
+    """Events per second: per core of the API; of bare XADD one by one, and pipelined."""
 
     over_http: float
     bare: float
     pipelined: float
 
 
-def ingest_rates(here: Bed, market: Market, per_request: int, count: int) -> Ingested:
-    """Ingest over HTTP, and add the same chunks with bare XADD, in both ways that it is used.
+def ingest_rates(servers: Bed, market: Market, per_request: int, count: int) -> Ingested:
+    """Ingest over HTTP, and add the same chunks with bare XADD, one by one and pipelined.
 
-    By turns, a block of requests each: the speed of a machine that others use too drifts so fast
-    that one after the other they would be measured on two different machines.
+    They take turns, a block of requests each, because the speed of a shared machine drifts fast.
     """
     events = market.events(count)
     requests = [events[at : at + per_request] for at in range(0, count, per_request)]
     bare_s = pipelined_s = 0.0
-    with edge(here, market) as api:
+    with edge(servers, market) as api:
         for warm in requests[:WARM_UP_REQUESTS]:
             api.request("POST", "/events/ingest", body(warm))
         before_s = api.cpu_s()
@@ -132,64 +131,64 @@ def ingest_rates(here: Bed, market: Market, per_request: int, count: int) -> Ing
             block = requests[at : at + BLOCK_REQUESTS]
             for one in [body(events) for events in block]:
                 api.request("POST", "/events/ingest", one)
-            chunked = [list(_chunks(here, market, events)) for events in block]
-            bare_s += _add_s(here, chunked, is_pipelined=False)
-            pipelined_s += _add_s(here, chunked, is_pipelined=True)
+            chunked = [list(_chunks(servers, market, events)) for events in block]
+            bare_s += _add_s(servers, chunked, is_pipelined=False)
+            pipelined_s += _add_s(servers, chunked, is_pipelined=True)
         over_http_s = api.cpu_s() - before_s
-    here.buffer.redis.flushdb()
+    servers.buffer.redis.flushdb()
     return Ingested(count / over_http_s, count / bare_s, count / pipelined_s)
 
 
-def _add_s(here: Bed, chunked: Sequence[Sequence[Chunk]], *, is_pipelined: bool) -> float:
+def _add_s(servers: Bed, chunked: Sequence[Sequence[Chunk]], *, is_pipelined: bool) -> float:
     """Add the chunks of each request with XADD, and nothing else; return how long it took."""
     began = perf_counter()
     for chunks in chunked:
         if not is_pipelined:
             for shard, fields in chunks:
-                here.buffer.redis.xadd(stream_key(shard), fields)
+                servers.buffer.redis.xadd(stream_key(shard), fields)
             continue
-        pipe = here.buffer.redis.pipeline(transaction=False)
+        pipe = servers.buffer.redis.pipeline(transaction=False)
         for shard, fields in chunks:
             pipe.xadd(stream_key(shard), fields)
         pipe.execute()
     return perf_counter() - began
 
 
-def _chunks(here: Bed, market: Market, events: list[BufferedEvent]) -> Iterator[Chunk]:
+def _chunks(servers: Bed, market: Market, events: list[BufferedEvent]) -> Iterator[Chunk]:
     by_shard: dict[Shard, list[BufferedEvent]] = {}
     for event in events:
-        shard = shard_of(market.business_id, event.customer_id, len(here.buffer.shards))
+        shard = shard_of(market.business_id, event.customer_id, len(servers.buffer.shards))
         by_shard.setdefault(shard, []).append(event)
     for shard, own in by_shard.items():
         payload = encode_chunk(market.business_id, own)
         yield shard, {"b": market.business_id, "n": len(own), "t": len(own), "e": payload}
 
 
-def single_event_p99_s(here: Bed, market: Market, count: int) -> float:
+def single_event_p99_s(servers: Bed, market: Market, count: int) -> float:
     """Return the p99 of requests with one event each."""
     events = market.events(count)
-    with edge(here, market) as api:
+    with edge(servers, market) as api:
         took = api.latencies_s([("POST", "/events/ingest", body([event])) for event in events])
-    here.buffer.redis.flushdb()
+    servers.buffer.redis.flushdb()
     return quantiles(took, n=100)[98]
 
 
-def balance_p99_s(here: Bed, market: Market, wallets: int, count: int) -> float:
-    """Return the p99 of reading a customer's balances while there are so many wallets."""
-    customers = crowd(here, market, wallets // 2, count)
-    with edge(here, market) as api:
+def balance_p99_s(servers: Bed, market: Market, wallets: int, count: int) -> float:
+    """Return the p99 of reading a customer's balances among this many wallets."""
+    customers = add_customers(servers, market, wallets // 2, count)
+    with edge(servers, market) as api:
         took = api.latencies_s(
             [("GET", f"/customers/{customer}/wallets", None) for customer in customers]
         )
     return quantiles(took, n=100)[98]
 
 
-def crowd(here: Bed, market: Market, customers: int, sample: int) -> list[str]:
+def add_customers(servers: Bed, market: Market, customers: int, sample: int) -> list[str]:
     """Add customers with a wallet per currency; return some of them, spread evenly."""
     business = market.business_id
     made = "SELECT 'cus_' || lpad(to_hex(n), 26, '0') AS id FROM generate_series(1, {}) n"
     many = made.format(customers)
-    with here.sessions.transaction() as conn:
+    with servers.sessions.transaction() as conn:
         conn.exec_driver_sql("SET LOCAL statement_timeout = 0")
         conn.exec_driver_sql(
             "INSERT INTO customers (customer_id, business_id, email, name)"
@@ -200,6 +199,6 @@ def crowd(here: Bed, market: Market, customers: int, sample: int) -> list[str]:
             f" SELECT 'wal_' || currency || id, '{business}', id, currency FROM ({many}) made"
             " CROSS JOIN unnest(ARRAY['USD', 'INR']) currency"
         )
-    with here.sessions.transaction() as conn:
+    with servers.sessions.transaction() as conn:
         conn.exec_driver_sql("ANALYZE customers, wallets")
     return [f"cus_{1 + n * (customers // sample):026x}" for n in range(sample)]

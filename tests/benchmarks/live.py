@@ -1,4 +1,4 @@
-"""Real worker and beat under steady traffic: how late debits and alerts are; memory over time."""
+"""Real worker and beat under steady traffic: the delay of debits and alerts; memory over time."""
 
 import json
 import threading
@@ -30,7 +30,7 @@ POLL_S = 0.02
 
 @dataclass
 class Receiver:
-    """Takes webhooks and notes how long after their crossing they came, in seconds."""
+    """Takes webhooks and records their delay after the crossing, in seconds."""
 
     url: str = ""
     delays_s: list[float] = field(default_factory=list)
@@ -39,12 +39,12 @@ class Receiver:
 @contextmanager
 def receiver() -> Iterator[Receiver]:
     """Run a webhook receiver on a free port."""
-    here = Receiver()
+    alerts = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            here.delays_s.append(time() - from_wire(body["data"]["crossed_at"]).timestamp())
+            alerts.delays_s.append(time() - from_wire(body["data"]["crossed_at"]).timestamp())
             self.send_response(204)
             self.end_headers()
 
@@ -52,52 +52,52 @@ def receiver() -> Iterator[Receiver]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    here.url = f"http://127.0.0.1:{server.server_port}/"
+    alerts.url = f"http://127.0.0.1:{server.server_port}/"
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield here
+    yield alerts
     server.shutdown()
     server.server_close()
 
 
 @contextmanager
-def processes(here: Bed) -> Iterator[Stack]:
+def processes(servers: Bed) -> Iterator[Stack]:
     """Run the workers and beat on the bench's servers."""
     overrides = {
-        "DATABASE_URL": here.config.database_url.get_secret_value(),
-        "REDIS_URL": here.config.redis_url.get_secret_value(),
+        "DATABASE_URL": servers.config.database_url.get_secret_value(),
+        "REDIS_URL": servers.config.redis_url.get_secret_value(),
         "GULLAK_WEBHOOK_ALLOW_PRIVATE": "true",
-        "GULLAK_HIGH_WATER_EVENTS": str(here.config.high_water_events),
+        "GULLAK_HIGH_WATER_EVENTS": str(servers.config.high_water_events),
     }
     folder = Path(mkdtemp(prefix="gullak-bench-stack-"))
     with Stack(folder, variables=environment(), overrides=overrides) as stack:
         yield stack
 
 
-def lags_s(here: Bed, market: Market, seconds: int) -> tuple[list[float], list[float]]:
+def lags_s(servers: Bed, market: Market, seconds: int) -> tuple[list[float], list[float]]:
     """Send steady traffic; return accepted-to-debited and crossed-to-received times in seconds.
 
     An event's debit is when another connection first sees its committed batch, so both the commit
     and a polling period are in the figure.
     """
-    with receiver() as alerts, processes(here):
-        with here.sessions.transaction() as conn:
+    with receiver() as alerts, processes(servers):
+        with servers.sessions.transaction() as conn:
             create_endpoint(conn, market.business_id, NewEndpoint(url=alerts.url))
             for number, customer in enumerate(market.customers[:ALERTED_WALLETS]):
-                # Each event costs some 0.14 cents: crossed at different moments of the run.
+                # An event costs about 0.14 cents: wallets cross at different times of the run.
                 threshold = -(1 + number % THRESHOLDS)
                 set_rule(conn, market.business_id, Currency("USD"), threshold, customer_id=customer)
-        first = int(here.query("SELECT coalesce(max(batch_id), 0) FROM usage_batches")[0][0])
+        first = int(servers.query("SELECT coalesce(max(batch_id), 0) FROM usage_batches")[0][0])
         seen: dict[int, float] = {}
         stop = threading.Event()
-        watcher = threading.Thread(target=_watch, args=(here, first, seen, stop))
+        watcher = threading.Thread(target=_watch, args=(servers, first, seen, stop))
         watcher.start()
         _traffic(market, seconds)
-        while here.buffer.backlog().events:
+        while servers.buffer.backlog().events:
             sleep(POLL_S)
         sleep(3)  # the last alerts
         stop.set()
         watcher.join()
-    rows = here.query(
+    rows = servers.query(
         f"SELECT batch_id, extract(epoch FROM event_at), count(*) FROM usage_events"
         f" WHERE batch_id > {first} GROUP BY 1, 2"
     )
@@ -105,10 +105,10 @@ def lags_s(here: Bed, market: Market, seconds: int) -> tuple[list[float], list[f
     return lags, alerts.delays_s
 
 
-def _watch(here: Bed, first: int, seen: dict[int, float], stop: threading.Event) -> None:
+def _watch(servers: Bed, first: int, seen: dict[int, float], stop: threading.Event) -> None:
     while not stop.is_set():
         low = max(first, max(seen, default=first) - 100)
-        found = here.query(f"SELECT batch_id FROM usage_batches WHERE batch_id > {low}")
+        found = servers.query(f"SELECT batch_id FROM usage_batches WHERE batch_id > {low}")
         now = time()
         for (batch_id,) in found:
             seen.setdefault(int(batch_id), now)
@@ -116,7 +116,7 @@ def _watch(here: Bed, first: int, seen: dict[int, float], stop: threading.Event)
 
 
 def _traffic(market: Market, seconds: int) -> None:
-    """Append flushes at an even pace; each event is stamped as it is accepted."""
+    """Append flushes at an even pace; each event has the time of its acceptance."""
     per_flush = int(RATE_EVENTS * FLUSH_S)
     started = monotonic()
     for flush in range(int(seconds / FLUSH_S)):
@@ -139,18 +139,18 @@ class Growth:
     memory_mib: float
 
 
-def rounds(here: Bed, market: Market, events: int, per_round: int) -> list[Growth]:
-    """Fill and drain round after round with a real worker; note its rate and its memory."""
+def rounds(servers: Bed, market: Market, events: int, per_round: int) -> list[Growth]:
+    """Fill and drain round after round with a real worker; record its rate and its memory."""
     found = []
-    with processes(here) as stack:
+    with processes(servers) as stack:
         for done in range(per_round, events + 1, per_round):
             market.fill(per_round)
             started = monotonic()
-            left = here.buffer.backlog().events
+            left = servers.buffer.backlog().events
             before = left
             while left:
                 sleep(POLL_S)
-                left = here.buffer.backlog().events
+                left = servers.buffer.backlog().events
             rate = before / (monotonic() - started)
             found.append(Growth(done, rate, _memory_mib(stack.pids["worker"])))
     return found

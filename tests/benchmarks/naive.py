@@ -1,7 +1,7 @@
-"""What a queue is usually used for: one Celery task per event, one transaction per task.
+"""The usual design with a queue: one Celery task per event, one transaction per task.
 
-The same ledger, the same database, late acknowledgement, default prefetch: the comparison that the
-batched drain has to beat by far.
+It has the same ledger and database, late acknowledgement and the default prefetch. The drain must
+be much faster.
 """
 
 from celery import Celery
@@ -34,8 +34,8 @@ def charge(business_id: str, fields: list) -> None:  # type: ignore[type-arg]
     keyed = key_event(BusinessId(business_id), BufferedEvent(*fields))
     with context().transaction() as conn:
         cards = _cards.current(conn, _cards.versions(conn, {keyed.business_id}))
-        known = payers(conn, {CustomerId(keyed.customer_id)})
-        ((event,), _) = price_events(cards, known, [keyed])
+        payer_of = payers(conn, {CustomerId(keyed.customer_id)})
+        ((event,), _) = price_events(cards, payer_of, [keyed])
         batch_id = conn.exec_driver_sql(
             "INSERT INTO usage_batches (shard, epoch, first_stream_id, last_stream_id,"
             " posted_count, duplicate_count, refused_count, unmetered_count, replayed_count)"

@@ -1,4 +1,4 @@
-"""`make bench`: the budgets of the design as ratios taken in one run, as a table and as JSON."""
+"""`make bench`: ratios from one run against their budgets, as a table and as JSON."""
 
 import argparse
 import json
@@ -29,7 +29,7 @@ SOAK_ROUND = 500_000
 
 @dataclass(frozen=True)
 class Budget:
-    """One line of the result: `value` against `bar`; `better` says in which direction."""
+    """One line of the result: `value` against `bar`; `better` is the direction."""
 
     name: str
     value: float
@@ -42,15 +42,15 @@ class Budget:
         return self.value >= self.bar if self.better == "above" else self.value <= self.bar
 
 
-def drain_budgets(here: Bed) -> list[Budget]:
+def drain_budgets(servers: Bed) -> list[Budget]:
     """Drain against bare COPY and against a task per event; the medians of interleaved runs.
 
-    The speed of a shared machine drifts, so each run of a drain is held against the copies right
+    The speed of a shared machine drifts, so each run of a drain is compared with the copies right
     before and after it.
     """
-    small, large = Market.open(here, 1000), Market.open(here, 20_000)
-    drain_rate(here, small, EVENTS // 10)  # caches, prepared plans, files of the tables
-    drain_rate(here, large, EVENTS // 5)
+    small, large = Market.open(servers, 1000), Market.open(servers, 20_000)
+    drain_rate(servers, small, EVENTS // 10)  # caches, prepared plans, files of the tables
+    drain_rate(servers, large, EVENTS // 5)
     cases = {
         "1,000 wallets": (small, 0.0, 0.5),
         "one hot wallet": (small, 1.0, 0.5),
@@ -58,16 +58,16 @@ def drain_budgets(here: Bed) -> list[Budget]:
     }
     rates: dict[str, list[float]] = {name: [] for name in cases}
     ratios: dict[str, list[float]] = {name: [] for name in cases}
-    before = bare_copy_rate(here, small, EVENTS)
+    before = bare_copy_rate(servers, small, EVENTS)
     bare = [before]
     for _ in range(ROUNDS):
         for name, (market, hot_share, _bar) in cases.items():
-            rates[name].append(drain_rate(here, market, EVENTS, hot_share))
-            after = bare_copy_rate(here, small, EVENTS)
+            rates[name].append(drain_rate(servers, market, EVENTS, hot_share))
+            after = bare_copy_rate(servers, small, EVENTS)
             ratios[name].append(rates[name][-1] / ((before + after) / 2))
             bare.append(after)
             before = after
-    naive = task_per_event_rate(here, small, NAIVE_EVENTS)
+    naive = task_per_event_rate(servers, small, NAIVE_EVENTS)
     return [
         *(
             Budget(
@@ -83,12 +83,12 @@ def drain_budgets(here: Bed) -> list[Budget]:
     ]  # fmt: skip
 
 
-def edge_budgets(here: Bed) -> list[Budget]:
-    """Ingestion over HTTP against bare XADD, and how long single requests take."""
-    market = Market.open(here, 1000)
+def edge_budgets(servers: Bed) -> list[Budget]:
+    """Ingestion over HTTP against bare XADD, and the latency of single requests."""
+    market = Market.open(servers, 1000)
     budgets = []
     for per_request, count in ((1000, INGESTED_EVENTS), (100, INGESTED_EVENTS // 5)):
-        runs = [ingest_rates(here, market, per_request, count) for _ in range(ROUNDS)]
+        runs = [ingest_rates(servers, market, per_request, count) for _ in range(ROUNDS)]
         budgets.append(
             Budget(
                 f"ingest over HTTP per core / bare XADD, {per_request:,} events per request",
@@ -100,17 +100,17 @@ def edge_budgets(here: Bed) -> list[Budget]:
         )  # fmt: skip
     return [
         *budgets,
-        Budget("single-event request, p99, ms", 1e3 * single_event_p99_s(here, market, REQUESTS),
+        Budget("single-event request, p99, ms", 1e3 * single_event_p99_s(servers, market, REQUESTS),
                20, "below", f"{REQUESTS:,} requests"),
         Budget(f"balance read at {WALLETS:,} wallets, p99, ms",
-               1e3 * balance_p99_s(here, market, WALLETS, REQUESTS), 20, "below",
+               1e3 * balance_p99_s(servers, market, WALLETS, REQUESTS), 20, "below",
                f"{REQUESTS:,} requests"),
     ]  # fmt: skip
 
 
-def live_budgets(here: Bed, seconds: int) -> list[Budget]:
-    """Delays through a real worker and beat."""
-    lags, alerts = lags_s(here, Market.open(here, 1000), seconds)
+def live_budgets(servers: Bed, seconds: int) -> list[Budget]:
+    """Delays with a real worker and beat."""
+    lags, alerts = lags_s(servers, Market.open(servers, 1000), seconds)
     return [
         Budget("accepted to debited, p99, s, at 5,000 events/s", p99(lags), 2, "below",
                f"{len(lags):,} events"),
@@ -119,9 +119,9 @@ def live_budgets(here: Bed, seconds: int) -> list[Budget]:
     ]  # fmt: skip
 
 
-def soak_budgets(here: Bed, events: int) -> list[Budget]:
+def soak_budgets(servers: Bed, events: int) -> list[Budget]:
     """Memory and cost per event while the tables grow."""
-    found = rounds(here, Market.open(here, 1000), events, SOAK_ROUND)
+    found = rounds(servers, Market.open(servers, 1000), events, SOAK_ROUND)
     first, last = found[1], found[-1]
     return [
         Budget(
@@ -157,14 +157,14 @@ def main() -> int:
     parts: dict[str, Callable[[Bed], list[Budget]]] = {
         "drain": drain_budgets,
         "edge": edge_budgets,
-        "live": lambda here: live_budgets(here, LIVE_S),
-        "soak": lambda here: soak_budgets(here, arguments.soak_events),
+        "live": lambda servers: live_budgets(servers, LIVE_S),
+        "soak": lambda servers: soak_budgets(servers, arguments.soak_events),
     }
     budgets = []
     for name, part in parts.items():
         if arguments.only in (None, name):
-            with bed() as here:
-                budgets += part(here)
+            with bed() as servers:
+                budgets += part(servers)
     show(budgets)
     rows = [{**asdict(budget), "held": budget.held} for budget in budgets]
     arguments.json.write_text(json.dumps(rows, indent=2) + "\n")

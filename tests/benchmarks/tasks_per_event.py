@@ -14,15 +14,15 @@ from drains import PROCESSES
 from worker.settings import environment
 
 
-def task_per_event_rate(here: Bed, market: Market, count: int) -> float:
+def task_per_event_rate(servers: Bed, market: Market, count: int) -> float:
     """Events per second of a worker that charges each event in a task of its own."""
     urls = {
-        "DATABASE_URL": here.config.database_url.get_secret_value(),
-        "REDIS_URL": here.config.redis_url.get_secret_value(),
+        "DATABASE_URL": servers.config.database_url.get_secret_value(),
+        "REDIS_URL": servers.config.redis_url.get_secret_value(),
     }
-    app = Celery("naive", broker=here.config.celery_broker_url())
+    app = Celery("naive", broker=servers.config.celery_broker_url())
     done = "SELECT count(*) FROM usage_batches WHERE epoch = 'naive'"
-    before = here.query(done)[0][0]
+    before = servers.query(done)[0][0]
     with app.connection_for_write() as connection:
         for event in market.events(count):
             arguments = (market.business_id, list(event))
@@ -38,7 +38,7 @@ def task_per_event_rate(here: Bed, market: Market, count: int) -> float:
     )  # fmt: skip
     try:
         started, first = None, 0
-        while (found := here.query(done)[0][0] - before) < count:
+        while (found := servers.query(done)[0][0] - before) < count:
             if started is None and found:
                 started, first = perf_counter(), found
             sleep(0.05)

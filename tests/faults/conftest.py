@@ -1,11 +1,11 @@
 import pytest
 
 from metering.buffer.stream import UsageBuffer
-from support.traffic import Crowd
+from support.traffic import Workload
 from worker.session import Sessions
 
 
 @pytest.fixture
-def crowd(sessions: Sessions, buffer: UsageBuffer) -> Crowd:
+def workload(sessions: Sessions, buffer: UsageBuffer) -> Workload:
     """Customers in both currencies on this test's servers."""
-    return Crowd.open(sessions, buffer)
+    return Workload.open(sessions, buffer)

@@ -1,4 +1,4 @@
-"""Whoever charges is killed between two steps: a charge is one payment, and one credit.
+"""A process is killed between two steps of a charge: one payment and one credit remain.
 
 A real stack charges at payment simulators that are processes too. A worker kills itself at the
 named points of a charge, which are files. The charge that it had claimed comes back when the lease
@@ -24,7 +24,7 @@ from metering.ids import AccountId, ChargeId
 from metering.payment.charges.charge import LEASE_S
 from metering.payment.checkouts.checkout import Checkout
 from metering.payment.provider_account import NewAccount, connect_account
-from support.checkout_driver import Till
+from support.checkout_driver import CheckoutDriver
 from support.own_simulator import OwnSimulator, running_simulator
 from support.tenant import Shop, shared_database
 from support.tiers import mostly_slow
@@ -64,27 +64,27 @@ class Buyer:
     """A new customer, and what came of what it has paid since."""
 
     shop: Shop
-    till: Till
+    driver: CheckoutDriver
     provider: Provider
     earlier: int
 
     def runs_low(self, method: str) -> None:
         """Cross the threshold of a rule that buys 500 for 500."""
         self.shop.enter(150)
-        self.till.rule(100, method, account_id=self.till.account_id)
+        self.driver.rule(100, method, account_id=self.driver.account_id)
         self.shop.enter(100, debit=True)
 
     def begin(self, method: str | None) -> Checkout:
         """Begin a checkout of 1,000, of which 300 are there."""
         self.shop.enter(300)
-        new = self.till.new(
+        new = self.driver.new(
             1000,
             method,
-            account_id=self.till.account_id,
+            account_id=self.driver.account_id,
             idempotency_key=self.shop.customers[0],
             return_url="https://shop.example/done",
         )
-        return self.till.begin(new).checkout
+        return self.driver.begin(new).checkout
 
     def payments(self) -> list[tuple[int, str]]:
         return self.provider.payments()[self.earlier :]
@@ -101,14 +101,14 @@ class Buyer:
         return ChargeId(str(charge_id))
 
     def status(self) -> str:
-        return self.till.charge(self.charge_id()).status
+        return self.driver.charge(self.charge_id()).status
 
     def lease_is_over(self) -> None:
-        self.till.age(self.charge_id(), LEASE_S)
+        self.driver.age(self.charge_id(), LEASE_S)
 
 
 @dataclass(frozen=True)
-class Town:
+class Installation:
     """One for all kills: a stack, and a business with an account at each of two simulators."""
 
     stack: Stack
@@ -122,8 +122,8 @@ class Town:
         shop = replace(self.shop, customers=[])
         with shop.sessions.transaction() as conn:
             shop.add_customer(conn)
-        till = Till(shop, account_id=provider.account_id)
-        return Buyer(shop, till, provider, len(provider.payments()))
+        driver = CheckoutDriver(shop, account_id=provider.account_id)
+        return Buyer(shop, driver, provider, len(provider.payments()))
 
     def unprocessed(self) -> int:
         """How many events of simulators wait to be processed."""
@@ -147,7 +147,9 @@ class Town:
 
 
 @pytest.fixture(scope="module")
-def town(servers: Any, variables: Mapping[str, str], module_data_dir: Path) -> Iterator[Town]:
+def installation(
+    servers: Any, variables: Mapping[str, str], module_data_dir: Path
+) -> Iterator[Installation]:
     failpoints = module_data_dir / "failpoints"
     failpoints.mkdir()
     with ExitStack() as running:
@@ -169,7 +171,7 @@ def town(servers: Any, variables: Mapping[str, str], module_data_dir: Path) -> I
         telling = running.enter_context(
             running_simulator(module_data_dir / "telling", webhook_url=stack.api_url + WEBHOOKS)
         )
-        yield Town(
+        yield Installation(
             stack, shop, failpoints, opened(shop, quiet), opened(shop, telling, is_telling=True)
         )
 
@@ -192,13 +194,13 @@ def opened(shop: Shop, simulator: OwnSimulator, *, is_telling: bool = False) -> 
 
 @pytest.mark.parametrize("point", mostly_slow(POINTS, "after_charge"))
 def test_a_top_up_whose_worker_is_killed_is_charged_once_and_credited_once(
-    town: Town, point: str
+    installation: Installation, point: str
 ) -> None:
-    buyer = town.buyer(town.quiet)
-    with town.killing(point):
+    buyer = installation.buyer(installation.quiet)
+    with installation.killing(point):
         buyer.runs_low("cus_1/pm_ok")
     if point == "after_charge":
-        town.kill(CHARGER)  # nothing of the worker is left
+        installation.kill(CHARGER)  # nothing of the worker is left
     assert buyer.payments() == [(500, "succeeded")] * (point != "after_claim")
     assert buyer.bought() == [500] * (point == "after_record")
 
@@ -207,15 +209,15 @@ def test_a_top_up_whose_worker_is_killed_is_charged_once_and_credited_once(
     wait_for(lambda: buyer.status() == "succeeded")
     assert buyer.payments() == [(500, "succeeded")]
     assert buyer.bought() == [500]
-    assert town.shop.faults() == []
+    assert installation.shop.faults() == []
 
 
 @pytest.mark.slow
 def test_a_charge_whose_worker_is_killed_comes_back_by_itself_within_a_short_lease(
-    town: Town,
+    installation: Installation,
 ) -> None:
-    buyer = town.buyer(town.quiet)
-    with town.killing("after_charge"):
+    buyer = installation.buyer(installation.quiet)
+    with installation.killing("after_charge"):
         buyer.runs_low("cus_1/pm_ok")
     assert buyer.bought() == []
 
@@ -223,75 +225,77 @@ def test_a_charge_whose_worker_is_killed_comes_back_by_itself_within_a_short_lea
 
     assert buyer.payments() == [(500, "succeeded")]
     assert buyer.bought() == [500]
-    assert town.shop.faults() == []
+    assert installation.shop.faults() == []
 
 
-def test_a_decline_whose_worker_is_killed_counts_once(town: Town) -> None:
-    buyer = town.buyer(town.quiet)
-    with town.killing("after_charge"):
+def test_a_decline_whose_worker_is_killed_counts_once(installation: Installation) -> None:
+    buyer = installation.buyer(installation.quiet)
+    with installation.killing("after_charge"):
         buyer.runs_low("cus_1/pm_declined")
 
     buyer.lease_is_over()
 
     wait_for(lambda: buyer.status() == "failed")
     assert buyer.payments() == [(500, "requires_payment_method")]
-    assert buyer.till.standing().declines == 1
+    assert buyer.driver.top_up_rule().declines == 1
     assert buyer.bought() == []
-    assert town.shop.faults() == []
+    assert installation.shop.faults() == []
 
 
-def test_a_checkout_whose_worker_is_killed_is_charged_once_and_completed(town: Town) -> None:
-    buyer = town.buyer(town.quiet)
-    with town.killing("after_charge"):
+def test_a_checkout_whose_worker_is_killed_is_charged_once_and_completed(
+    installation: Installation,
+) -> None:
+    buyer = installation.buyer(installation.quiet)
+    with installation.killing("after_charge"):
         checkout_id = buyer.begin("cus_1/pm_ok").checkout_id
-    assert buyer.till.checkout(checkout_id).status == "pending"
+    assert buyer.driver.checkout(checkout_id).status == "pending"
 
     buyer.lease_is_over()
 
-    wait_for(lambda: buyer.till.checkout(checkout_id).status == "completed")
+    wait_for(lambda: buyer.driver.checkout(checkout_id).status == "completed")
     assert buyer.payments() == [(700, "succeeded")]
     assert [entry.kind for entry in buyer.shop.entries()] == ["checkout", "manual"]
-    assert town.shop.faults() == []
+    assert installation.shop.faults() == []
 
 
 def test_a_page_whose_address_is_lost_with_the_worker_is_found_again_and_paid_once(
-    town: Town,
+    installation: Installation,
 ) -> None:
-    buyer = town.buyer(town.quiet)
-    with town.killing("after_charge"):
+    buyer = installation.buyer(installation.quiet)
+    with installation.killing("after_charge"):
         checkout_id = buyer.begin(None).checkout_id
-    assert buyer.till.checkout(checkout_id).payment_url is None
+    assert buyer.driver.checkout(checkout_id).payment_url is None
 
     buyer.lease_is_over()
-    wait_for(lambda: buyer.till.checkout(checkout_id).payment_url)
-    httpx.post(f"{buyer.till.checkout(checkout_id).payment_url}/yes")
+    wait_for(lambda: buyer.driver.checkout(checkout_id).payment_url)
+    httpx.post(f"{buyer.driver.checkout(checkout_id).payment_url}/yes")
 
-    wait_for(lambda: buyer.till.checkout(checkout_id).status == "completed")
+    wait_for(lambda: buyer.driver.checkout(checkout_id).status == "completed")
     assert buyer.payments() == [(700, "succeeded")]
     assert [entry.kind for entry in buyer.shop.entries()] == ["checkout", "manual"]
-    assert town.shop.faults() == []
+    assert installation.shop.faults() == []
 
 
 @pytest.mark.slow
 def test_many_charges_whose_workers_are_killed_at_any_moment_are_made_and_credited_once(
-    town: Town,
+    installation: Installation,
 ) -> None:
-    buyers = [town.buyer(town.quiet) for _ in range(8)]
-    earlier = len(town.quiet.payments())
-    with frozen(town.stack.pids[CHARGER]):
+    buyers = [installation.buyer(installation.quiet) for _ in range(8)]
+    earlier = len(installation.quiet.payments())
+    with frozen(installation.stack.pids[CHARGER]):
         for number, buyer in enumerate(buyers):
             buyer.begin(("cus_1/pm_ok", "cus_1/pm_500")[number % 2])
 
     for share in (1, 5):
-        wait_for(partial(town.quiet.has_made, earlier + share))
-        town.kill(CHARGER)
+        wait_for(partial(installation.quiet.has_made, earlier + share))
+        installation.kill(CHARGER)
         for buyer in buyers:
             buyer.lease_is_over()
 
     wait_for(lambda: all(buyer.status() == "succeeded" for buyer in buyers))
-    assert town.quiet.payments()[earlier:] == [(700, "succeeded")] * len(buyers)
+    assert installation.quiet.payments()[earlier:] == [(700, "succeeded")] * len(buyers)
     assert {buyer.shop.wallet().balance_minor for buyer in buyers} == {0}
-    assert town.shop.faults() == []
+    assert installation.shop.faults() == []
 
 
 # --- the edge -------------------------------------------------------------------------------------
@@ -299,37 +303,37 @@ def test_many_charges_whose_workers_are_killed_at_any_moment_are_made_and_credit
 
 @pytest.mark.slow
 def test_an_edge_killed_while_it_charges_a_checkout_answers_the_repetition_and_charges_once(
-    town: Town,
+    installation: Installation,
 ) -> None:
-    buyer = town.buyer(town.quiet)
+    buyer = installation.buyer(installation.quiet)
     buyer.shop.enter(300)
     with ThreadPoolExecutor(1) as threads:
-        lost = threads.submit(check_out, town, buyer, "cus_1/pm_hang")
+        lost = threads.submit(check_out, installation, buyer, "cus_1/pm_hang")
         wait_for(buyer.payments)
-        town.kill("api")
+        installation.kill("api")
     assert isinstance(lost.exception(), httpx.TransportError)
 
-    checkout = check_out(town, buyer, "cus_1/pm_hang")
+    checkout = check_out(installation, buyer, "cus_1/pm_hang")
     buyer.lease_is_over()
 
-    wait_for(lambda: buyer.till.checkout(checkout["id"]).status == "completed")
+    wait_for(lambda: buyer.driver.checkout(checkout["id"]).status == "completed")
     assert buyer.payments() == [(700, "succeeded")]
     assert [entry.kind for entry in buyer.shop.entries()] == ["checkout", "manual"]
-    assert town.shop.faults() == []
+    assert installation.shop.faults() == []
 
 
-def check_out(town: Town, buyer: Buyer, method: str) -> Any:
+def check_out(installation: Installation, buyer: Buyer, method: str) -> Any:
     """Ask the API for a checkout of 1,000, always with the same key."""
     with buyer.shop.sessions.transaction() as conn:
         key = create_key(conn, buyer.shop.business_id, "test", ("write",)).key
     (customer_id,) = buyer.shop.customers
     answer = httpx.post(
-        f"{town.stack.api_url}/customers/{customer_id}/checkouts",
+        f"{installation.stack.api_url}/customers/{customer_id}/checkouts",
         json={
             "amount": 1000,
             "currency": "USD",
             "idempotency_key": customer_id,
-            "account_id": buyer.till.account_id,
+            "account_id": buyer.driver.account_id,
             "payment_method": method,
         },
         headers={"Authorization": f"Bearer {key}"},
@@ -344,52 +348,52 @@ def check_out(town: Town, buyer: Buyer, method: str) -> Any:
 
 @pytest.mark.slow
 def test_a_simulator_killed_after_it_charged_and_before_it_answered_has_charged_once(
-    town: Town,
+    installation: Installation,
 ) -> None:
-    buyer = town.buyer(town.quiet)
+    buyer = installation.buyer(installation.quiet)
     buyer.runs_low("cus_1/pm_hang")
     wait_for(buyer.payments)
 
-    town.quiet.simulator.kill()
-    town.quiet.simulator.start()
+    installation.quiet.simulator.kill()
+    installation.quiet.simulator.start()
 
     wait_for(lambda: buyer.status() == "succeeded")
     assert buyer.payments() == [(500, "succeeded")]
     assert buyer.bought() == [500]
-    assert town.shop.faults() == []
+    assert installation.shop.faults() == []
 
 
 @pytest.mark.slow
 def test_what_a_killed_simulator_had_not_told_is_told_by_the_next_one_and_credited_once(
-    town: Town,
+    installation: Installation,
 ) -> None:
-    buyer = town.buyer(town.telling)
-    with frozen(town.stack.pids["api"]):
+    buyer = installation.buyer(installation.telling)
+    with frozen(installation.stack.pids["api"]):
         # The worker that knows dies, and nobody takes the webhook.
-        with town.killing("after_charge"):
+        with installation.killing("after_charge"):
             buyer.runs_low("cus_1/pm_ok")
-        town.telling.simulator.kill()
-        town.telling.simulator.start()
-        assert (town.telling.untold(), buyer.bought()) == (1, [])
+        installation.telling.simulator.kill()
+        installation.telling.simulator.start()
+        assert (installation.telling.untold(), buyer.bought()) == (1, [])
 
-    wait_for(lambda: not town.telling.untold() and buyer.status() == "succeeded")
-    assert buyer.till.charge(buyer.charge_id()).attempts == 1  # nobody asked again
+    wait_for(lambda: not installation.telling.untold() and buyer.status() == "succeeded")
+    assert buyer.driver.charge(buyer.charge_id()).attempts == 1  # nobody asked again
     assert buyer.payments() == [(500, "succeeded")]
     assert buyer.bought() == [500]
-    assert town.shop.faults() == []
+    assert installation.shop.faults() == []
 
 
 def test_a_webhook_and_a_repeated_charge_that_tell_the_same_after_a_kill_credit_once(
-    town: Town,
+    installation: Installation,
 ) -> None:
-    buyer = town.buyer(town.telling)
-    with frozen(town.stack.pids["api"]):
-        with town.killing("after_charge"):
+    buyer = installation.buyer(installation.telling)
+    with frozen(installation.stack.pids["api"]):
+        with installation.killing("after_charge"):
             buyer.runs_low("cus_1/pm_ok")
         buyer.lease_is_over()
         wait_for(buyer.bought)
 
-    wait_for(lambda: not town.telling.untold() and not town.unprocessed())
+    wait_for(lambda: not installation.telling.untold() and not installation.unprocessed())
     assert buyer.payments() == [(500, "succeeded")]
     assert buyer.bought() == [500]
-    assert town.shop.faults() == []
+    assert installation.shop.faults() == []

@@ -1,4 +1,4 @@
-"""Messages that no worker takes: the broker's lists stay short, and all goes on afterwards."""
+"""Without workers the queues of the broker stay short, and the work goes on afterwards."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ import celeryconfig
 from metering.buffer.shard import shard_of
 from metering.buffer.stream import UsageBuffer
 from support.tenant import Shop, event
-from support.traffic import Crowd, frozen, wait_for
+from support.traffic import Workload, frozen, wait_for
 from worker.alive import is_alive
 from worker.broker import QUEUE_MESSAGES_MAX
 from worker.context import open_buffer
@@ -24,7 +24,7 @@ from worker.settings import Settings, settings_from
 
 StartStack = Callable[..., Stack]
 SHARDS = 256
-# Several processes may look at once, and each then sends one message more.
+# Several processes may check at the same time, and each may then send one message more.
 AT_ONCE = 8
 
 
@@ -41,7 +41,7 @@ def longest(broker: Redis) -> int:
 
 @pytest.fixture
 def beat_pid(config: Settings, variables: Mapping[str, str], tmp_path: Path) -> Iterator[int]:
-    """The real beat, whose time passes a hundred times as fast; its sign of life: `beat.alive`."""
+    """The real beat, with a hundred times faster time; it touches `beat.alive`."""
     urls = {
         "DATABASE_URL": config.database_url.get_secret_value(),
         "REDIS_URL": config.redis_url.get_secret_value(),
@@ -61,8 +61,8 @@ def beat_pid(config: Settings, variables: Mapping[str, str], tmp_path: Path) -> 
     beat.wait(30)
 
 
-def test_without_any_worker_the_queues_stay_short_and_a_worker_goes_on_afterwards(
-    crowd: Crowd, broker: Redis, beat_pid: int, tmp_path: Path, start_stack: StartStack
+def test_without_a_worker_the_queues_stay_short_and_a_new_worker_goes_on(
+    workload: Workload, broker: Redis, beat_pid: int, tmp_path: Path, start_stack: StartStack
 ) -> None:
     wait_for(lambda: longest(broker) >= QUEUE_MESSAGES_MAX)
     time.sleep(5)
@@ -71,16 +71,16 @@ def test_without_any_worker_the_queues_stay_short_and_a_worker_goes_on_afterward
     assert is_alive(tmp_path / "beat.alive", beat_pid, within_s=2)
     with frozen(beat_pid):
         stack = start_stack()
-        crowd.send(300)
-        crowd.wait_drained()
+        workload.send(300)
+        workload.wait_drained()
         wait_for(lambda: longest(broker) < QUEUE_MESSAGES_MAX / 2)
     assert not stack.missing()
-    assert crowd.broken() == []
+    assert workload.broken() == []
 
 
 @pytest.fixture
 def wide_buffer(config: Settings) -> Iterator[UsageBuffer]:
-    """A buffer of as many shards as can be."""
+    """A buffer with the largest number of shards."""
     url = config.redis_url.get_secret_value()
     opened = open_buffer(settings_from({"REDIS_URL": url, "GULLAK_SHARDS": str(SHARDS)}))
     yield opened
@@ -99,7 +99,7 @@ def strangers(shop: Shop) -> list[str]:
 
 
 @pytest.mark.slow
-def test_while_all_shards_wait_for_a_slow_worker_the_queues_stay_short(
+def test_the_queues_stay_short_while_all_shards_wait_for_a_slow_worker(
     sessions: Sessions, wide_buffer: UsageBuffer, broker: Redis, start_stack: StartStack
 ) -> None:
     shop = Shop.open(sessions, wide_buffer)

@@ -1,4 +1,4 @@
-"""A worker whose acknowledgements failed acknowledges again; a worker that is busy goes on."""
+"""A worker repeats failed acknowledgements; a busy worker is not ended."""
 
 import signal
 import subprocess
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from support.traffic import RECOVERED_WITHIN_S, Crowd, wait_for
+from support.traffic import RECOVERED_WITHIN_S, Workload, wait_for
 from worker.alive import is_alive
 
 StartWorker = Callable[[int], "subprocess.Popen[bytes]"]
@@ -21,7 +21,7 @@ StartWorker = Callable[[int], "subprocess.Popen[bytes]"]
 def start_worker(
     database_url: str, redis_url: str, variables: Mapping[str, str], tmp_path: Path
 ) -> Iterator[StartWorker]:
-    """Start a worker of two children, of whose two places so many are lost, once it is ready."""
+    """Start a worker with two children; once it is ready, a number of its acknowledgements fail."""
     started: list[subprocess.Popen[bytes]] = []
     log = (tmp_path / "worker.log").open("wb")
 
@@ -50,43 +50,43 @@ def start_worker(
 
 
 @contextmanager
-def drains_held(crowd: Crowd) -> Iterator[None]:
-    """Keep both children in the middle of a drain: they wait for wallets that we hold."""
-    with crowd.shop.sessions.transaction() as conn:
+def drains_held(workload: Workload) -> Iterator[None]:
+    """Keep both children in the middle of a drain: they wait for wallets that this locks."""
+    with workload.shop.sessions.transaction() as conn:
         conn.execute(text("SELECT 1 FROM wallets FOR UPDATE"))
-        crowd.send(300)
-        wait_for(lambda: crowd.waiting() >= 2)
+        workload.send(300)
+        wait_for(lambda: workload.waiting() >= 2)
         yield
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [1, 2])
-def test_a_worker_whose_acknowledgements_failed_acknowledges_again_and_works(
-    crowd: Crowd, start_worker: StartWorker, tmp_path: Path, lost: int
+def test_a_worker_repeats_failed_acknowledgements_and_works(
+    workload: Workload, start_worker: StartWorker, tmp_path: Path, lost: int
 ) -> None:
     worker = start_worker(lost)
 
-    crowd.send(100)
-    crowd.wait_drained()
+    workload.send(100)
+    workload.wait_drained()
 
     log = tmp_path / "worker.log"
     wait_for(lambda: log.read_text().count("acknowledged again") == lost)
     time.sleep(3)
     assert worker.poll() is None
     assert log.read_text().count("acknowledged again") == lost
-    assert crowd.broken() == []
+    assert workload.broken() == []
 
 
 @pytest.mark.slow
-def test_a_worker_whose_children_are_all_busy_goes_on_also_when_it_is_told_to_stop(
-    crowd: Crowd, start_worker: StartWorker
+def test_a_worker_whose_children_are_all_busy_is_not_ended_also_during_a_warm_shutdown(
+    workload: Workload, start_worker: StartWorker
 ) -> None:
     worker = start_worker(0)
-    with drains_held(crowd):
+    with drains_held(workload):
         time.sleep(6)
-    crowd.wait_drained()
+    workload.wait_drained()
     assert worker.poll() is None
-    with drains_held(crowd):
+    with drains_held(workload):
         worker.send_signal(signal.SIGTERM)
         time.sleep(6)
         assert worker.poll() is None

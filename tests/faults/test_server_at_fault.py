@@ -1,6 +1,6 @@
 """Postgres fails for a while under traffic: nothing is refused, lost or charged twice.
 
-`--fault-seconds` says for how long; what was measured is printed (`-s` shows it).
+`--fault-seconds` sets the duration; the test prints its measurements (`-s` shows them).
 """
 
 import os
@@ -22,7 +22,7 @@ import pytest
 from metering.buffer.chunk import BufferedEvent
 from support.edge import Api
 from support.tiers import mostly_slow, of_tier
-from support.traffic import Crowd, Producer, wait_for
+from support.traffic import Producer, Workload, wait_for
 from worker.context import open_buffer
 from worker.local.up import Stack
 from worker.session import Sessions, make_engine
@@ -32,8 +32,8 @@ SMALL_DISK = "16m"
 PERIOD_S = 0.05
 
 
-class SharedCrowd(Crowd):
-    """A crowd whose traffic several producers send."""
+class SharedWorkload(Workload):
+    """A workload that several producers send."""
 
     _lock = Lock()
 
@@ -44,9 +44,9 @@ class SharedCrowd(Crowd):
 
 @dataclass
 class Clients:
-    """Who talks to the API all the time: one sends events, one writes, one reads."""
+    """Clients that call the API all the time: one sends events, one writes, one reads."""
 
-    crowd: Crowd
+    workload: Workload
     api: Api
     name: str
     ingested: Counter[int] = field(default_factory=Counter)
@@ -77,8 +77,8 @@ class Clients:
                 work(client)
 
     def _ingest(self, client: httpx.Client) -> None:
-        made = self.crowd.events(10)
-        unique = {each.event_id: each for each in made}  # twice in one request is refused
+        made = self.workload.events(10)
+        unique = {each.event_id: each for each in made}  # a repeated id within a request is refused
         events = [
             {
                 "event_id": each.event_id,
@@ -95,8 +95,8 @@ class Clients:
         self.ingested[answer.status_code] += 1
 
     def _write(self, client: httpx.Client) -> None:
-        """Write an entry, and come back for as long as that is what the answer says."""
-        customer = self.crowd.shop.customers[0]
+        """Write an entry, and repeat the request as long as the answer asks for it."""
+        customer = self.workload.shop.customers[0]
         entry = {"amount": 1, "currency": "INR", "entry_type": "credit"}
         entry["idempotency_key"] = f"{self.name}-{next(self._keys)}"
         while True:
@@ -113,11 +113,11 @@ class Clients:
 
 
 @dataclass
-class Town:
-    """A stack with servers of its own, its crowd, and a way to talk to Postgres as its owner."""
+class Installation:
+    """A stack with servers of its own, its workload, and a connection to Postgres as the owner."""
 
     stack: Stack
-    crowd: Crowd
+    workload: Workload
     api: Api
 
     @property
@@ -140,30 +140,32 @@ class Town:
         return [self.stack.pids[role] for role in ("worker", "worker_webhook", "beat", "api")]
 
     def tracebacks(self) -> list[str]:
-        """What the processes of the stack logged about errors that none of them expects."""
+        """The log lines of the stack about unexpected errors."""
         logs = (self.stack.data_dir / "log").glob("*.log")
         ours = [path for path in logs if path.stem not in {"postgres", "redis"}]
         lines = [line for path in ours for line in path.read_text().splitlines()]
         return [line for line in lines if '"exception"' in line or "Traceback" in line]
 
     def is_settled_to(self, moment_ms: float) -> bool:
-        """Tell whether all that was buffered before has left the buffer."""
-        buffer = self.crowd.shop.buffer
+        """Tell whether everything that was buffered before a time has left the buffer."""
+        buffer = self.workload.shop.buffer
         heads = [buffer.read_head(shard, 1) for shard in buffer.backlog().busy]
         return all(head[0].position[0] > moment_ms for head in heads if head)
 
 
 @pytest.fixture(scope="module")
-def town(module_data_dir: Path, variables: Mapping[str, str]) -> Iterator[Town]:
+def installation(module_data_dir: Path, variables: Mapping[str, str]) -> Iterator[Installation]:
     overrides = {"GULLAK_DURABILITY": "strict"}
     with Stack(module_data_dir / "data", variables=variables, overrides=overrides) as stack:
         urls = {"DATABASE_URL": stack.database_url, "REDIS_URL": stack.redis_url}
         config = settings_from({**urls, **overrides})
         sessions, buffer = Sessions(make_engine(config)), open_buffer(config)
-        crowd = SharedCrowd.open(sessions, buffer)
-        bare = Api(stack.api_url, sessions, crowd.shop.business_id, "")
+        workload = SharedWorkload.open(sessions, buffer)
+        bare = Api(stack.api_url, sessions, workload.shop.business_id, "")
         key = bare.key_for()
-        yield Town(stack, crowd, Api(stack.api_url, sessions, crowd.shop.business_id, key))
+        yield Installation(
+            stack, workload, Api(stack.api_url, sessions, workload.shop.business_id, key)
+        )
         buffer.redis.close()
         sessions.engine.dispose()
 
@@ -172,34 +174,36 @@ def town(module_data_dir: Path, variables: Mapping[str, str]) -> Iterator[Town]:
 
 
 @contextmanager
-def disk_said_to_be_full(town: Town) -> Iterator[None]:
-    town.run(
+def disk_said_to_be_full(installation: Installation) -> Iterator[None]:
+    installation.run(
         "CREATE OR REPLACE FUNCTION zz_fault() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " RAISE EXCEPTION USING ERRCODE = '53100', MESSAGE = 'No space left on device'; END $$",
         "CREATE TRIGGER zz_fault BEFORE INSERT ON ledger_entries"
         " FOR EACH STATEMENT EXECUTE FUNCTION zz_fault()",
     )
     yield
-    town.run("DROP TRIGGER zz_fault ON ledger_entries")
+    installation.run("DROP TRIGGER zz_fault ON ledger_entries")
 
 
 @contextmanager
-def small_disk(town: Town) -> Iterator[None]:
-    """Let the entries lie on a small disk of their own."""
-    disk = town.disk
-    with mounted(disk, of=town.stack.data_dir / "postgres"):
-        town.run(
+def small_disk(installation: Installation) -> Iterator[None]:
+    """Put the entries on a small disk of their own."""
+    disk = installation.disk
+    with mounted(disk, of=installation.stack.data_dir / "postgres"):
+        installation.run(
             f"CREATE TABLESPACE zz_small LOCATION '{disk / 'space'}'",
             "ALTER TABLE ledger_entries SET TABLESPACE zz_small",
         )
         yield
-        town.run("ALTER TABLE ledger_entries SET TABLESPACE pg_default", "DROP TABLESPACE zz_small")
+        installation.run(
+            "ALTER TABLE ledger_entries SET TABLESPACE pg_default", "DROP TABLESPACE zz_small"
+        )
 
 
 @contextmanager
-def disk_full(town: Town) -> Iterator[None]:
-    """A file takes what is left of the small disk."""
-    ballast = town.disk / "ballast"
+def disk_full(installation: Installation) -> Iterator[None]:
+    """Fill the rest of the small disk with a file."""
+    ballast = installation.disk / "ballast"
     fill(ballast)
     yield
     ballast.unlink()
@@ -213,7 +217,7 @@ def fill(ballast: Path) -> None:
 
 @contextmanager
 def mounted(disk: Path, of: Path) -> Iterator[None]:
-    """A file system of limited size, for the owner of a folder; root only."""
+    """A file system of limited size for the owner of a folder. It needs root."""
     disk.mkdir()
     options = ["-t", "tmpfs", "-o", f"size={SMALL_DISK}", "none", str(disk)]
     done = subprocess.run(["mount", *options], check=False, capture_output=True, text=True)
@@ -230,26 +234,26 @@ def mounted(disk: Path, of: Path) -> Iterator[None]:
 
 
 @contextmanager
-def table_locked(town: Town) -> Iterator[None]:
-    with town.connect() as conn, conn.transaction():
+def table_locked(installation: Installation) -> Iterator[None]:
+    with installation.connect() as conn, conn.transaction():
         conn.execute("LOCK TABLE ledger_entries IN ACCESS EXCLUSIVE MODE")
         yield
 
 
 @contextmanager
-def table_missing(town: Town) -> Iterator[None]:
-    town.run("ALTER TABLE ledger_entries RENAME TO zz_away")
+def table_missing(installation: Installation) -> Iterator[None]:
+    installation.run("ALTER TABLE ledger_entries RENAME TO zz_away")
     yield
-    town.run("ALTER TABLE zz_away RENAME TO ledger_entries")
+    installation.run("ALTER TABLE zz_away RENAME TO ledger_entries")
 
 
 @pytest.fixture
-def _small_disk(town: Town) -> Iterator[None]:
-    with small_disk(town):
+def _small_disk(installation: Installation) -> Iterator[None]:
+    with small_disk(installation):
         yield
 
 
-Fault = Callable[[Town], AbstractContextManager[None]]
+Fault = Callable[[Installation], AbstractContextManager[None]]
 FAULTS: Mapping[str, tuple[Fault, str]] = {
     "disk said to be full": (disk_said_to_be_full, "disk_full"),
     "disk full": (disk_full, "disk_full"),
@@ -260,50 +264,50 @@ FAULTS: Mapping[str, tuple[Fault, str]] = {
 
 @pytest.mark.parametrize("name", mostly_slow(FAULTS, "table missing"))
 def test_nothing_is_refused_lost_or_charged_twice(
-    town: Town, request: pytest.FixtureRequest, name: str
+    installation: Installation, request: pytest.FixtureRequest, name: str
 ) -> None:
     fault, cause = FAULTS[name]
     if fault is disk_full:
         request.getfixturevalue("_small_disk")
     lasts_s = request.config.getoption("fault_seconds") or of_tier(2, 5)
-    crowd = town.crowd
-    clients = Clients(crowd, town.api, name)
-    workers = town.workers()
+    workload = installation.workload
+    clients = Clients(workload, installation.api, name)
+    workers = installation.workers()
     causes: set[str] = set()
-    with Producer(crowd, town.stack.redis_url) as producer, clients:
+    with Producer(workload, installation.stack.redis_url) as producer, clients:
         before = producer.recorded()
-        wait_for(lambda: crowd.has_ended(before))
-        posted = crowd.counted("posted_count")
+        wait_for(lambda: workload.has_ended(before))
+        posted = workload.counted("posted_count")
 
         with ExitStack() as failing:
-            failing.enter_context(fault(town))
+            failing.enter_context(fault(installation))
             ends_at = time.monotonic() + lasts_s
             while time.monotonic() < ends_at:
-                causes |= town.causes()
+                causes |= installation.causes()
                 time.sleep(0.2)
             ended_ms = time.time() * 1000
-            buffered = crowd.shop.buffer.backlog().events
+            buffered = workload.shop.buffer.backlog().events
             failing.close()
-        wait_for(lambda: town.is_settled_to(ended_ms))
+        wait_for(lambda: installation.is_settled_to(ended_ms))
         back_s = time.time() - ended_ms / 1000
 
         clients.__exit__()
         producer.finish()
-    crowd.wait_drained()
+    workload.wait_drained()
 
     assert cause in causes
-    assert town.workers() == workers
+    assert installation.workers() == workers
     assert (set(clients.ingested), set(clients.read)) == ({200}, {200})
     assert set(clients.written) <= {200, 503}
-    assert crowd.shop.rows(
+    assert workload.shop.rows(
         f"SELECT count(*) FROM ledger_entries WHERE idempotency_key LIKE '{name}-%'"
     ) == [(clients.entries,)]
-    assert crowd.broken() == []
-    assert town.tracebacks() == []
-    wait_for(lambda: not town.causes() and not town.stack.missing())
+    assert workload.broken() == []
+    assert installation.tracebacks() == []
+    wait_for(lambda: not installation.causes() and not installation.stack.missing())
     print(  # noqa: T201
         f"\n{name}: {lasts_s:.0f} s, causes {sorted(causes)}; buffered at its end {buffered},"
-        f" posted {crowd.counted('posted_count') - posted}, back in {back_s:.1f} s; ingests"
+        f" posted {workload.counted('posted_count') - posted}, back in {back_s:.1f} s; ingests"
         f" {dict(clients.ingested)}, the slowest {clients.slowest_s:.2f} s; writes"
         f" {dict(clients.written)}; reads {dict(clients.read)}"
     )

@@ -1,6 +1,6 @@
 """Processes and servers are killed or frozen under traffic: the stack recovers by itself.
 
-How long a charge took after the return of what was killed is printed (`-s` shows it).
+The test prints the time from the return of the killed process to the next charge (`-s`).
 """
 
 import os
@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from support.traffic import RECOVERED_WITHIN_S, Crowd, Producer, frozen, wait_for
+from support.traffic import RECOVERED_WITHIN_S, Producer, Workload, frozen, wait_for
 from worker.alive import is_alive
 from worker.context import open_buffer
 from worker.health import postgres_answers, redis_answers
@@ -33,17 +33,17 @@ StartCelery = Callable[..., int]
 
 
 @dataclass
-class Town:
-    """A stack with servers of its own, and the crowd that uses it."""
+class Installation:
+    """A stack with servers of its own, and its workload."""
 
     stack: Stack
-    crowd: Crowd
+    workload: Workload
 
     def is_whole_without(self, role: str, pid: int) -> bool:
         return self.stack.pids.get(role, pid) != pid and not self.stack.missing()
 
     def has_returned(self, role: str, pid: int) -> bool:
-        """Tell whether another process plays a role, and answers if it is a server."""
+        """Tell whether another process has the role, and answers if it is a server."""
         if self.stack.pids.get(role, pid) == pid:
             return False
         answers = {
@@ -55,44 +55,46 @@ class Town:
     def is_charging(self, event_id: str) -> bool:
         """Tell whether an event ended in the ledger; not while a server is away."""
         with suppress(DBAPIError, RedisError):
-            return self.crowd.has_ended(event_id)
+            return self.workload.has_ended(event_id)
         return False
 
 
 @pytest.fixture(scope="module")
-def town(module_data_dir: Path, variables: Mapping[str, str]) -> Iterator[Town]:
-    """One for all kills: Redis syncs every write, Postgres every commit."""
+def installation(module_data_dir: Path, variables: Mapping[str, str]) -> Iterator[Installation]:
+    """One installation for all kills. Redis syncs every write, Postgres every commit."""
     overrides = {"GULLAK_DURABILITY": "strict", "GULLAK_BATCH_EVENTS": "200"}
     with Stack(module_data_dir / "data", variables=variables, overrides=overrides) as stack:
         urls = {"DATABASE_URL": stack.database_url, "REDIS_URL": stack.redis_url}
         config = settings_from({**urls, **overrides})
         engine = make_engine(config)
         buffer = open_buffer(config)
-        yield Town(stack, Crowd.open(Sessions(engine), buffer))
+        yield Installation(stack, Workload.open(Sessions(engine), buffer))
         buffer.redis.close()
         engine.dispose()
 
 
 @pytest.mark.parametrize("role", ["worker", "beat", "redis", "postgres"])
-def test_traffic_survives_a_kill_and_is_charged_again_within_30_s(town: Town, role: str) -> None:
-    crowd, stack = town.crowd, town.stack
-    with Producer(crowd, stack.redis_url) as producer:
+def test_traffic_survives_a_kill_and_is_charged_again_within_30_s(
+    installation: Installation, role: str
+) -> None:
+    workload, stack = installation.workload, installation.stack
+    with Producer(workload, stack.redis_url) as producer:
         recorded_before = producer.recorded()
-        wait_for(lambda: town.is_charging(recorded_before))
+        wait_for(lambda: installation.is_charging(recorded_before))
         pid = stack.pids[role]
 
         os.kill(pid, signal.SIGKILL)
 
-        wait_for(lambda: town.has_returned(role, pid))
+        wait_for(lambda: installation.has_returned(role, pid))
         returned_at = time.monotonic()
         recorded_after = producer.recorded()
-        wait_for(lambda: town.is_charging(recorded_after))
+        wait_for(lambda: installation.is_charging(recorded_after))
         print(f"{role}: {time.monotonic() - returned_at:.1f} s after its return")  # noqa: T201
-        wait_for(lambda: town.is_whole_without(role, pid))
+        wait_for(lambda: installation.is_whole_without(role, pid))
         producer.finish()
 
-    crowd.wait_drained()
-    assert crowd.broken() == []
+    workload.wait_drained()
+    assert workload.broken() == []
 
 
 # --- frozen, stopped, doubled, absent -------------------------------------------------------------
@@ -102,7 +104,7 @@ def test_traffic_survives_a_kill_and_is_charged_again_within_30_s(town: Town, ro
 def start_celery(
     database_url: str, redis_url: str, variables: Mapping[str, str], tmp_path: Path
 ) -> Iterator[StartCelery]:
-    """Start one more process beside a stack: `start_celery("beat") -> pid`, once it is ready."""
+    """Start another process beside a stack: `start_celery("beat") -> pid`, once it is ready."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*argv: str) -> int:
@@ -126,86 +128,86 @@ def start_celery(
 
 
 @contextmanager
-def batch_held(crowd: Crowd) -> Iterator[None]:
-    """Keep a drain in the middle of its transaction: it waits for a wallet that we hold."""
-    with crowd.shop.sessions.transaction() as conn:
+def batch_held(workload: Workload) -> Iterator[None]:
+    """Keep a drain in the middle of its transaction: it waits for a wallet that this locks."""
+    with workload.shop.sessions.transaction() as conn:
         conn.execute(text("SELECT 1 FROM wallets FOR UPDATE"))
-        crowd.send(300)
-        wait_for(lambda: crowd.waiting() > 0)
+        workload.send(300)
+        wait_for(lambda: workload.waiting() > 0)
         yield
 
 
 @pytest.mark.slow
-def test_a_worker_frozen_inside_a_batch_is_overtaken_and_resumes_without_harm(
-    crowd: Crowd, start_stack: StartStack, start_celery: StartCelery
+def test_a_worker_that_is_frozen_inside_a_batch_is_replaced_and_can_resume(
+    workload: Workload, start_stack: StartStack, start_celery: StartCelery
 ) -> None:
     sleeper = start_stack(GULLAK_IDLE_IN_TRANSACTION_TIMEOUT_MS="1000")
     with ExitStack() as asleep:
-        with batch_held(crowd):
+        with batch_held(workload):
             asleep.enter_context(frozen(sleeper.pids["worker"]))
         start_celery("worker", "-n", "other@%h", "-Q", "debit", "--concurrency", "1")
-        crowd.wait_drained()
-    crowd.send(200)
+        workload.wait_drained()
+    workload.send(200)
 
-    crowd.wait_drained()
+    workload.wait_drained()
     wait_for(lambda: not sleeper.missing())
-    assert crowd.broken() == []
+    assert workload.broken() == []
 
 
 @pytest.mark.slow
 def test_a_worker_killed_inside_a_batch_is_replaced_and_the_batch_is_charged_once(
-    crowd: Crowd, start_stack: StartStack
+    workload: Workload, start_stack: StartStack
 ) -> None:
     stack = start_stack()
-    with batch_held(crowd):
+    with batch_held(workload):
         os.kill(stack.pids["worker"], signal.SIGKILL)
 
-    crowd.wait_drained()
-    assert crowd.broken() == []
+    workload.wait_drained()
+    assert workload.broken() == []
 
 
 @pytest.mark.slow
-def test_a_worker_told_to_stop_inside_a_batch_finishes_it_and_redoes_nothing(
-    crowd: Crowd, start_stack: StartStack
+def test_a_worker_that_is_stopped_inside_a_batch_finishes_it(
+    workload: Workload, start_stack: StartStack
 ) -> None:
     stack = start_stack()
     before = stack.pids["worker"]
-    with batch_held(crowd):
+    with batch_held(workload):
         os.kill(before, signal.SIGTERM)
     wait_for(lambda: stack.pids.get("worker", before) != before)
 
-    crowd.wait_drained()
-    assert crowd.counted("replayed_count") == 0
-    assert crowd.broken() == []
+    workload.wait_drained()
+    assert workload.counted("replayed_count") == 0
+    assert workload.broken() == []
 
 
 @pytest.mark.slow
-def test_two_beats_at_once_have_every_effect_once(
-    crowd: Crowd, start_stack: StartStack, start_celery: StartCelery
+def test_two_beats_at_once_have_each_effect_once(
+    workload: Workload, start_stack: StartStack, start_celery: StartCelery
 ) -> None:
     stack = start_stack()
     second = start_celery("beat")
 
     for _ in range(3):
-        crowd.send(200)
-        crowd.wait_drained()
-        crowd.top_up()
+        workload.send(200)
+        workload.wait_drained()
+        workload.top_up()
 
     assert stack.pids["beat"] != second
     assert not stack.missing()
-    assert crowd.broken() == []
+    assert workload.broken() == []
 
 
 @pytest.mark.slow
-def test_while_beat_is_frozen_the_worker_drains_by_its_own_pulse(
-    crowd: Crowd, start_stack: StartStack
+def test_a_worker_drains_by_its_own_pulse_while_beat_is_frozen(
+    workload: Workload, start_stack: StartStack
 ) -> None:
     stack = start_stack()
     log = stack.data_dir / "log" / "worker.log"
     with frozen(stack.pids["beat"]):
         wait_for(lambda: "beat is silent" in log.read_text())
 
-        crowd.send(300)
+        workload.send(300)
 
-        crowd.wait_drained()
-    assert crowd.broken() == []
+        workload.wait_drained()
+    assert workload.broken() == []

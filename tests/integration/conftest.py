@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from metering.buffer.stream import UsageBuffer
-from support.checkout_driver import Till
+from support.checkout_driver import CheckoutDriver
 from support.edge import Api, running_api
 from support.notices import undescribed
 from support.tenant import Shop
@@ -16,16 +16,16 @@ from worker.settings import Settings, settings_from
 
 @pytest.fixture
 def shop(sessions: Sessions, buffer: UsageBuffer) -> Iterator[Shop]:
-    """A business with one customer; what it was told is as the API describes it."""
+    """A business with one customer. In the end its webhooks must match the API description."""
     opened = Shop.open(sessions, buffer)
     yield opened
     assert undescribed(opened) == []
 
 
 @pytest.fixture
-def till(shop: Shop) -> Till:
-    """What buys, charges and is told for the shop's business."""
-    return Till(shop)
+def driver(shop: Shop) -> CheckoutDriver:
+    """Drives checkouts, charges and top-ups of the business."""
+    return CheckoutDriver(shop)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A small buffer to look into: chunks for a chosen shard, and the whole keyspace as plain data."""
+"""A small buffer for tests: chunks for a chosen shard, and the whole keyspace as plain data."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ from metering.ids import BusinessId
 BUSINESS = BusinessId("bus_1")
 SHARDS = 4
 HIGH_WATER_BYTES = 1 << 20
-# Customers of the first shards, one each.
+# One customer for each of the first shards.
 CUSTOMERS = {
     shard_of(BUSINESS, customer, SHARDS): customer for customer in (f"cus_{n}" for n in range(64))
 }
@@ -60,7 +60,7 @@ def open_buffer(
 
 @contextmanager
 def written_by_a_newer_release() -> Iterator[None]:
-    """What is appended meanwhile says that it is of the next version."""
+    """Chunks that are appended inside carry the next version."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("metering.buffer.stream.CHUNK_VERSION", CHUNK_VERSION + 1)
         yield

@@ -1,4 +1,4 @@
-"""A payment provider in this process, and a shop that charges through it."""
+"""A payment provider in this process, and a driver for checkouts, charges and top-ups."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,19 +26,19 @@ from support.tenant import CURRENCIES, Shop
 from worker.session import Sessions
 
 TTL_S = 3600
-# Nobody has to wait for a claim, or for the next attempt.
+# Claims end at once, and the next attempt is due at once.
 AT_ONCE = ChargePolicy(lease_s=0, keyed_lease_s=0, retry_s=0)
 
 
 @dataclass
 class Paid:
-    """A payment as the provider has it."""
+    """A payment at the provider."""
 
     payment_id: str
     charge: ChargeRequest
     status: Literal["pending", "succeeded", "failed"]
     failure: str | None = None
-    # What it took, if not what it was asked for.
+    # The amount that was paid, if it is not the requested one.
     took: int | None = None
 
     def answer(self) -> ChargeAnswer:
@@ -50,26 +50,26 @@ class Paid:
 
 @dataclass
 class Provider:
-    """Keeps what it charged by idempotency key, as providers do.
+    """Keeps its payments by idempotency key, as providers do.
 
-    What a saved payment method is called says how it behaves: `ok`, `declined`, `pending`, `hangs`
-    (charges, and the first answer is lost), `refused`. Without one the customer pays on a page.
+    The name of a saved payment method decides its behaviour: `ok`, `declined`, `pending`, `hangs`
+    (it charges, and the first answer is lost), `refused`. Without one the customer pays on a page.
     """
 
     payments: dict[ChargeId, Paid] = field(default_factory=dict)
     calls: list[tuple[str, ChargeId]] = field(default_factory=list)
-    # Called before anything else: what it raises is what the caller gets.
+    # Called first; the caller gets its exception.
     before: Callable[[str], None] = lambda _call: None
-    # What it takes of everybody, if not what it is asked for: a tax on top, or a discount.
+    # The amount of every payment, if not the requested one: with a tax, or with a discount.
     takes: int | None = None
     _lock: Lock = field(default_factory=Lock)
 
     def __call__(self, account: GatewayAccount) -> "Provider":
-        """Open the gateway of an account: itself."""
+        """Open the gateway of an account; it is this object."""
         assert account.provider == "stripe"
         return self
 
-    # --- what a gateway does ------------------------------------------------------------------
+    # --- calls of the gateway ---------------------------------------------------------------
 
     def start(self, charge: ChargeRequest, *, is_repeated: bool) -> ChargeAnswer:
         with self._lock:
@@ -77,32 +77,32 @@ class Provider:
             self.before("start")
             if charge.payment_method == "refused":
                 raise GatewayRefusedError("stripe", "no such payment method")
-            known = self.payments.get(charge.charge_id)
-            if known is None:
-                self.payments[charge.charge_id] = known = self._charge(charge)
+            paid = self.payments.get(charge.charge_id)
+            if paid is None:
+                self.payments[charge.charge_id] = paid = self._charge(charge)
                 if charge.payment_method == "hangs":
                     raise GatewayUnavailableError("stripe", "its answer was lost")
-            return known.answer()
+            return paid.answer()
 
     def look_up(self, charge: ChargeRequest, payment_id: str | None) -> ChargeAnswer | None:
         with self._lock:
             self.calls.append(("look_up", charge.charge_id))
             self.before("look_up")
-            known = self.payments.get(charge.charge_id)
-            assert payment_id in {None, known and known.payment_id}
-            return None if known is None else known.answer()
+            paid = self.payments.get(charge.charge_id)
+            assert payment_id in {None, paid and paid.payment_id}
+            return None if paid is None else paid.answer()
 
     def cancel(self, charge: ChargeRequest, payment_id: str | None) -> ChargeAnswer:
         with self._lock:
             self.calls.append(("cancel", charge.charge_id))
             self.before("cancel")
-            known = self.payments.get(charge.charge_id)
-            assert payment_id in {None, known and known.payment_id}
-            if known is None:
+            paid = self.payments.get(charge.charge_id)
+            assert payment_id in {None, paid and paid.payment_id}
+            if paid is None:
                 return ChargeAnswer("failed", None, failure="cancelled")
-            if known.status == "pending":
-                known.status, known.failure = "failed", "cancelled"
-            return known.answer()
+            if paid.status == "pending":
+                paid.status, paid.failure = "failed", "cancelled"
+            return paid.answer()
 
     def _charge(self, charge: ChargeRequest) -> Paid:
         paid = Paid(new_id("pay"), charge, "succeeded", took=self.takes)
@@ -112,7 +112,7 @@ class Provider:
             paid.status, paid.failure = "failed", "card_declined"
         return paid
 
-    # --- what its customer does ---------------------------------------------------------------
+    # --- acts of the customer ---------------------------------------------------------------
 
     def end(self, charge_id: ChargeId, status: Literal["succeeded", "failed"]) -> Paid:
         with self._lock:
@@ -138,8 +138,8 @@ def refuses(_call: str) -> None:
 
 
 @dataclass
-class Till:
-    """A shop's way to money: one provider account, made unless given, and what the worker does."""
+class CheckoutDriver:
+    """Does the worker's steps for a business that charges through one provider account."""
 
     shop: Shop
     provider: Provider = field(default_factory=Provider)
@@ -149,11 +149,11 @@ class Till:
         if not self.account_id:
             self.account_id = connect(self.shop.sessions, self.shop.business_id)
 
-    # --- checkouts ----------------------------------------------------------------------------
+    # --- checkouts --------------------------------------------------------------------------
 
     def new(self, amount: int = 1000, method: str | None = "ok", **more: object) -> NewCheckout:
-        asked = {"amount": amount, "currency": "USD", "idempotency_key": "k1", **more}
-        return NewCheckout.model_validate({"payment_method": method, **asked})
+        fields = {"amount": amount, "currency": "USD", "idempotency_key": "k1", **more}
+        return NewCheckout.model_validate({"payment_method": method, **fields})
 
     def begin(
         self, new: NewCheckout, *, ttl_s: int = TTL_S, sessions: Sessions | None = None
@@ -163,7 +163,7 @@ class Till:
             return begin_checkout(conn, shop.business_id, shop.customers[0], new, ttl_s=ttl_s)
 
     def check_out(self, amount: int = 1000, method: str | None = "ok", **more: object) -> Checkout:
-        """Begin a checkout and ask for its payment, as the edge does."""
+        """Begin a checkout and request its payment, as the API does."""
         begun = self.begin(self.new(amount, method, **more))
         if begun.checkout.charge_id is not None:
             self.run(begun.checkout.charge_id)
@@ -173,15 +173,15 @@ class Till:
         with self.shop.sessions.transaction() as conn:
             return get_checkout(conn, self.shop.business_id, checkout_id)
 
-    def is_over(self, checkout_id: CheckoutId) -> None:
-        """Let the time of a checkout be over."""
+    def expire(self, checkout_id: CheckoutId) -> None:
+        """Let the time to live of a checkout end now."""
         self._change(
             "UPDATE checkouts SET expires_at = now() - interval '1 s' WHERE checkout_id = :id",
             checkout_id,
         )
         self._change("UPDATE charges SET due_at = now() WHERE checkout_id = :id", checkout_id)
 
-    # --- charges ------------------------------------------------------------------------------
+    # --- charges ----------------------------------------------------------------------------
 
     def run(
         self,
@@ -195,7 +195,7 @@ class Till:
         return run_charge(transaction, self.provider, charge_id, policy, checkpoint)
 
     def sweep(self, *, policy: ChargePolicy = AT_ONCE, sessions: Sessions | None = None) -> None:
-        """Do what the sweeps do for this business: start top-ups, run what is due."""
+        """Do the work of the sweeps for this business: start top-ups, run charges that are due."""
         self.start(sessions=sessions)
         with self.shop.sessions.transaction() as conn:
             due = due_charges(conn, 1000)
@@ -210,19 +210,19 @@ class Till:
         return [ChargeId(str(charge_id)) for (charge_id,) in rows]
 
     def charge(self, charge_id: ChargeId | None = None) -> Charge:
-        """One charge; the newest, unless named."""
+        """One charge; by default the newest."""
         with self.shop.sessions.transaction() as conn:
             return get_charge(conn, self.shop.business_id, charge_id or max(self.charge_ids()))
 
     def age(self, charge_id: ChargeId, seconds: int) -> None:
-        """Let a charge be so much older, and due."""
+        """Make a charge older, and due."""
         self._change(
             "UPDATE charges SET due_at = now(),"
             f" created_at = created_at - interval '{seconds} s' WHERE charge_id = :id",
             charge_id,
         )
 
-    def tell(
+    def report(
         self,
         charge_id: ChargeId,
         status: PaymentStatus = "succeeded",
@@ -232,7 +232,7 @@ class Till:
         currency: str = "USD",
         settles: bool = True,
     ) -> None:
-        """Note what a webhook says of a charge's payment, and settle, as the inbox does."""
+        """Note a fact about the payment of a charge, and settle, as the inbox does."""
         charge, paid = self.charge(charge_id), self.provider.payments.get(charge_id)
         fact = PaymentFact(
             provider="stripe",
@@ -249,7 +249,7 @@ class Till:
             if settles:
                 apply_payments(conn, paid_for, AT_ONCE.decline_retry_s)
 
-    # --- top-ups ------------------------------------------------------------------------------
+    # --- top-ups ----------------------------------------------------------------------------
 
     def package(self, price: int = 500, credit: int | None = None, **more: object) -> PackageId:
         new = NewPackage.model_validate(
@@ -262,16 +262,16 @@ class Till:
         self, threshold: int = 100, method: str = "ok", *, customer: int = 0, **more: object
     ) -> TopUp:
         """Set the rule of a customer's wallet in USD; by default it buys 500 for 500."""
-        asked = {"package_id": more.pop("package_id", None) or self.package(), **more}
+        fields = {"package_id": more.pop("package_id", None) or self.package(), **more}
         caps = {"day_cap": 10_000, "month_cap": 100_000}
         new = NewTopUp.model_validate(
-            {"threshold": threshold, "payment_method": method, **caps, **asked}
+            {"threshold": threshold, "payment_method": method, **caps, **fields}
         )
         shop = self.shop
         with shop.sessions.transaction() as conn:
             return set_top_up(conn, shop.business_id, shop.customers[customer], "USD", new)
 
-    def standing(self, customer: int = 0) -> TopUp:
+    def top_up_rule(self, customer: int = 0) -> TopUp:
         shop = self.shop
         with shop.sessions.transaction() as conn:
             return get_top_up(conn, shop.business_id, shop.customers[customer], "USD")
@@ -279,21 +279,21 @@ class Till:
     def start(
         self, at: datetime | None = None, *, sessions: Sessions | None = None
     ) -> list[ChargeId]:
-        """Start what is low, of all businesses; return the charges of this one."""
+        """Start the top-ups of all businesses; return the charges of this one."""
         with (sessions or self.shop.sessions).transaction() as conn:
             started = start_top_ups(conn, 1000, at)
         mine = self.charge_ids()
         return [charge_id for charge_id in started if charge_id in mine]
 
-    def no_wait(self) -> None:
-        """Let the back-off of the rules be over."""
+    def end_back_off(self) -> None:
+        """End the back-off of the rules."""
         self._change(
             "UPDATE top_up_rules SET retry_at = now() WHERE business_id = :id",
             self.shop.business_id,
         )
 
     def notices(self, type_: str = "topup.failed") -> list[dict[str, object]]:
-        """What the business was told, oldest first."""
+        """The webhooks of a type, oldest first."""
         rows = self.shop.rows(
             f"SELECT data FROM webhook_events WHERE business_id = '{self.shop.business_id}'"
             f" AND type = '{type_}' ORDER BY webhook_event_id"
@@ -306,13 +306,13 @@ class Till:
 
 
 def connect(sessions: Sessions, business_id: BusinessId) -> AccountId:
-    """Make a provider account that is in use."""
+    """Make an active provider account."""
     account_id = AccountId(new_id("pac"))
     with sessions.transaction() as conn:
         conn.execute(
             text(
                 "INSERT INTO provider_accounts (account_id, business_id, provider, name)"
-                " VALUES (:account_id, :business_id, 'stripe', 'till')"
+                " VALUES (:account_id, :business_id, 'stripe', 'Main')"
             ),
             {"account_id": account_id, "business_id": business_id},
         )

@@ -15,7 +15,7 @@ from worker.settings import Settings
 
 @dataclass(frozen=True)
 class Result:
-    """What a command left: its exit code, stdout and stderr."""
+    """The exit code, stdout and stderr of a command."""
 
     code: int
     out: str
@@ -28,7 +28,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Gullak:
-    """Runs commands against the servers of a test."""
+    """Runs commands on the servers of a test."""
 
     monkeypatch: pytest.MonkeyPatch
     capsys: pytest.CaptureFixture[str]
@@ -57,7 +57,7 @@ class Gullak:
 
 
 def commands() -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every command and group, by its words; typer has no public type for one."""
+    """Every command and group by its words. Typer has no public type for them."""
 
     def walk(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
         loaded = getattr(command, "loaded", command)

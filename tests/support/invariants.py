@@ -1,8 +1,8 @@
-"""The oracle: what must hold after any fault, told from what the producer knows.
+"""The oracle: it derives from the producer's records what must hold after any fault.
 
 acked ⊆ applied ⊆ attempted, each event at most once; every entry continues the one before it;
-nothing of the exact cost is lost; the alerts are those that the balances call for. It computes
-everything anew, so that it does not repeat a mistake of the code that it judges.
+no part of the exact cost is lost; the alerts follow from the balances. It computes everything
+again, so that it does not repeat a mistake of the code that it checks.
 """
 
 from collections import Counter, defaultdict
@@ -28,7 +28,7 @@ TOTALS = """SELECT coalesce(sum(posted_count), 0) AS posted,
     coalesce(sum(duplicate_count), 0) AS duplicate FROM usage_batches"""
 WALLETS = "SELECT wallet_id, currency, balance_minor, version, remainder FROM wallets"
 ENTRIES = "SELECT * FROM ledger_entries ORDER BY wallet_id, version"
-# A rule of the wallet's own replaces the defaults of the business.
+# A rule of the wallet replaces the defaults of the business.
 RULES = """SELECT w.wallet_id, r.threshold_minor, r.recover_at_minor FROM wallets w
     JOIN low_credit_rules r ON r.wallet_id = w.wallet_id OR (r.wallet_id IS NULL
         AND r.business_id = w.business_id AND r.currency = w.currency AND NOT EXISTS
@@ -40,10 +40,10 @@ ALERTS = """SELECT wallet_id, sequence, type, CAST(data->>'threshold_amount' AS 
 
 @dataclass
 class Attempts:
-    """What a producer tried: what each event must cost, which cannot be charged, which were acked.
+    """A producer's records: the cost of each event, events that cannot be charged, acked events.
 
-    An attempt is noted before it is made and an ack after it came, so that a fault in between
-    leaves an event that may have been applied and need not have been.
+    An attempt is recorded before it is made, and an ack after it arrived. After a fault in
+    between, the event may or may not have been applied.
     """
 
     costs: dict[str, tuple[str, Decimal]] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Attempts:
 
 
 def broken(shop: Shop, attempts: Attempts) -> list[str]:
-    """Return every sentence that does not hold. Ask when nothing is under way.
+    """Return every sentence that does not hold. Call it while nothing is in progress.
 
     Rules must have been set while their wallets were above the threshold.
     """
@@ -87,7 +87,7 @@ def buffered(buffer: UsageBuffer) -> int:
 
 
 def _ends(attempts: Attempts, events: Rows, refused: Rows) -> Iterator[str]:
-    """Tell what breaks acked ⊆ applied ⊆ attempted, each at most once."""
+    """Yield violations of: acked ⊆ applied ⊆ attempted, each at most once."""
     posted, dead = {row.event_id for row in events}, {row.event_id for row in refused}
     ends = Counter(row.event_id for row in (*events, *refused))
     yield from _none("acked, but not applied", attempts.acked - posted - dead)
@@ -103,7 +103,7 @@ def _keys(conn: Connection, events: Rows) -> Iterator[str]:
 
 
 def _account(conn: Connection, buffer: UsageBuffer) -> Iterator[str]:
-    """In = posted + duplicate + refused + buffered, and Redis counts as its streams do."""
+    """In = posted + duplicate + refused + buffered, and the counters of Redis match its streams."""
     totals = conn.execute(text(TOTALS)).one()
     accepted = sum(buffer.counters(shard).accepted for shard in buffer.shards)
     held = buffered(buffer)
@@ -117,7 +117,7 @@ def _account(conn: Connection, buffer: UsageBuffer) -> Iterator[str]:
 
 
 def _chains(wallets: Rows, entries: Mapping[str, Rows]) -> Iterator[str]:
-    """Each entry continues the one before it, and the wallet stands where the last left it."""
+    """Each entry continues the one before it, and the wallet matches its last entry."""
     for wallet in wallets:
         name, balance, remainder = f"wallet {wallet.wallet_id}", 0, Decimal(0)
         of_wallet = entries.get(wallet.wallet_id, [])
@@ -137,7 +137,7 @@ def _chains(wallets: Rows, entries: Mapping[str, Rows]) -> Iterator[str]:
 
 
 def _costs(attempts: Attempts, rows: Mapping[str, Rows]) -> Iterator[str]:
-    """Exact cost = debits + remainders, per currency; each event costs what its price says."""
+    """Exact cost = debits + remainders, per currency; each event has the cost of its price."""
     expected: dict[str, Decimal] = defaultdict(Decimal)
     for event in rows["events"]:
         currency, cost = attempts.costs.get(event.event_id, (None, Decimal(0)))
@@ -156,12 +156,12 @@ def _costs(attempts: Attempts, rows: Mapping[str, Rows]) -> Iterator[str]:
 
 
 def _alerts(rules: Rows, alerts: Rows, entries: Mapping[str, Rows]) -> Iterator[str]:
-    """Alerts due, by following each balance through its rules, = rows of the outbox."""
+    """The alerts that follow from the balances and rules = the rows of the outbox."""
     due = {}
     for rule in rules:
-        told = list(_crossings(rule, entries.get(rule.wallet_id, [])))
-        if told:
-            due[rule.wallet_id, rule.threshold_minor] = told
+        crossings = list(_crossings(rule, entries.get(rule.wallet_id, [])))
+        if crossings:
+            due[rule.wallet_id, rule.threshold_minor] = crossings
     sent: dict[tuple[str, int], list[str]] = defaultdict(list)
     numbers: dict[str, list[int]] = defaultdict(list)
     for alert in alerts:

@@ -1,6 +1,6 @@
-"""Loaded by a worker of a test: its last acknowledgements have failed, as after Redis died.
+"""Loaded by a worker of a test: makes its last acknowledgements fail, as after a crash of Redis.
 
-The first worker only: the file that is made tells the next one that it is not the first.
+It affects only the first worker, which makes a file. A worker that finds the file is spared.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What lots ought to do, told as plainly as can be: each debit keeps a list of who paid for it."""
+"""A plain model of lots: each debit keeps a list of the lots that paid for it."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ FOREVER = datetime.max.replace(tzinfo=UTC)
 
 @dataclass
 class PlainLot:
-    """A lot; `made`: its place in the order in which lots were made."""
+    """A lot; `made` is its position in the order of creation."""
 
     name: str
     left: int
@@ -34,9 +34,9 @@ class PlainLot:
 
 @dataclass
 class PlainDebit:
-    """A debit, its place among all that was ever owed, and who paid for which part of it.
+    """A debit, its position among all debits, and the lots that paid for its parts.
 
-    A part that was taken from a lot by choice has no place.
+    A part that was taken from a chosen lot has no position.
     """
 
     name: str
@@ -54,7 +54,7 @@ class PlainDebit:
 
 @dataclass
 class PlainWallet:
-    """Lots and debits of one wallet. Every change ends with paying what is owed, oldest first."""
+    """Lots and debits of one wallet. Every change ends with the payment of debt, oldest first."""
 
     lots: dict[str, PlainLot] = field(default_factory=dict)
     debits: list[PlainDebit] = field(default_factory=list)
@@ -89,7 +89,7 @@ class PlainWallet:
     def debit(
         self, name: str, amount: int, now: datetime, taken: Sequence[tuple[str, int]] = ()
     ) -> PlainDebit:
-        """Take `taken` from lots by choice, and the rest in turn; what nobody pays is owed."""
+        """Take `taken` from chosen lots and the rest in order; what no lot pays is debt."""
         owed = amount - sum(part for _lot, part in taken)
         debit = PlainDebit(name, self.line, owed, [(None, lot, part) for lot, part in taken])
         for lot, part in taken:
@@ -124,10 +124,10 @@ class PlainWallet:
     def restorable(
         self, history: Sequence["PlainDebit | int"], amount: int, now: datetime
     ) -> list[tuple[str, int]]:
-        """Return what of `amount` goes back to which lots: unit for unit, the last burned first.
+        """Return how much of `amount` goes back to which lots: the last consumed unit first.
 
-        `history`: debits, and what was given back of them before, in their order. What is owed
-        still, and the share of a lot that has expired, goes to none.
+        `history`: debits and earlier refunds, in their order. Units that are still debt, and units
+        of an expired lot, go to no lot.
         """
         kept: list[str | None] = []
         for each in history:

@@ -1,4 +1,4 @@
-"""Every notice that a test makes is as the description of the API says."""
+"""Checks the webhooks of a test against the description of the API."""
 
 from typing import get_args
 
@@ -10,7 +10,7 @@ from support.tenant import Shop
 
 
 def undescribed(shop: Shop) -> list[str]:
-    """Return what is wrong with the notices of a business in the outbox."""
+    """Return the differences between the outbox of a business and the description."""
     rows = shop.rows(
         "SELECT type, CAST(data AS text) FROM webhook_events"
         f" WHERE business_id = '{shop.business_id}'"

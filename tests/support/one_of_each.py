@@ -1,4 +1,4 @@
-"""A business that has one of everything, for tests that go through all routes."""
+"""A business with one object of each kind, for tests of all routes."""
 
 import httpx
 from pydantic import SecretStr
@@ -6,7 +6,7 @@ from pydantic import SecretStr
 from metering.ids import ProviderEventNumber
 from metering.payment.inbox import process, receive, verified
 from metering.payment.provider_account import NewAccount, connect_account, webhook_source
-from support.checkout_driver import Till
+from support.checkout_driver import CheckoutDriver
 from support.providers import Stripe
 from support.tenant import Shop, event
 
@@ -14,8 +14,8 @@ TOP_UP = {"threshold": -7, "payment_method": "pm_1", "day_cap": 1000, "month_cap
 
 
 def one_of_each(shop: Shop, client: httpx.Client) -> dict[str, str]:
-    """Make one of everything for `shop`, whose key `client` has; return the ids by their names."""
-    till = Till(shop)
+    """Make one object of each kind for `shop`, with the key of `client`; return the ids by name."""
+    driver = CheckoutDriver(shop)
     shop.meter("tokens", {"USD": "1"})
     shop.send(event(shop.customers[0], event_id="evt-victim", name="free"))
     shop.send(event("cus_unknown", event_id="evt-refused"))
@@ -38,7 +38,7 @@ def one_of_each(shop: Shop, client: httpx.Client) -> dict[str, str]:
         json={"amount": 100, "currency": "INR", "idempotency_key": "k1"},
     ).json()
     wallet = f"/customers/{customer_id}/wallets/INR/top-up"
-    client.put(wallet, json={**TOP_UP, "package_id": till.package(currency="INR")})
+    client.put(wallet, json={**TOP_UP, "package_id": driver.package(currency="INR")})
     return {
         "customer_id": customer_id,
         "entry_id": shop.entries(currency="INR")[0].entry_id,
@@ -54,12 +54,12 @@ def one_of_each(shop: Shop, client: httpx.Client) -> dict[str, str]:
         "provider_event_id": str(parked_event(shop)),
         "checkout_id": checkout["id"],
         "currency": "INR",
-        "account_id": till.account_id,
+        "account_id": driver.account_id,
     }
 
 
 def parked_event(shop: Shop) -> ProviderEventNumber | None:
-    """What a provider has said of a payment that nobody knows."""
+    """An event of a provider about an unknown payment."""
     vendor = Stripe()
     new = NewAccount(provider="stripe", name="Main", webhook_secret=SecretStr(vendor.secret))
     delivery = vendor.signed(vendor.refund())

@@ -1,4 +1,4 @@
-"""A PgBouncer of one test's own, in transaction mode: each transaction gets some session."""
+"""A PgBouncer for one test, in transaction mode: each transaction may get another session."""
 
 import os
 import pwd
@@ -34,9 +34,9 @@ logfile = {folder}/pgbouncer.log
 
 @contextmanager
 def running_pooler(folder: Path, database_url: str, sessions: int = 12) -> Iterator[str]:
-    """Start one in front of the server of `database_url`; yield the URL through it.
+    """Start it in front of the server of `database_url`; yield the URL through it.
 
-    Nothing is ignored or reset beyond its defaults: it refuses what it cannot carry.
+    It has its default settings: it refuses parameters that it cannot carry.
     """
     program = shutil.which("pgbouncer", path=f"{os.defpath}:/usr/sbin")
     if program is None:

@@ -1,7 +1,7 @@
-"""Payment providers as they speak: whole events in their wire forms, signed as they sign them.
+"""Events of payment providers in their wire formats, with their signatures.
 
-Both vendors offer the same acts, so that a test can ask either for them. `at`: seconds after
-`BEGAN`, which is when the provider says that it happened.
+Both vendors have the same methods, so that a test can use either. `at` is the time of the event at
+the provider, in seconds after `BEGAN`.
 """
 
 import base64
@@ -28,7 +28,7 @@ _numbers = count(1)
 
 @dataclass(frozen=True)
 class Delivery:
-    """A webhook on its way: the bytes of its body, and its headers."""
+    """A webhook: the bytes of its body, and its headers."""
 
     body: bytes
     headers: Mapping[str, str]
@@ -37,14 +37,14 @@ class Delivery:
         return Delivery(body, self.headers)
 
     def with_headers(self, **changed: str | None) -> "Delivery":
-        """Other headers; None: without it."""
+        """The same with changed headers; None removes one."""
         names = {name.replace("_", "-"): value for name, value in changed.items()}
         headers = {**self.headers, **names}
         return Delivery(self.body, {name: v for name, v in headers.items() if v is not None})
 
 
 class Vendor(Protocol):
-    """What a test asks of a provider."""
+    """The events that tests make, and their signature."""
 
     name: Literal["dodo", "stripe"]
     secret: str
@@ -90,7 +90,7 @@ class Vendor(Protocol):
 
 
 def _bytes(event: Json | bytes) -> bytes:
-    # With blanks and signs beyond ASCII, as a vendor may write: only the very bytes verify.
+    # With blanks and non-ASCII characters, as a vendor may write it: only the exact bytes verify.
     if isinstance(event, bytes):
         return event
     return json.dumps(event, indent=1, ensure_ascii=False).encode()
@@ -398,7 +398,7 @@ class Stripe:
     def refunded_charge(
         self, refunds: list[Json] | None, payment_id: str = "pi_1", at: int = 61
     ) -> Json:
-        """`charge.refunded`; refunds None: as newer versions of the API send it."""
+        """`charge.refunded`. Without `refunds` it has no list, as in newer versions of the API."""
         charge: Json = {
             "id": f"ch_{payment_id}",
             "object": "charge",

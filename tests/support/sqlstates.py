@@ -1,4 +1,4 @@
-"""Real errors of a real Postgres, of any SQLSTATE, at any statement of what a test does."""
+"""Real errors of Postgres, of any SQLSTATE, at any statement of a test."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,17 +11,17 @@ import pytest
 from psycopg import errors
 
 DATA: Final = ("22", "23")
-# Beside one of each class: what operators meet, and what Postgres chooses to end.
+# In addition to one of each class: common faults, and errors by which Postgres ends a session.
 _KNOWN: Final = (
     "22003", "22P05", "23505", "23514", "25006", "25P03", "40001", "40P01", "42501", "42P01",
     "53100", "53200", "53300", "55P03", "57014", "57P03", "58030", "P0001", "XX001",
 )  # fmt: skip
-# The driver's word for an answer to a commit that never came.
+# The driver reports a lost answer to a commit by this.
 LOST: Final = "lost"
 
 
 def all_classes() -> list[str]:
-    """One SQLSTATE of every class that the driver knows, those above, and one that it does not."""
+    """One SQLSTATE of every class that the driver knows, those above, and one unknown to it."""
     first: dict[str, str] = {}
     for kind in vars(errors).values():
         sqlstate = getattr(kind, "sqlstate", None)
@@ -32,7 +32,7 @@ def all_classes() -> list[str]:
 
 @dataclass
 class Injection:
-    """An error at one statement, counted from 1 over all connections, and whenever it is repeated.
+    """An error at one statement, counted from 1 over all connections, and at each repetition of it.
 
     An answer to a commit is lost once.
     """

@@ -1,4 +1,4 @@
-"""A small business with price lists and customers: what most tests of the path begin with."""
+"""A small business with prices and customers, for tests of the path."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -80,7 +80,7 @@ class Shop:
         return shop
 
     def keep_free(self) -> None:
-        """Choose that usage which nothing prices is kept without a charge."""
+        """Set the policy that keeps usage without a price for free."""
         change = BusinessChange(on_unmetered="keep_free")
         with self.sessions.transaction() as conn:
             change_business(conn, self.business_id, change)
@@ -99,7 +99,7 @@ class Shop:
         event_name: str = "llm.completion",
         effective_from: datetime = LONG_AGO,
     ) -> Meter:
-        """A meter (sum of `key`, or count) with a price per currency; default 0.25 cents."""
+        """Make a meter (sum of `key`, or count) with prices by currency; default 0.25 cents."""
         aggregation = Aggregation(type="sum", key=key) if key else Aggregation(type="count")
         new = NewMeter(
             name=key or "calls",
@@ -141,7 +141,7 @@ class Shop:
         checkpoint: Checkpoint = no_checkpoint,
         sessions: Sessions | None = None,
     ) -> Outcome:
-        """Drain all shards to the end; return where the events ended."""
+        """Drain all shards to the end; return how many events ended where."""
         total = Outcome()
         for report in self.drain_reports(batch_events, checkpoint, sessions):
             for name in Outcome.__slots__:
@@ -175,7 +175,7 @@ class Shop:
     def grant(
         self, amount: int, days: float | None = None, customer: int = 0, **terms: object
     ) -> str:
-        """Credit a lot with terms; it lasts so many days from now. Returns its id."""
+        """Credit a lot with terms and a validity in days; return its id."""
         wallet_id = self.wallet(customer).wallet_id
         expires_at = None if days is None else utc_now() + timedelta(days=days)
         posting = Posting(
@@ -193,7 +193,7 @@ class Shop:
         return str(lot_id)
 
     def pass_days(self, days: float) -> None:
-        """Let so much time pass for all lots: they are moved into the past."""
+        """Let days pass for all lots, by moving them into the past."""
         by = f"- make_interval(secs => {days * 86_400})"
         self.run(
             f"UPDATE credit_lots SET expires_at = expires_at {by}, created_at = created_at {by}"
@@ -205,7 +205,7 @@ class Shop:
         )
 
     def lots(self, customer: int = 0) -> list[tuple[int, bool]]:
-        """What is left of each lot of a wallet in USD, oldest first, and whether it is frozen."""
+        """The amount left of each lot in USD, oldest first, and whether it is frozen."""
         rows = self.rows(
             "SELECT CASE WHEN w.lot_id = l.lot_id THEN w.lot_left_minor ELSE l.remaining_minor END,"
             " l.frozen_at IS NOT NULL FROM credit_lots l JOIN wallets w USING (wallet_id)"
@@ -215,7 +215,7 @@ class Shop:
         return [(int(str(left)), bool(is_frozen)) for left, is_frozen in rows]
 
     def charge(self, tokens: int, customer: int = 0) -> None:
-        """Use so many tokens and drain: needs a meter of tokens."""
+        """Use tokens and drain. It needs a meter of tokens."""
         self.send(event(self.customers[customer], {"tokens": tokens}))
         assert self.drain().posted == 1
 
@@ -230,7 +230,7 @@ class Shop:
             return history(conn, wallet_id, page=1000)
 
     def charged(self, currency: str = "USD") -> Decimal:
-        """Debits by usage and remainders of all wallets in a currency: the exact cost so far."""
+        """The exact cost so far in a currency: debits for usage and remainders of all wallets."""
         rows = self.rows(
             "SELECT coalesce((SELECT sum(amount_minor) FROM ledger_entries WHERE kind = 'usage'"
             f" AND currency = '{currency}'), 0) + coalesce((SELECT sum(remainder) FROM wallets"
@@ -252,14 +252,14 @@ class Shop:
 
 
 def at_once(*works: Callable[[], T]) -> list[T | Exception]:
-    """Do all the works at the same time, each in a thread; return their results, or errors."""
+    """Run all functions at the same time, each in a thread; return their results or errors."""
     gate = Barrier(len(works))
 
     def begin(work: Callable[[], T]) -> T | Exception:
         gate.wait(30)
         try:
             return work()
-        except Exception as error:  # noqa: BLE001 - what went wrong is part of the result
+        except Exception as error:  # noqa: BLE001 - the error is part of the result
             return error
 
     with ThreadPoolExecutor(len(works)) as threads:
@@ -267,8 +267,8 @@ def at_once(*works: Callable[[], T]) -> list[T | Exception]:
 
 
 @contextmanager
-def crowd(sessions: Sessions, connections: int) -> Iterator[Sessions]:
-    """Sessions of the same database with so many connections: really at the same time."""
+def pool_of(sessions: Sessions, connections: int) -> Iterator[Sessions]:
+    """Sessions of the same database with this many connections, for real concurrency."""
     engine = create_engine(
         sessions.engine.url,
         pool_size=connections,

@@ -1,4 +1,4 @@
-"""Which cases of a test `make test` runs, and which only `make test-all` does."""
+"""Marks the cases of a test that only `make test-all` runs."""
 
 from collections.abc import Iterable
 from typing import Any

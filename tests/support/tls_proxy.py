@@ -1,4 +1,4 @@
-"""TLS in front of a server that speaks none, as managed Redis has it; a process of its own."""
+"""A process that puts TLS in front of a server without it, as for a managed Redis."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ import trustme
 
 @dataclass(frozen=True)
 class TlsProxy:
-    """Listens on `port`; `ca_file` holds the certificate that proves it."""
+    """Listens on `port`; `ca_file` holds its certificate."""
 
     port: int
     ca_file: Path
@@ -23,7 +23,7 @@ class TlsProxy:
 
 @contextmanager
 def tls_in_front_of(port: int, folder: Path) -> Iterator[TlsProxy]:
-    """Take TLS on a free port of 127.0.0.1 and pass it on to `port` without."""
+    """Accept TLS on a free port of 127.0.0.1 and pass the plain bytes on to `port`."""
     authority = trustme.CA()
     ca_file, own_file = folder / "ca.pem", folder / "own.pem"
     authority.cert_pem.write_to_path(str(ca_file))
@@ -38,7 +38,7 @@ def tls_in_front_of(port: int, folder: Path) -> Iterator[TlsProxy]:
 
 
 async def serve(port: int, own_file: str) -> None:
-    """Take connections for ever; say on which port."""
+    """Accept connections for ever; print the port."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(own_file)
 
@@ -53,7 +53,7 @@ async def serve(port: int, own_file: str) -> None:
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):  # whoever hung up, both sides end
+    with contextlib.suppress(OSError):  # a disconnect of one side ends both
         while some := await reader.read(1 << 16):
             writer.write(some)
             await writer.drain()

@@ -1,4 +1,4 @@
-"""Several customers in both currencies, their traffic, and what each of its events must cost."""
+"""Several customers in both currencies, their traffic, and the expected cost of each event."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ def wait_for(condition: Callable[[], object], within_s: float = RECOVERED_WITHIN
 
 @contextmanager
 def frozen(pid: int) -> Iterator[None]:
-    """Stop a process and its children; continue them at the end, whatever happened."""
+    """Stop a process and its children; continue them at the end in any case."""
     family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     for process in family:
         process.suspend()
@@ -51,8 +51,8 @@ def frozen(pid: int) -> Iterator[None]:
 
 
 @dataclass
-class Crowd:
-    """A shop with customers, and a producer's notes about their traffic."""
+class Workload:
+    """A business with customers, their traffic, and a record of it."""
 
     shop: Shop
     attempts: Attempts = field(default_factory=Attempts)
@@ -61,19 +61,19 @@ class Crowd:
         self._events = self._traffic()
 
     @classmethod
-    def open(cls, sessions: Sessions, buffer: UsageBuffer) -> "Crowd":
-        """Half of the customers pay in USD, half in INR; all begin above their threshold."""
+    def open(cls, sessions: Sessions, buffer: UsageBuffer) -> "Workload":
+        """Half of the customers pay in USD, half in INR; all start above their threshold."""
         shop = Shop.open(sessions, buffer, customers=0)
         with sessions.transaction() as conn:
             for number in range(CUSTOMERS):
                 shop.add_customer(conn, billing=_currency(number))
         shop.meter("tokens", PRICES, units=UNITS)
-        crowd = cls(shop)
-        crowd.top_up()
+        workload = cls(shop)
+        workload.top_up()
         with sessions.transaction() as conn:
             for currency, threshold in THRESHOLD.items():
                 set_rule(conn, shop.business_id, Currency(currency), threshold)
-        return crowd
+        return workload
 
     def top_up(self) -> None:
         for number in range(CUSTOMERS):
@@ -81,11 +81,11 @@ class Crowd:
             self.shop.enter(CREDIT[currency], currency=currency, customer=number)
 
     def events(self, number: int) -> list[BufferedEvent]:
-        """The next events of the traffic, noted as attempted."""
+        """The next events of the traffic, recorded as attempted."""
         return list(islice(self._events, number))
 
     def send(self, number: int, chunk: int = 12) -> None:
-        """Append traffic in chunks, each acked."""
+        """Append traffic in chunks and record each as acked."""
         while number > 0:
             made = self.events(min(chunk, number))
             self.shop.send(*made)
@@ -109,7 +109,7 @@ class Crowd:
             self.attempts.costs[last.event_id] = (currency, cost)
             yield last
 
-    # --- what came of it --------------------------------------------------------------------
+    # --- results ----------------------------------------------------------------------------
 
     def batches(self) -> int:
         return self._number("SELECT count(*) FROM usage_batches")
@@ -154,13 +154,13 @@ def _currency(number: int) -> str:
 
 
 class Producer:
-    """Steady traffic of a crowd, through the client that a product uses."""
+    """Steady traffic of a workload through a `Meter`, as from a product."""
 
-    def __init__(self, crowd: Crowd, redis_url: str) -> None:
-        self._crowd = crowd
+    def __init__(self, workload: Workload, redis_url: str) -> None:
+        self._workload = workload
         self._meter = Meter(
             redis_url,
-            crowd.shop.business_id,
+            workload.shop.business_id,
             durability="strict",
             flush_interval_s=0.05,
             handle_sigterm=False,
@@ -180,7 +180,7 @@ class Producer:
 
     def _run(self) -> None:
         while not self._stop.wait(0.05):
-            for made in self._crowd.events(10):
+            for made in self._workload.events(10):
                 self._meter.record(
                     made.event_name,
                     made.customer_id,
@@ -197,9 +197,9 @@ class Producer:
         return self._recorded.get(timeout=RECOVERED_WITHIN_S)
 
     def finish(self) -> None:
-        """End the traffic; everything that was recorded is acked, or this fails."""
+        """End the traffic. Fails unless everything that was recorded is acked."""
         self._stop.set()
         self._thread.join()
         assert self._meter.flush(RECOVERED_WITHIN_S)
         assert (self._meter.stats.dropped, self._meter.stats.unsendable) == (0, 0)
-        self._crowd.attempts.acked |= self._crowd.attempts.ids
+        self._workload.attempts.acked |= self._workload.attempts.ids

@@ -35,7 +35,7 @@ def test_every_sweep_is_scheduled(tasks: dict[str, Any]) -> None:
 def test_every_task_goes_to_the_queue_of_its_stage(tasks: dict[str, Any]) -> None:
     routed = {name: app.amqp.router.route({}, name)["queue"].name for name in tasks}
 
-    # What waits for a payment provider holds up neither debits nor alerts, and drains no sweep.
+    # Tasks that wait for a payment provider must delay neither debits nor alerts nor sweeps.
     apart = {"purchase.charge": "charge", "debit.sweep": "sweep"}
     assert routed == {name: name.partition(".")[0] for name in tasks} | apart
 

@@ -18,7 +18,7 @@ from metering.ledger import post, statements
 from metering.ledger.entry import Entry, LotMove, Posting, Wallet
 from metering.ledger.plan import plan_entries
 
-# What a column is called in the database, where a field says more.
+# Columns whose field has another name.
 STORED = {"metadata_json": "metadata"}
 
 

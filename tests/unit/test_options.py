@@ -8,7 +8,7 @@ import pytest
 from support.command import commands
 from worker.cli.main import main
 
-# Whole numbers that are no money.
+# Whole numbers that are not money.
 COUNTS = {
     "before", "declines_max", "event", "events", "ids", "limit", "max_age_days", "overlap_s",
     "port", "priority", "seed", "units", "valid_days", "workers",

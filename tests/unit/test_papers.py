@@ -20,7 +20,7 @@ PAPERS = (*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md")))
 HANDWRITTEN = [page for page in PAPERS if page.parent != reference.FOLDER]
 README_LINES_MAX = 120
 COMMANDS = cast("typer.core.TyperGroup", typer.main.get_command(app))
-# What a path on a page begins with.
+# How a path on a page begins.
 FOLDERS = "metering|tasks|worker|api|server|tests|docs|examples|requirements"
 
 

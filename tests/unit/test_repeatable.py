@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from api.app import ROUTERS
 from api.idempotency import note_repeatable
 
-# Each of these does its work once more, and takes no key by which it would be known again.
+# These do their work again when they are repeated: they take no idempotency key.
 ONCE = {
     "/customers",
     "/meters",

@@ -270,7 +270,7 @@ def test_all_sql_of_a_store_is_in_its_statements() -> None:
         # An invariant is a query with a name.
         r".*/(statements|invariants)\.py",
         r"metering/migrations/",
-        # The session settings and the lock of the migrations: there is no store to speak of.
+        # The session settings and the lock of the migrations belong to no store.
         r"worker/migrate\.py",
     )
 
@@ -293,7 +293,7 @@ def test_metrics_are_defined_where_their_table_is_generated() -> None:
     places = outside(
         found(imports),
         r"worker/metrics\.py",
-        # A producer has metrics of its own: it imports `metering` alone.
+        # A producer has metrics of its own, because it imports only `metering`.
         r"metering/accept/client/(pending|exchange)\.py",
     )
 

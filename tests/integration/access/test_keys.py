@@ -34,7 +34,7 @@ def make(shop: Shop, *scopes: Permission, name: str = "server") -> NewKey:
         return create_key(conn, shop.business_id, name, scopes or PERMISSIONS)
 
 
-def asked(shop: Shop, key: str) -> Principal:
+def authenticated(shop: Shop, key: str) -> Principal:
     with shop.sessions.transaction() as conn:
         return authenticate(conn, key)
 
@@ -69,10 +69,10 @@ def keys_seen(conn: Connection) -> int:
 # --- making a key ---------------------------------------------------------------------------------
 
 
-def test_a_created_key_stands_for_its_business_with_its_scopes(shop: Shop) -> None:
+def test_a_created_key_has_its_business_and_permissions(shop: Shop) -> None:
     made = make(shop, "read", "ingest")
 
-    principal = asked(shop, made.key)
+    principal = authenticated(shop, made.key)
 
     assert principal == Principal(made.key_id, shop.business_id, frozenset({"ingest", "read"}))
 
@@ -91,7 +91,7 @@ def test_only_the_hash_of_a_secret_is_stored(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("name", ["", " \t", "n" * 256, "a\0b"])
-def test_a_name_that_cannot_be_shown_is_refused(shop: Shop, name: str) -> None:
+def test_an_unprintable_name_is_refused(shop: Shop, name: str) -> None:
     with pytest.raises(InvalidInputError) as refused:
         make(shop, name=name)
 
@@ -100,7 +100,9 @@ def test_a_name_that_cannot_be_shown_is_refused(shop: Shop, name: str) -> None:
 
 
 @pytest.mark.parametrize("scopes", [(), ("admin",), ("read", "READ")])
-def test_no_scope_or_an_unknown_one_is_refused(shop: Shop, scopes: tuple[Permission, ...]) -> None:
+def test_an_empty_or_unknown_permission_is_refused(
+    shop: Shop, scopes: tuple[Permission, ...]
+) -> None:
     with shop.sessions.transaction() as conn, pytest.raises(InvalidInputError) as refused:
         create_key(conn, shop.business_id, "server", scopes)
 
@@ -108,7 +110,7 @@ def test_no_scope_or_an_unknown_one_is_refused(shop: Shop, scopes: tuple[Permiss
     assert listed(shop) == []
 
 
-def test_a_business_that_does_not_exist_gets_no_key(shop: Shop) -> None:
+def test_an_unknown_business_gets_no_key(shop: Shop) -> None:
     with shop.sessions.transaction() as conn, pytest.raises(NotFoundError):
         create_key(conn, BusinessId("bus_no"), "server", PERMISSIONS)
 
@@ -122,22 +124,22 @@ def test_the_right_prefix_with_another_secret_is_refused(shop: Shop) -> None:
     one, two = make(shop).key, make(shop).key
 
     with pytest.raises(UnauthorizedError):
-        asked(shop, one[:PREFIX_CHARS] + two[PREFIX_CHARS:])
+        authenticated(shop, one[:PREFIX_CHARS] + two[PREFIX_CHARS:])
 
 
-def test_a_well_formed_key_that_was_never_made_is_refused(shop: Shop) -> None:
+def test_an_unknown_key_is_refused(shop: Shop) -> None:
     with pytest.raises(UnauthorizedError):
-        asked(shop, f"gk_{'a' * 12}_{'A' * 43}")
+        authenticated(shop, f"gk_{'a' * 12}_{'A' * 43}")
 
 
-def test_a_revoked_key_is_refused_and_the_others_are_not(shop: Shop) -> None:
+def test_a_revoked_key_is_refused_and_other_keys_still_work(shop: Shop) -> None:
     revoked, kept = make(shop), make(shop)
 
     revoke(shop, revoked.key_id)
 
     with pytest.raises(UnauthorizedError):
-        asked(shop, revoked.key)
-    assert asked(shop, kept.key).key_id == kept.key_id
+        authenticated(shop, revoked.key)
+    assert authenticated(shop, kept.key).key_id == kept.key_id
 
 
 @pytest.mark.parametrize(
@@ -159,12 +161,12 @@ def test_a_revoked_key_is_refused_and_the_others_are_not(shop: Shop) -> None:
     ],
     ids=lambda garbage: repr(garbage[:12]),
 )
-def test_what_is_not_a_key_is_refused(shop: Shop, garbage: str) -> None:
+def test_a_malformed_key_is_refused(shop: Shop, garbage: str) -> None:
     key = make(shop).key
     brought = garbage.replace("{key}", key).replace("{prefix}", key[:PREFIX_CHARS])
 
     with pytest.raises(UnauthorizedError):
-        asked(shop, brought)
+        authenticated(shop, brought)
 
 
 # --- listing, revoking and use --------------------------------------------------------------------
@@ -181,7 +183,7 @@ def test_the_list_shows_prefixes_newest_first_and_no_secret(shop: Shop) -> None:
     assert old.key[PREFIX_CHARS:] not in repr(keys)
 
 
-def test_revoking_twice_keeps_the_first_time(shop: Shop) -> None:
+def test_a_second_revocation_keeps_the_time_of_the_first(shop: Shop) -> None:
     made = make(shop)
     revoke(shop, made.key_id)
     before = listed(shop)
@@ -199,7 +201,7 @@ def test_another_business_can_neither_see_nor_revoke_a_key(shop: Shop) -> None:
         revoke(stranger, made.key_id)
 
     assert listed(stranger) == []
-    assert asked(shop, made.key).key_id == made.key_id
+    assert authenticated(shop, made.key).key_id == made.key_id
 
 
 def test_a_use_is_noted_once_a_minute(shop: Shop) -> None:
@@ -227,9 +229,9 @@ def test_a_use_is_noted_again_after_a_minute(shop: Shop) -> None:
     assert is_new
 
 
-def test_a_use_does_not_wait_for_another_that_is_being_noted(shop: Shop) -> None:
+def test_a_use_does_not_wait_for_a_concurrent_use(shop: Shop) -> None:
     made = make(shop)
-    principal = asked(shop, made.key)
+    principal = authenticated(shop, made.key)
 
     with shop.sessions.transaction() as first, shop.sessions.transaction() as second:
         note_use(first, principal)
@@ -242,7 +244,9 @@ def test_a_use_does_not_wait_for_another_that_is_being_noted(shop: Shop) -> None
 # --- the role of the edge -------------------------------------------------------------------------
 
 
-def test_the_edge_recognises_a_key_before_it_names_a_business_and_sees_no_row(shop: Shop) -> None:
+def test_the_role_of_the_edge_finds_a_key_before_it_names_a_business_but_sees_no_row(
+    shop: Shop,
+) -> None:
     made = make(shop)
 
     with shop.sessions.transaction() as conn:
@@ -253,7 +257,9 @@ def test_the_edge_recognises_a_key_before_it_names_a_business_and_sees_no_row(sh
     assert seen == 0
 
 
-def test_the_edge_sees_the_keys_of_the_business_it_names_and_notes_their_use(shop: Shop) -> None:
+def test_the_role_of_the_edge_sees_only_keys_of_its_business_and_notes_their_use(
+    shop: Shop,
+) -> None:
     made = make(shop)
     make(other(shop))
 
@@ -278,14 +284,14 @@ def test_the_command_prints_a_working_key_once(gullak: Gullak, shop: Shop) -> No
     shown = gullak("keys", "list")
 
     key = made.out.strip()
-    assert asked(shop, key).permissions == frozenset(PERMISSIONS)
+    assert authenticated(shop, key).permissions == frozenset(PERMISSIONS)
     assert "not shown again" in made.err
     assert key not in made.err
     assert key[:PREFIX_CHARS] in shown.out
     assert key[PREFIX_CHARS:] not in shown.out
 
 
-def test_the_command_gives_the_scopes_it_was_told(gullak: Gullak, shop: Shop) -> None:
+def test_the_command_makes_a_key_with_the_given_permissions(gullak: Gullak, shop: Shop) -> None:
     scopes = ("--scope=read", "--scope=ingest", "--business", shop.business_id)
     key = gullak.made("keys", "create", "--name=server", *scopes)
 
@@ -298,25 +304,25 @@ def test_the_command_gives_the_scopes_it_was_told(gullak: Gullak, shop: Shop) ->
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (("--name= ",), "name: must have 1 to 255 characters"),
         (("--name=x", "--scope=admin"), "scopes: must be one or more of"),
         (("--name=x", "--business=bus_no"), "no business 'bus_no'"),
     ],
 )
-def test_a_refused_key_is_told_by_field_and_not_made(
-    gullak: Gullak, shop: Shop, options: tuple[str, ...], said: str
+def test_a_bad_key_is_refused_by_field_and_not_made(
+    gullak: Gullak, shop: Shop, options: tuple[str, ...], message: str
 ) -> None:
     result = gullak("keys", "create", *options)
 
     assert result.code != 0
     assert result.out == ""
-    assert said in result.err
+    assert message in result.err
     assert listed(shop) == []
 
 
-def test_the_command_revokes_a_key_for_good(gullak: Gullak, shop: Shop) -> None:
+def test_the_command_revokes_a_key_permanently(gullak: Gullak, shop: Shop) -> None:
     made = make(shop)
 
     first, again = (gullak("keys", "revoke", made.key_id) for _ in range(2))
@@ -325,4 +331,4 @@ def test_the_command_revokes_a_key_for_good(gullak: Gullak, shop: Shop) -> None:
     assert (first.code, again.code, unknown.code) == (0, 0, 1)
     assert "no API key 'key_no'" in unknown.err
     with pytest.raises(UnauthorizedError):
-        asked(shop, made.key)
+        authenticated(shop, made.key)

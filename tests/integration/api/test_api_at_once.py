@@ -29,9 +29,9 @@ def answers(results: list[httpx.Response | Exception]) -> list[httpx.Response]:
 def test_fifty_posts_with_one_key_write_one_entry_and_get_equal_responses(
     client: httpx.Client, shop: Shop
 ) -> None:
-    asked = {"amount": 7, "currency": "USD", "entry_type": "credit", "idempotency_key": "order-1"}
+    entry = {"amount": 7, "currency": "USD", "entry_type": "credit", "idempotency_key": "order-1"}
 
-    got = answers(at_once(*[lambda: client.post(entries_of(shop), json=asked)] * 50))
+    got = answers(at_once(*[lambda: client.post(entries_of(shop), json=entry)] * 50))
 
     assert {answer.status_code for answer in got} == {200}
     assert len({answer.text for answer in got}) == 1

@@ -86,10 +86,10 @@ def test_a_cached_key_works_for_a_limited_time_while_postgres_is_down(shop: Shop
 
     patient = KeyCache(tenant, fresh_s=0, stale_s=60)
     strict = KeyCache(tenant, fresh_s=0, stale_s=0)
-    known = [ring.principal(key) for ring in (patient, strict)]
+    principals = [ring.principal(key) for ring in (patient, strict)]
     away.append("postgres")
 
-    assert patient.principal(key) == known[0]
+    assert patient.principal(key) == principals[0]
     with pytest.raises(OperationalError):
         strict.principal(key)
     with pytest.raises(OperationalError):

@@ -28,7 +28,7 @@ def connection(module_api_url: str) -> Iterator[socket.socket]:
 
 
 def answer(connection: socket.socket) -> bytes:
-    """The status line; nothing if the connection was closed without one."""
+    """The status line; empty if the connection was closed without one."""
     return connection.recv(4096).partition(b"\r\n")[0]
 
 
@@ -49,7 +49,7 @@ def test_an_endless_header_is_refused_while_it_is_small(
             connection.sendall(b"a" * (1024 * 1024 // packets))
             sent += 1
     except OSError:
-        assert sent  # it was closed meanwhile
+        assert sent  # the server closed it meanwhile
         return
 
     assert answer(connection) in (b"HTTP/1.1 431 Request Header Fields Too Large", b"")
@@ -112,7 +112,7 @@ def connected(url: str) -> Iterator[socket.socket]:
 
 
 def received(connection: socket.socket) -> bytes:
-    """All that comes until the server closes."""
+    """Everything that the server sends until it closes."""
     parts = []
     while part := connection.recv(65536):
         parts.append(part)
@@ -124,7 +124,7 @@ def received(connection: socket.socket) -> bytes:
     [POST + CHUNKED + b"0\r\nX-Trailer: ", POST + CHUNKED + b"1;extension="],
     ids=["trailer", "extension"],
 )
-def test_a_trailer_that_does_not_end_is_cut_while_others_are_served(
+def test_an_endless_trailer_is_cut_off_while_other_requests_are_served(
     module_api_url: str, begun: bytes
 ) -> None:
     sent, slowest_s = 0, 0.0
@@ -142,7 +142,7 @@ def test_a_trailer_that_does_not_end_is_cut_while_others_are_served(
     assert slowest_s < 2
 
 
-def test_long_bodies_and_requests_behind_them_count_as_no_head(api: Api) -> None:
+def test_long_bodies_and_pipelined_requests_do_not_count_as_heads(api: Api) -> None:
     body = b'{"email": "ann@example.com",' + b" " * (3 * HEAD_BYTES_MAX) + b'"name": "Ann"}'
     start = POST + f"Authorization: Bearer {api.key}\r\n".encode()
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body[-30_000:-14])
@@ -156,7 +156,7 @@ def test_long_bodies_and_requests_behind_them_count_as_no_head(api: Api) -> None
     assert (answers.count(b"HTTP/1.1 200"), answers.count(b"HTTP/1.1 422")) == (2, 1)
 
 
-def test_empty_lines_keep_no_connection_open(
+def test_empty_lines_do_not_keep_a_connection_open(
     connection: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.3)
@@ -169,7 +169,7 @@ def test_empty_lines_keep_no_connection_open(
     assert time.monotonic() - began < 5
 
 
-def test_the_idlest_connection_makes_room_for_a_new_one(
+def test_the_connection_that_was_idle_longest_is_closed_for_a_new_one(
     module_api_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with connected(module_api_url) as first, connected(module_api_url) as idle:
@@ -184,7 +184,7 @@ def test_the_idlest_connection_makes_room_for_a_new_one(
             assert idle.recv(1) == b""
 
 
-def test_a_connection_is_refused_while_all_others_are_at_work(
+def test_a_connection_is_refused_while_all_others_are_busy(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with connected(api.url) as working:
@@ -196,10 +196,10 @@ def test_a_connection_is_refused_while_all_others_are_at_work(
             assert answer(new) == b"HTTP/1.1 503 Service Unavailable"
 
 
-def test_half_of_the_next_request_cuts_no_answer_off(
+def test_an_unfinished_next_request_does_not_cut_off_the_current_answer(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first one waits for a lock meanwhile; the second has its time after it."""
+    """The first request waits for a lock. The time limit of the second begins after the first."""
     monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.3)
     body = b'{"email": "bo@example.com", "name": "Bo"}'
     start = POST + f"Authorization: Bearer {api.key}\r\n".encode()

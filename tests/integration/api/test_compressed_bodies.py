@@ -198,11 +198,11 @@ def test_the_size_limit_holds_for_the_expanded_body(
 def test_a_compressed_body_is_not_read_beyond_the_limit(small: httpx.Client, shop: Shop) -> None:
     body = gzip.compress(ingested(shop, "gz-long"), compresslevel=0).ljust(BYTES_MAX + 1, b"\0")
 
-    known = send(small, body, "gzip")
+    declared = send(small, body, "gzip")
     headers = {"Content-Encoding": "gzip"}
-    unknown = small.post("/events/ingest", content=iter([body]), headers=headers)
+    undeclared = small.post("/events/ingest", content=iter([body]), headers=headers)
 
-    assert [known.status_code, unknown.status_code] == [413, 413]
+    assert [declared.status_code, undeclared.status_code] == [413, 413]
 
 
 def test_a_zip_bomb_is_refused_without_being_expanded() -> None:

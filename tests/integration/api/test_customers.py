@@ -21,7 +21,7 @@ from metering.ledger.customers import (
     list_customers,
     update_customer,
 )
-from support.tenant import CURRENCIES, Shop, at_once, crowd, shared_database
+from support.tenant import CURRENCIES, Shop, at_once, pool_of, shared_database
 from worker.session import Sessions
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -335,12 +335,12 @@ def test_two_changes_at_once_do_not_overwrite_each_other(shop: Shop) -> None:
     def change(sessions: Sessions, **fields: str) -> Callable[[], Customer]:
         def work() -> Customer:
             with sessions.transaction() as conn:
-                asked = CustomerChange.model_validate(fields)
-                return update_customer(conn, shop.business_id, customer_id, asked, CURRENCIES)
+                request = CustomerChange.model_validate(fields)
+                return update_customer(conn, shop.business_id, customer_id, request, CURRENCIES)
 
         return work
 
-    with crowd(shop.sessions, 2) as sessions:
+    with pool_of(shop.sessions, 2) as sessions:
         for turn in range(10):
             name, email = f"Name {turn}", f"{turn}@example.com"
             at_once(change(sessions, name=name), change(sessions, email=email))

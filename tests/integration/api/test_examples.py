@@ -37,7 +37,7 @@ def operations() -> list[tuple[str, str, str]]:
         )
         for path, methods in paths.items()
         for method, operation in methods.items()
-        # One without an example is found by the unit tests of the description.
+        # The unit tests of the description find an operation without an example.
         if "example"
         in operation.get("requestBody", {"content": {}})["content"].get("application/json", {})
     ]
@@ -56,7 +56,7 @@ def test_the_example_of_an_operation_is_accepted(
     ids = one_of_each(shop, client)
     ids["event_id"] = ids["refused_event_id"]
     sent, headers = with_ids(body, ids), {"Content-Type": "application/json"}
-    if path.endswith("/page"):  # of a purchase that waits for its payment
+    if path.endswith("/page"):  # the page of a purchase that is not paid yet
         order = {"package_id": ids["package_id"]}
         ordered = client.post(f"/customers/{ids['customer_id']}/purchases", json=order)
         ids["purchase_id"] = ordered.json()["id"]

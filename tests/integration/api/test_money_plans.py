@@ -14,7 +14,7 @@ from metering.low_credit import statements as of_alerts
 from metering.payment import statements as of_payments
 from metering.payment.charges import statements as of_charges
 from metering.purchase import statements as of_purchases
-from support.checkout_driver import Till
+from support.checkout_driver import CheckoutDriver
 from support.tenant import Shop, shared_database
 from worker.session import Sessions
 
@@ -46,17 +46,17 @@ def database_url(servers: Any) -> Iterator[str]:
 
 
 @pytest.fixture
-def all_of_it(shop: Shop) -> str:
-    """A business that has all that there is."""
+def full_business(shop: Shop) -> str:
+    """A business that has rows in every table."""
     if shop.rows("SELECT 1 FROM purchases LIMIT 1") == []:
-        _fill(Till(Shop.open(shop.sessions, shop.buffer)))
+        _fill(CheckoutDriver(Shop.open(shop.sessions, shop.buffer)))
     ((business_id,),) = shop.rows("SELECT business_id FROM purchases LIMIT 1")
     return str(business_id)
 
 
-def _fill(till: Till) -> None:
-    whose = f"'{till.shop.business_id}', '{till.shop.customers[0]}'"
-    wallet_id = till.shop.wallet().wallet_id
+def _fill(driver: CheckoutDriver) -> None:
+    whose = f"'{driver.shop.business_id}', '{driver.shop.customers[0]}'"
+    wallet_id = driver.shop.wallet().wallet_id
     purchases = (
         "INSERT INTO purchases (purchase_id, business_id, customer_id, currency, order_id,"
         f" price_minor, credit_minor) SELECT 'pur_x' || i, {whose}, 'USD', 'o' || i, 5, 5"
@@ -64,30 +64,30 @@ def _fill(till: Till) -> None:
     charges = (
         "INSERT INTO charges (charge_id, business_id, customer_id, account_id, purchase_id,"
         " amount_minor, currency, status, payment_id, due_at)"
-        f" SELECT 'chg_x' || i, {whose}, '{till.account_id}', 'pur_x' || i, 5, 'USD', 'pending',"
+        f" SELECT 'chg_x' || i, {whose}, '{driver.account_id}', 'pur_x' || i, 5, 'USD', 'pending',"
         " 'pay_x' || i, now() + make_interval(days => i)"
     )
     events = (
         "INSERT INTO provider_events (business_id, account_id, provider, provider_event_id, body,"
-        f" status, payment_id) SELECT '{till.shop.business_id}', '{till.account_id}', 'stripe',"
+        f" status, payment_id) SELECT '{driver.shop.business_id}', '{driver.account_id}', 'stripe',"
         " 'evt_' || i, '', 'applied', 'pay_x' || i"
     )
     lots = (
         "INSERT INTO credit_lots (lot_id, wallet_id, business_id, source, priority, amount_minor,"
         f" remaining_minor, expires_at, created_at) SELECT 'lot_x' || i, '{wallet_id}',"
-        f" '{till.shop.business_id}', 'manual', 50, 5, 5, now() + make_interval(days => i), now()"
+        f" '{driver.shop.business_id}', 'manual', 50, 5, 5, now() + make_interval(days => i), now()"
     )
     for statement in (purchases, charges, events, lots):
-        till.shop.run(f"{statement} FROM generate_series(1, {ROWS}) i")
-    till.shop.run("ANALYZE purchases, charges, provider_events, credit_lots")
+        driver.shop.run(f"{statement} FROM generate_series(1, {ROWS}) i")
+    driver.shop.run("ANALYZE purchases, charges, provider_events, credit_lots")
 
 
 @pytest.fixture
-def many_wallets(all_of_it: str, shop: Shop) -> list[str]:
+def many_wallets(full_business: str, shop: Shop) -> list[str]:
     """Some of the wallets of a business that has many, each with a lot."""
     if shop.rows("SELECT 1 FROM wallets WHERE wallet_id = 'wal_many1'") == []:
         series = f"FROM generate_series(1, {WALLETS}) i"
-        whose = f"'cus_many' || i, '{all_of_it}'"
+        whose = f"'cus_many' || i, '{full_business}'"
         shop.run(
             "INSERT INTO customers (customer_id, business_id, email, name)"
             f" SELECT {whose}, 'a@example.com', 'A' {series}"
@@ -99,7 +99,7 @@ def many_wallets(all_of_it: str, shop: Shop) -> list[str]:
         shop.run(
             "INSERT INTO credit_lots (lot_id, wallet_id, business_id, source, priority,"
             " amount_minor, remaining_minor, created_at) SELECT 'lot_many' || i, 'wal_many' || i,"
-            f" '{all_of_it}', 'manual', 50, 5, 5, now() {series}"
+            f" '{full_business}', 'manual', 50, 5, 5, now() {series}"
         )
         shop.run("ANALYZE wallets, credit_lots")
     return [f"wal_many{number}" for number in range(1, WALLETS, WALLETS // MOVED)]
@@ -141,10 +141,10 @@ def test_finding_the_alerts_of_a_batch_reads_only_its_wallets(
 
 
 def rows_read(sessions: Sessions, statement: TextClause, values: dict[str, object]) -> float:
-    """Run a statement, undo it, and return how many rows of tables it has looked at."""
+    """Run a statement, roll it back, and return how many table rows it has read."""
     with sessions.engine.connect() as conn:
-        asked = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.text}")
-        ((found,),) = conn.execute(asked, values).scalars().all()
+        query = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement.text}")
+        ((found,),) = conn.execute(query, values).scalars().all()
     return _read(found["Plan"])
 
 
@@ -179,9 +179,11 @@ def name_of(given: object) -> str:
     ids=name_of,
 )
 def test_finding_few_rows_among_many_reads_few(
-    statement: TextClause, values: dict[str, object], all_of_it: str, sessions: Sessions
+    statement: TextClause, values: dict[str, object], full_business: str, sessions: Sessions
 ) -> None:
-    assert rows_read(sessions, statement, {**values, **_named(statement, all_of_it)}) < ROWS / 100
+    assert (
+        rows_read(sessions, statement, {**values, **_named(statement, full_business)}) < ROWS / 100
+    )
 
 
 @pytest.mark.parametrize(
@@ -193,13 +195,13 @@ def test_finding_few_rows_among_many_reads_few(
     ],
     ids=name_of,
 )
-@pytest.mark.usefixtures("all_of_it")
+@pytest.mark.usefixtures("full_business")
 def test_lists_of_an_empty_business_do_not_read_rows_of_others(
     statement: TextClause, values: dict[str, object], shop: Shop
 ) -> None:
-    asked = {**values, **_named(statement, shop.business_id)}
+    named = {**values, **_named(statement, shop.business_id)}
 
-    assert rows_read(shop.sessions, statement, asked) < ROWS / 100
+    assert rows_read(shop.sessions, statement, named) < ROWS / 100
 
 
 def _named(statement: TextClause, business_id: str) -> dict[str, object]:

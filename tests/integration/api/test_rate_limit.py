@@ -116,9 +116,9 @@ def test_most_requests_do_not_ask_redis(redis: Redis) -> None:
     limit = RateLimit(redis, "1000/hour")
     limit.take(KeyId("key_bulk"))
 
-    asked = sum(not limit.passes(KeyId("key_bulk")) for _ in range(49))
+    refused = sum(not limit.passes(KeyId("key_bulk")) for _ in range(49))
 
-    assert asked == 0
+    assert refused == 0
 
 
 def test_requests_at_once_share_one_block_of_permits(redis: Redis) -> None:

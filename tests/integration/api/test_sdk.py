@@ -94,11 +94,11 @@ def test_credit_and_debit_return_the_wallet_after_them(
 def test_a_repeated_idempotency_key_changes_nothing_and_is_reported(
     client: DodoPayments, customer_id: str
 ) -> None:
-    asked = {"amount": 500, "currency": "USD", "entry_type": "credit", "idempotency_key": "order-1"}
+    entry = {"amount": 500, "currency": "USD", "entry_type": "credit", "idempotency_key": "order-1"}
     raw = client.customers.wallets.ledger_entries.with_raw_response
 
-    first = raw.create(customer_id, **asked)  # type: ignore[arg-type]
-    second = raw.create(customer_id, **asked)  # type: ignore[arg-type]
+    first = raw.create(customer_id, **entry)  # type: ignore[arg-type]
+    second = raw.create(customer_id, **entry)  # type: ignore[arg-type]
 
     assert "Idempotent-Replayed" not in first.headers
     assert second.headers["Idempotent-Replayed"] == "true"

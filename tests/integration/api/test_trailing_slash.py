@@ -11,7 +11,7 @@ import pytest
 from support.edge import Api, description
 from support.tenant import Shop, event
 
-# As a proxy that ends TLS hands a request on.
+# The headers of a proxy that ends TLS.
 BEHIND_TLS: Final = {"Host": "billing.example.com", "X-Forwarded-Proto": "https"}
 UNLIKE: Final = {"request_id": None}
 
@@ -40,7 +40,7 @@ def operations() -> list[tuple[str, str]]:
         (method.upper(), path)
         for path, found in sorted(paths.items())
         for method in found
-        # Its id may end in a slash: see below. The counters change from one call to the next.
+        # Event ids may end in a slash: see below. Counters change between two calls.
         if path not in {"/events/{event_id}", "/metrics"}
     ]
 
@@ -51,7 +51,7 @@ def test_a_trailing_slash_does_not_change_the_response(
 ) -> None:
     target = re.sub(r"\{currency\}", "USD", path).replace("{provider}", "stripe")
     target = re.sub(r"\{\w+\}", "no-such-id", target)
-    # Of no use to any route, so that nothing is made twice.
+    # No route accepts this body, so that nothing is made twice.
     body = b"[]" if method in {"POST", "PUT", "PATCH"} else b""
 
     without = client.request(method, target, content=body)

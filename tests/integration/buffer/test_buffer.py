@@ -1,4 +1,4 @@
-"""The buffer on a real Redis; after each step the whole keyspace is what it must be."""
+"""The buffer on a real Redis; each step is checked against the whole keyspace."""
 
 import random
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ from support.buffer_probe import (
 
 @pytest.fixture
 def four(redis_url: str) -> Iterator[UsageBuffer]:
-    """A buffer of four shards and a low mark."""
+    """A buffer of four shards with a low high-water mark."""
     opened = open_buffer(redis_url)
     yield opened
     opened.redis.close()
@@ -58,13 +58,13 @@ def test_an_append_writes_streams_counters_and_the_backlog_and_nothing_else(
     assert all(four.redis.ttl(key) == -1 for key in keyspace(four))
 
 
-def test_nothing_to_append_writes_nothing(four: UsageBuffer) -> None:
+def test_an_empty_append_writes_nothing(four: UsageBuffer) -> None:
     four.append(BUSINESS, [])
 
     assert keyspace(four) == {}
 
 
-def test_the_head_is_the_oldest_chunks_as_they_were_written(four: UsageBuffer) -> None:
+def test_the_head_holds_the_oldest_chunks_unchanged(four: UsageBuffer) -> None:
     chunks = [events_of(1, f"{n}-1", f"{n}-2") for n in range(3)]
     for chunk in chunks:
         four.append(BUSINESS, chunk)
@@ -87,7 +87,7 @@ def test_a_read_stops_at_its_size_but_takes_at_least_one_chunk(
         assert len(four.read_head(Shard(1), events_max)) == chunks
 
 
-def test_a_trim_deletes_exactly_what_was_read(four: UsageBuffer) -> None:
+def test_a_trim_deletes_exactly_the_chunks_that_were_read(four: UsageBuffer) -> None:
     first, second, later = events_of(2, "a"), events_of(2, "b", "c"), events_of(2, "d")
     four.append(BUSINESS, first)
     four.append(BUSINESS, second)
@@ -102,7 +102,7 @@ def test_a_trim_deletes_exactly_what_was_read(four: UsageBuffer) -> None:
     }
 
 
-def test_a_trim_done_twice_counts_once(four: UsageBuffer) -> None:
+def test_a_repeated_trim_counts_once(four: UsageBuffer) -> None:
     chunk = events_of(2, "a", "b")
     four.append(BUSINESS, chunk)
     head = four.read_head(Shard(2), 1000)
@@ -156,7 +156,7 @@ def test_a_request_for_several_shards_is_appended_whole_or_not_at_all(redis_url:
     buffer.redis.close()
 
 
-def test_only_an_empty_buffer_takes_another_number_of_shards(redis_url: str) -> None:
+def test_only_an_empty_buffer_accepts_another_number_of_shards(redis_url: str) -> None:
     """No worker would sweep the events in shards of another number."""
     four, eight = open_buffer(redis_url), open_buffer(redis_url, shards=8)
     four.append(BUSINESS, events_of(0, "a"))
@@ -174,7 +174,7 @@ def test_only_an_empty_buffer_takes_another_number_of_shards(redis_url: str) -> 
 
 
 def test_a_customer_keeps_its_shard_and_customers_spread(four: UsageBuffer) -> None:
-    """The hash decides where stored events are: it must never change."""
+    """The hash decides where stored events are, so it must never change."""
     assert [shard_of("bus_1", f"cus_{n}", 16) for n in range(6)] == [11, 13, 7, 1, 2, 4]
     spread = [shard_of("bus_1", f"cus_{n}", 16) for n in range(16_000)]
     assert all(800 < spread.count(Shard(shard)) < 1200 for shard in range(16))
@@ -185,7 +185,7 @@ def test_a_customer_keeps_its_shard_and_customers_spread(four: UsageBuffer) -> N
     assert four.backlog().busy == (Shard(1),)
 
 
-def test_a_look_at_the_backlog_is_one_round_trip_and_changes_nothing(four: UsageBuffer) -> None:
+def test_reading_the_backlog_takes_one_round_trip_and_changes_nothing(four: UsageBuffer) -> None:
     four.append(BUSINESS, events_of(0, "a") + events_of(3, "b", "c"))
     before = keyspace(four)
     seen = four.backlog()
@@ -239,7 +239,7 @@ def test_a_foreign_entry_in_a_stream_is_read_and_can_be_trimmed(four: UsageBuffe
     assert four.read_head(Shard(0), 10) == []
 
 
-def test_accepted_is_settled_plus_buffered_whatever_the_order(four: UsageBuffer) -> None:
+def test_accepted_events_are_always_settled_plus_buffered_events(four: UsageBuffer) -> None:
     """A random walk of appends and trims, checked against a plain list per shard."""
     dice = random.Random(20260131)  # noqa: S311
     model: dict[int, list[list[BufferedEvent]]] = {shard: [] for shard in range(SHARDS)}

@@ -58,7 +58,7 @@ def test_a_full_redis_refuses_new_usage_keeps_the_old_and_recovers(
 def test_usage_leaves_part_of_the_memory_of_redis_free(
     own: UsageBuffer, own_redis: OwnRedis
 ) -> None:
-    """The wake-ups of the drain may live in the same Redis, so usage must not use it up."""
+    """The same Redis may hold the wake-ups of the drain, so usage must not fill it."""
     maxmemory = own.redis.info("memory")["used_memory"] + (8 << 20)
     own_redis.configure(maxmemory=str(maxmemory))
     buffer = open_buffer(own_redis.url, events=10**9, size_bytes=1 << 40)
@@ -104,7 +104,7 @@ def test_a_restart_of_redis_between_two_calls_raises_no_error(
     assert own.read_head(Shard(0), 10)
 
 
-def test_a_frozen_redis_costs_one_bounded_wait_and_a_repetition_is_harmless(
+def test_an_append_to_a_frozen_redis_waits_a_bounded_time_and_can_be_repeated(
     own: UsageBuffer, own_redis: OwnRedis
 ) -> None:
     own.append(BUSINESS, events_of(0, "a"))

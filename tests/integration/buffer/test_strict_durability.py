@@ -74,7 +74,7 @@ def test_a_server_that_syncs_every_write_keeps_the_promise(
         strict.redis.close()
 
 
-def test_a_configuration_that_is_corrected_at_run_time_counts_soon(
+def test_a_configuration_that_is_corrected_at_run_time_takes_effect_soon(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("metering.buffer.durability.REFUSED_FOR_S", 0.0)

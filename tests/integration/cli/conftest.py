@@ -2,7 +2,7 @@
 
 import pytest
 
-from support.checkout_driver import Till
+from support.checkout_driver import CheckoutDriver
 from support.command import Gullak
 from worker import charging
 from worker.settings import Settings
@@ -20,8 +20,8 @@ def charging_gullak(
     config: Settings,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    till: Till,
+    driver: CheckoutDriver,
 ) -> Gullak:
     """Commands that charge through the provider of the test, which is in this process."""
-    monkeypatch.setattr(charging, "open_gateway", till.provider)
+    monkeypatch.setattr(charging, "open_gateway", driver.provider)
     return Gullak.on(config, monkeypatch, capsys)

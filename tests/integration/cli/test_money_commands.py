@@ -108,7 +108,7 @@ def test_a_purchase_is_paid_disputed_and_refunded(
     assert (shop.wallet().balance_minor, shop.faults()) == (0, [])
 
 
-def test_a_purchase_of_a_package_costs_what_the_package_does(
+def test_a_purchase_of_a_package_has_the_price_of_the_package(
     gullak: Gullak, account: tuple[str, str, str], of: str
 ) -> None:
     package = gullak.made("package", "create", "--name=S", "--currency=USD", "--price=900", of)

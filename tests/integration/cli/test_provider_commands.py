@@ -139,7 +139,7 @@ def test_a_terminal_asks_for_the_secrets_and_does_not_show_them(
 
 
 def answered(terminal: int, prompt: str, text: str) -> str:
-    """Wait for a prompt and for the echo to be off, then type; return what was shown until then."""
+    """Wait for a prompt without echo, then type; return the output until then."""
     seen = shown(terminal, until=prompt)
     wait_for(lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO)
     os.write(terminal, f"{text}\n".encode())
@@ -147,7 +147,7 @@ def answered(terminal: int, prompt: str, text: str) -> str:
 
 
 def shown(terminal: int, until: str | None = None) -> str:
-    """What the terminal shows, up to a text or to the end."""
+    """The output of the terminal, up to a text or to the end."""
     seen = ""
     while until is None or until not in seen:
         try:
@@ -290,7 +290,7 @@ def test_parked_events_are_processed_again(
     assert count == again.count("received")
 
 
-def test_one_event_is_processed_again_whatever_its_status(
+def test_one_event_is_processed_again_with_any_status(
     gullak: Gullak, own: str, secret_file: str, shop: Shop
 ) -> None:
     account_id = connect(gullak, own, secret_file)

@@ -6,13 +6,13 @@ import pytest
 
 from metering.buffer.keys import stream_key
 from metering.buffer.stream import UsageBuffer
-from support.checkout_driver import AT_ONCE, Till, unavailable
+from support.checkout_driver import AT_ONCE, CheckoutDriver, unavailable
 from support.command import Gullak
 from support.tenant import Shop, event
 
 
 def age(buffer: UsageBuffer, seconds: int) -> None:
-    """Make the buffered events so old."""
+    """Make the buffered events older."""
     for key in (stream_key(shard) for shard in buffer.shards):
         for stream_id, fields in cast(
             "list[tuple[bytes, dict[bytes, bytes]]]", buffer.redis.xrange(key)
@@ -25,7 +25,7 @@ def age(buffer: UsageBuffer, seconds: int) -> None:
 def test_an_installation_without_faults_exits_0(gullak: Gullak, shop: Shop) -> None:
     shop.meter()
     shop.enter(5)
-    shop.charge(40)  # ten cents: five more than there were
+    shop.charge(40)  # ten cents: five more than the balance
 
     page = gullak("status")
     status = gullak("status", "--json")
@@ -80,12 +80,12 @@ def test_work_for_a_person_is_named_with_the_command_that_shows_it(
     gullak: Gullak, shop: Shop
 ) -> None:
     shop.meter()
-    till = Till(shop)
-    till.provider.before = unavailable
-    charge = till.check_out(1000).charge_id
+    driver = CheckoutDriver(shop)
+    driver.provider.before = unavailable
+    charge = driver.check_out(1000).charge_id
     assert charge is not None
-    till.age(charge, AT_ONCE.ask_for_s + 1)
-    till.sweep()
+    driver.age(charge, AT_ONCE.ask_for_s + 1)
+    driver.sweep()
     shop.send(event("cus_unknown"), event(shop.customers[0], {"tokens": "many"}))
     shop.drain()
 
@@ -101,7 +101,7 @@ def test_work_for_a_person_is_named_with_the_command_that_shows_it(
 
 
 def test_parked_payments_and_failed_events_are_counted(gullak: Gullak, shop: Shop) -> None:
-    till = Till(shop)
+    driver = CheckoutDriver(shop)
     shop.run(
         "INSERT INTO payments (business_id, provider, payment_id, status, amount_minor, currency,"
         " parked_reason, occurred_at)"
@@ -111,7 +111,7 @@ def test_parked_payments_and_failed_events_are_counted(gullak: Gullak, shop: Sho
         "INSERT INTO provider_events (provider, account_id, business_id, provider_event_id, body,"
         " status) SELECT 'stripe', account_id, business_id, unnest('{e1,e2}'::text[]), '',"
         " unnest('{failed,applied}'::text[]) FROM provider_accounts"
-        f" WHERE account_id = '{till.account_id}'"
+        f" WHERE account_id = '{driver.account_id}'"
     )
 
     status = gullak("status", "--json")

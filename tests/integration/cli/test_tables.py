@@ -1,4 +1,4 @@
-"""What commands print on a terminal of 80 and of 110 columns: ids are whole, whatever the width."""
+"""Commands print whole ids on terminals of 80 and of 110 columns."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from support.checkout_driver import Till
+from support.checkout_driver import CheckoutDriver
 from support.command import Gullak, commands
 from support.tenant import Shop, event
 from worker.cli.show import print_table
@@ -22,7 +22,7 @@ A_ID = re.compile(r"[a-z]{3}_[0-9A-HJKMNP-TV-Z]{26}\b")
 START_OF_ID = re.compile(
     r"\b(?:bus|cus|wal|ent|mtr|prc|rul|pur|whk|msg|key|lot|pkg|pac|chg|chk|pay)_(?!id)"
 )
-# What others call their things by can be long.
+# Ids that other systems choose can be long.
 THEIRS = "a-text-without-a-space-" * 4 + "end"
 PROSE = "a sentence that a person wrote when this was done, " * 3
 
@@ -59,14 +59,14 @@ def gullak(charging_gullak: Gullak) -> Gullak:
     return charging_gullak
 
 
-def fill(gullak: Gullak, till: Till) -> None:
+def fill(gullak: Gullak, driver: CheckoutDriver) -> None:
     """Put at least one row behind every list."""
-    shop = till.shop
+    shop = driver.shop
     own, customer = f"--business={shop.business_id}", shop.customers[0]
     wallet = ("--customer", customer, "--currency=USD")
     shop.meter()
     shop.enter(2_000_000, key=THEIRS, reason=PROSE)
-    package = till.package()
+    package = driver.package()
     for command in (
         ("keys", "create", f"--name={PROSE}", own),
         ("rule", "set", "--currency=USD", "--threshold=1900000", own),
@@ -97,7 +97,7 @@ def path_of(command: tuple[str, ...]) -> tuple[str, ...]:
     return command[:2] if command[:2] in PARAMETERS else command[:1]
 
 
-def test_every_command_that_lists_rows_is_here() -> None:
+def test_the_list_above_has_every_command_that_prints_rows() -> None:
     with_rows = {path for path, names in PARAMETERS.items() if names & {"limit", "wide"}}
 
     # The limit of an overdraft is money.
@@ -109,13 +109,13 @@ def ids(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("width", [80, 110])
-def test_every_id_of_every_list_is_whole(
-    gullak: Gullak, till: Till, monkeypatch: pytest.MonkeyPatch, width: int
+def test_every_list_shows_whole_ids(
+    gullak: Gullak, driver: CheckoutDriver, monkeypatch: pytest.MonkeyPatch, width: int
 ) -> None:
-    fill(gullak, till)
-    (debit,) = (entry.entry_id for entry in till.shop.entries() if entry.kind == "usage")
-    own = f"--business={till.shop.business_id}"
-    names = {"CUS": till.shop.customers[0], "ENT": debit, "OWN": own}
+    fill(gullak, driver)
+    (debit,) = (entry.entry_id for entry in driver.shop.entries() if entry.kind == "usage")
+    own = f"--business={driver.shop.business_id}"
+    names = {"CUS": driver.shop.customers[0], "ENT": debit, "OWN": own}
     for command in LISTS:
         words = [names.get(word, word) for word in command]
         for more in ([], ["--wide"]) if "wide" in PARAMETERS[path_of(command)] else ([],):
@@ -129,7 +129,7 @@ def test_every_id_of_every_list_is_whole(
             assert len(START_OF_ID.findall(shown)) == len(A_ID.findall(shown)), shown
 
 
-def test_a_history_is_one_line_an_entry_at_110_columns(
+def test_a_history_has_one_line_per_entry_at_110_columns(
     config: Settings, shop: Shop, variables: Mapping[str, str]
 ) -> None:
     shop.meter()
@@ -155,7 +155,7 @@ def on_terminal(config: Settings, variables: Mapping[str, str], width: int, *arg
         "NO_COLOR": "1",
         "TERM": "vt100",
     }
-    # A width that another test has set would go before that of the terminal.
+    # A width in the environment would override the width of the terminal.
     kept = {name: value for name, value in variables.items() if name != "COLUMNS"}
     seen = b""
     with subprocess.Popen(command, stdin=inner, stdout=inner, env={**kept, **urls}) as running:

@@ -13,7 +13,7 @@ from support.tenant import Shop, event
 
 @pytest.fixture
 def traffic(shop: Shop) -> Shop:
-    """A shop with entries of every kind, refused events, duplicates, and events still buffered."""
+    """A business with entries of every kind, refused events, duplicates and buffered events."""
     shop.meter()
     shop.enter(1000, reason="gift")
     shop.enter(5, debit=True, reason="fee")
@@ -26,7 +26,7 @@ def traffic(shop: Shop) -> Shop:
 
 
 def tamper(shop: Shop, statement: str) -> None:
-    """Change a row behind the back of every trigger, as an administrator could."""
+    """Change a row without triggers, as an administrator could."""
     with shop.sessions.transaction() as conn:
         conn.execute(text("SET LOCAL session_replication_role = replica"))
         conn.execute(text("ALTER TABLE ledger_entries DISABLE TRIGGER ALL"))
@@ -114,7 +114,7 @@ def test_a_known_loss_is_accepted_by_name_and_is_no_fault_until_it_grows(
     accepted = gullak("verify", "accept", fault["fault_id"], "--reason", "deleted by hand")
     before_the_drain = gullak("verify", "--json")
     traffic.send(event(traffic.customers[0]))
-    traffic.drain()  # from here on the ledger knows of the loss, too
+    traffic.drain()  # from here on the ledger has recorded the loss too
     after_the_drain = gullak("verify", "--json")
 
     assert accepted.code == 0

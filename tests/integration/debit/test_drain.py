@@ -1,4 +1,4 @@
-"""The drain on real Redis and Postgres: every event ends once, where a person can find it."""
+"""The drain on real Redis and Postgres: every event ends once: posted, duplicate or refused."""
 
 import threading
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def test_the_remainder_goes_to_the_next_debit(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("batch_events", [1, 7, 10_000])
-def test_how_events_are_split_into_batches_changes_no_total(shop: Shop, batch_events: int) -> None:
+def test_the_split_into_batches_changes_no_total(shop: Shop, batch_events: int) -> None:
     shop.meter("tokens", {"USD": "0.333333333333"}, units=1000)
     for first in range(0, 60, 3):
         chunk = [event(shop.customers[0], {"tokens": n + 1}) for n in range(first, first + 3)]
@@ -164,7 +164,7 @@ def test_unreadable_bytes_become_a_dead_letter_and_the_shard_goes_on(shop: Shop)
     assert (outcome.posted, refused.reason, shop.buffer.backlog().busy) == (1, "malformed", ())
 
 
-def test_a_replay_after_its_cause_is_gone_charges_a_dead_letter_once(shop: Shop) -> None:
+def test_a_replay_after_the_cause_is_gone_charges_a_dead_letter_once(shop: Shop) -> None:
     shop.send(event(shop.customers[0], {"calls": 1}), event(shop.customers[0], {"tokens": 4}))
     shop.meter("tokens", {"USD": "1"})
     shop.drain()
@@ -179,7 +179,7 @@ def test_a_replay_after_its_cause_is_gone_charges_a_dead_letter_once(shop: Shop)
         assert refused_events(conn, Selection(), page=10) == []
 
 
-def test_a_refused_event_that_its_producer_repeats_is_one_dead_letter(shop: Shop) -> None:
+def test_a_repeated_refused_event_is_one_dead_letter(shop: Shop) -> None:
     lost = event("cus_nobody")
     shop.send(lost)
     shop.drain()
@@ -190,7 +190,7 @@ def test_a_refused_event_that_its_producer_repeats_is_one_dead_letter(shop: Shop
     assert (outcome.refused, outcome.duplicate) == (0, 1)
 
 
-def test_a_repetition_of_a_charged_event_is_a_duplicate_even_if_it_could_not_be_charged_now(
+def test_a_repeated_charged_event_is_a_duplicate_even_if_it_cannot_be_charged_any_more(
     shop: Shop,
 ) -> None:
     meter = shop.meter("tokens", {"USD": "1"})
@@ -207,7 +207,7 @@ def test_a_repetition_of_a_charged_event_is_a_duplicate_even_if_it_could_not_be_
     assert (outcome.duplicate, outcome.refused) == (1, 0)
 
 
-def test_an_event_is_priced_as_of_its_timestamp(shop: Shop) -> None:
+def test_an_event_is_priced_at_its_timestamp(shop: Shop) -> None:
     meter = shop.meter("tokens", {"USD": "1"})
     change = datetime(2026, 6, 1, tzinfo=UTC)
     with shop.sessions.transaction() as conn:
@@ -234,7 +234,7 @@ def test_each_customer_pays_in_its_billing_currency(shop: Shop) -> None:
     assert (shop.wallet(1, "INR").balance_minor, shop.wallet(1, "USD").version) == (-80, 0)
 
 
-def test_a_customer_whose_billing_currency_has_no_price_is_refused_until_it_has(
+def test_usage_in_a_billing_currency_without_a_price_is_refused_until_there_is_one(
     shop: Shop,
 ) -> None:
     shop.meter("tokens", {"USD": "1"})
@@ -247,7 +247,7 @@ def test_a_customer_whose_billing_currency_has_no_price_is_refused_until_it_has(
     assert (outcome.refused, shop.wallet(1, "USD").version) == (1, 0)
 
 
-def test_a_chunk_that_is_read_again_after_its_commit_charges_nothing_and_counts_as_replayed(
+def test_a_chunk_read_again_after_its_commit_charges_nothing_and_counts_as_replayed(
     shop: Shop,
 ) -> None:
     shop.meter("tokens", {"USD": "1"})
@@ -266,7 +266,7 @@ def test_a_chunk_that_is_read_again_after_its_commit_charges_nothing_and_counts_
     assert (shop.wallet().balance_minor, shop.faults()) == (-5, [])
 
 
-def test_after_flushall_the_ledger_reports_the_loss_and_goes_on(shop: Shop) -> None:
+def test_a_drain_after_flushall_reports_the_loss_and_goes_on(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.send(event(shop.customers[0]))
     shop.drain()
@@ -278,7 +278,7 @@ def test_after_flushall_the_ledger_reports_the_loss_and_goes_on(shop: Shop) -> N
     assert (shop.wallet().balance_minor, shop.faults()) == (-2, [])
 
 
-def test_a_chunk_that_vanished_from_the_stream_is_reported_as_lost(shop: Shop) -> None:
+def test_a_chunk_that_is_missing_in_the_stream_is_reported_as_lost(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.send(event(shop.customers[0]), event(shop.customers[0]))
     for shard in shop.buffer.shards:
@@ -355,7 +355,7 @@ def test_the_number_of_statements_does_not_grow_with_the_batch(shop: Shop) -> No
     assert large <= small
 
 
-def test_a_batch_that_killed_its_workers_is_halved_until_the_bad_chunk_is_alone(shop: Shop) -> None:
+def test_a_batch_that_kills_its_workers_is_halved_until_the_bad_chunk_is_alone(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "1"})
     for _ in range(8):
         shop.send(event(shop.customers[0]))
@@ -383,7 +383,7 @@ def test_a_chunk_that_kills_every_worker_ends_in_the_dead_letters(shop: Shop) ->
     assert (outcome.refused, shop.wallet().version, shop.buffer.backlog().busy) == (1, 0, ())
 
 
-def test_after_a_passing_database_error_the_head_is_still_there(shop: Shop) -> None:
+def test_a_temporary_database_error_keeps_the_head(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.send(event(shop.customers[0]))
 
@@ -398,7 +398,7 @@ def test_after_a_passing_database_error_the_head_is_still_there(shop: Shop) -> N
     assert (outcome.posted, outcome.replayed, shop.wallet().balance_minor) == (1, 0, -1)
 
 
-def test_texts_with_backslashes_and_escapes_are_kept_as_they_were(shop: Shop) -> None:
+def test_texts_with_backslashes_and_escapes_are_stored_unchanged(shop: Shop) -> None:
     odd = {"path": "C:\\new\\table", "quote": '"', "tab": "a\tb", "line": "a\nb", "N": "\\N"}
     shop.meter(None)
     shop.send(event(shop.customers[0], odd, event_id="back\\slash"))
@@ -409,7 +409,7 @@ def test_texts_with_backslashes_and_escapes_are_kept_as_they_were(shop: Shop) ->
     assert (event_id, orjson.loads(str(metadata))) == ("back\\slash", odd)
 
 
-def test_a_dead_letter_that_is_refused_again_while_it_is_replayed_stays_visible(
+def test_a_dead_letter_that_is_refused_again_during_its_replay_stays_visible(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop.send(event("cus_nobody"))
@@ -499,7 +499,7 @@ def test_a_foreign_entry_does_not_block_its_shard(shop: Shop, fields: Fields) ->
     assert (outcome.posted, shop.buffer.backlog().busy) == (1, ())
 
 
-def test_only_the_events_of_a_wallet_that_would_leave_its_range_are_refused(shop: Shop) -> None:
+def test_only_events_that_would_exceed_the_range_of_their_wallet_are_refused(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "99999"})
     with shop.sessions.transaction() as conn:
         other = shop.add_customer(conn)

@@ -19,9 +19,9 @@ from metering.ids import ProviderEventNumber
 from metering.payment.inbox import EventFilter, ProviderEvent, page_of_events
 from metering.purchase.purchases import NewPurchase, order_purchase
 from metering.rate_card.cards import RateCards
-from support.checkout_driver import Till
+from support.checkout_driver import CheckoutDriver
 from support.edge import Api
-from support.provider_counter import Till as Counter
+from support.provider_driver import ProviderDriver
 from support.providers import Stripe
 from support.sqlstates import DATA, LOST, Injection, all_classes, injected
 from support.tenant import CURRENCIES, Shop, event
@@ -101,53 +101,53 @@ def test_a_drain(shop: Shop, trials: Trials) -> None:
 
 
 def test_an_event_of_a_provider(shop: Shop, trials: Trials) -> None:
-    till = Counter.open(shop, Stripe(), credit=7)
+    driver = ProviderDriver.open(shop, Stripe(), credit=7)
     credited = 0
     for sqlstate, at in trials:
-        order_again(till)
-        number = till.receive(till.paid())
-        trials.fail(sqlstate, at, partial(till.process, number))
-        found = event_of(till, number)
-        till.sweep()
+        order_again(driver)
+        number = driver.receive(driver.paid())
+        trials.fail(sqlstate, at, partial(driver.process, number))
+        found = event_of(driver, number)
+        driver.sweep()
         credited += 7
 
         if found.status == "received":
             assert is_of_data(sqlstate) or found.attempts == 0, (sqlstate, at)
-        assert till.purchase().status == "settled", (sqlstate, at)
+        assert driver.purchase().status == "settled", (sqlstate, at)
         assert shop.wallet().balance_minor == credited, (sqlstate, at)
 
     assert shop.faults() == []
 
 
-def order_again(till: Counter) -> None:
+def order_again(driver: ProviderDriver) -> None:
     """Let the next payment be for a new purchase."""
-    shop = till.shop
+    shop = driver.shop
     new = NewPurchase.model_validate({"currency": "USD", "price": 1000, "credit": 7})
     with shop.sessions.transaction() as conn:
         bought = order_purchase(conn, shop.business_id, shop.customers[0], new)
-    till.purchase_id, till.payment_id = bought.purchase_id, f"pi_{bought.purchase_id}"
+    driver.purchase_id, driver.payment_id = bought.purchase_id, f"pi_{bought.purchase_id}"
 
 
-def event_of(till: Counter, number: ProviderEventNumber | None) -> ProviderEvent:
-    with till.shop.sessions.transaction() as conn:
-        newest = page_of_events(conn, till.shop.business_id, EventFilter(), page=1)
+def event_of(driver: ProviderDriver, number: ProviderEventNumber | None) -> ProviderEvent:
+    with driver.shop.sessions.transaction() as conn:
+        newest = page_of_events(conn, driver.shop.business_id, EventFilter(), page=1)
     assert [each.event_number for each in newest] == [number]
     return newest[0]
 
 
 def test_a_charge(shop: Shop, trials: Trials) -> None:
-    till = Till(shop)
-    package = till.package(price=500)
+    driver = CheckoutDriver(shop)
+    package = driver.package(price=500)
     for charges, (sqlstate, at) in enumerate(trials, start=1):
         low = 500 * charges - 499
-        till.rule(threshold=low, package_id=package, day_cap=10**6, month_cap=10**6)
-        (charge_id,) = till.start()
-        trials.fail(sqlstate, at, partial(till.run, charge_id))
-        till.run(charge_id)
-        till.run(charge_id)
+        driver.rule(threshold=low, package_id=package, day_cap=10**6, month_cap=10**6)
+        (charge_id,) = driver.start()
+        trials.fail(sqlstate, at, partial(driver.run, charge_id))
+        driver.run(charge_id)
+        driver.run(charge_id)
 
-        assert till.charge(charge_id).status == "succeeded", (sqlstate, at)
-        assert till.provider.charged() == [500] * charges, (sqlstate, at)
+        assert driver.charge(charge_id).status == "succeeded", (sqlstate, at)
+        assert driver.provider.charged() == [500] * charges, (sqlstate, at)
         assert shop.wallet().balance_minor == 500 * charges, (sqlstate, at)
 
     assert shop.faults() == []

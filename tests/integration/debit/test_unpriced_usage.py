@@ -108,7 +108,7 @@ def test_usage_without_a_meter_waits_and_is_charged_after_a_meter_is_made(
     assert (replayed.code, shop.charged(), refusals(client)) == (0, 15, [])
 
 
-def test_readme_s_order_price_now_import_yesterday_charges_yesterday(
+def test_a_first_price_made_today_charges_imported_usage_of_yesterday(
     gullak: Gullak, shop: Shop, tmp_path: Path
 ) -> None:
     meter = gullak(
@@ -128,7 +128,7 @@ def test_readme_s_order_price_now_import_yesterday_charges_yesterday(
 @pytest.mark.parametrize(
     ("start", "is_charged"), [(None, False), ("now", False), ("beginning", True)]
 )
-def test_a_price_after_the_first_begins_now_by_default(
+def test_a_later_price_begins_now_by_default(
     client: httpx.Client, shop: Shop, start: str | None, *, is_charged: bool
 ) -> None:
     meter = shop.meter("tokens", {"USD": "2"}, effective_from=JUST_NOW)
@@ -141,7 +141,7 @@ def test_a_price_after_the_first_begins_now_by_default(
     assert (shop.drain().posted == 1) == is_charged
 
 
-def test_the_first_price_in_each_currency_is_from_the_beginning(
+def test_the_first_price_in_each_currency_holds_from_the_beginning(
     client: httpx.Client, shop: Shop
 ) -> None:
     meter = shop.meter("tokens", {"USD": "2"}, effective_from=JUST_NOW)
@@ -181,7 +181,7 @@ def test_the_policy_is_shown_and_set_by_the_command(gullak: Gullak, shop: Shop) 
 
 
 def test_a_running_drain_follows_a_new_policy_from_its_next_batch(shop: Shop) -> None:
-    """The worker compiles its rate card again, as after a change of a price."""
+    """The worker compiles its rate card again, as after a price change."""
     drain = Drain(shop.sessions.transaction, shop.buffer, RateCards(CURRENCIES), 100)
     counts = []
     for policy in POLICIES:
@@ -193,7 +193,7 @@ def test_a_running_drain_follows_a_new_policy_from_its_next_batch(shop: Shop) ->
     assert counts == [0, 1]
 
 
-def test_usage_kept_before_its_first_price_is_counted(shop: Shop) -> None:
+def test_free_usage_from_before_its_first_price_is_counted(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "2"}, effective_from=JUST_NOW)
     choose(shop, "keep_free")
     shop.send(event(shop.customers[0], {"tokens": 3}, at=to_wire(YESTERDAY)))
@@ -297,7 +297,7 @@ def test_the_notice_is_written_for_each_endpoint_in_the_transaction_of_the_batch
     assert shop.rows("SELECT count(*) FROM webhook_deliveries") == [(1,)]
 
 
-def test_an_upgrade_refuses_nothing_that_was_free(empty_database_url: str) -> None:
+def test_an_upgrade_does_not_refuse_usage_that_was_free(empty_database_url: str) -> None:
     engine = make_engine(settings_from({"DATABASE_URL": empty_database_url}))
     insert = text("INSERT INTO businesses (business_id, name) VALUES (:id, :id)")
     with engine.begin() as conn, _scripts() as config:
@@ -314,7 +314,7 @@ def test_an_upgrade_refuses_nothing_that_was_free(empty_database_url: str) -> No
     assert policies == [("bus_new", "refuse"), ("bus_old", "keep_free")]
 
 
-def test_the_cache_drops_the_card_that_was_not_used_for_longest(shop: Shop) -> None:
+def test_the_cache_drops_the_least_recently_used_card(shop: Shop) -> None:
     shops = [shop, *(Shop.open(shop.sessions, shop.buffer, name=name) for name in ("B", "C"))]
     cards = RateCards(CURRENCIES, kept_max=2)
 

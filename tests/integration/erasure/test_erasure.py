@@ -1,4 +1,4 @@
-"""A person is erased: nothing of it stands in the database, and all of the money is as it was."""
+"""The data of an erased person leaves the database, and the money stays unchanged."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import pytest
 from metering.ledger.customers import CustomerChange, update_customer
 from support.command import Gullak
 from support.edge import Api
-from support.provider_counter import Till
+from support.provider_driver import ProviderDriver
 from support.providers import Stripe
 from support.tenant import CURRENCIES, Shop, event
 from worker.settings import Settings
@@ -19,18 +19,18 @@ PAGE = Path(__file__).parents[3] / "docs" / "operating.md"
 
 
 @pytest.fixture
-def till(shop: Shop) -> Till:
-    """A customer who has paid, and of whom something stands wherever it can."""
+def driver(shop: Shop) -> ProviderDriver:
+    """A customer who has paid, with personal data in every place that can hold some."""
     email, name, phone, address = SECRETS
     change = {"email": email, "name": name, "phone_number": phone, "metadata": {"home": address}}
     with shop.sessions.transaction() as conn:
         update_customer(
             conn, shop.business_id, shop.customers[0], CustomerChange(**change), CURRENCIES
         )
-    opened = Till.open(shop, Stripe())
+    opened = ProviderDriver.open(shop, Stripe())
     paid = opened.paid()
     paid["data"]["object"]["receipt_email"] = email
-    assert opened.say(paid) == ["applied"]
+    assert opened.report(paid) == ["applied"]
     shop.meter()
     shop.send(event(shop.customers[0], {"tokens": "no number", "who": name}))
     shop.drain()
@@ -70,8 +70,10 @@ def gullak(
 
 
 @pytest.fixture(params=["command", "http"])
-def erase(request: pytest.FixtureRequest, till: Till, gullak: Gullak, api: Api) -> Erase:
-    (customer,) = till.shop.customers
+def erase(
+    request: pytest.FixtureRequest, driver: ProviderDriver, gullak: Gullak, api: Api
+) -> Erase:
+    (customer,) = driver.shop.customers
 
     def by_command() -> dict[str, object]:
         done = gullak("customer", "erase", customer, "--json")
@@ -87,8 +89,10 @@ def erase(request: pytest.FixtureRequest, till: Till, gullak: Gullak, api: Api) 
     return by_command if request.param == "command" else by_http
 
 
-def test_nothing_of_a_person_is_left_and_the_ledger_is_as_it_was(till: Till, erase: Erase) -> None:
-    shop, before = till.shop, ledger(till.shop)
+def test_an_erasure_removes_all_personal_data_and_does_not_change_the_ledger(
+    driver: ProviderDriver, erase: Erase
+) -> None:
+    shop, before = driver.shop, ledger(driver.shop)
     assert all(secret in everything(shop) for secret in SECRETS)
     replay_refused(shop)
 
@@ -103,46 +107,48 @@ def test_nothing_of_a_person_is_left_and_the_ledger_is_as_it_was(till: Till, era
     assert shop.faults() == []
 
 
-def test_what_waits_for_a_decision_is_kept_and_counted(till: Till, erase: Erase) -> None:
-    till.shop.run("UPDATE provider_events SET status = 'parked'")
+def test_an_erasure_keeps_and_counts_items_that_wait_for_a_decision(
+    driver: ProviderDriver, erase: Erase
+) -> None:
+    driver.shop.run("UPDATE provider_events SET status = 'parked'")
 
     erased = erase()
 
     assert (erased["bodies_waiting"], erased["refused_waiting"]) == (1, 1)
     assert not erased["is_complete"]
-    replay_refused(till.shop)
-    till.shop.run("UPDATE provider_events SET status = 'applied'")
+    replay_refused(driver.shop)
+    driver.shop.run("UPDATE provider_events SET status = 'applied'")
     assert erase()["is_complete"]
 
 
-def test_an_event_that_is_refused_once_more_can_be_sent_again_after_an_erasure(
-    till: Till, erase: Erase
+def test_an_event_that_is_refused_again_can_be_replayed_after_an_erasure(
+    driver: ProviderDriver, erase: Erase
 ) -> None:
-    again = json.loads(str(till.shop.rows("SELECT payload::text FROM refused_events")[0][0]))
-    replay_refused(till.shop)
+    again = json.loads(str(driver.shop.rows("SELECT payload::text FROM refused_events")[0][0]))
+    replay_refused(driver.shop)
     erase()
 
-    till.shop.send(event(again[1], again[4], event_id=again[0], at=again[3]))
-    till.shop.drain()
+    driver.shop.send(event(again[1], again[4], event_id=again[0], at=again[3]))
+    driver.shop.drain()
 
-    ((payload,),) = till.shop.rows(
+    ((payload,),) = driver.shop.rows(
         "SELECT payload::text FROM refused_events WHERE replayed_at IS NULL"
     )
     assert json.loads(str(payload))[:5] == again[:5]
 
 
-def test_another_business_erases_nobody(till: Till, api: Api) -> None:
-    other = Shop.open(till.shop.sessions, till.shop.buffer, name="Other")
+def test_another_business_cannot_erase_a_customer(driver: ProviderDriver, api: Api) -> None:
+    other = Shop.open(driver.shop.sessions, driver.shop.buffer, name="Other")
 
     with api.client(api.key_for(business_id=other.business_id)) as client:
-        answer = client.delete(f"/customers/{till.shop.customers[0]}/personal-data")
+        answer = client.delete(f"/customers/{driver.shop.customers[0]}/personal-data")
 
     assert answer.status_code == 404
-    assert all(secret in everything(till.shop) for secret in SECRETS)
+    assert all(secret in everything(driver.shop) for secret in SECRETS)
 
 
-def test_the_page_names_every_column_that_may_hold_what_a_person_wrote(shop: Shop) -> None:
-    """A new free text or JSON column has to be judged: erased, or told of on the page."""
+def test_the_page_names_every_column_that_may_hold_personal_data(shop: Shop) -> None:
+    """For a new text or JSON column, decide: it is erased, or the page names it."""
     page = PAGE.read_text()
     holders = shop.rows(
         "SELECT DISTINCT table_name FROM information_schema.columns WHERE table_schema = 'public'"

@@ -24,11 +24,11 @@ elements = {
     max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_what_is_given_comes_back(sessions: Sessions, kind: str, data: st.DataObject) -> None:
+def test_an_array_comes_back_unchanged(sessions: Sessions, kind: str, data: st.DataObject) -> None:
     values: list[Any] = data.draw(st.lists(elements[kind], max_size=5))
 
     with sessions.transaction() as conn:
-        asked = text(f"SELECT CAST(:values AS {kind}[])")
-        found = conn.execute(asked, {"values": array(values)}).scalar_one()
+        query = text(f"SELECT CAST(:values AS {kind}[])")
+        found = conn.execute(query, {"values": array(values)}).scalar_one()
 
     assert found == values

@@ -1,4 +1,4 @@
-"""A credit by hand says until when it counts, where it came from, and when it is burned."""
+"""A credit by hand has terms: its expiry, its source and its priority."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -39,9 +39,9 @@ def request(**changes: object) -> ManualEntry:
     )
 
 
-def entered(shop: Shop, asked: ManualEntry) -> Entered:
+def entered(shop: Shop, entry_request: ManualEntry) -> Entered:
     with shop.sessions.transaction() as conn:
-        return enter(conn, shop.business_id, shop.customers[0], asked)
+        return enter(conn, shop.business_id, shop.customers[0], entry_request)
 
 
 def lot_of(shop: Shop, entry_id: str) -> tuple[Any, ...]:
@@ -52,19 +52,19 @@ def lot_of(shop: Shop, entry_id: str) -> tuple[Any, ...]:
     return row
 
 
-def test_what_is_given_is_what_the_lot_is_like(shop: Shop) -> None:
+def test_a_lot_has_the_given_terms(shop: Shop) -> None:
     made = entered(shop, request(**TERMS))
 
     assert lot_of(shop, made.entry_id) == (SOON, "promotional", 10, 7)
 
 
-def test_what_is_left_out_is_the_default(shop: Shop) -> None:
+def test_absent_terms_have_defaults(shop: Shop) -> None:
     made = entered(shop, request())
 
     assert lot_of(shop, made.entry_id) == (None, "manual", 50, None)
 
 
-def test_promotional_credit_is_burned_before_what_was_paid_for(shop: Shop) -> None:
+def test_promotional_credit_is_consumed_before_paid_credit(shop: Shop) -> None:
     paid, gift = (entered(shop, request(source=source)) for source in ("paid", "promotional"))
 
     shop.enter(100, debit=True)
@@ -78,7 +78,7 @@ def test_promotional_credit_is_burned_before_what_was_paid_for(shop: Shop) -> No
 
 
 @pytest.mark.parametrize("field", TERMS)
-def test_of_a_debit_there_are_no_terms(field: str) -> None:
+def test_a_debit_with_terms_is_refused(field: str) -> None:
     with pytest.raises(ValidationError) as refused:
         request(entry_type="debit", **{field: TERMS[field]})
 
@@ -118,27 +118,27 @@ def test_credit_that_has_expired_already_is_refused(shop: Shop) -> None:
     assert shop.wallet().version == 0
 
 
-def given_long_ago(shop: Shop, asked: ManualEntry) -> Entry:
-    """Write what `enter` wrote for a request when its credit had not expired yet."""
+def entered_long_ago(shop: Shop, entry_request: ManualEntry) -> Entry:
+    """Write the entry that `enter` wrote for a request before its credit expired."""
     posting = Posting(
         wallet_id=shop.wallet().wallet_id,
         kind="manual",
         is_credit=True,
-        amount_minor=asked.amount,
-        idempotency_key=asked.idempotency_key,
-        request_digest=_digest(shop.customers[0], asked, "manual"),
-        lot_terms=_lot_terms(asked),
+        amount_minor=entry_request.amount,
+        idempotency_key=entry_request.idempotency_key,
+        request_digest=_digest(shop.customers[0], entry_request, "manual"),
+        lot_terms=_lot_terms(entry_request),
     )
     with shop.sessions.transaction() as conn:
         (entry,) = post(conn, [posting])
     return entry
 
 
-def test_a_repetition_is_answered_though_the_credit_has_expired_meanwhile(shop: Shop) -> None:
-    asked = request(expires_at=LONG_AGO, idempotency_key="k")
-    first = given_long_ago(shop, asked)
+def test_a_repeated_request_is_answered_after_its_credit_has_expired(shop: Shop) -> None:
+    entry_request = request(expires_at=LONG_AGO, idempotency_key="k")
+    first = entered_long_ago(shop, entry_request)
 
-    again = entered(shop, asked)
+    again = entered(shop, entry_request)
 
     assert (again.entry_id, again.replayed) == (first.entry_id, True)
 
@@ -151,7 +151,7 @@ def test_a_key_with_other_terms_is_a_conflict(shop: Shop, field: str) -> None:
         entered(shop, request(idempotency_key="k", **{field: TERMS[field]}))
 
 
-def test_one_moment_in_two_zones_is_the_same_content(shop: Shop) -> None:
+def test_equal_times_in_two_zones_are_the_same_content(shop: Shop) -> None:
     first = entered(shop, request(idempotency_key="k", expires_at=SOON))
     elsewhere = SOON.isoformat().replace("+00:00", "Z")
 
@@ -159,14 +159,17 @@ def test_one_moment_in_two_zones_is_the_same_content(shop: Shop) -> None:
     assert not first.replayed
 
 
-def test_a_key_from_before_there_were_terms_still_knows_its_content() -> None:
-    """The digest is the one that the release before lots has written for this request."""
-    asked = request(amount=1, idempotency_key="k", reason="r", metadata={"b": 1, "a": True})
+def test_a_key_from_before_there_were_terms_still_matches_its_content() -> None:
+    """The release before lots wrote this digest for this request."""
+    entry_request = request(amount=1, idempotency_key="k", reason="r", metadata={"b": 1, "a": True})
 
-    assert _digest(CustomerId("cus"), asked, "manual").hex() == "5e1870f6dcbd3a24729ecb3965c3f593"
+    assert (
+        _digest(CustomerId("cus"), entry_request, "manual").hex()
+        == "5e1870f6dcbd3a24729ecb3965c3f593"
+    )
 
 
-def test_over_http_terms_are_taken_and_those_of_a_debit_named(
+def test_over_http_a_credit_has_terms_and_terms_of_a_debit_are_refused_by_name(
     client: httpx.Client, shop: Shop
 ) -> None:
     path = f"/customers/{shop.customers[0]}/wallets/ledger-entries"
@@ -181,11 +184,11 @@ def test_over_http_terms_are_taken_and_those_of_a_debit_named(
     assert shop.wallet().version == 1
 
 
-def test_over_http_credit_that_has_expired_is_refused_but_its_key_is_answered(
+def test_over_http_expired_credit_is_refused_but_a_repeated_key_is_answered(
     client: httpx.Client, shop: Shop
 ) -> None:
     path = f"/customers/{shop.customers[0]}/wallets/ledger-entries"
-    given_long_ago(shop, request(expires_at=LONG_AGO, idempotency_key="k"))
+    entered_long_ago(shop, request(expires_at=LONG_AGO, idempotency_key="k"))
     credit = {
         "amount": 100,
         "currency": "USD",

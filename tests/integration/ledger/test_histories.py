@@ -1,4 +1,4 @@
-"""Random histories of purchases, refunds, disputes, usage and expiry beside a plain model.
+"""Random histories of purchases, refunds, disputes, usage and expiry against a plain model.
 
 More of them: `pytest tests/integration/ledger/test_histories.py --histories 5000`.
 """
@@ -13,7 +13,7 @@ STEPS = 10
 
 
 @pytest.mark.parametrize("stops_at_zero", [False, True])
-def test_any_history_ends_as_the_plain_model_says(
+def test_every_history_agrees_with_the_plain_model(
     shop: Shop, pytestconfig: pytest.Config, *, stops_at_zero: bool
 ) -> None:
     count = pytestconfig.getoption("--histories") or of_tier(20, 60)

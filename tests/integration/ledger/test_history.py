@@ -53,7 +53,7 @@ def test_the_pages_together_are_the_whole_history_newest_first(shop: Shop, page:
     assert seen == list(range(250, 0, -1))
 
 
-def test_entries_written_between_two_pages_move_nothing(shop: Shop) -> None:
+def test_entries_written_between_two_pages_do_not_shift_the_pages(shop: Shop) -> None:
     wallet_id = add(shop, 250)
     seen: list[int] = []
 
@@ -66,7 +66,7 @@ def test_entries_written_between_two_pages_move_nothing(shop: Shop) -> None:
     assert seen == list(range(250, 0, -1))
 
 
-def test_a_page_shows_one_wallet_only(shop: Shop) -> None:
+def test_a_page_shows_only_one_wallet(shop: Shop) -> None:
     add(shop, 3, "INR")
     wallet_id = add(shop, 2, "USD")
 
@@ -77,19 +77,19 @@ def test_a_wallet_without_entries_has_an_empty_history(shop: Shop) -> None:
     assert page_of(shop, shop.wallet().wallet_id, 10) == []
 
 
-def test_past_the_oldest_entry_there_is_nothing(shop: Shop) -> None:
+def test_a_page_after_the_oldest_entry_is_empty(shop: Shop) -> None:
     wallet_id = add(shop, 3)
 
     assert page_of(shop, wallet_id, 10, before_version=1) == []
 
 
-@pytest.mark.parametrize(("asked", "given"), [(0, 1), (-5, 1), (1, 1), (10**9, PAGE_ENTRIES_MAX)])
+@pytest.mark.parametrize(("size", "entries"), [(0, 1), (-5, 1), (1, 1), (10**9, PAGE_ENTRIES_MAX)])
 def test_a_page_has_at_least_one_and_at_most_a_thousand_entries(
-    shop: Shop, asked: int, given: int
+    shop: Shop, size: int, entries: int
 ) -> None:
     wallet_id = add(shop, PAGE_ENTRIES_MAX + 1)
 
-    assert len(page_of(shop, wallet_id, asked)) == given
+    assert len(page_of(shop, wallet_id, size)) == entries
 
 
 def test_an_entry_is_read_as_it_was_written(shop: Shop) -> None:

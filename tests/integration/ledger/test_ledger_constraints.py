@@ -22,7 +22,7 @@ REFERRED_TO = "23001 23503"  # since Postgres 18, and before
 
 @pytest.fixture(scope="module")
 def shop(servers: Any) -> Iterator[Shop]:
-    """A business of two customers; nothing below changes it, because every write is refused.
+    """A business with two customers. The tests share it, because every write is refused.
 
     USD of the first: a credit of 100 (key `first`). INR: usage, remainder 0.5, then a purchase.
     """
@@ -54,7 +54,7 @@ def _furnished(sessions: Sessions, buffer: UsageBuffer) -> Shop:
 def refusal(
     shop: Shop, statement: str, values: Mapping[str, object] | Sequence[object] | None = None
 ) -> str | None:
-    """Write and commit; return the SQLSTATE of the refusal, None if it was taken."""
+    """Write and commit; return the SQLSTATE of the refusal. Returns None if the write succeeded."""
     try:
         with shop.sessions.transaction() as conn:
             driver(conn).execute(statement.encode(), values)
@@ -69,7 +69,7 @@ def insert(table: str, row: Mapping[str, object]) -> str:
 
 
 def state_of(shop: Shop) -> list[object]:
-    """What no refused write may change."""
+    """The state that no refused write may change."""
     return [
         shop.rows("SELECT wallet_id, balance_minor, version FROM wallets ORDER BY wallet_id"),
         shop.rows("SELECT entry_id, after_minor FROM ledger_entries ORDER BY entry_id"),
@@ -126,7 +126,7 @@ def usage_entry(shop: Shop, **changes: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("entry", [next_entry, usage_entry])
-def test_the_row_that_the_bad_ones_are_made_from_is_good(shop: Shop, entry: Any) -> None:
+def test_the_row_before_its_damage_is_valid(shop: Shop, entry: Any) -> None:
     row = entry(shop)
 
     with shop.sessions.transaction() as conn:
@@ -149,7 +149,7 @@ def test_the_row_that_the_bad_ones_are_made_from_is_good(shop: Shop, entry: Any)
         ),
     ],
 )
-def test_an_entry_is_for_ever(shop: Shop, statement: str) -> None:
+def test_an_entry_cannot_be_changed_or_deleted(shop: Shop, statement: str) -> None:
     before = state_of(shop)
 
     assert refusal(shop, statement) == RESTRICT
@@ -230,7 +230,7 @@ def test_a_purchase_is_credited_once(shop: Shop) -> None:
     assert refusal(shop, insert("ledger_entries", row), row) == UNIQUE
 
 
-def test_a_copy_is_checked_as_an_insert_is(shop: Shop) -> None:
+def test_a_copy_is_checked_like_an_insert(shop: Shop) -> None:
     row = {**next_entry(shop, version=3), "chain": "\\x" + "01" * 32}
     statement = f"COPY ledger_entries ({', '.join(row)}) FROM STDIN"
 

@@ -1,7 +1,7 @@
-"""Random histories of one business on real Postgres and Redis, beside a plain model of them.
+"""Random histories of one business on real Postgres and Redis, against a plain model.
 
 Everything here happens one after the other, so that a failing history can be replayed and
-shortened; what happens at once is tested elsewhere.
+shortened. Other tests cover concurrency.
 """
 
 from collections import Counter
@@ -50,14 +50,14 @@ class KilledError(Exception):
 
 @dataclass
 class ModelWallet:
-    """What a wallet ought to be: exact cost and entries in plain fractions."""
+    """The expected state of a wallet: exact cost and entries in plain fractions."""
 
     balance: int = 0
     remainder: Fraction = Fraction(0)
     version: int = 0
     bands: dict[int, int] = field(default_factory=dict)
     low: set[int] = field(default_factory=set)
-    told: list[tuple[str, int]] = field(default_factory=list)
+    crossings: list[tuple[str, int]] = field(default_factory=list)
 
     def move(self, amount: int) -> None:
         self.balance += amount
@@ -68,14 +68,14 @@ class ModelWallet:
         self.move(-int(whole))
 
     def look(self) -> None:
-        """Tell of crossings, the highest threshold first, as each transaction does at its end."""
+        """Note crossings, the highest threshold first, as each transaction does at its end."""
         for threshold in sorted(self.bands, reverse=True):
             if threshold not in self.low and self.balance <= threshold:
                 self.low.add(threshold)
-                self.told.append(("low", threshold))
+                self.crossings.append(("low", threshold))
             elif threshold in self.low and self.balance >= self.bands[threshold]:
                 self.low.remove(threshold)
-                self.told.append(("recovered", threshold))
+                self.crossings.append(("recovered", threshold))
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -107,7 +107,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.wallet_ids = {purse: self.shop.wallet(*purse).wallet_id for purse in self.wallets}
 
     def _enter(self, purse: Purse, amount: int, key: str) -> bool:
-        """Ask for an entry; return whether it was made before. `amount` < 0: a debit."""
+        """Request an entry; return whether it was a repetition. A negative `amount` is a debit."""
         customer, currency = purse
         return self.shop.enter(
             abs(amount), debit=amount < 0, currency=currency, customer=customer, key=key
@@ -251,7 +251,12 @@ class LedgerMachine(RuleBasedStateMachine):
             for wallet_id, balance, remainder, version, alerts in rows
         }
         assert found == {
-            self.wallet_ids[purse]: (model.balance, model.remainder, model.version, len(model.told))
+            self.wallet_ids[purse]: (
+                model.balance,
+                model.remainder,
+                model.version,
+                len(model.crossings),
+            )
             for purse, model in self.wallets.items()
         }
 
@@ -269,12 +274,12 @@ class LedgerMachine(RuleBasedStateMachine):
         assert found == Counter(
             (self.wallet_ids[purse], kind, threshold)
             for purse, model in self.wallets.items()
-            for kind, threshold in model.told
+            for kind, threshold in model.crossings
         )
         assert self.shop.faults() == []
 
 
-def test_any_history_ends_as_the_model_says(sessions: Sessions, buffer: UsageBuffer) -> None:
+def test_every_history_agrees_with_the_model(sessions: Sessions, buffer: UsageBuffer) -> None:
     run_state_machine_as_test(
         lambda: LedgerMachine(sessions, buffer),  # type: ignore[arg-type]  # takes any factory
         settings=settings(

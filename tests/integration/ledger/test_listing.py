@@ -35,7 +35,7 @@ def long_list(module_shop: Shop) -> list[Entry]:
 
 
 class Line(NamedTuple):
-    """An entry to be written so many microseconds after START."""
+    """An entry with a time in microseconds after START."""
 
     moment: int
     currency: str = "USD"
@@ -120,7 +120,7 @@ def by_number(shop: Shop, wanted: EntryFilter, page: int) -> list[EntryId]:
 
 @pytest.mark.parametrize("page", [1, 7, 50, 100])
 @pytest.mark.parametrize("currency", [None, "USD"])
-def test_pages_by_number_and_by_cursor_together_are_all_entries_newest_first(
+def test_pages_by_number_and_by_cursor_hold_all_entries_newest_first(
     shop: Shop, page: int, currency: str | None
 ) -> None:
     written = two_wallets(shop, 25)
@@ -143,7 +143,7 @@ def test_an_entry_is_listed_as_it_was_written(shop: Shop) -> None:
     assert listed(shop) == written
 
 
-def test_usage_below_a_minor_unit_is_listed_like_all_else(shop: Shop) -> None:
+def test_usage_below_a_minor_unit_is_listed_too(shop: Shop) -> None:
     shop.meter()
     shop.send(usage_event(shop.customers[0], {"tokens": 1}))
     shop.drain()
@@ -158,7 +158,7 @@ def test_a_customer_without_entries_has_an_empty_list(shop: Shop) -> None:
     assert listed(shop, EntryFilter(created_at_gte=START, created_at_lte=START)) == []
 
 
-def test_past_the_oldest_entry_there_is_nothing(shop: Shop) -> None:
+def test_a_page_after_the_oldest_entry_is_empty(shop: Shop) -> None:
     written = two_wallets(shop, 3)
 
     assert listed(shop, offset=6) == []
@@ -167,7 +167,7 @@ def test_past_the_oldest_entry_there_is_nothing(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("currency", [None, "INR"])
-def test_entries_added_between_two_pages_move_nothing_behind_a_cursor(
+def test_entries_added_between_two_pages_do_not_shift_a_cursor(
     shop: Shop, currency: str | None
 ) -> None:
     written = two_wallets(shop, 10)
@@ -183,7 +183,7 @@ def test_entries_added_between_two_pages_move_nothing_behind_a_cursor(
     assert seen == expected
 
 
-def test_a_page_deep_in_one_wallet_is_where_counting_leads(
+def test_a_page_deep_in_one_wallet_has_the_right_entries(
     module_shop: Shop, long_list: list[Entry]
 ) -> None:
     usd = ids([entry for entry in long_list if entry.currency == "USD"])
@@ -194,13 +194,13 @@ def test_a_page_deep_in_one_wallet_is_where_counting_leads(
         assert ids(found) == usd[offset : offset + 10], offset
 
 
-def test_a_page_deep_in_two_wallets_is_where_counting_leads(shop: Shop) -> None:
+def test_a_page_deep_in_two_wallets_has_the_right_entries(shop: Shop) -> None:
     written = two_wallets(shop, 500)
 
     assert ids(listed(shop, page=10, offset=900)) == ids(written)[900:910]
 
 
-# --- whose --------------------------------------------------------------------------------------
+# --- access -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("customer_id", ["cus_none", ""])
@@ -221,7 +221,7 @@ def test_a_customer_of_another_business_is_not_found(shop: Shop) -> None:
         listed(other, customer_id=shop.customers[0])
 
 
-def test_a_list_shows_one_customer_only(shop: Shop) -> None:
+def test_a_list_shows_only_one_customer(shop: Shop) -> None:
     with shop.sessions.transaction() as conn:
         shop.add_customer(conn)
     shop.enter(5, customer=1)
@@ -229,7 +229,7 @@ def test_a_list_shows_one_customer_only(shop: Shop) -> None:
     assert listed(shop) == []
 
 
-def test_an_entry_of_another_customer_is_no_cursor(shop: Shop) -> None:
+def test_an_entry_of_another_customer_is_refused_as_a_cursor(shop: Shop) -> None:
     with shop.sessions.transaction() as conn:
         shop.add_customer(conn)
     entry = shop.enter(5, customer=1).entry_id
@@ -239,7 +239,7 @@ def test_an_entry_of_another_customer_is_no_cursor(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("after", ["ent_none", ""])
-def test_a_cursor_that_is_no_entry_is_not_found(shop: Shop, after: str) -> None:
+def test_a_cursor_that_is_not_an_entry_is_not_found(shop: Shop, after: str) -> None:
     with pytest.raises(NotFoundError):
         listed(shop, after=after)
 
@@ -266,7 +266,7 @@ def test_a_currency_without_a_wallet_is_refused(shop: Shop, currency: str) -> No
 @pytest.mark.parametrize("page", [1, 3, 100])
 @pytest.mark.parametrize("currency", [None, "USD"])
 @pytest.mark.parametrize("event_type", ["merchant_adjustment", "payment", "refund", "dispute"])
-def test_a_type_of_entry_is_found_whole(
+def test_a_type_filter_finds_all_entries_of_the_type(
     shop: Shop, page: int, currency: str | None, event_type: EventType
 ) -> None:
     types: list[EventType] = ["merchant_adjustment", "payment", "merchant_adjustment", "refund"]
@@ -300,7 +300,7 @@ def test_a_type_of_entry_is_found_whole(
     ("gte", "lte"),
     [(0, 9), (3, 6), (4, 4), (-5, 2), (7, 99), (-9, -1), (10, 99), (6, 3), (None, 4), (4, None)],
 )
-def test_both_bounds_of_the_time_belong_to_what_is_listed(
+def test_the_time_filter_includes_both_bounds(
     shop: Shop, currency: str | None, gte: int | None, lte: int | None
 ) -> None:
     written = two_wallets(shop, 10)
@@ -322,7 +322,7 @@ def test_both_bounds_of_the_time_belong_to_what_is_listed(
     assert by_cursor(shop, wanted, 3) == expected
 
 
-def test_a_bound_at_the_end_of_time_is_a_bound_like_others(shop: Shop) -> None:
+def test_a_bound_at_the_end_of_time_works(shop: Shop) -> None:
     written = two_wallets(shop, 2)
     first, last = (
         datetime(1, 1, 1, tzinfo=UTC),
@@ -354,7 +354,7 @@ FILTERS = [
 ]
 
 
-def test_no_list_walks_through_the_whole_ledger(module_shop: Shop, long_list: list[Entry]) -> None:
+def test_no_list_reads_the_whole_ledger(module_shop: Shop, long_list: list[Entry]) -> None:
     shop = module_shop
     seen: list[tuple[str, Any]] = []
 
@@ -376,7 +376,7 @@ def test_no_list_walks_through_the_whole_ledger(module_shop: Shop, long_list: li
         assert "Seq Scan on ledger_entries" not in plan, wanted
 
 
-def test_the_pages_of_a_long_list_follow_each_other_in_time(
+def test_the_pages_of_a_long_list_are_ordered_by_time(
     module_shop: Shop, long_list: list[Entry]
 ) -> None:
     found = listed(module_shop, page=1000, offset=1200)
@@ -385,7 +385,7 @@ def test_the_pages_of_a_long_list_follow_each_other_in_time(
     assert all(place(newer) > place(older) for newer, older in pairwise(found))
 
 
-def test_entries_of_one_moment_follow_each_other_as_they_were_written(shop: Shop) -> None:
+def test_entries_with_equal_times_keep_the_order_in_which_they_were_written(shop: Shop) -> None:
     written = newest_first(
         write(shop, *(Line(0, currency) for _ in range(4) for currency in ("USD", "INR")))
     )

@@ -1,4 +1,4 @@
-"""Lots, what paid for an entry, and refunds of debits, over HTTP."""
+"""Lots, allocations of entries, and refunds of debits, over HTTP."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -57,7 +57,7 @@ def answers(results: list[httpx.Response | Exception]) -> list[httpx.Response]:
 # --- overdraft ------------------------------------------------------------------------------------
 
 
-def test_a_wallet_may_be_overdrawn_as_far_as_was_said(client: httpx.Client, shop: Shop) -> None:
+def test_a_wallet_may_be_overdrawn_up_to_its_limit(client: httpx.Client, shop: Shop) -> None:
     debit = {"amount": 50, "currency": "USD", "entry_type": "debit"}
     refused = client.post(f"{wallets(shop)}/ledger-entries", json=debit)
 
@@ -72,7 +72,7 @@ def test_a_wallet_may_be_overdrawn_as_far_as_was_said(client: httpx.Client, shop
 
 
 @pytest.mark.parametrize("limit", [-1, 10**15 + 1, 1.5, "50", None])
-def test_a_limit_that_is_none_changes_nothing(
+def test_a_bad_limit_is_refused_and_changes_nothing(
     client: httpx.Client, shop: Shop, limit: object
 ) -> None:
     answer = client.put(f"{wallets(shop)}/USD/overdraft", json={"limit": limit})
@@ -81,7 +81,7 @@ def test_a_limit_that_is_none_changes_nothing(
     assert shop.wallet().overdraft_limit_minor == 0
 
 
-def test_a_wallet_that_is_not_there_has_no_limit(client: httpx.Client, shop: Shop) -> None:
+def test_a_limit_for_a_missing_wallet_is_refused(client: httpx.Client, shop: Shop) -> None:
     limit = {"limit": 50}
 
     assert client.put(f"{wallets(shop)}/EUR/overdraft", json=limit).status_code == 422
@@ -133,7 +133,7 @@ def test_the_newest_lot_is_first_and_pages_follow_each_other(
     assert [lot["amount"] for lot in lots(client, shop, **after)] == [1]
 
 
-def test_what_is_used_up_can_be_left_out_also_where_usage_took_the_last_of_it(
+def test_lots_that_are_used_up_can_be_left_out_also_after_usage(
     client: httpx.Client, shop: Shop
 ) -> None:
     shop.meter("tokens", {"USD": "1"})
@@ -162,7 +162,7 @@ def test_the_lots_of_one_currency_are_listed_alone(client: httpx.Client, shop: S
         (None, {"only_left": "perhaps"}, 422),
     ],
 )
-def test_lots_that_cannot_be_listed_say_why(
+def test_a_refused_list_of_lots_has_the_reason(
     client: httpx.Client, shop: Shop, customer: str | None, params: dict[str, str], status: int
 ) -> None:
     path = f"/customers/{customer or shop.customers[0]}/wallets/lots"
@@ -176,9 +176,7 @@ def test_lots_that_cannot_be_listed_say_why(
 # --- allocations ----------------------------------------------------------------------------------
 
 
-def test_the_lots_of_a_batch_of_usage_and_what_is_owed_are_told(
-    client: httpx.Client, shop: Shop
-) -> None:
+def test_the_allocations_of_usage_show_lots_and_debt(client: httpx.Client, shop: Shop) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.enter(100)
     shop.enter(50)
@@ -196,7 +194,7 @@ def test_the_lots_of_a_batch_of_usage_and_what_is_owed_are_told(
     }
 
 
-def test_a_credit_tells_the_lot_that_it_made(client: httpx.Client, shop: Shop) -> None:
+def test_the_allocations_of_a_credit_show_its_lot(client: httpx.Client, shop: Shop) -> None:
     shop.enter(100)
 
     found = allocations(client, shop, shop.entries()[0].entry_id)
@@ -223,7 +221,7 @@ def test_the_lots_of_an_entry_of_another_customer_are_not_found(
 # --- refunds --------------------------------------------------------------------------------------
 
 
-def test_a_refund_answers_with_the_wallet_and_tells_the_lot_that_it_filled(
+def test_a_refund_returns_the_wallet_and_its_allocations_show_the_lot(
     client: httpx.Client, shop: Shop
 ) -> None:
     shop.enter(100)
@@ -241,7 +239,7 @@ def test_a_refund_answers_with_the_wallet_and_tells_the_lot_that_it_filled(
     ]
 
 
-def test_a_refund_in_rupees_answers_with_that_wallet(client: httpx.Client, shop: Shop) -> None:
+def test_a_refund_in_rupees_returns_the_wallet_in_rupees(client: httpx.Client, shop: Shop) -> None:
     shop.enter(100, currency="INR")
     debit = shop.enter(60, debit=True, currency="INR").entry_id
 
@@ -250,7 +248,7 @@ def test_a_refund_in_rupees_answers_with_that_wallet(client: httpx.Client, shop:
     assert (answer.json()["currency"], answer.json()["balance"]) == ("INR", 100)
 
 
-def test_a_key_repeated_is_answered_and_one_with_other_content_refused_for_good(
+def test_a_repeated_key_is_answered_and_other_content_is_a_conflict_without_retry(
     client: httpx.Client, shop: Shop
 ) -> None:
     shop.enter(100)
@@ -269,12 +267,12 @@ def test_a_key_repeated_is_answered_and_one_with_other_content_refused_for_good(
     assert shop.wallet().balance_minor == 60
 
 
-def test_twenty_equal_refunds_at_once_are_one(client: httpx.Client, shop: Shop) -> None:
+def test_twenty_equal_refunds_at_once_make_one_entry(client: httpx.Client, shop: Shop) -> None:
     shop.enter(100)
     path = refunds(shop, shop.enter(60, debit=True).entry_id)
-    asked = {"amount": 30, "idempotency_key": "k"}
+    body = {"amount": 30, "idempotency_key": "k"}
 
-    got = answers(at_once(*[lambda: client.post(path, json=asked)] * 20))
+    got = answers(at_once(*[lambda: client.post(path, json=body)] * 20))
 
     assert {answer.status_code for answer in got} == {200}
     assert Counter("idempotent-replayed" in answer.headers for answer in got) == {
@@ -284,7 +282,7 @@ def test_twenty_equal_refunds_at_once_are_one(client: httpx.Client, shop: Shop) 
     assert (shop.wallet().balance_minor, shop.faults()) == (70, [])
 
 
-def test_twenty_refunds_of_all_that_is_left_at_once_give_it_back_once(
+def test_twenty_full_refunds_at_once_give_the_credit_back_once(
     client: httpx.Client, shop: Shop
 ) -> None:
     shop.enter(100)
@@ -336,7 +334,7 @@ def test_an_entry_that_does_not_exist_is_not_refunded(client: httpx.Client, shop
     assert client.post(refunds(shop, "ent_none"), json={}).status_code == 404
 
 
-def test_to_refund_takes_more_than_reading(api: Api, shop: Shop) -> None:
+def test_a_refund_needs_the_write_permission(api: Api, shop: Shop) -> None:
     shop.enter(100)
     debit = shop.enter(60, debit=True).entry_id
 

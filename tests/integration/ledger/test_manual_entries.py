@@ -1,4 +1,4 @@
-"""Credit and debit by hand: once per key, never beyond the balance, whoever else is at it."""
+"""Credit and debit by hand: once per key and never beyond the balance, also under concurrency."""
 
 import random
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from metering.ledger.manual import Entered, ManualEntry, enter
 from metering.ledger.post import post
 from metering.ledger.wallets import Overdraft, set_overdraft
 from metering.money import INT64_MAX
-from support.tenant import Shop, at_once, crowd, shared_database
+from support.tenant import Shop, at_once, pool_of, shared_database
 from support.tiers import of_tier
 from worker.session import Sessions
 
@@ -41,10 +41,10 @@ def request(**changes: object) -> ManualEntry:
 
 
 def entered(
-    shop: Shop, asked: ManualEntry, customer: int = 0, sessions: Sessions | None = None
+    shop: Shop, entry_request: ManualEntry, customer: int = 0, sessions: Sessions | None = None
 ) -> Entered:
     with (sessions or shop.sessions).transaction() as conn:
-        return enter(conn, shop.business_id, shop.customers[customer], asked)
+        return enter(conn, shop.business_id, shop.customers[customer], entry_request)
 
 
 def balances(shop: Shop) -> list[tuple[Any, ...]]:
@@ -63,7 +63,7 @@ def two(sessions: Sessions, buffer: UsageBuffer) -> Shop:
     return Shop.open(sessions, buffer, customers=2)
 
 
-def test_a_credit_and_a_debit_move_the_balance_and_say_why(shop: Shop) -> None:
+def test_a_credit_and_a_debit_move_the_balance_and_keep_their_reason(shop: Shop) -> None:
     shop.enter(100, reason="welcome")
     shop.enter(30, debit=True, reason="misuse")
 
@@ -82,7 +82,7 @@ def test_each_currency_has_a_balance_of_its_own(shop: Shop) -> None:
     assert found == [100, 900]
 
 
-def test_what_was_given_is_kept_as_it_was(shop: Shop) -> None:
+def test_the_fields_of_an_entry_are_stored_unchanged(shop: Shop) -> None:
     odd = "tab\t, line\n, \\N, back\\slash, \u20b9, \U0001f680"
     entered(
         shop,
@@ -102,14 +102,14 @@ def test_the_same_request_again_is_answered_with_the_first_entry(shop: Shop) -> 
     assert shop.wallet().balance_minor == 100
 
 
-def test_a_repetition_is_answered_though_the_balance_no_longer_covers_it(shop: Shop) -> None:
+def test_a_repeated_debit_is_answered_though_the_balance_no_longer_covers_it(shop: Shop) -> None:
     shop.enter(100)
     first = shop.enter(100, debit=True, key="k")
 
     assert shop.enter(100, debit=True, key="k").entry_id == first.entry_id
 
 
-def test_a_debit_that_was_refused_may_be_tried_again_under_its_key(shop: Shop) -> None:
+def test_a_refused_debit_may_be_tried_again_with_its_key(shop: Shop) -> None:
     with pytest.raises(InsufficientFundsError):
         shop.enter(100, debit=True, key="k")
     shop.enter(100)
@@ -117,7 +117,7 @@ def test_a_debit_that_was_refused_may_be_tried_again_under_its_key(shop: Shop) -
     assert not shop.enter(100, debit=True, key="k").replayed
 
 
-def test_without_a_key_every_request_is_an_entry(shop: Shop) -> None:
+def test_without_a_key_every_request_makes_an_entry(shop: Shop) -> None:
     shop.enter(100)
     shop.enter(100)
 
@@ -163,11 +163,11 @@ def test_two_businesses_may_use_the_same_key(sessions: Sessions, buffer: UsageBu
     assert found == [False, False]
 
 
-def test_of_fifty_at_once_with_one_key_one_writes_and_the_others_see_it(shop: Shop) -> None:
-    asked = request(idempotency_key="k")
+def test_fifty_requests_at_once_with_one_key_write_one_entry(shop: Shop) -> None:
+    entry_request = request(idempotency_key="k")
 
-    with crowd(shop.sessions, 50) as many:
-        found = at_once(*[lambda: entered(shop, asked, sessions=many)] * 50)
+    with pool_of(shop.sessions, 50) as many:
+        found = at_once(*[lambda: entered(shop, entry_request, sessions=many)] * 50)
 
     answers = [each for each in found if isinstance(each, Entered)]
     assert len(answers) == 50, found
@@ -176,21 +176,21 @@ def test_of_fifty_at_once_with_one_key_one_writes_and_the_others_see_it(shop: Sh
     assert (shop.wallet().balance_minor, shop.faults()) == (100, [])
 
 
-def test_of_two_wallets_at_once_with_one_key_one_writes_and_the_other_is_in_conflict(
+def test_one_key_for_two_wallets_at_once_writes_one_entry_and_one_conflicts(
     two: Shop,
 ) -> None:
-    asked = request(idempotency_key="k")
+    entry_request = request(idempotency_key="k")
 
     found = at_once(
-        lambda: entered(two, asked, 0),
-        lambda: entered(two, asked, 1),
+        lambda: entered(two, entry_request, 0),
+        lambda: entered(two, entry_request, 1),
     )
 
     assert sorted(type(each).__name__ for each in found) == ["Entered", "IdempotencyConflictError"]
     assert sum(balance for balance, _version in balances(two)) == 100
 
 
-def test_a_debit_takes_the_last_cent_and_no_more(shop: Shop) -> None:
+def test_a_debit_may_take_the_last_cent_but_no_more(shop: Shop) -> None:
     shop.enter(100)
     shop.enter(100, debit=True)
 
@@ -200,7 +200,7 @@ def test_a_debit_takes_the_last_cent_and_no_more(shop: Shop) -> None:
     assert (shop.wallet().balance_minor, shop.wallet().version) == (0, 2)
 
 
-def test_of_two_debits_at_once_for_the_last_cent_one_wins(shop: Shop) -> None:
+def test_only_one_of_two_debits_at_once_gets_the_last_cent(shop: Shop) -> None:
     shop.enter(1)
 
     found = at_once(*[lambda: shop.enter(1, debit=True)] * 2)
@@ -209,7 +209,7 @@ def test_of_two_debits_at_once_for_the_last_cent_one_wins(shop: Shop) -> None:
     assert (shop.wallet().balance_minor, shop.wallet().version) == (0, 2)
 
 
-def test_a_debit_may_go_as_far_below_zero_as_the_wallet_allows(shop: Shop) -> None:
+def test_a_debit_may_go_below_zero_up_to_the_overdraft(shop: Shop) -> None:
     with shop.sessions.transaction() as conn:
         new = Overdraft(limit=50)
         set_overdraft(conn, shop.business_id, shop.customers[0], "USD", new)
@@ -221,7 +221,7 @@ def test_a_debit_may_go_as_far_below_zero_as_the_wallet_allows(shop: Shop) -> No
     assert shop.wallet().balance_minor == -50
 
 
-def test_credits_and_debits_from_eight_at_once_end_at_the_exact_sum(shop: Shop) -> None:
+def test_credits_and_debits_of_eight_threads_add_up_exactly(shop: Shop) -> None:
     shop.enter(10_000)
     amounts = [
         random.Random(n).choices(range(-50, 51), k=20)  # noqa: S311 - to be repeatable
@@ -237,7 +237,7 @@ def test_credits_and_debits_from_eight_at_once_end_at_the_exact_sum(shop: Shop) 
             )
         return sum(mine)
 
-    with crowd(shop.sessions, 8) as many:
+    with pool_of(shop.sessions, 8) as many:
         found = at_once(*[lambda mine=mine: work(mine) for mine in amounts])
 
     assert found == [sum(mine) for mine in amounts]
@@ -268,7 +268,7 @@ def test_postings_to_many_wallets_in_opposite_order_never_deadlock(
                 )
         return 4 * rounds * number
 
-    with crowd(sessions, 5) as many:
+    with pool_of(sessions, 5) as many:
         found = at_once(*[lambda n=n: work(n) for n in range(1, 6)])
 
     assert found == [4 * rounds * number for number in range(1, 6)]
@@ -277,7 +277,7 @@ def test_postings_to_many_wallets_in_opposite_order_never_deadlock(
     assert shop.faults() == []
 
 
-def test_a_transaction_that_fails_leaves_nothing(shop: Shop) -> None:
+def test_a_failed_transaction_writes_nothing(shop: Shop) -> None:
     def fail() -> None:
         with shop.sessions.transaction() as conn:
             enter(conn, shop.business_id, shop.customers[0], request(idempotency_key="k"))
@@ -289,7 +289,7 @@ def test_a_transaction_that_fails_leaves_nothing(shop: Shop) -> None:
     assert (shop.wallet().version, shop.faults()) == (0, [])
 
 
-def test_of_several_postings_one_that_is_refused_stops_all(two: Shop) -> None:
+def test_one_refused_posting_stops_all_postings_of_its_request(two: Shop) -> None:
     def posting(customer: int, *, is_credit: bool) -> Posting:
         return Posting(
             wallet_id=two.wallet(customer).wallet_id,
@@ -336,7 +336,7 @@ def test_bad_input_is_refused_by_its_field(field: str, value: object) -> None:
     assert {problem["loc"][0] for problem in refused.value.errors()} == {field}
 
 
-def test_the_largest_amount_is_taken_once_and_the_next_cent_refused(shop: Shop) -> None:
+def test_the_largest_amount_is_accepted_once_and_the_next_cent_is_refused(shop: Shop) -> None:
     shop.enter(INT64_MAX)
 
     with pytest.raises(Exception, match="64-bit"):
@@ -345,7 +345,7 @@ def test_the_largest_amount_is_taken_once_and_the_next_cent_refused(shop: Shop) 
     assert shop.wallet().balance_minor == INT64_MAX
 
 
-def test_what_was_spent_of_the_largest_amount_cannot_be_credited_on_top_of_it(shop: Shop) -> None:
+def test_spent_credit_counts_towards_the_largest_amount(shop: Shop) -> None:
     shop.enter(INT64_MAX)
     shop.enter(1, debit=True)
 
@@ -355,12 +355,12 @@ def test_what_was_spent_of_the_largest_amount_cannot_be_credited_on_top_of_it(sh
     assert (shop.wallet().balance_minor, shop.faults()) == (INT64_MAX - 1, [])
 
 
-def test_an_unknown_currency_is_refused_with_those_there_are(shop: Shop) -> None:
+def test_the_error_of_an_unknown_currency_lists_the_known_ones(shop: Shop) -> None:
     with pytest.raises(UnsupportedCurrencyError, match="INR, USD"):
         entered(shop, request(currency="EUR"))
 
 
-def test_a_customer_that_does_not_exist_is_not_found(shop: Shop) -> None:
+def test_an_unknown_customer_is_not_found(shop: Shop) -> None:
     shop.customers.append(CustomerId("cus_nobody"))
 
     with pytest.raises(NotFoundError):

@@ -24,7 +24,7 @@ from metering.ledger.lots.restore import RESTORED_VALID_DAYS
 from metering.ledger.manual import Entered
 from metering.ledger.post import post
 from metering.purchase.refund import DebitRefund, refund_debit
-from support.tenant import Shop, at_once, crowd, shared_database
+from support.tenant import Shop, at_once, pool_of, shared_database
 from support.tiers import of_tier
 from worker.session import Sessions
 
@@ -352,7 +352,7 @@ def test_of_many_parts_at_once_no_more_than_the_debit_is_given_back(shop: Shop) 
     credit(shop, 100)
     debit = write(shop, 60)
 
-    with crowd(shop.sessions, 10) as many:
+    with pool_of(shop.sessions, 10) as many:
         found = at_once(*[lambda: refund(shop, debit, 11, sessions=many)] * 10)
 
     kinds = sorted(type(each).__name__ for each in found)

@@ -1,4 +1,4 @@
-"""The scheduled walk: short slices, taken up where the last one stopped, complete in the end."""
+"""The scheduled walk: each short slice continues the last one, until the walk is complete."""
 
 import time
 from collections.abc import Iterator
@@ -41,12 +41,12 @@ def change(shop: Shop, statement: str) -> None:
 
 
 def slices(shop: Shop, since: int = 0) -> Iterator[Slice]:
-    """Do slices of one page each, until none is left to do."""
+    """Run slices of one page each until the walk is complete."""
     while (done := continue_walk(shop.sessions.snapshot, since, 0)).pages:
         yield done
 
 
-def test_a_walk_is_made_of_slices_of_a_page_and_is_complete_in_the_end(traffic: Shop) -> None:
+def test_a_walk_runs_in_slices_of_a_page_until_it_is_complete(traffic: Shop) -> None:
     done = list(slices(traffic))
 
     assert len(done) > 10 + 5  # pages of wallets, of batches, and the ends of the stages
@@ -57,7 +57,7 @@ def test_a_walk_is_made_of_slices_of_a_page_and_is_complete_in_the_end(traffic: 
 
 
 @pytest.mark.parametrize("place", ["first", "last"])
-def test_a_fault_on_any_page_is_found_and_counted_until_a_walk_is_complete_without_it(
+def test_a_fault_on_any_page_is_counted_until_a_later_walk_is_complete_without_it(
     traffic: Shop, place: str
 ) -> None:
     order = "ASC" if place == "first" else "DESC"
@@ -78,7 +78,7 @@ def rest_of_new_walk(shop: Shop) -> list[Slice]:
     return list(slices(shop))
 
 
-def test_usage_that_goes_on_during_a_walk_is_no_fault(traffic: Shop) -> None:
+def test_usage_during_a_walk_is_no_fault(traffic: Shop) -> None:
     customer = traffic.customers[0]
     faults: list[Fault] = []
 
@@ -90,7 +90,7 @@ def test_usage_that_goes_on_during_a_walk_is_no_fault(traffic: Shop) -> None:
     assert faults == []
 
 
-def test_a_batch_whose_counts_were_edited_is_found(traffic: Shop) -> None:
+def test_a_batch_with_edited_counts_is_found(traffic: Shop) -> None:
     change(traffic, "UPDATE usage_batches SET posted_count = posted_count + 1 WHERE batch_id = 3")
 
     found = [fault for done in slices(traffic) for fault in done.faults]
@@ -98,7 +98,7 @@ def test_a_batch_whose_counts_were_edited_is_found(traffic: Shop) -> None:
     assert [fault.invariant for fault in found] == ["every accepted event ended once"]
 
 
-def test_a_slice_that_dies_is_done_again(traffic: Shop) -> None:
+def test_a_slice_that_fails_is_repeated(traffic: Shop) -> None:
     @contextmanager
     def dying() -> Iterator[Connection]:
         with traffic.sessions.snapshot() as conn:
@@ -114,14 +114,14 @@ def test_a_slice_that_dies_is_done_again(traffic: Shop) -> None:
     assert list(slices(traffic))[-1].completed_at is not None
 
 
-def test_two_workers_do_not_do_the_same_slice(traffic: Shop) -> None:
+def test_two_workers_do_not_run_the_same_slice(traffic: Shop) -> None:
     with traffic.sessions.snapshot() as conn:
         conn.execute(text("SELECT pg_advisory_xact_lock(1735747701, 0)"))
 
         assert continue_walk(traffic.sessions.snapshot, 0, 10).pages == 0
 
 
-def test_a_walk_is_due_at_each_start_and_an_hour_after_the_last_began(traffic: Shop) -> None:
+def test_a_walk_is_due_at_each_start_and_an_hour_after_the_last_start(traffic: Shop) -> None:
     began_before_that = int(time.time()) - 2
 
     assert list(slices(traffic))

@@ -1,4 +1,4 @@
-"""Low-credit alerts: one per crossing, armed again by recovery, written with what caused them."""
+"""Low-credit alerts: one per crossing, armed again by recovery, in the transaction of the cause."""
 
 import random
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from metering.low_credit.check import check_all
 from metering.low_credit.rules import delete_rule, list_rules, set_rule
 from metering.money import INT64_MAX
 from metering.purchase.expire import expire_credit
-from support.tenant import Shop, at_once, crowd, event, shared_database
+from support.tenant import Shop, at_once, event, pool_of, shared_database
 from worker.session import Sessions
 
 USD = Currency("USD")
@@ -32,7 +32,7 @@ def database_url(servers: Any) -> Iterator[str]:
 
 
 def rule(shop: Shop, threshold: int, recover_at: int | None = None, *, own: bool = False) -> RuleId:
-    """A default rule for USD, or one of the first customer's own."""
+    """A default rule for USD, or with `own` a rule of the first customer."""
     with shop.sessions.transaction() as conn:
         return set_rule(
             conn,
@@ -45,7 +45,7 @@ def rule(shop: Shop, threshold: int, recover_at: int | None = None, *, own: bool
 
 
 def move(shop: Shop, *amounts: int, sessions: Sessions | None = None) -> None:
-    """Post each amount by itself: a credit, or (below zero) a debit into any debt."""
+    """Post each amount alone: a credit, or (below zero) a debit that may leave a debt."""
     wallet_id = shop.wallet().wallet_id
     with (sessions or shop.sessions).transaction() as conn:
         conn.exec_driver_sql(
@@ -72,7 +72,7 @@ def alerts(shop: Shop) -> list[Alert]:
     )
 
 
-def test_a_fall_to_the_threshold_is_told_once(shop: Shop) -> None:
+def test_a_fall_to_the_threshold_is_alerted_once(shop: Shop) -> None:
     rule(shop, 50)
 
     move(shop, 100, -49, -1, -1, -10)
@@ -85,7 +85,7 @@ def frozen(shop: Shop, lot_id: str, *, is_frozen: bool) -> None:
         freeze_lot(conn, shop.wallet().wallet_id, LotId(lot_id), is_frozen=is_frozen)
 
 
-def test_credit_that_is_frozen_by_a_dispute_is_told_as_low_once_until_it_is_freed(
+def test_frozen_credit_is_alerted_as_low_once_until_it_is_freed(
     shop: Shop,
 ) -> None:
     rule(shop, 50, 80)
@@ -99,7 +99,7 @@ def test_credit_that_is_frozen_by_a_dispute_is_told_as_low_once_until_it_is_free
     assert shop.faults() == []
 
 
-def test_a_debit_beside_frozen_credit_crosses_by_what_can_be_spent(shop: Shop) -> None:
+def test_a_debit_beside_frozen_credit_crosses_by_the_spendable_credit(shop: Shop) -> None:
     rule(shop, 50)
     frozen(shop, shop.grant(100), is_frozen=True)
     shop.grant(60)
@@ -109,7 +109,7 @@ def test_a_debit_beside_frozen_credit_crosses_by_what_can_be_spent(shop: Shop) -
     assert alerts(shop)[2:] == [(LOW, 50, 50)]
 
 
-def test_credit_that_has_expired_is_told_as_low_before_it_is_taken_out(shop: Shop) -> None:
+def test_expired_credit_is_alerted_as_low_before_the_expiry_is_posted(shop: Shop) -> None:
     rule(shop, 50)
     shop.meter("tokens", {"USD": "1"})
     shop.grant(100, days=1)
@@ -127,7 +127,7 @@ def test_credit_that_has_expired_is_told_as_low_before_it_is_taken_out(shop: Sho
 
 
 @pytest.mark.parametrize("expired", [[10], [10, 20, 30]])
-def test_the_check_finds_credit_that_has_come_to_its_end(shop: Shop, expired: list[int]) -> None:
+def test_the_check_finds_expired_credit(shop: Shop, expired: list[int]) -> None:
     rule(shop, 50)
     shop.grant(51)
     for amount in expired:
@@ -145,14 +145,14 @@ def test_the_check_finds_credit_that_has_come_to_its_end(shop: Shop, expired: li
     assert alerts(shop) == [(LOW, 50, 50)]
 
 
-def test_a_wallet_that_a_frozen_process_holds_holds_up_no_other_s_alert(shop: Shop) -> None:
+def test_a_wallet_locked_by_a_frozen_process_delays_no_other_alert(shop: Shop) -> None:
     with shop.sessions.transaction() as conn:
         shop.add_customer(conn)
     for customer in (0, 1):
         shop.enter(10, customer=customer)
     rule(shop, 50)
 
-    with crowd(shop.sessions, 2) as many:
+    with pool_of(shop.sessions, 2) as many:
         with many.transaction() as frozen:
             lock_wallets(frozen, {shop.wallet(0).wallet_id})
             check_all(many.transaction)
@@ -174,12 +174,12 @@ def test_a_check_that_ends_early_is_continued_by_the_next_run(
     rule(shop, 50)
     wallets = shop.rows("SELECT count(*) FROM wallets")[0][0]
 
-    told = [check_all(shop.sessions.transaction, 0) for _ in range(wallets + 1)]
+    counts = [check_all(shop.sessions.transaction, 0) for _ in range(wallets + 1)]
 
-    assert (alerts(shop), max(told)) == ([(LOW, 50, 10)] * 4, 1)
+    assert (alerts(shop), max(counts)) == ([(LOW, 50, 10)] * 4, 1)
 
 
-def test_how_far_a_wallet_may_be_overdrawn_is_no_credit(shop: Shop) -> None:
+def test_the_overdraft_does_not_count_as_credit(shop: Shop) -> None:
     rule(shop, 0)
     move(shop, 10)
 
@@ -191,7 +191,7 @@ def test_how_far_a_wallet_may_be_overdrawn_is_no_credit(shop: Shop) -> None:
     assert alerts(shop) == [(LOW, 0, 0)]
 
 
-def test_an_alert_says_whose_balance_is_low_and_when(shop: Shop) -> None:
+def test_an_alert_names_the_customer_the_balance_and_the_time(shop: Shop) -> None:
     rule(shop, 50, 80)
 
     move(shop, 100, -60)
@@ -217,7 +217,7 @@ def test_an_alert_says_whose_balance_is_low_and_when(shop: Shop) -> None:
     )
 
 
-def test_recovery_is_told_and_arms_the_rule_again(shop: Shop) -> None:
+def test_a_recovery_is_alerted_and_arms_the_rule_again(shop: Shop) -> None:
     rule(shop, 50)
 
     move(shop, 100, -60, 60, -60)
@@ -225,7 +225,7 @@ def test_recovery_is_told_and_arms_the_rule_again(shop: Shop) -> None:
     assert alerts(shop) == [(LOW, 50, 40), (RECOVERED, 50, 100), (LOW, 50, 40)]
 
 
-def test_within_the_band_nothing_is_told(shop: Shop) -> None:
+def test_no_alert_is_sent_within_the_band(shop: Shop) -> None:
     rule(shop, 50, 80)
 
     move(shop, 100, -50, 29, -29, 29, -29, 29, 1, -29, -1)
@@ -233,7 +233,7 @@ def test_within_the_band_nothing_is_told(shop: Shop) -> None:
     assert alerts(shop) == [(LOW, 50, 50), (RECOVERED, 50, 80), (LOW, 50, 50)]
 
 
-def test_each_threshold_is_told_by_itself_the_highest_first(shop: Shop) -> None:
+def test_each_threshold_has_its_own_alert_the_highest_first(shop: Shop) -> None:
     for threshold in (10, 100, 50):
         rule(shop, threshold)
 
@@ -248,7 +248,7 @@ def test_each_threshold_is_told_by_itself_the_highest_first(shop: Shop) -> None:
     ]
 
 
-def test_a_rule_of_its_own_replaces_the_defaults(shop: Shop) -> None:
+def test_a_rule_of_the_wallet_replaces_the_defaults(shop: Shop) -> None:
     rule(shop, 50)
     rule(shop, 20, own=True)
 
@@ -257,7 +257,7 @@ def test_a_rule_of_its_own_replaces_the_defaults(shop: Shop) -> None:
     assert alerts(shop) == [(LOW, 20, 15)]
 
 
-def test_without_its_own_rule_the_default_applies_again(shop: Shop) -> None:
+def test_the_default_applies_again_without_a_rule_of_the_wallet(shop: Shop) -> None:
     rule(shop, 50)
     mine = rule(shop, 20, own=True)
     move(shop, 100, -60)
@@ -269,7 +269,7 @@ def test_without_its_own_rule_the_default_applies_again(shop: Shop) -> None:
     assert alerts(shop) == [(LOW, 50, 40)]
 
 
-def test_a_rule_of_one_wallet_says_nothing_of_another(shop: Shop) -> None:
+def test_a_rule_of_one_wallet_does_not_apply_to_another(shop: Shop) -> None:
     rule(shop, 50, own=True)
     with shop.sessions.transaction() as conn:
         shop.add_customer(conn)
@@ -296,7 +296,7 @@ def test_a_first_credit_at_or_below_the_threshold_is_low(shop: Shop) -> None:
     assert alerts(shop) == [(LOW, 50, 50)]
 
 
-def test_usage_that_is_drained_is_told_too(shop: Shop) -> None:
+def test_drained_usage_causes_alerts(shop: Shop) -> None:
     rule(shop, 50)
     shop.meter("tokens", {"USD": "1"})
     shop.enter(100)
@@ -307,7 +307,7 @@ def test_usage_that_is_drained_is_told_too(shop: Shop) -> None:
     assert alerts(shop) == [(LOW, 50, 30)]
 
 
-def test_a_posting_that_is_rolled_back_tells_nothing_and_the_next_one_does(shop: Shop) -> None:
+def test_a_rolled_back_posting_sends_no_alert_but_the_next_posting_does(shop: Shop) -> None:
     rule(shop, 50)
     shop.enter(100)
     wallet_id = shop.wallet().wallet_id
@@ -338,16 +338,16 @@ def test_the_alert_is_written_in_the_transaction_of_the_posting(shop: Shop) -> N
     assert (inside, outside) == ([LOW], [])
 
 
-def test_the_check_finds_a_default_that_was_added_later_and_tells_once(shop: Shop) -> None:
+def test_the_check_alerts_once_for_a_default_that_was_added_later(shop: Shop) -> None:
     move(shop, 40)
     rule(shop, 50)
 
-    told = [check_all(shop.sessions.transaction) for _ in range(2)]
+    counts = [check_all(shop.sessions.transaction) for _ in range(2)]
 
-    assert (told, alerts(shop)) == ([1, 0], [(LOW, 50, 40)])
+    assert (counts, alerts(shop)) == ([1, 0], [(LOW, 50, 40)])
 
 
-def test_the_check_finds_a_band_that_was_narrowed(shop: Shop) -> None:
+def test_the_check_finds_a_narrowed_band(shop: Shop) -> None:
     rule(shop, 50, 200)
     move(shop, 100, -60, 60)
     rule(shop, 50, 80)
@@ -357,17 +357,17 @@ def test_the_check_finds_a_band_that_was_narrowed(shop: Shop) -> None:
     assert alerts(shop) == [(LOW, 50, 40), (RECOVERED, 50, 100)]
 
 
-def test_checks_at_once_tell_a_crossing_once(shop: Shop) -> None:
+def test_checks_at_once_alert_a_crossing_once(shop: Shop) -> None:
     move(shop, 40)
     rule(shop, 50)
 
-    with crowd(shop.sessions, 6) as many:
-        told = at_once(*[lambda: check_all(many.transaction)] * 6)
+    with pool_of(shop.sessions, 6) as many:
+        counts = at_once(*[lambda: check_all(many.transaction)] * 6)
 
-    assert sorted(map(str, told)) == ["0"] * 5 + ["1"]
+    assert sorted(map(str, counts)) == ["0"] * 5 + ["1"]
 
 
-def test_checks_and_postings_at_once_tell_each_crossing_once_in_order(shop: Shop) -> None:
+def test_checks_and_postings_at_once_alert_each_crossing_once_in_order(shop: Shop) -> None:
     move(shop, 100)
 
     def post_and_check(number: int) -> None:
@@ -378,18 +378,18 @@ def test_checks_and_postings_at_once_tell_each_crossing_once_in_order(shop: Shop
             check_all(many.transaction)
             move(shop, 60 + number, sessions=many)
 
-    with crowd(shop.sessions, 8) as many:
+    with pool_of(shop.sessions, 8) as many:
         found = at_once(*[lambda n=n: post_and_check(n) for n in range(4)])
 
     assert found == [None] * 4
-    told = [alert[0] for alert in alerts(shop)]
-    assert told
-    assert told == [(LOW, RECOVERED)[n % 2] for n in range(len(told))]
+    counts = [alert[0] for alert in alerts(shop)]
+    assert counts
+    assert counts == [(LOW, RECOVERED)[n % 2] for n in range(len(counts))]
     assert shop.faults() == []
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_random_walk_makes_exactly_the_alerts_of_a_plain_model(shop: Shop, seed: int) -> None:
+def test_a_random_walk_has_exactly_the_alerts_of_a_plain_model(shop: Shop, seed: int) -> None:
     bands = {90: 100, 40: 70, 0: 1, -50: 30}
     for threshold, recover_at in bands.items():
         rule(shop, threshold, recover_at)
@@ -426,7 +426,7 @@ def test_alerts_are_numbered_without_gaps(shop: Shop) -> None:
     assert shop.faults() == []
 
 
-def test_a_posting_while_a_rule_is_being_deleted_goes_through_and_tells_nothing(
+def test_a_posting_while_its_rule_is_deleted_succeeds_without_an_alert(
     shop: Shop,
 ) -> None:
     mine = rule(shop, 50)
@@ -458,7 +458,7 @@ def test_the_same_threshold_again_changes_the_band_of_the_rule(shop: Shop) -> No
         (INT64_MAX, None, "recover_at"),
     ],
 )
-def test_an_empty_or_absurd_band_is_refused_by_its_field(
+def test_a_bad_band_is_refused_by_its_field(
     shop: Shop, threshold: int, recover_at: int | None, field: str
 ) -> None:
     with pytest.raises(InvalidInputError) as refused:

@@ -30,7 +30,7 @@ def test_a_second_run_changes_nothing(database_url: str) -> None:
     assert tables(database_url) == before
 
 
-def test_runners_at_once_do_not_disturb_each_other(empty_database_url: str) -> None:
+def test_runs_at_once_do_not_disturb_each_other(empty_database_url: str) -> None:
     config = settings_from({"DATABASE_URL": empty_database_url})
     together = Barrier(4)
     failures: list[Exception] = []
@@ -62,7 +62,7 @@ def test_a_failure_leaves_the_database_as_it_was(empty_database_url: str) -> Non
     assert tables(empty_database_url) == {"purchases"}
 
 
-def test_an_open_transaction_is_joined_and_left_to_its_owner(empty_database_url: str) -> None:
+def test_a_run_joins_an_open_transaction_and_does_not_commit_it(empty_database_url: str) -> None:
     engine = make_engine(settings_from({"DATABASE_URL": empty_database_url}))
     with engine.connect() as conn:
         migrate(conn)
@@ -82,12 +82,12 @@ def test_the_lock_is_free_after_a_run(database_url: str) -> None:
     assert taken == (True,)
 
 
-def test_no_database_is_said_in_one_line() -> None:
+def test_a_missing_database_is_reported_in_one_line() -> None:
     with pytest.raises(ConfigurationError, match="DATABASE_URL is not set"):
         migrate_database(settings_from({}))
 
 
-def test_an_absent_server_is_said_without_the_password() -> None:
+def test_a_missing_server_is_reported_without_the_password() -> None:
     url = "postgresql://gullak:hidden@127.0.0.1:1/gullak"
 
     with pytest.raises(ConfigurationError) as refused:

@@ -1,4 +1,4 @@
-"""Wallets and purchases of the release before there were lots: nothing is lost, all goes on."""
+"""Wallets and purchases from before there were lots: the upgrade loses nothing, and all goes on."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -22,11 +22,11 @@ from worker.session import Sessions, make_engine
 from worker.settings import settings_from
 
 BEFORE = "0005"
-# A business for each.
+# Each test has a business.
 TESTS = 5
 OF_CUSTOMER = text("SELECT business_id FROM customers WHERE customer_id = :c")
 LAST_YEAR = datetime(2025, 6, 1, tzinfo=UTC)
-# Of each wallet: kind, and what moved.
+# The entries of each wallet: kind and amount.
 HELD: Final[list[tuple[Kind, int]]] = [("purchase", 1000), ("manual", 200), ("manual", -300)]
 OWED: Final[list[tuple[Kind, int]]] = [("manual", 100), ("manual", -250)]
 
@@ -40,7 +40,7 @@ def database_url(servers: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def shops(database_url: str) -> list[list[CustomerId]]:
-    """The customers of a business of that release for each test; they have come to this one."""
+    """Upgraded businesses, one for each test: their customers."""
     engine = make_engine(settings_from({"DATABASE_URL": database_url}))
     with engine.begin() as conn, _scripts() as config:
         config.attributes["connection"] = conn
@@ -53,7 +53,7 @@ def shops(database_url: str) -> list[list[CustomerId]]:
 
 @pytest.fixture
 def old(shops: list[list[CustomerId]], sessions: Sessions, buffer: UsageBuffer) -> Shop:
-    """A business after the first sweep: customers who hold credit, owe, hold none, and had paid."""
+    """A business after the first sweep: customers in credit, in debt, at zero, with a payment."""
     customers = shops.pop()
     with sessions.transaction() as conn:
         for purchase_id in due_purchases(conn, 100):
@@ -63,7 +63,7 @@ def old(shops: list[list[CustomerId]], sessions: Sessions, buffer: UsageBuffer) 
 
 
 def old_business(conn: Connection) -> list[CustomerId]:
-    """Write a business with its customers, as that release has them; return the customers."""
+    """Write a business with its customers in the old form; return the customers."""
     business_id, customers = BusinessId(new_id("bus")), []
     run(conn, "INSERT INTO businesses (business_id, name) VALUES (:b, 'Acme')", b=business_id)
     for moved in (HELD, OWED, [], []):
@@ -84,7 +84,7 @@ def open_wallet(
     customer_id: CustomerId,
     moved: list[tuple[Kind, int]],
 ) -> None:
-    """Write a customer with a wallet in USD, as that release has them."""
+    """Write a customer with a wallet in USD in the old form."""
     names = {"b": business_id, "c": customer_id, "w": new_id("wal")}
     run(conn, "INSERT INTO customers (customer_id, business_id, email, name)"
         " VALUES (:c, :b, 'a@example.com', 'A')", **names)  # fmt: skip
@@ -136,7 +136,7 @@ def next_entry(names: dict[str, str], last: Entry | None, kind: Kind, amount: in
 
 
 def buy(conn: Connection, business_id: BusinessId, customer_id: CustomerId, status: str) -> None:
-    """Write a purchase of 800 for 1000, as that release has them."""
+    """Write a purchase of 1000 for 800 in the old form."""
     run(
         conn,
         "INSERT INTO purchases (purchase_id, business_id, customer_id, currency, order_id,"
@@ -166,7 +166,7 @@ def balances(shop: Shop) -> list[int]:
     return [shop.wallet(customer).balance_minor for customer in range(4)]
 
 
-def test_every_balance_is_in_lots_or_owed_and_what_was_paid_is_credited_once(old: Shop) -> None:
+def test_every_balance_becomes_lots_or_debt_and_paid_purchases_are_credited_once(old: Shop) -> None:
     assert balances(old) == [900, -150, 0, 1000]
     assert [purchase.status for purchase in purchases(old)] == ["settled", "settled"]
     assert [(p.price_minor, p.paid_minor, p.provider) for p in purchases(old)] == [
@@ -175,7 +175,7 @@ def test_every_balance_is_in_lots_or_owed_and_what_was_paid_is_credited_once(old
     assert old.faults() == []
 
 
-def test_what_was_held_is_spent_and_what_was_owed_is_paid_first(old: Shop) -> None:
+def test_old_credit_is_spent_and_old_debt_is_paid_first(old: Shop) -> None:
     old.enter(850, debit=True)
     old.enter(200, customer=1)
     old.enter(30, customer=1, debit=True)
@@ -185,7 +185,7 @@ def test_what_was_held_is_spent_and_what_was_owed_is_paid_first(old: Shop) -> No
     assert old.faults() == []
 
 
-def test_a_purchase_of_before_is_called_back_and_a_lost_dispute_given_again(old: Shop) -> None:
+def test_an_old_purchase_is_reversed_and_given_back(old: Shop) -> None:
     first = purchases(old)[0].purchase_id
     with old.sessions.transaction() as conn:
         record_reversal(conn, old.business_id, first, ShopRefund(refund_id="re", amount=400))
@@ -203,7 +203,7 @@ def test_a_purchase_of_before_is_called_back_and_a_lost_dispute_given_again(old:
     assert old.faults() == []
 
 
-def test_a_debit_of_before_is_refunded_once_into_credit_that_does_not_expire(old: Shop) -> None:
+def test_an_old_debit_is_refunded_once_into_credit_that_does_not_expire(old: Shop) -> None:
     debit = old.entries(0)[0]
     with old.sessions.transaction() as conn:
         refund_debit(conn, old.business_id, old.customers[0], debit.entry_id, DebitRefund())
@@ -216,7 +216,7 @@ def test_a_debit_of_before_is_refunded_once_into_credit_that_does_not_expire(old
     assert old.faults() == []
 
 
-def test_usage_burns_what_was_held_and_adds_to_what_was_owed(old: Shop) -> None:
+def test_usage_consumes_old_credit_and_adds_to_old_debt(old: Shop) -> None:
     old.meter("tokens", {"USD": "1"})
 
     old.charge(950)

@@ -1,4 +1,4 @@
-"""The views for finance add up to the ledger, whichever lot is being burned."""
+"""The views for finance add up to the ledger, with any lot as the current one."""
 
 import psycopg
 import pytest
@@ -38,7 +38,7 @@ def money(shop: Shop) -> Shop:
 
 
 def test_lots_and_entries_sum_to_the_balance_of_each_wallet(money: Shop) -> None:
-    # Ids of one millisecond have no order.
+    # Ids from one millisecond have no order.
     rows = sorted(money.rows(SUMS), key=lambda row: money.customers.index(row[0]))
 
     balances = [row[1] for row in rows]
@@ -48,7 +48,7 @@ def test_lots_and_entries_sum_to_the_balance_of_each_wallet(money: Shop) -> None
     assert [row[4] or 0 for row in rows] == [row[5] for row in rows]
 
 
-def test_the_table_itself_says_something_else_and_the_database_says_where_to_look(
+def test_the_column_of_the_table_differs_and_its_comment_names_the_view(
     money: Shop,
 ) -> None:
     (customer, *_) = money.customers
@@ -61,11 +61,11 @@ def test_the_table_itself_says_something_else_and_the_database_says_where_to_loo
         " WHERE attrelid = 'credit_lots'::regclass AND attname = 'remaining_minor'"
     )
 
-    assert int(str(stored)) == 545  # of which 535 are left
+    assert int(str(stored)) == 545  # 535 are left
     assert "gullak_reports.lots" in str(words)
 
 
-def test_every_view_has_words_and_each_column_that_needs_some(money: Shop) -> None:
+def test_every_view_and_unclear_column_has_a_comment(money: Shop) -> None:
     views = money.rows(
         "SELECT relname, obj_description(oid) IS NOT NULL FROM pg_class"
         " WHERE relnamespace = 'gullak_reports'::regnamespace ORDER BY 1"
@@ -81,7 +81,7 @@ def test_every_view_has_words_and_each_column_that_needs_some(money: Shop) -> No
     assert bare == []
 
 
-def test_a_reader_of_finance_sees_the_views_and_no_table(money: Shop, config: Settings) -> None:
+def test_a_finance_reader_sees_the_views_and_no_table(money: Shop, config: Settings) -> None:
     role = f"finance_{config.database_url.get_secret_value().rpartition('/')[2]}"
     money.run(f"CREATE ROLE {role} NOLOGIN")
     money.run(f"GRANT USAGE ON SCHEMA gullak_reports TO {role}")

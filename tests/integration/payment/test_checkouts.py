@@ -1,4 +1,4 @@
-"""Credit first, then a payment: reserved, completed, or given back to the very lots."""
+"""A checkout reserves credit and charges the rest; a failure gives the credit back to its lots."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -16,8 +16,8 @@ from metering.errors import (
 from metering.ids import CheckoutId
 from metering.ledger.manual import ManualEntry, enter
 from metering.payment.checkouts.checkout import Checkout, update_checkout
-from support.checkout_driver import Till, connect, unavailable
-from support.tenant import Shop, at_once, crowd, shared_database
+from support.checkout_driver import CheckoutDriver, connect, unavailable
+from support.tenant import Shop, at_once, pool_of, shared_database
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def parts(checkout: Checkout) -> tuple[int, int, str]:
 
 
 def left(shop: Shop) -> list[int]:
-    """What is left of each lot, oldest first."""
+    """The amount left of each lot, oldest first."""
     rows = shop.rows(
         "SELECT CASE WHEN w.lot_id = l.lot_id THEN w.lot_left_minor ELSE l.remaining_minor END"
         " FROM credit_lots l JOIN wallets w USING (wallet_id)"
@@ -66,33 +66,33 @@ def parked(shop: Shop) -> list[tuple[object, ...]]:
     [(1500, (1000, 0)), (1000, (1000, 0)), (999, (999, 1)), (1, (1, 999)), (0, (0, 1000))],
 )
 def test_credit_pays_first_and_a_payment_the_rest(
-    shop: Shop, till: Till, balance: int, split: tuple[int, int]
+    shop: Shop, driver: CheckoutDriver, balance: int, split: tuple[int, int]
 ) -> None:
     if balance:
         shop.enter(balance)
 
-    checkout = till.check_out(1000)
+    checkout = driver.check_out(1000)
 
     assert parts(checkout) == (*split, "completed")
-    assert till.provider.charged() == ([split[1]] if split[1] else [])
+    assert driver.provider.charged() == ([split[1]] if split[1] else [])
     assert shop.wallet().balance_minor == balance - split[0]
     assert shop.faults() == []
 
 
-def test_a_wallet_in_debt_pays_nothing(shop: Shop, till: Till) -> None:
+def test_a_wallet_in_debt_pays_nothing(shop: Shop, driver: CheckoutDriver) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.charge(50)
 
-    checkout = till.check_out(1000)
+    checkout = driver.check_out(1000)
 
     assert parts(checkout) == (0, 1000, "completed")
     assert shop.wallet().balance_minor == -50
 
 
-def test_a_pending_payment_keeps_the_credit_reserved(shop: Shop, till: Till) -> None:
+def test_a_pending_payment_keeps_the_credit_reserved(shop: Shop, driver: CheckoutDriver) -> None:
     shop.enter(300)
 
-    checkout = till.check_out(1000, "pending")
+    checkout = driver.check_out(1000, "pending")
 
     assert parts(checkout) == (300, 700, "pending")
     assert shop.wallet().balance_minor == 0
@@ -100,8 +100,8 @@ def test_a_pending_payment_keeps_the_credit_reserved(shop: Shop, till: Till) -> 
     assert shop.faults() == []
 
 
-def test_a_payment_on_a_page_tells_where(till: Till) -> None:
-    checkout = till.check_out(1000, None, return_url="https://shop.example/back")
+def test_a_payment_on_a_page_has_a_url(driver: CheckoutDriver) -> None:
+    checkout = driver.check_out(1000, None, return_url="https://shop.example/back")
 
     assert checkout.status == "pending"
     assert checkout.payment_url == f"https://pay.example/{checkout.payment_id}"
@@ -110,45 +110,43 @@ def test_a_payment_on_a_page_tells_where(till: Till) -> None:
 # --- the end --------------------------------------------------------------------------------------
 
 
-def test_a_payment_that_was_pending_completes_when_it_is_looked_up(till: Till) -> None:
-    checkout = till.check_out(1000, "pending")
-    till.provider.end(till.charge().charge_id, "succeeded")
+def test_a_look_up_completes_a_checkout_whose_payment_was_pending(driver: CheckoutDriver) -> None:
+    checkout = driver.check_out(1000, "pending")
+    driver.provider.end(driver.charge().charge_id, "succeeded")
 
-    till.sweep()
+    driver.sweep()
 
-    assert till.checkout(checkout.checkout_id).status == "completed"
-    assert till.charge().status == "succeeded"
+    assert driver.checkout(checkout.checkout_id).status == "completed"
+    assert driver.charge().status == "succeeded"
 
 
-def test_a_webhook_completes_it_and_its_charge(shop: Shop, till: Till) -> None:
-    checkout = till.check_out(1000, "pending")
+def test_a_webhook_completes_a_checkout_and_its_charge(shop: Shop, driver: CheckoutDriver) -> None:
+    checkout = driver.check_out(1000, "pending")
 
     for _ in range(2):
-        till.tell(till.charge().charge_id)
+        driver.report(driver.charge().charge_id)
 
-    assert till.checkout(checkout.checkout_id).status == "completed"
-    assert till.charge().status == "succeeded"
+    assert driver.checkout(checkout.checkout_id).status == "completed"
+    assert driver.charge().status == "succeeded"
     assert shop.faults() == []
 
 
-def test_the_sweep_applies_a_webhook_whose_run_was_lost(till: Till) -> None:
-    checkout = till.check_out(1000, "pending")
-    till.tell(till.charge().charge_id, settles=False)
-    calls = len(till.provider.calls)
+def test_the_sweep_applies_a_webhook_whose_run_was_lost(driver: CheckoutDriver) -> None:
+    checkout = driver.check_out(1000, "pending")
+    driver.report(driver.charge().charge_id, settles=False)
+    calls = len(driver.provider.calls)
 
-    till.sweep()
+    driver.sweep()
 
-    assert till.checkout(checkout.checkout_id).status == "completed"
-    assert len(till.provider.calls) == calls, "nobody need be asked what is known"
+    assert driver.checkout(checkout.checkout_id).status == "completed"
+    assert len(driver.provider.calls) == calls, "a known end needs no call"
 
 
-def test_a_decline_gives_the_credit_back_to_the_lots_that_it_came_from(
-    shop: Shop, till: Till
-) -> None:
+def test_a_decline_gives_the_credit_back_to_its_lots(shop: Shop, driver: CheckoutDriver) -> None:
     shop.enter(300)
     shop.enter(500)
 
-    checkout = till.check_out(1000, "declined")
+    checkout = driver.check_out(1000, "declined")
 
     assert parts(checkout) == (800, 200, "failed")
     assert checkout.failure == "card_declined"
@@ -158,17 +156,19 @@ def test_a_decline_gives_the_credit_back_to_the_lots_that_it_came_from(
     assert shop.faults() == []
 
 
-def test_a_refused_request_fails_with_the_reason(shop: Shop, till: Till) -> None:
+def test_a_refused_request_fails_with_the_reason(shop: Shop, driver: CheckoutDriver) -> None:
     shop.enter(300)
 
-    checkout = till.check_out(1000, "refused")
+    checkout = driver.check_out(1000, "refused")
 
     assert (checkout.status, checkout.failure) == ("failed", "no such payment method")
     assert shop.wallet().balance_minor == 300
     assert shop.faults() == []
 
 
-def test_credit_that_expired_meanwhile_comes_back_for_a_while(shop: Shop, till: Till) -> None:
+def test_reserved_credit_that_has_expired_comes_back_for_a_while(
+    shop: Shop, driver: CheckoutDriver
+) -> None:
     shop.enter(200)
     shop.enter(300)
     with shop.sessions.transaction() as conn:
@@ -179,7 +179,7 @@ def test_credit_that_expired_meanwhile_comes_back_for_a_while(shop: Shop, till: 
             ),
             {"b": shop.business_id},
         )
-    checkout = till.check_out(1000, "pending")
+    checkout = driver.check_out(1000, "pending")
     with shop.sessions.transaction() as conn:
         conn.execute(
             text(
@@ -189,9 +189,9 @@ def test_credit_that_expired_meanwhile_comes_back_for_a_while(shop: Shop, till: 
             {"b": shop.business_id},
         )
 
-    till.tell(till.charge().charge_id, "failed")
+    driver.report(driver.charge().charge_id, "failed")
 
-    assert till.checkout(checkout.checkout_id).status == "failed"
+    assert driver.checkout(checkout.checkout_id).status == "failed"
     assert left(shop) == [200, 0, 300]
     ((source, is_far),) = shop.rows(
         "SELECT source, expires_at > now() + interval '29 days' FROM credit_lots"
@@ -202,10 +202,10 @@ def test_credit_that_expired_meanwhile_comes_back_for_a_while(shop: Shop, till: 
 
 
 def test_a_refunded_part_of_the_reserved_credit_is_not_given_back_again(
-    shop: Shop, till: Till
+    shop: Shop, driver: CheckoutDriver
 ) -> None:
     shop.enter(300)
-    checkout = till.check_out(1000, "pending")
+    checkout = driver.check_out(1000, "pending")
     for amount in (100, 200):
         refund = ManualEntry(
             amount=amount, currency="USD", entry_type="credit", reference=checkout.debit_entry_id
@@ -213,158 +213,158 @@ def test_a_refunded_part_of_the_reserved_credit_is_not_given_back_again(
         with shop.sessions.transaction() as conn:
             enter(conn, shop.business_id, shop.customers[0], refund, kind="refund")
 
-    till.tell(till.charge().charge_id, "failed")
+    driver.report(driver.charge().charge_id, "failed")
 
-    failed = till.checkout(checkout.checkout_id)
+    failed = driver.checkout(checkout.checkout_id)
     assert (failed.status, failed.release_entry_id) == ("failed", shop.entries()[0].entry_id)
     assert shop.wallet().balance_minor == 300
     assert shop.faults() == []
 
 
-def test_when_its_time_is_over_the_payment_is_stopped_and_the_credit_given_back(
-    shop: Shop, till: Till
+def test_an_expired_checkout_cancels_its_payment_and_gives_the_credit_back(
+    shop: Shop, driver: CheckoutDriver
 ) -> None:
     shop.enter(300)
-    checkout = till.check_out(1000, None)
-    till.is_over(checkout.checkout_id)
+    checkout = driver.check_out(1000, None)
+    driver.expire(checkout.checkout_id)
 
-    till.sweep()
+    driver.sweep()
 
-    failed = till.checkout(checkout.checkout_id)
+    failed = driver.checkout(checkout.checkout_id)
     assert (failed.status, failed.failure) == ("failed", "cancelled")
-    assert till.provider.calls[-1][0] == "cancel"
+    assert driver.provider.calls[-1][0] == "cancel"
     assert left(shop) == [300]
     assert shop.faults() == []
 
 
-def test_a_payment_at_the_last_moment_counts(till: Till) -> None:
-    checkout = till.check_out(1000, None)
-    till.provider.end(till.charge().charge_id, "succeeded")
-    till.is_over(checkout.checkout_id)
+def test_a_payment_just_before_the_expiry_counts(driver: CheckoutDriver) -> None:
+    checkout = driver.check_out(1000, None)
+    driver.provider.end(driver.charge().charge_id, "succeeded")
+    driver.expire(checkout.checkout_id)
 
-    till.sweep()
+    driver.sweep()
 
-    assert till.checkout(checkout.checkout_id).status == "completed"
+    assert driver.checkout(checkout.checkout_id).status == "completed"
 
 
-def test_the_credit_stays_reserved_while_the_payment_cannot_be_stopped(
-    shop: Shop, till: Till
+def test_the_credit_stays_reserved_while_the_payment_cannot_be_cancelled(
+    shop: Shop, driver: CheckoutDriver
 ) -> None:
     shop.enter(300)
-    checkout = till.check_out(1000, None)
-    till.is_over(checkout.checkout_id)
-    till.provider.before = unavailable
+    checkout = driver.check_out(1000, None)
+    driver.expire(checkout.checkout_id)
+    driver.provider.before = unavailable
 
-    till.sweep()
+    driver.sweep()
 
-    assert till.checkout(checkout.checkout_id).status == "pending"
+    assert driver.checkout(checkout.checkout_id).status == "pending"
     assert shop.wallet().balance_minor == 0
 
 
 def test_a_checkout_that_expired_before_its_first_request_is_not_requested(
-    shop: Shop, till: Till
+    shop: Shop, driver: CheckoutDriver
 ) -> None:
     shop.enter(300)
-    checkout = till.begin(till.new()).checkout
-    till.is_over(checkout.checkout_id)
+    checkout = driver.begin(driver.new()).checkout
+    driver.expire(checkout.checkout_id)
 
-    till.sweep()
+    driver.sweep()
 
-    failed = till.checkout(checkout.checkout_id)
+    failed = driver.checkout(checkout.checkout_id)
     assert (failed.status, failed.failure) == ("failed", "expired")
-    assert till.provider.calls == []
+    assert driver.provider.calls == []
     assert left(shop) == [300]
 
 
 # --- late, twice, too little ----------------------------------------------------------------------
 
 
-def test_a_payment_after_the_release_buys_credit(shop: Shop, till: Till) -> None:
+def test_a_payment_after_the_release_buys_credit(shop: Shop, driver: CheckoutDriver) -> None:
     shop.enter(300)
-    checkout = till.check_out(1000, "declined")
+    checkout = driver.check_out(1000, "declined")
 
     for _ in range(2):
-        till.tell(till.charge().charge_id)
+        driver.report(driver.charge().charge_id)
 
-    assert till.checkout(checkout.checkout_id).status == "failed"
+    assert driver.checkout(checkout.checkout_id).status == "failed"
     assert signed(shop)[-2:] == [("refund", 300), ("purchase", 700)]
     assert shop.wallet().balance_minor == 1000
-    assert till.charge().status == "succeeded"
-    assert [notice["origin"] for notice in till.notices("purchase.succeeded")] == ["checkout"]
+    assert driver.charge().status == "succeeded"
+    assert [notice["origin"] for notice in driver.notices("purchase.succeeded")] == ["checkout"]
     assert shop.faults() == []
 
 
-def test_a_payment_after_the_release_is_found_though_its_settling_was_lost(
-    shop: Shop, till: Till
+def test_the_sweep_finds_a_payment_after_the_release_if_its_settling_was_lost(
+    shop: Shop, driver: CheckoutDriver
 ) -> None:
-    till.check_out(1000, "declined")
-    till.tell(till.charge().charge_id, settles=False)
+    driver.check_out(1000, "declined")
+    driver.report(driver.charge().charge_id, settles=False)
 
-    till.sweep()
+    driver.sweep()
 
     assert shop.wallet().balance_minor == 1000
-    assert till.charge().status == "succeeded"
+    assert driver.charge().status == "succeeded"
     assert shop.faults() == []
 
 
-def test_a_second_payment_is_put_aside(shop: Shop, till: Till) -> None:
-    till.check_out(1000)
+def test_a_second_payment_is_parked(shop: Shop, driver: CheckoutDriver) -> None:
+    driver.check_out(1000)
 
-    till.tell(till.charge().charge_id, payment_id="pay_again")
+    driver.report(driver.charge().charge_id, payment_id="pay_again")
 
     assert parked(shop) == [("pay_again", "paid_twice")]
     assert shop.entries() == []
     assert shop.faults() == []
 
 
-def test_a_payment_of_too_little_completes_nothing_and_is_credit_after_the_end(
-    shop: Shop, till: Till
+def test_a_payment_that_is_too_small_completes_nothing_and_becomes_credit_after_the_end(
+    shop: Shop, driver: CheckoutDriver
 ) -> None:
-    checkout = till.check_out(1000, None)
-    till.tell(till.charge().charge_id, payment_id="pay_part", amount=400)
-    assert till.checkout(checkout.checkout_id).status == "pending"
+    checkout = driver.check_out(1000, None)
+    driver.report(driver.charge().charge_id, payment_id="pay_part", amount=400)
+    assert driver.checkout(checkout.checkout_id).status == "pending"
     assert parked(shop) == [("pay_part", "underpaid")]
 
-    till.is_over(checkout.checkout_id)
-    till.sweep()
+    driver.expire(checkout.checkout_id)
+    driver.sweep()
 
-    assert till.checkout(checkout.checkout_id).status == "failed"
+    assert driver.checkout(checkout.checkout_id).status == "failed"
     assert (signed(shop), parked(shop)) == ([("purchase", 400)], [])
     assert shop.faults() == []
 
 
-def test_a_payment_in_another_currency_is_put_aside(shop: Shop, till: Till) -> None:
-    checkout = till.check_out(1000, None)
+def test_a_payment_in_another_currency_is_parked(shop: Shop, driver: CheckoutDriver) -> None:
+    checkout = driver.check_out(1000, None)
 
-    till.tell(till.charge().charge_id, payment_id="pay_inr", currency="INR")
+    driver.report(driver.charge().charge_id, payment_id="pay_inr", currency="INR")
 
-    assert till.checkout(checkout.checkout_id).status == "pending"
+    assert driver.checkout(checkout.checkout_id).status == "pending"
     assert parked(shop) == [("pay_inr", "other_currency")]
 
 
-def test_on_a_page_a_declined_card_is_not_the_end(till: Till) -> None:
-    checkout = till.check_out(1000, None)
-    till.tell(till.charge().charge_id, "failed", payment_id="pay_first_card")
-    assert till.checkout(checkout.checkout_id).status == "pending"
+def test_a_declined_card_on_a_page_does_not_end_the_checkout(driver: CheckoutDriver) -> None:
+    checkout = driver.check_out(1000, None)
+    driver.report(driver.charge().charge_id, "failed", payment_id="pay_first_card")
+    assert driver.checkout(checkout.checkout_id).status == "pending"
 
-    till.provider.end(till.charge().charge_id, "succeeded")
-    till.sweep()
+    driver.provider.end(driver.charge().charge_id, "succeeded")
+    driver.sweep()
 
-    assert till.checkout(checkout.checkout_id).status == "completed"
+    assert driver.checkout(checkout.checkout_id).status == "completed"
 
 
 @pytest.mark.parametrize("order", [("failed", "succeeded"), ("succeeded", "failed")])
 def test_the_statuses_of_a_payment_count_in_any_order(
-    shop: Shop, till: Till, order: tuple[Any, ...]
+    shop: Shop, driver: CheckoutDriver, order: tuple[Any, ...]
 ) -> None:
     shop.enter(300)
-    checkout = till.check_out(1000, "pending")
+    checkout = driver.check_out(1000, "pending")
 
     for status in (*order, *order):
-        till.tell(till.charge().charge_id, status)
+        driver.report(driver.charge().charge_id, status)
 
-    # Either the checkout is complete, or everything is the customer's again.
-    is_complete = till.checkout(checkout.checkout_id).status == "completed"
+    # Either the checkout is complete, or the customer has all of the credit again.
+    is_complete = driver.checkout(checkout.checkout_id).status == "completed"
     assert shop.wallet().balance_minor == (0 if is_complete else 1000)
     assert is_complete == (order[0] == "succeeded")
     assert shop.faults() == []
@@ -373,11 +373,11 @@ def test_the_statuses_of_a_payment_count_in_any_order(
 # --- once -----------------------------------------------------------------------------------------
 
 
-def test_the_same_key_is_the_same_checkout(shop: Shop, till: Till) -> None:
+def test_the_same_key_is_the_same_checkout(shop: Shop, driver: CheckoutDriver) -> None:
     shop.enter(300)
-    first = till.begin(till.new())
+    first = driver.begin(driver.new())
 
-    again = till.begin(till.new())
+    again = driver.begin(driver.new())
 
     assert (first.replayed, again.replayed) == (False, True)
     assert again.checkout == first.checkout
@@ -385,45 +385,45 @@ def test_the_same_key_is_the_same_checkout(shop: Shop, till: Till) -> None:
 
 @pytest.mark.parametrize("changes", [{"amount": 999}, {"method": None}, {"currency": "INR"}])
 def test_the_same_key_with_other_content_is_a_conflict(
-    shop: Shop, till: Till, changes: dict[str, Any]
+    shop: Shop, driver: CheckoutDriver, changes: dict[str, Any]
 ) -> None:
     shop.enter(300)
-    till.begin(till.new())
+    driver.begin(driver.new())
 
     with pytest.raises(IdempotencyConflictError):
-        till.begin(till.new(**changes))
+        driver.begin(driver.new(**changes))
 
     assert shop.wallet().balance_minor == 0
 
 
-def test_twenty_at_once_with_one_key_are_one_checkout_and_one_charge(
-    shop: Shop, till: Till
+def test_twenty_requests_at_once_with_one_key_make_one_checkout_and_one_charge(
+    shop: Shop, driver: CheckoutDriver
 ) -> None:
     shop.enter(300)
 
     def check_out() -> tuple[CheckoutId, str]:
-        begun = till.begin(till.new(), sessions=many)
+        begun = driver.begin(driver.new(), sessions=many)
         assert begun.checkout.charge_id is not None
-        till.run(begun.checkout.charge_id, sessions=many)
+        driver.run(begun.checkout.charge_id, sessions=many)
         return begun.checkout.checkout_id, "begun"
 
-    with crowd(shop.sessions, 20) as many:
+    with pool_of(shop.sessions, 20) as many:
         found = at_once(*[check_out] * 20)
 
     assert len(set(map(str, found))) == 1, found
-    assert till.provider.charged() == [700]
+    assert driver.provider.charged() == [700]
     assert signed(shop) == [("manual", 300), ("checkout", -300)]
     assert shop.faults() == []
 
 
-def test_credit_is_reserved_once_by_checkouts_at_once(shop: Shop, till: Till) -> None:
+def test_checkouts_at_once_reserve_the_same_credit_once(shop: Shop, driver: CheckoutDriver) -> None:
     shop.enter(1000)
 
-    with crowd(shop.sessions, 8) as many:
+    with pool_of(shop.sessions, 8) as many:
         begun = at_once(
             *[
-                lambda key=f"k{number}": till.begin(
-                    till.new(300, idempotency_key=key), sessions=many
+                lambda key=f"k{number}": driver.begin(
+                    driver.new(300, idempotency_key=key), sessions=many
                 )
                 for number in range(8)
             ]
@@ -434,70 +434,72 @@ def test_credit_is_reserved_once_by_checkouts_at_once(shop: Shop, till: Till) ->
     assert shop.faults() == []
 
 
-def test_settled_at_once_it_is_completed_once_or_released_once(shop: Shop, till: Till) -> None:
+def test_a_checkout_that_is_settled_many_times_at_once_is_completed_or_released_once(
+    shop: Shop, driver: CheckoutDriver
+) -> None:
     shop.enter(300)
-    checkout = till.check_out(1000, "pending")
-    charge_id = till.charge().charge_id
+    checkout = driver.check_out(1000, "pending")
+    charge_id = driver.charge().charge_id
 
     found = at_once(
-        *[lambda: till.tell(charge_id, "failed")] * 2,
-        *[lambda: till.tell(charge_id, "succeeded")] * 2,
+        *[lambda: driver.report(charge_id, "failed")] * 2,
+        *[lambda: driver.report(charge_id, "succeeded")] * 2,
     )
 
     assert [error for error in found if error is not None] == []
-    is_complete = till.checkout(checkout.checkout_id).status == "completed"
+    is_complete = driver.checkout(checkout.checkout_id).status == "completed"
     assert shop.wallet().balance_minor == (0 if is_complete else 1000)
     assert shop.faults() == []
 
 
-# --- what cannot be -------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 
-def test_without_an_account_nothing_that_needs_a_payment_begins(shop: Shop) -> None:
-    till = Till(shop)
+def test_a_checkout_that_needs_a_payment_is_refused_without_an_account(shop: Shop) -> None:
+    driver = CheckoutDriver(shop)
     with shop.sessions.transaction() as conn:
         conn.execute(
             text("UPDATE provider_accounts SET disabled_at = now() WHERE account_id = :id"),
-            {"id": till.account_id},
+            {"id": driver.account_id},
         )
     shop.enter(300)
 
     with pytest.raises(InvalidInputError, match="account_id: there are 0 accounts in use"):
-        till.begin(till.new())
+        driver.begin(driver.new())
 
     assert shop.wallet().balance_minor == 300
-    assert till.check_out(300).status == "completed"
+    assert driver.check_out(300).status == "completed"
 
 
-def test_of_several_accounts_one_has_to_be_named(shop: Shop, till: Till) -> None:
+def test_one_of_several_accounts_must_be_named(shop: Shop, driver: CheckoutDriver) -> None:
     second = connect(shop.sessions, shop.business_id)
 
     with pytest.raises(InvalidInputError, match="there are 2 accounts in use: name one"):
-        till.begin(till.new())
+        driver.begin(driver.new())
 
-    assert till.check_out(account_id=second).account_id == second
+    assert driver.check_out(account_id=second).account_id == second
 
 
-def test_an_account_of_another_business_is_not_found(shop: Shop, till: Till) -> None:
+def test_an_account_of_another_business_is_not_found(shop: Shop, driver: CheckoutDriver) -> None:
     other = connect(shop.sessions, Shop.open(shop.sessions, shop.buffer, name="B").business_id)
 
     with pytest.raises(NotFoundError):
-        till.begin(till.new(account_id=other))
+        driver.begin(driver.new(account_id=other))
 
 
-def test_a_wallet_that_is_not_there_is_refused(till: Till) -> None:
+def test_a_missing_wallet_is_refused(driver: CheckoutDriver) -> None:
     with pytest.raises(UnsupportedCurrencyError):
-        till.begin(till.new(currency="EUR"))
+        driver.begin(driver.new(currency="EUR"))
 
 
-def test_a_checkout_that_is_not_there_cannot_be_settled(shop: Shop) -> None:
+def test_a_missing_checkout_cannot_be_settled(shop: Shop) -> None:
     with pytest.raises(NotFoundError), shop.sessions.transaction() as conn:
         update_checkout(conn, CheckoutId("chk_none"))
 
 
-def test_verify_names_a_checkout_whose_credit_is_lost(shop: Shop, till: Till) -> None:
+def test_verify_names_a_checkout_whose_credit_is_lost(shop: Shop, driver: CheckoutDriver) -> None:
     shop.enter(300)
-    checkout = till.check_out(1000, "pending")
+    checkout = driver.check_out(1000, "pending")
     with shop.sessions.transaction() as conn:
         conn.execute(
             text(
@@ -520,7 +522,7 @@ def test_verify_names_a_checkout_whose_credit_is_lost(shop: Shop, till: Till) ->
         )
 
 
-def test_a_checkout_waits_as_long_as_its_time_to_live(till: Till) -> None:
-    checkout = till.begin(till.new(), ttl_s=600).checkout
+def test_a_checkout_waits_as_long_as_its_time_to_live(driver: CheckoutDriver) -> None:
+    checkout = driver.begin(driver.new(), ttl_s=600).checkout
 
     assert abs(checkout.expires_at - checkout.created_at - timedelta(seconds=600)).seconds < 60

@@ -1,4 +1,4 @@
-"""Webhooks of providers over HTTP: a good signature lets in, everything else leaves no trace."""
+"""Webhooks of providers over HTTP: a valid signature is required; a refusal stores nothing."""
 
 import gzip
 import re
@@ -44,8 +44,8 @@ def anybody(api: Api) -> Iterator[httpx.Client]:
 
 
 @dataclass(frozen=True)
-class Door:
-    """Where the webhooks of an account of this shop arrive."""
+class WebhookUrl:
+    """The URL for webhooks of a provider account."""
 
     client: httpx.Client
     shop: Shop
@@ -84,93 +84,103 @@ def connected(
 
 
 @pytest.fixture
-def door(anybody: httpx.Client, shop: Shop, vendor: Vendor) -> Door:
-    return Door(anybody, shop, connected(shop, vendor.name, vendor.secret))
+def webhook_url(anybody: httpx.Client, shop: Shop, vendor: Vendor) -> WebhookUrl:
+    return WebhookUrl(anybody, shop, connected(shop, vendor.name, vendor.secret))
 
 
 def assert_refused(answer: httpx.Response) -> None:
     assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHORIZED")
 
 
-# --- let in ---------------------------------------------------------------------------------------
+# --- accepted -------------------------------------------------------------------------------------
 
 
 @BOTH
-def test_a_signed_webhook_needs_no_key_and_is_kept_as_it_came(door: Door, vendor: Vendor) -> None:
+def test_a_signed_webhook_needs_no_key_and_is_stored_unchanged(
+    webhook_url: WebhookUrl, vendor: Vendor
+) -> None:
     delivery = vendor.signed(vendor.payment(), event_id="evt_1")
 
-    answer = door(delivery)
+    answer = webhook_url(delivery)
 
     assert (answer.status_code, answer.json()) == (200, {"received": True})
-    assert door.stored() == [("received", "evt_1", delivery.body)]
+    assert webhook_url.stored() == [("received", "evt_1", delivery.body)]
 
 
 @BOTH
-def test_a_compressed_webhook_is_verified_by_its_original_bytes(door: Door, vendor: Vendor) -> None:
+def test_a_compressed_webhook_is_verified_by_its_original_bytes(
+    webhook_url: WebhookUrl, vendor: Vendor
+) -> None:
     delivery = vendor.signed(vendor.payment(), event_id="evt_gz")
     headers = {**delivery.headers, "Content-Encoding": "gzip"}
 
-    answer = door(replace(delivery, body=gzip.compress(delivery.body), headers=headers))
+    answer = webhook_url(replace(delivery, body=gzip.compress(delivery.body), headers=headers))
 
     assert answer.status_code == 200
-    assert door.stored() == [("received", "evt_gz", delivery.body)]
+    assert webhook_url.stored() == [("received", "evt_gz", delivery.body)]
 
 
 @BOTH
-def test_a_key_changes_nothing_about_it(api: Api, door: Door, vendor: Vendor) -> None:
+def test_a_webhook_with_an_api_key_is_handled_alike(
+    api: Api, webhook_url: WebhookUrl, vendor: Vendor
+) -> None:
     with api.client("gk_nobody") as client:
-        assert replace(door, client=client)(vendor.signed(vendor.payment())).status_code == 200
+        assert (
+            replace(webhook_url, client=client)(vendor.signed(vendor.payment())).status_code == 200
+        )
 
 
 @BOTH
-def test_a_webhook_that_comes_again_is_answered_alike_and_kept_once(
-    door: Door, vendor: Vendor
+def test_a_repeated_webhook_gets_the_same_answer_and_is_stored_once(
+    webhook_url: WebhookUrl, vendor: Vendor
 ) -> None:
     delivery = vendor.signed(vendor.payment())
 
-    answers = [door(delivery) for _ in range(3)]
+    answers = [webhook_url(delivery) for _ in range(3)]
 
     assert [answer.json() for answer in answers] == [{"received": True}] * 3
-    assert len(door.stored()) == 1
+    assert len(webhook_url.stored()) == 1
 
 
 @BOTH
-def test_a_webhook_that_comes_many_times_at_once_is_kept_once(door: Door, vendor: Vendor) -> None:
+def test_a_webhook_sent_many_times_at_once_is_stored_once(
+    webhook_url: WebhookUrl, vendor: Vendor
+) -> None:
     delivery = vendor.signed(vendor.payment())
 
-    answers = at_once(*[lambda: door(delivery).status_code] * 8)
+    answers = at_once(*[lambda: webhook_url(delivery).status_code] * 8)
 
     assert answers == [200] * 8
-    assert len(door.stored()) == 1
+    assert len(webhook_url.stored()) == 1
 
 
 @BOTH
-def test_a_signed_but_unreadable_webhook_is_stored(door: Door, vendor: Vendor) -> None:
-    assert door(vendor.signed(b"not json")).status_code == 200
-    assert [body for _, _, body in door.stored()] == [b"not json"]
+def test_a_signed_but_unreadable_webhook_is_stored(webhook_url: WebhookUrl, vendor: Vendor) -> None:
+    assert webhook_url(vendor.signed(b"not json")).status_code == 200
+    assert [body for _, _, body in webhook_url.stored()] == [b"not json"]
 
 
-def test_an_only_account_of_a_provider_need_not_be_named_but_one_of_several_must(
+def test_the_account_must_be_named_only_if_there_are_several(
     anybody: httpx.Client, shop: Shop
 ) -> None:
     vendor = Dodo()
     shop.run("UPDATE provider_accounts SET disabled_at = now()")  # those of the tests before
-    door = Door(anybody, shop, connected(shop, "dodo", DODO_SECRET))
-    assert door(vendor.signed(vendor.payment()), account=None).status_code == 200
+    webhook_url = WebhookUrl(anybody, shop, connected(shop, "dodo", DODO_SECRET))
+    assert webhook_url(vendor.signed(vendor.payment()), account=None).status_code == 200
 
     connected(shop, "dodo", DODO_SECRET, "Second")
-    answer = door(vendor.signed(vendor.payment()), account=None)
+    answer = webhook_url(vendor.signed(vendor.payment()), account=None)
 
     assert (answer.status_code, answer.json()["code"]) == (422, "INVALID_QUERY_PARAMS")
     assert [detail["field"] for detail in answer.json()["details"]] == ["account"]
-    assert len(door.stored()) == 1
+    assert len(webhook_url.stored()) == 1
 
 
-# --- kept out -------------------------------------------------------------------------------------
+# --- refused --------------------------------------------------------------------------------------
 
 
 def changed(delivery: Delivery, how: str) -> Delivery:
-    """The delivery after somebody has had his hands on it."""
+    """The delivery after a forgery."""
     headers = dict(delivery.headers)
     signature = "webhook-signature" if "webhook-signature" in headers else "stripe-signature"
     if how == "body":
@@ -185,34 +195,38 @@ def changed(delivery: Delivery, how: str) -> Delivery:
 
 @BOTH
 @pytest.mark.parametrize("how", ["body", "signature", "unsigned"])
-def test_a_forged_or_unsigned_webhook_is_refused_and_leaves_nothing(
-    door: Door, vendor: Vendor, how: str
+def test_a_forged_or_unsigned_webhook_is_refused_and_not_stored(
+    webhook_url: WebhookUrl, vendor: Vendor, how: str
 ) -> None:
-    answer = door(changed(vendor.signed(vendor.payment()), how))
+    answer = webhook_url(changed(vendor.signed(vendor.payment()), how))
 
     assert_refused(answer)
     assert vendor.secret not in answer.text
-    assert door.stored() == []
+    assert webhook_url.stored() == []
 
 
 @BOTH
-def test_a_refused_webhook_is_counted(door: Door, vendor: Vendor) -> None:
-    before = counted(door.client, vendor.name, "refused")
+def test_a_refused_webhook_is_counted(webhook_url: WebhookUrl, vendor: Vendor) -> None:
+    before = counted(webhook_url.client, vendor.name, "refused")
 
-    door(changed(vendor.signed(vendor.payment()), "body"))
+    webhook_url(changed(vendor.signed(vendor.payment()), "body"))
 
-    assert counted(door.client, vendor.name, "refused") == before + 1
+    assert counted(webhook_url.client, vendor.name, "refused") == before + 1
 
 
 @BOTH
-def test_stored_and_repeated_webhooks_are_counted(door: Door, vendor: Vendor) -> None:
-    before = [counted(door.client, vendor.name, outcome) for outcome in ("stored", "repeated")]
+def test_stored_and_repeated_webhooks_are_counted(webhook_url: WebhookUrl, vendor: Vendor) -> None:
+    before = [
+        counted(webhook_url.client, vendor.name, outcome) for outcome in ("stored", "repeated")
+    ]
     delivery = vendor.signed(vendor.payment())
 
     for _ in range(3):
-        door(delivery)
+        webhook_url(delivery)
 
-    after = [counted(door.client, vendor.name, outcome) for outcome in ("stored", "repeated")]
+    after = [
+        counted(webhook_url.client, vendor.name, outcome) for outcome in ("stored", "repeated")
+    ]
     assert after == [before[0] + 1, before[1] + 2]
 
 
@@ -225,60 +239,66 @@ def counted(client: httpx.Client, provider: str, outcome: str) -> int:
 @BOTH
 @pytest.mark.parametrize("account", ["pac_nobody", "'; --", "x" * 64])
 def test_a_webhook_of_an_unknown_account_is_refused(
-    door: Door, vendor: Vendor, account: str
+    webhook_url: WebhookUrl, vendor: Vendor, account: str
 ) -> None:
-    assert_refused(door(vendor.signed(vendor.payment()), account=account))
+    assert_refused(webhook_url(vendor.signed(vendor.payment()), account=account))
 
 
 @BOTH
-def test_a_webhook_of_a_disabled_account_is_refused(door: Door, vendor: Vendor) -> None:
-    with door.shop.sessions.transaction() as conn:
-        disable_account(conn, door.shop.business_id, door.account.account_id)
+def test_a_webhook_of_a_disabled_account_is_refused(
+    webhook_url: WebhookUrl, vendor: Vendor
+) -> None:
+    with webhook_url.shop.sessions.transaction() as conn:
+        disable_account(conn, webhook_url.shop.business_id, webhook_url.account.account_id)
 
-    assert_refused(door(vendor.signed(vendor.payment())))
-    assert door.stored() == []
+    assert_refused(webhook_url(vendor.signed(vendor.payment())))
+    assert webhook_url.stored() == []
 
 
 @BOTH
-def test_an_account_of_one_provider_takes_none_of_another(door: Door, vendor: Vendor) -> None:
+def test_an_account_refuses_webhooks_of_another_provider(
+    webhook_url: WebhookUrl, vendor: Vendor
+) -> None:
     other: Vendor = Stripe(vendor.secret) if vendor.name == "dodo" else Dodo(vendor.secret)
 
-    assert_refused(door(other.signed(other.payment()), provider=other.name))
-    assert_refused(door(other.signed(other.payment())))
+    assert_refused(webhook_url(other.signed(other.payment()), provider=other.name))
+    assert_refused(webhook_url(other.signed(other.payment())))
 
 
 @BOTH
-def test_another_tenant_s_signature_is_refused(door: Door, vendor: Vendor) -> None:
+def test_another_tenant_s_signature_is_refused(webhook_url: WebhookUrl, vendor: Vendor) -> None:
     secret = "whsec_" + "QUFB" * 8
     thief: Vendor = Dodo(secret) if vendor.name == "dodo" else Stripe(secret)
 
-    assert_refused(door(thief.signed(thief.payment())))
+    assert_refused(webhook_url(thief.signed(thief.payment())))
 
 
 @BOTH
 def test_a_webhook_that_is_too_large_is_refused_before_anything_else(
-    door: Door, vendor: Vendor
+    webhook_url: WebhookUrl, vendor: Vendor
 ) -> None:
     delivery = vendor.signed(b" " * (BODY_BYTES_MAX + 1))
 
-    assert door(delivery).status_code == 413
-    assert door.stored() == []
+    assert webhook_url(delivery).status_code == 413
+    assert webhook_url.stored() == []
 
 
 @BOTH
-def test_a_webhook_of_unknown_and_too_great_length_is_refused(door: Door, vendor: Vendor) -> None:
+def test_a_webhook_of_unknown_length_is_refused_if_it_is_too_large(
+    webhook_url: WebhookUrl, vendor: Vendor
+) -> None:
     delivery = vendor.signed(b" " * (BODY_BYTES_MAX + 1))
     parts = (delivery.body[at : at + (1 << 20)] for at in range(0, len(delivery.body), 1 << 20))
 
-    answer = door.client.post(
+    answer = webhook_url.client.post(
         f"/providers/{vendor.name}/webhooks",
-        params={"account": door.account.account_id},
+        params={"account": webhook_url.account.account_id},
         content=parts,
         headers=dict(delivery.headers),
     )
 
     assert answer.status_code == 413
-    assert door.stored() == []
+    assert webhook_url.stored() == []
 
 
 @pytest.mark.parametrize(
@@ -291,32 +311,32 @@ def test_a_webhook_of_unknown_and_too_great_length_is_refused(door: Door, vendor
         "/provider-events",
     ],
 )
-def test_nothing_beside_the_doors_is_open_without_a_key(anybody: httpx.Client, path: str) -> None:
+def test_other_paths_need_a_key(anybody: httpx.Client, path: str) -> None:
     assert_refused(anybody.post(path, content=b"{}"))
 
 
-def test_a_door_takes_what_is_posted_only(anybody: httpx.Client) -> None:
+def test_only_post_is_accepted(anybody: httpx.Client) -> None:
     answer = anybody.get("/providers/stripe/webhooks")
 
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
-# --- seen and sent again --------------------------------------------------------------------------
+# --- listed and replayed --------------------------------------------------------------------------
 
 
-def deliver(door: Door, vendor: Vendor, *events: Json) -> None:
+def deliver(webhook_url: WebhookUrl, vendor: Vendor, *events: Json) -> None:
     for event in events:
-        assert door(vendor.signed(event)).status_code == 200
+        assert webhook_url(vendor.signed(event)).status_code == 200
 
 
-def process_all(door: Door) -> None:
+def process_all(webhook_url: WebhookUrl) -> None:
     """What a worker does."""
-    rows = door.shop.rows(
+    rows = webhook_url.shop.rows(
         "SELECT event_number FROM provider_events WHERE status = 'received'"
-        f" AND business_id = '{door.shop.business_id}' ORDER BY event_number"
+        f" AND business_id = '{webhook_url.shop.business_id}' ORDER BY event_number"
     )
     for (number,) in rows:
-        with door.shop.sessions.transaction() as conn:
+        with webhook_url.shop.sessions.transaction() as conn:
             process(conn, ProviderEventNumber(number))
 
 
@@ -335,24 +355,27 @@ def items(client: httpx.Client, **params: str | int) -> list[Mapping[str, object
 
 @BOTH
 def test_events_are_listed_newest_first_with_their_status(
-    keyed: httpx.Client, door: Door, vendor: Vendor
+    keyed: httpx.Client, webhook_url: WebhookUrl, vendor: Vendor
 ) -> None:
-    deliver(door, vendor, vendor.refund(), vendor.unrelated())
-    process_all(door)
+    deliver(webhook_url, vendor, vendor.refund(), vendor.unrelated())
+    process_all(webhook_url)
 
     ignored, parked = items(keyed)
 
     assert (ignored["status"], ignored["payment_id"]) == ("ignored", None)
     assert (parked["status"], parked["reason"]) == ("parked", "unknown_payment")
     assert (parked["payment_id"], parked["attempts"]) == ("pi_1", 1)
-    assert (parked["account_id"], parked["provider"]) == (door.account.account_id, vendor.name)
+    assert (parked["account_id"], parked["provider"]) == (
+        webhook_url.account.account_id,
+        vendor.name,
+    )
 
 
 @BOTH
-def test_neither_a_body_nor_a_secret_is_listed(
-    keyed: httpx.Client, door: Door, vendor: Vendor
+def test_the_list_shows_neither_bodies_nor_secrets(
+    keyed: httpx.Client, webhook_url: WebhookUrl, vendor: Vendor
 ) -> None:
-    deliver(door, vendor, vendor.payment())
+    deliver(webhook_url, vendor, vendor.payment())
 
     text = keyed.get("/provider-events").text
 
@@ -363,10 +386,10 @@ def test_events_are_filtered_by_status_and_by_payment(
     keyed: httpx.Client, anybody: httpx.Client, shop: Shop
 ) -> None:
     vendor = Stripe()
-    door = Door(anybody, shop, connected(shop, "stripe", vendor.secret))
-    deliver(door, vendor, vendor.refund(payment_id="pi_a"), vendor.refund(payment_id="pi_b"))
-    process_all(door)
-    deliver(door, vendor, vendor.payment())
+    webhook_url = WebhookUrl(anybody, shop, connected(shop, "stripe", vendor.secret))
+    deliver(webhook_url, vendor, vendor.refund(payment_id="pi_a"), vendor.refund(payment_id="pi_b"))
+    process_all(webhook_url)
+    deliver(webhook_url, vendor, vendor.payment())
 
     assert [event["payment_id"] for event in items(keyed, status="parked")] == ["pi_b", "pi_a"]
     assert [event["payment_id"] for event in items(keyed, payment_id="pi_a")] == ["pi_a"]
@@ -377,8 +400,8 @@ def test_pages_of_events_go_by_number_or_by_cursor(
     keyed: httpx.Client, anybody: httpx.Client, shop: Shop
 ) -> None:
     vendor = Stripe()
-    door = Door(anybody, shop, connected(shop, "stripe", vendor.secret))
-    deliver(door, vendor, *[vendor.payment() for _ in range(5)])
+    webhook_url = WebhookUrl(anybody, shop, connected(shop, "stripe", vendor.secret))
+    deliver(webhook_url, vendor, *[vendor.payment() for _ in range(5)])
     ids = [event["id"] for event in items(keyed)]
 
     by_number = [e["id"] for page in range(3) for e in items(keyed, page_size=2, page_number=page)]
@@ -397,10 +420,10 @@ def test_bad_filters_are_refused(keyed: httpx.Client, params: dict[str, str], st
 
 @BOTH
 def test_a_parked_event_is_replayed_by_its_number(
-    keyed: httpx.Client, door: Door, vendor: Vendor
+    keyed: httpx.Client, webhook_url: WebhookUrl, vendor: Vendor
 ) -> None:
-    deliver(door, vendor, vendor.refund())
-    process_all(door)
+    deliver(webhook_url, vendor, vendor.refund())
+    process_all(webhook_url)
     (event,) = items(keyed)
 
     answer = keyed.post("/provider-events/replay", json={"id": event["id"]})
@@ -410,11 +433,11 @@ def test_a_parked_event_is_replayed_by_its_number(
 
 
 @BOTH
-def test_all_that_is_parked_is_processed_anew_when_nothing_is_named(
-    keyed: httpx.Client, door: Door, vendor: Vendor
+def test_a_replay_without_a_choice_takes_all_parked_events(
+    keyed: httpx.Client, webhook_url: WebhookUrl, vendor: Vendor
 ) -> None:
-    deliver(door, vendor, vendor.refund(payment_id="pi_a"), vendor.refund(payment_id="pi_b"))
-    process_all(door)
+    deliver(webhook_url, vendor, vendor.refund(payment_id="pi_a"), vendor.refund(payment_id="pi_b"))
+    process_all(webhook_url)
 
     answer = keyed.post("/provider-events/replay", json={})
 
@@ -422,7 +445,7 @@ def test_all_that_is_parked_is_processed_anew_when_nothing_is_named(
 
 
 @pytest.mark.parametrize("event_id", ["0", "999999999999", "x", "-1", "9" * 40])
-def test_an_unknown_event_cannot_be_processed_anew(keyed: httpx.Client, event_id: str) -> None:
+def test_an_unknown_event_cannot_be_replayed(keyed: httpx.Client, event_id: str) -> None:
     answer = keyed.post("/provider-events/replay", json={"id": event_id})
 
     assert (answer.status_code, answer.json()["code"]) == (404, "NOT_FOUND")

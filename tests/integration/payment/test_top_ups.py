@@ -1,4 +1,4 @@
-"""A low wallet buys credit: once, within its caps, and no more after enough declines."""
+"""A low wallet buys credit once, within its caps, and no longer after too many declines."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,8 +34,8 @@ from metering.purchase import statements as of_purchases
 from metering.purchase.packages import Package, archive_package, get_package
 from metering.purchase.purchases import Terms, place
 from metering.purchase.settle import settle_purchase
-from support.checkout_driver import AT_ONCE, Till, connect, unavailable
-from support.tenant import Shop, at_once, crowd, event, shared_database
+from support.checkout_driver import AT_ONCE, CheckoutDriver, connect, unavailable
+from support.tenant import Shop, at_once, event, pool_of, shared_database
 from support.traffic import wait_for
 
 
@@ -63,7 +63,7 @@ def top_ups(shop: Shop) -> list[tuple[Any, ...]]:
 
 
 def date_purchases(shop: Shop, moment: datetime) -> None:
-    """Let what was bought just now have been bought at a moment."""
+    """Set the time of the purchases that were just made."""
     with shop.sessions.transaction() as conn:
         conn.execute(
             text(
@@ -74,12 +74,12 @@ def date_purchases(shop: Shop, moment: datetime) -> None:
         )
 
 
-def buy_at(till: Till, moment: datetime) -> int:
-    """Start and run top-ups as at a moment; return how many were started."""
-    started = till.start(moment)
-    date_purchases(till.shop, moment)
+def buy_at(driver: CheckoutDriver, moment: datetime) -> int:
+    """Start and run top-ups at a given time; return how many were started."""
+    started = driver.start(moment)
+    date_purchases(driver.shop, moment)
     for charge_id in started:
-        till.run(charge_id)
+        driver.run(charge_id)
     return len(started)
 
 
@@ -87,33 +87,33 @@ def buy_at(till: Till, moment: datetime) -> int:
 
 
 def test_posting_marks_a_wallet_at_the_threshold_and_unmarks_it_above(
-    shop: Shop, till: Till
+    shop: Shop, driver: CheckoutDriver
 ) -> None:
     shop.enter(1000)
-    till.rule(threshold=100)
-    marks = [till.standing().low_since is not None]
+    driver.rule(threshold=100)
+    marks = [driver.top_up_rule().low_since is not None]
 
     for amount, debit in ((899, True), (1, True), (1, False)):
         shop.enter(amount, debit=debit)
-        marks.append(till.standing().low_since is not None)
+        marks.append(driver.top_up_rule().low_since is not None)
 
     assert marks == [False, False, True, False]
 
 
-def test_usage_marks_as_well(shop: Shop, till: Till) -> None:
+def test_usage_marks_a_wallet(shop: Shop, driver: CheckoutDriver) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.enter(1000)
-    till.rule(threshold=100)
+    driver.rule(threshold=100)
 
     shop.charge(900)
 
-    assert till.standing().low_since is not None
+    assert driver.top_up_rule().low_since is not None
 
 
-def test_frozen_credit_does_not_count(shop: Shop, till: Till) -> None:
-    till.rule(threshold=100)
-    till.sweep()
-    assert till.standing().low_since is None
+def test_frozen_credit_does_not_count_for_a_top_up(shop: Shop, driver: CheckoutDriver) -> None:
+    driver.rule(threshold=100)
+    driver.sweep()
+    assert driver.top_up_rule().low_since is None
 
     with shop.sessions.transaction() as conn:
         (purchase_id,) = conn.execute(
@@ -129,23 +129,23 @@ def test_frozen_credit_does_not_count(shop: Shop, till: Till) -> None:
             {"p": purchase_id},
         )
         conn.execute(of_purchases.MARK_DUE, {"purchase_id": purchase_id})
-    till.tell(till.charge().charge_id)
+    driver.report(driver.charge().charge_id)
 
     assert shop.wallet().frozen_minor == 500
-    assert till.standing().low_since is not None
+    assert driver.top_up_rule().low_since is not None
 
 
-def test_a_rule_for_a_wallet_that_is_low_already_is_marked_at_once(till: Till) -> None:
-    assert till.rule(threshold=0).low_since is not None
+def test_a_new_rule_for_a_low_wallet_is_marked_at_once(driver: CheckoutDriver) -> None:
+    assert driver.rule(threshold=0).low_since is not None
 
 
-def test_the_scheduled_check_puts_a_mark_right(shop: Shop, till: Till) -> None:
+def test_the_scheduled_check_corrects_a_mark(shop: Shop, driver: CheckoutDriver) -> None:
     shop.enter(50)
-    till.rule(threshold=100)
-    shop_of_another = Till(Shop.open(shop.sessions, shop.buffer, name="Other"))
-    shop_of_another.shop.enter(500)
-    shop_of_another.rule(threshold=100)
-    for each, marked in ((till, "NULL"), (shop_of_another, "now()")):
+    driver.rule(threshold=100)
+    other = CheckoutDriver(Shop.open(shop.sessions, shop.buffer, name="Other"))
+    other.shop.enter(500)
+    other.rule(threshold=100)
+    for each, marked in ((driver, "NULL"), (other, "now()")):
         each._change(
             f"UPDATE top_up_rules SET low_since = {marked} WHERE business_id = :id",
             each.shop.business_id,
@@ -153,8 +153,8 @@ def test_the_scheduled_check_puts_a_mark_right(shop: Shop, till: Till) -> None:
 
     check_all(shop.sessions.transaction)
 
-    assert till.standing().low_since is not None
-    assert shop_of_another.standing().low_since is None
+    assert driver.top_up_rule().low_since is not None
+    assert other.top_up_rule().low_since is None
 
 
 # --- the order ------------------------------------------------------------------------------------
@@ -163,37 +163,39 @@ def test_the_scheduled_check_puts_a_mark_right(shop: Shop, till: Till) -> None:
 @pytest.mark.parametrize(
     ("balance", "packages"), [(100, 1), (0, 1), (-399, 1), (-400, 2), (-900, 3)]
 )
-def test_one_charge_buys_as_many_packages_as_lift_the_wallet_above_the_threshold(
-    shop: Shop, till: Till, balance: int, packages: int
+def test_one_charge_buys_enough_packages_to_lift_the_wallet_above_the_threshold(
+    shop: Shop, driver: CheckoutDriver, balance: int, packages: int
 ) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.enter(1)
     shop.charge(1 - balance) if balance < 1 else shop.enter(balance - 1)
-    till.rule(threshold=100, package_id=till.package(price=400, credit=500))
+    driver.rule(threshold=100, package_id=driver.package(price=400, credit=500))
 
-    till.sweep()
+    driver.sweep()
 
     assert top_ups(shop) == [(400 * packages, 500 * packages, "settled")]
-    assert till.provider.charged() == [400 * packages]
+    assert driver.provider.charged() == [400 * packages]
     assert shop.wallet().balance_minor == balance + 500 * packages
     assert shop.faults() == []
 
 
-def test_a_wallet_above_the_threshold_buys_nothing(shop: Shop, till: Till) -> None:
+def test_a_wallet_above_the_threshold_buys_nothing(shop: Shop, driver: CheckoutDriver) -> None:
     shop.enter(101)
-    till.rule(threshold=100)
-    till._change(
+    driver.rule(threshold=100)
+    driver._change(
         "UPDATE top_up_rules SET low_since = now() WHERE business_id = :id", shop.business_id
     )
 
-    assert till.start() == []
-    assert till.standing().low_since is None
+    assert driver.start() == []
+    assert driver.top_up_rule().low_since is None
 
 
-def test_the_credit_of_a_top_up_has_the_terms_of_its_package(shop: Shop, till: Till) -> None:
-    till.rule(package_id=till.package(price=500, credit=600, valid_days=30, priority=7))
+def test_the_credit_of_a_top_up_has_the_terms_of_its_package(
+    shop: Shop, driver: CheckoutDriver
+) -> None:
+    driver.rule(package_id=driver.package(price=500, credit=600, valid_days=30, priority=7))
 
-    till.sweep()
+    driver.sweep()
 
     ((source, priority, is_dated),) = shop.rows(
         "SELECT source, priority, expires_at BETWEEN now() + interval '29 days'"
@@ -202,71 +204,73 @@ def test_the_credit_of_a_top_up_has_the_terms_of_its_package(shop: Shop, till: T
     assert (source, priority, is_dated) == ("paid", 7, True)
 
 
-def test_while_one_is_pending_no_other_is_started(shop: Shop, till: Till) -> None:
-    till.rule(method="pending")
-    till.sweep()
+def test_no_second_top_up_starts_while_one_is_pending(shop: Shop, driver: CheckoutDriver) -> None:
+    driver.rule(method="pending")
+    driver.sweep()
 
     for _ in range(3):
         shop.enter(10)
-        till.sweep()
+        driver.sweep()
 
     assert top_ups(shop) == [(500, 500, "pending")]
-    assert till.standing().pending_purchase_id is not None
+    assert driver.top_up_rule().pending_purchase_id is not None
     assert shop.wallet().balance_minor == 30
 
 
-def test_none_is_started_before_the_decline_of_the_last_one_is_counted(
-    shop: Shop, till: Till
+def test_no_top_up_starts_before_the_decline_of_the_last_one_is_counted(
+    shop: Shop, driver: CheckoutDriver
 ) -> None:
-    till.rule(method="pending")
-    till.sweep()
-    charge = till.charge()
-    till.tell(charge.charge_id, "failed", settles=False)
+    driver.rule(method="pending")
+    driver.sweep()
+    charge = driver.charge()
+    driver.report(charge.charge_id, "failed", settles=False)
     assert charge.purchase_id is not None
     with shop.sessions.transaction() as conn:
         settle_purchase(conn, charge.purchase_id)
 
-    assert till.start() == []
-    till.run(charge.charge_id)
+    assert driver.start() == []
+    driver.run(charge.charge_id)
 
-    assert till.standing().declines == 1
+    assert driver.top_up_rule().declines == 1
     assert top_ups(shop) == [(500, 500, "failed")]
 
 
-def test_the_wallets_of_several_customers_are_topped_up_apart(shop: Shop, till: Till) -> None:
+def test_the_wallets_of_several_customers_are_topped_up_separately(
+    shop: Shop, driver: CheckoutDriver
+) -> None:
     with shop.sessions.transaction() as conn:
         shop.add_customer(conn)
     for customer in range(2):
-        till.rule(customer=customer)
+        driver.rule(customer=customer)
 
-    till.sweep()
+    driver.sweep()
 
     assert [shop.wallet(customer).balance_minor for customer in range(2)] == [500, 500]
 
 
-def test_the_unique_index_is_the_last_guard(shop: Shop, till: Till) -> None:
-    till.rule()
+def test_the_unique_index_is_the_last_guard(shop: Shop, driver: CheckoutDriver) -> None:
+    driver.rule()
     with (
-        crowd(shop.sessions, 2) as many,
+        pool_of(shop.sessions, 2) as many,
         ThreadPoolExecutor(1) as threads,
         many.transaction() as conn,
     ):
-        # By no rule, and not to be seen until it is committed.
+        # Made without a rule, and invisible until the commit.
         terms = Terms(currency="USD", price_minor=1, credit_minor=1)
         place(conn, shop.business_id, shop.customers[0], terms, origin="top_up")
-        started = threads.submit(till.start, sessions=many)
+        started = threads.submit(driver.start, sessions=many)
         wait_for(lambda: shop.rows(WAITS_FOR_ANOTHER)[0] == (1,))
 
     assert started.result() == []
     assert top_ups(shop) == [(1, 1, "pending")]
 
 
-def test_no_more_than_a_page_is_started(shop: Shop, till: Till) -> None:
+def test_a_run_starts_no_more_than_a_page(shop: Shop, driver: CheckoutDriver) -> None:
     with shop.sessions.transaction() as conn:
         for _ in range(2):
             shop.add_customer(conn)
     for customer in range(3):
-        till.rule(customer=customer)
+        driver.rule(customer=customer)
 
     with shop.sessions.transaction() as conn:
         started = start_top_ups(conn, 2)
@@ -274,39 +278,41 @@ def test_no_more_than_a_page_is_started(shop: Shop, till: Till) -> None:
     assert len(started) == 2
 
 
-def test_sums_beyond_64_bits_leave_no_room_under_a_cap(shop: Shop, till: Till) -> None:
-    priciest = till.package(INT64_MAX, 1)
+def test_sums_beyond_64_bits_leave_no_room_under_a_cap(shop: Shop, driver: CheckoutDriver) -> None:
+    priciest = driver.package(INT64_MAX, 1)
     caps: dict[str, Any] = {"package_id": priciest, "day_cap": INT64_MAX, "month_cap": INT64_MAX}
-    till.rule(0, method="declined", **caps)
-    till.sweep()
-    declined = till.charge().charge_id
-    till.rule(0, **caps)
-    till.no_wait()
-    till.sweep()
-    till.tell(declined, payment_id="pay_late")
+    driver.rule(0, method="declined", **caps)
+    driver.sweep()
+    declined = driver.charge().charge_id
+    driver.rule(0, **caps)
+    driver.end_back_off()
+    driver.sweep()
+    driver.report(declined, payment_id="pay_late")
 
-    till.rule(100, **caps)
+    driver.rule(100, **caps)
 
-    assert till.start() == []
+    assert driver.start() == []
     assert top_ups(shop) == [(INT64_MAX, 1, "settled")] * 2
-    assert [notice["reason"] for notice in till.notices()][-1] == "month_cap_reached"
+    assert [notice["reason"] for notice in driver.notices()][-1] == "month_cap_reached"
 
 
-def test_credit_that_the_wallet_could_not_hold_is_not_charged(shop: Shop, till: Till) -> None:
+def test_credit_beyond_the_limit_of_the_wallet_is_not_charged(
+    shop: Shop, driver: CheckoutDriver
+) -> None:
     shop.enter(5)
-    till.rule(package_id=till.package(1, INT64_MAX))
+    driver.rule(package_id=driver.package(1, INT64_MAX))
 
-    assert till.start() == []
-    assert [notice["reason"] for notice in till.notices()] == ["wallet_cap_reached"]
+    assert driver.start() == []
+    assert [notice["reason"] for notice in driver.notices()] == ["wallet_cap_reached"]
 
 
-def test_a_fault_of_one_wallet_stops_no_other(
-    shop: Shop, till: Till, monkeypatch: pytest.MonkeyPatch
+def test_an_error_of_one_wallet_does_not_stop_the_others(
+    shop: Shop, driver: CheckoutDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with shop.sessions.transaction() as conn:
         shop.add_customer(conn)
-    faulty = till.rule().package_id
-    till.rule(customer=1)
+    faulty = driver.rule().package_id
+    driver.rule(customer=1)
 
     def fails(conn: Connection, business_id: BusinessId, package_id: PackageId) -> Package:
         if package_id == faulty:
@@ -315,46 +321,48 @@ def test_a_fault_of_one_wallet_stops_no_other(
 
     monkeypatch.setattr(top_up, "get_package", fails)
 
-    assert len(till.start()) == 1
-    assert till.standing().retry_at is not None
-    assert till.standing(1).pending_purchase_id is not None
+    assert len(driver.start()) == 1
+    assert driver.top_up_rule().retry_at is not None
+    assert driver.top_up_rule(1).pending_purchase_id is not None
 
 
 # --- at once --------------------------------------------------------------------------------------
 
 
-def test_two_hundred_crossings_at_once_start_one_top_up(shop: Shop, till: Till) -> None:
+def test_two_hundred_crossings_at_once_start_one_top_up(shop: Shop, driver: CheckoutDriver) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.enter(1000)
-    till.rule(threshold=990, package_id=till.package(5000))
+    driver.rule(threshold=990, package_id=driver.package(5000))
     shop.send(*[event(shop.customers[0], {"tokens": 1}) for _ in range(40)])
 
     def debit() -> None:
         shop_at_once.enter(1, debit=True)
-        till.start(sessions=many)
+        driver.start(sessions=many)
 
     def drain() -> None:
         shop.drain(batch_events=5, sessions=many)
-        till.start(sessions=many)
+        driver.start(sessions=many)
 
-    with crowd(shop.sessions, 40) as many:
+    with pool_of(shop.sessions, 40) as many:
         shop_at_once = Shop(many, shop.buffer, shop.business_id, shop.customers)
         found = at_once(*[debit] * 180, *[drain] * 20)
 
     shop.drain()
     assert [error for error in found if error is not None] == []
     assert top_ups(shop) == [(5000, 5000, "pending")]
-    assert len(till.charge_ids()) == 1
+    assert len(driver.charge_ids()) == 1
 
-    till.sweep()
-    assert till.provider.charged() == [5000]
+    driver.sweep()
+    assert driver.provider.charged() == [5000]
     assert shop.wallet().balance_minor == 1000 - 180 - 40 + 5000
     assert shop.faults() == []
 
 
-def test_top_ups_debits_and_expiry_at_once_leave_no_fault(shop: Shop, till: Till) -> None:
+def test_top_ups_debits_and_expiry_at_once_leave_no_fault(
+    shop: Shop, driver: CheckoutDriver
+) -> None:
     shop.meter("tokens", {"USD": "1"})
-    till.rule(threshold=200, package_id=till.package(300, valid_days=1), method="hangs")
+    driver.rule(threshold=200, package_id=driver.package(300, valid_days=1), method="hangs")
 
     def expire() -> None:
         with many.transaction() as conn:
@@ -371,18 +379,18 @@ def test_top_ups_debits_and_expiry_at_once_leave_no_fault(shop: Shop, till: Till
         shop.drain(sessions=many)
 
     def sweep() -> None:
-        till.sweep(sessions=many)
+        driver.sweep(sessions=many)
 
-    with crowd(shop.sessions, 16) as many:
+    with pool_of(shop.sessions, 16) as many:
         for _ in range(5):
             found = at_once(*[use] * 6, *[sweep] * 4, *[expire] * 2)
             assert [error for error in found if error is not None] == []
     shop.drain()
     for _ in range(3):
-        till.sweep()
+        driver.sweep()
 
     settled = [price for price, _, status in top_ups(shop) if status == "settled"]
-    assert sorted(till.provider.charged()) == sorted(settled)
+    assert sorted(driver.provider.charged()) == sorted(settled)
     debits = sum(entry.amount_minor for entry in shop.entries() if not entry.is_credit)
     assert debits == 5 * 6 * 37
     assert shop.wallet().balance_minor == sum(settled) - debits
@@ -399,8 +407,10 @@ def spend_all(shop: Shop) -> None:
         shop.enter(balance, debit=True)
 
 
-def test_a_day_ends_at_midnight_in_utc_also_before_a_leap_day(shop: Shop, till: Till) -> None:
-    till.rule(day_cap=1000, month_cap=100_000)
+def test_a_day_ends_at_midnight_utc_also_before_a_leap_day(
+    shop: Shop, driver: CheckoutDriver
+) -> None:
+    driver.rule(day_cap=1000, month_cap=100_000)
     started = []
     for moment in (
         LEAP,
@@ -412,11 +422,11 @@ def test_a_day_ends_at_midnight_in_utc_also_before_a_leap_day(shop: Shop, till: 
         LEAP + timedelta(days=1, seconds=1),  # March
     ):
         spend_all(shop)
-        started.append(buy_at(till, moment))
+        started.append(buy_at(driver, moment))
 
     assert started == [1, 1, 0, 1, 1, 0, 1]
-    assert [notice["reason"] for notice in till.notices()] == ["day_cap_reached"] * 2
-    assert [notice["retry_at"] for notice in till.notices()] == [
+    assert [notice["reason"] for notice in driver.notices()] == ["day_cap_reached"] * 2
+    assert [notice["retry_at"] for notice in driver.notices()] == [
         "2028-02-29T00:00:00.000000Z",
         "2028-03-01T00:00:00.000000Z",
     ]
@@ -432,109 +442,113 @@ def test_a_day_ends_at_midnight_in_utc_also_before_a_leap_day(shop: Shop, till: 
     ],
 )
 def test_a_month_ends_with_its_last_day(
-    shop: Shop, till: Till, last: datetime, next_month: str
+    shop: Shop, driver: CheckoutDriver, last: datetime, next_month: str
 ) -> None:
-    till.rule(day_cap=1000, month_cap=1000)
+    driver.rule(day_cap=1000, month_cap=1000)
     started = []
     for moment in (last.replace(day=1), last, last, last + timedelta(seconds=1)):
         spend_all(shop)
-        started.append(buy_at(till, moment))
+        started.append(buy_at(driver, moment))
 
     assert started == [1, 1, 0, 1]
-    (notice,) = till.notices()
+    (notice,) = driver.notices()
     assert (notice["reason"], notice["retry_at"]) == (
         "month_cap_reached",
         f"{next_month}T00:00:00.000000Z",
     )
 
 
-def test_a_reached_cap_is_announced_once_a_day(shop: Shop, till: Till) -> None:
-    till.rule(day_cap=500)
-    buy_at(till, LEAP - timedelta(hours=5))
+def test_a_reached_cap_is_announced_once_a_day(shop: Shop, driver: CheckoutDriver) -> None:
+    driver.rule(day_cap=500)
+    buy_at(driver, LEAP - timedelta(hours=5))
 
     for hour in range(5):
         spend_all(shop)
-        assert buy_at(till, LEAP - timedelta(hours=5 - hour)) == 0
+        assert buy_at(driver, LEAP - timedelta(hours=5 - hour)) == 0
 
-    assert len(till.notices()) == 1
-    assert till.standing().retry_at == LEAP + timedelta(seconds=1)
-    assert till.provider.charged() == [500]
+    assert len(driver.notices()) == 1
+    assert driver.top_up_rule().retry_at == LEAP + timedelta(seconds=1)
+    assert driver.provider.charged() == [500]
 
 
-def test_a_cap_allows_a_part_of_the_needed_packages(shop: Shop, till: Till) -> None:
+def test_a_cap_allows_a_part_of_the_needed_packages(shop: Shop, driver: CheckoutDriver) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.charge(3000)
-    till.rule(day_cap=1499, month_cap=1499)
+    driver.rule(day_cap=1499, month_cap=1499)
 
-    till.sweep()
+    driver.sweep()
 
     assert top_ups(shop) == [(1000, 1000, "settled")]
 
 
-def test_pending_top_ups_count_for_the_caps_and_failed_ones_do_not(shop: Shop, till: Till) -> None:
-    till.rule(method="pending", day_cap=500)
-    (charge_id,) = till.start()
-    till.run(charge_id)
-    till.tell(charge_id, "failed")
-    till.no_wait()
+def test_pending_top_ups_count_for_the_caps_and_failed_ones_do_not(
+    shop: Shop, driver: CheckoutDriver
+) -> None:
+    driver.rule(method="pending", day_cap=500)
+    (charge_id,) = driver.start()
+    driver.run(charge_id)
+    driver.report(charge_id, "failed")
+    driver.end_back_off()
 
-    (second,) = till.start()
-    till.run(second)
-    till.provider.end(second, "succeeded")
-    till.sweep()
+    (second,) = driver.start()
+    driver.run(second)
+    driver.provider.end(second, "succeeded")
+    driver.sweep()
     spend_all(shop)
 
-    assert till.start() == []
+    assert driver.start() == []
     assert [status for _, _, status in top_ups(shop)] == ["failed", "settled"]
 
 
-def test_caps_that_are_raised_need_not_wait_for_the_next_day(shop: Shop, till: Till) -> None:
-    package = till.package()
-    till.rule(day_cap=500, package_id=package)
-    till.sweep()
+def test_a_raised_cap_applies_at_once(shop: Shop, driver: CheckoutDriver) -> None:
+    package = driver.package()
+    driver.rule(day_cap=500, package_id=package)
+    driver.sweep()
     spend_all(shop)
-    assert till.start() == []
+    assert driver.start() == []
 
-    till.rule(day_cap=1000, package_id=package)
+    driver.rule(day_cap=1000, package_id=package)
 
-    assert len(till.start()) == 1
+    assert len(driver.start()) == 1
 
 
 # --- declines -------------------------------------------------------------------------------------
 
 
-def test_after_a_decline_it_waits_twice_as_long_each_time_and_then_is_off(
-    shop: Shop, till: Till
+def test_the_wait_doubles_with_each_decline_and_then_the_rule_is_disabled(
+    shop: Shop, driver: CheckoutDriver
 ) -> None:
-    till.rule(method="declined", declines_max=3)
+    driver.rule(method="declined", declines_max=3)
     waits = []
     for _ in range(3):
-        till.sweep()
-        assert till.start() == [], "it waits, or is off"
+        driver.sweep()
+        assert driver.start() == [], "it waits, or is disabled"
         ((wait_s,),) = shop.rows(
             "SELECT round(extract(epoch FROM retry_at - updated_at)) FROM top_up_rules"
             f" WHERE business_id = '{shop.business_id}'"
         )
         waits.append(wait_s)
-        till.no_wait()
-    till.sweep()
+        driver.end_back_off()
+    driver.sweep()
 
     assert waits == [3600, 7200, 14_400]
     assert [status for _, _, status in top_ups(shop)] == ["failed"] * 3
-    assert [(n["declines"], n["is_disabled"], n["failure"]) for n in till.notices()] == [
+    assert [(n["declines"], n["is_disabled"], n["failure"]) for n in driver.notices()] == [
         (1, False, "card_declined"),
         (2, False, "card_declined"),
         (3, True, "card_declined"),
     ]
-    assert till.standing().disabled_reason == "too_many_declines"
-    assert (till.provider.charged(), shop.entries()) == ([], [])
+    assert driver.top_up_rule().disabled_reason == "too_many_declines"
+    assert (driver.provider.charged(), shop.entries()) == ([], [])
 
 
-def test_a_wait_is_a_day_at_most(shop: Shop, till: Till) -> None:
-    till.rule(method="declined", declines_max=100)
-    till._change("UPDATE top_up_rules SET declines = 60 WHERE business_id = :id", shop.business_id)
+def test_a_rule_waits_at_most_a_day(shop: Shop, driver: CheckoutDriver) -> None:
+    driver.rule(method="declined", declines_max=100)
+    driver._change(
+        "UPDATE top_up_rules SET declines = 60 WHERE business_id = :id", shop.business_id
+    )
 
-    till.sweep()
+    driver.sweep()
 
     ((wait_s,),) = shop.rows(
         "SELECT round(extract(epoch FROM retry_at - updated_at)) FROM top_up_rules"
@@ -543,198 +557,206 @@ def test_a_wait_is_a_day_at_most(shop: Shop, till: Till) -> None:
     assert wait_s == 86_400
 
 
-def test_a_success_forgets_the_declines(shop: Shop, till: Till) -> None:
-    package = till.package()
-    till.rule(method="declined", package_id=package)
-    till.sweep()
-    till.rule(method="ok", package_id=package)
+def test_a_success_resets_the_declines(shop: Shop, driver: CheckoutDriver) -> None:
+    package = driver.package()
+    driver.rule(method="declined", package_id=package)
+    driver.sweep()
+    driver.rule(method="ok", package_id=package)
 
-    till.sweep()
+    driver.sweep()
 
-    rule = till.standing()
+    rule = driver.top_up_rule()
     assert (rule.declines, rule.retry_at) == (0, None)
     assert shop.wallet().balance_minor == 500
 
 
-def test_a_charge_that_was_declined_and_paid_after_all_is_credited(shop: Shop, till: Till) -> None:
-    till.rule(method="declined")
-    till.sweep()
+def test_a_declined_charge_that_is_paid_later_is_credited(
+    shop: Shop, driver: CheckoutDriver
+) -> None:
+    driver.rule(method="declined")
+    driver.sweep()
 
-    till.tell(till.charge().charge_id)
+    driver.report(driver.charge().charge_id)
 
-    assert till.standing().declines == 0
+    assert driver.top_up_rule().declines == 0
     assert top_ups(shop) == [(500, 500, "settled")]
-    assert till.charge().status == "succeeded"
+    assert driver.charge().status == "succeeded"
     assert shop.faults() == []
 
 
-def test_a_new_attempt_at_a_declined_charge_does_not_reopen_it_beside_the_next_one(
-    shop: Shop, till: Till
+def test_a_new_payment_of_a_declined_charge_does_not_reopen_it_beside_the_next_top_up(
+    shop: Shop, driver: CheckoutDriver
 ) -> None:
-    till.rule(method="declined")
-    till.sweep()
-    declined = till.charge().charge_id
-    till.no_wait()
-    till.start()
+    driver.rule(method="declined")
+    driver.sweep()
+    declined = driver.charge().charge_id
+    driver.end_back_off()
+    driver.start()
 
-    till.tell(declined, "pending", payment_id="pay_again")
+    driver.report(declined, "pending", payment_id="pay_again")
 
     assert [status for _, _, status in top_ups(shop)] == ["failed", "pending"]
 
 
-def test_a_rule_that_is_off_never_charges_until_it_is_enabled(shop: Shop, till: Till) -> None:
-    till.rule(method="declined", declines_max=1)
-    till.sweep()
-    till.rule(method="ok", declines_max=1)
-    till.no_wait()
-    till.sweep()
-    assert till.provider.charged() == []
+def test_a_disabled_rule_does_not_charge_until_it_is_enabled(
+    shop: Shop, driver: CheckoutDriver
+) -> None:
+    driver.rule(method="declined", declines_max=1)
+    driver.sweep()
+    driver.rule(method="ok", declines_max=1)
+    driver.end_back_off()
+    driver.sweep()
+    assert driver.provider.charged() == []
 
     with shop.sessions.transaction() as conn:
         rule = enable_top_up(conn, shop.business_id, shop.customers[0], "USD")
-    till.sweep()
+    driver.sweep()
 
     assert (rule.declines, rule.disabled_at, rule.disabled_reason) == (0, None, None)
-    assert till.provider.charged() == [500]
+    assert driver.provider.charged() == [500]
 
 
 def test_a_rule_that_is_deleted_before_the_first_request_charges_nothing(
-    shop: Shop, till: Till
+    shop: Shop, driver: CheckoutDriver
 ) -> None:
-    till.rule()
-    (charge_id,) = till.start()
+    driver.rule()
+    (charge_id,) = driver.start()
     with shop.sessions.transaction() as conn:
         delete_top_up(conn, shop.business_id, shop.customers[0], "USD")
 
-    till.run(charge_id)
+    driver.run(charge_id)
 
-    assert till.provider.calls == []
-    assert till.charge(charge_id).failure == "top_up_disabled"
+    assert driver.provider.calls == []
+    assert driver.charge(charge_id).failure == "top_up_disabled"
     assert [status for _, _, status in top_ups(shop)] == ["failed"]
 
 
-def test_a_charge_without_an_answer_is_no_decline(shop: Shop, till: Till) -> None:
-    till.rule()
-    till.provider.before = unavailable
+def test_a_charge_without_an_answer_is_no_decline(shop: Shop, driver: CheckoutDriver) -> None:
+    driver.rule()
+    driver.provider.before = unavailable
 
-    till.sweep()
+    driver.sweep()
 
-    assert till.standing().declines == 0
+    assert driver.top_up_rule().declines == 0
     assert top_ups(shop) == [(500, 500, "pending")]
 
 
 @pytest.mark.parametrize("is_repeated", [False, True])
-def test_a_request_that_the_provider_refuses_is_parked_and_no_decline(
-    shop: Shop, till: Till, *, is_repeated: bool
+def test_a_request_that_the_provider_refuses_is_parked_and_is_no_decline(
+    shop: Shop, driver: CheckoutDriver, *, is_repeated: bool
 ) -> None:
-    till.rule(method="refused")
+    driver.rule(method="refused")
     if is_repeated:
-        till.provider.before = unavailable
-        till.sweep()
-        till.provider.before = lambda _call: None
+        driver.provider.before = unavailable
+        driver.sweep()
+        driver.provider.before = lambda _call: None
 
-    till.sweep()
-    till.sweep()
+    driver.sweep()
+    driver.sweep()
 
-    charge, rule = till.charge(), till.standing()
+    charge, rule = driver.charge(), driver.top_up_rule()
     assert (charge.is_parked, charge.failure) == (True, "no such payment method")
-    assert (rule.declines, rule.retry_at, till.notices()) == (0, None, [])
+    assert (rule.declines, rule.retry_at, driver.notices()) == (0, None, [])
     assert top_ups(shop) == [(500, 500, "pending")]
     assert shop.faults() == []
 
 
-def test_a_charge_that_an_operator_fails_is_no_decline(shop: Shop, till: Till) -> None:
-    till.rule(method="refused")
-    till.sweep()
-    charge_id = till.charge().charge_id
-    till.rule(method="ok")
+def test_a_charge_that_an_operator_fails_is_no_decline(shop: Shop, driver: CheckoutDriver) -> None:
+    driver.rule(method="refused")
+    driver.sweep()
+    charge_id = driver.charge().charge_id
+    driver.rule(method="ok")
 
     with shop.sessions.transaction() as conn:
         fail_charge(conn, shop.business_id, charge_id, "put right")
-    till.sweep()
+    driver.sweep()
 
-    assert (till.standing().declines, till.notices()) == (0, [])
+    assert (driver.top_up_rule().declines, driver.notices()) == (0, [])
     assert [status for _, _, status in top_ups(shop)] == ["failed", "settled"]
-    assert till.provider.charged() == [500]
+    assert driver.provider.charged() == [500]
 
 
-def test_a_wallet_whose_credit_has_expired_is_topped_up_before_it_is_taken_out(
-    shop: Shop, till: Till
+def test_a_wallet_with_expired_credit_is_topped_up_before_the_expiry_is_posted(
+    shop: Shop, driver: CheckoutDriver
 ) -> None:
-    till.rule(100)
+    driver.rule(100)
     shop.grant(150, days=1)
-    till.sweep()
+    driver.sweep()
     assert top_ups(shop) == []
     shop.pass_days(1)
 
     check_all(shop.sessions.transaction)
-    till.sweep()
+    driver.sweep()
 
     assert top_ups(shop) == [(500, 500, "settled")]
 
 
-def test_an_account_that_cannot_charge_yet_is_no_decline(shop: Shop, till: Till) -> None:
-    till.rule()
+def test_an_account_that_cannot_charge_yet_is_no_decline(
+    shop: Shop, driver: CheckoutDriver
+) -> None:
+    driver.rule()
 
     def unconfigured(_account: GatewayAccount) -> PaymentGateway:
         raise ConfigurationError("the stripe account has no good api_key")
 
-    (charge_id,) = till.start()
+    (charge_id,) = driver.start()
     run_charge(shop.sessions.transaction, unconfigured, charge_id, AT_ONCE)
-    assert (till.standing().declines, till.charge().status) == (0, "new")
+    assert (driver.top_up_rule().declines, driver.charge().status) == (0, "new")
 
-    till.sweep()
+    driver.sweep()
     assert top_ups(shop) == [(500, 500, "settled")]
 
 
-def test_an_account_that_is_disabled_switches_its_rule_off_without_a_decline(
-    shop: Shop, till: Till
+def test_a_disabled_account_disables_its_rule_without_a_decline(
+    shop: Shop, driver: CheckoutDriver
 ) -> None:
-    till.rule()
-    till.start()
+    driver.rule()
+    driver.start()
     with shop.sessions.transaction() as conn:
-        disable_account(conn, shop.business_id, till.account_id)
+        disable_account(conn, shop.business_id, driver.account_id)
 
     for _ in range(3):
-        till.sweep()
+        driver.sweep()
 
-    rule = till.standing()
+    rule = driver.top_up_rule()
     assert (rule.declines, rule.disabled_reason) == (0, "account_disabled")
-    assert [(n["reason"], n["is_disabled"]) for n in till.notices()] == [("account_disabled", True)]
+    assert [(n["reason"], n["is_disabled"]) for n in driver.notices()] == [
+        ("account_disabled", True)
+    ]
     assert [status for _, _, status in top_ups(shop)] == ["failed"]
-    assert till.provider.calls == []
+    assert driver.provider.calls == []
 
 
-def test_a_package_that_is_not_sold_any_more_switches_the_rule_off(shop: Shop, till: Till) -> None:
-    package = till.package()
-    till.rule(package_id=package)
+def test_an_archived_package_disables_the_rule(shop: Shop, driver: CheckoutDriver) -> None:
+    package = driver.package()
+    driver.rule(package_id=package)
     with shop.sessions.transaction() as conn:
         archive_package(conn, shop.business_id, package)
 
-    till.sweep()
+    driver.sweep()
 
-    assert till.standing().disabled_reason == "package_archived"
-    assert [notice["reason"] for notice in till.notices()] == ["package_archived"]
+    assert driver.top_up_rule().disabled_reason == "package_archived"
+    assert [notice["reason"] for notice in driver.notices()] == ["package_archived"]
     assert top_ups(shop) == []
 
 
 # --- the rule -------------------------------------------------------------------------------------
 
 
-def test_setting_a_rule_again_changes_it_and_keeps_a_back_off(till: Till) -> None:
-    package = till.package()
-    till.rule(threshold=100, method="declined", package_id=package)
-    till.sweep()
-    waits_until = till.standing().retry_at
+def test_setting_a_rule_again_changes_it_and_keeps_the_back_off(driver: CheckoutDriver) -> None:
+    package = driver.package()
+    driver.rule(threshold=100, method="declined", package_id=package)
+    driver.sweep()
+    waits_until = driver.top_up_rule().retry_at
 
-    till.rule(threshold=50, method="declined", package_id=package)
+    driver.rule(threshold=50, method="declined", package_id=package)
 
-    rule = till.standing()
+    rule = driver.top_up_rule()
     assert (rule.threshold_minor, rule.declines, rule.retry_at) == (50, 1, waits_until)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"day_cap": 499}, "day_cap: is below the price of one package, 500"),
         ({"month_cap": 9999}, "month_cap: is below day_cap"),
@@ -744,51 +766,53 @@ def test_setting_a_rule_again_changes_it_and_keeps_a_back_off(till: Till) -> Non
     ],
 )
 def test_a_rule_that_could_not_work_is_refused(
-    shop: Shop, till: Till, changes: dict[str, Any], said: str
+    shop: Shop, driver: CheckoutDriver, changes: dict[str, Any], message: str
 ) -> None:
     made: dict[str, Callable[[], str]] = {
-        "inr": lambda: till.package(currency="INR"),
-        "archived": lambda: _archived(till),
-        "disabled": lambda: _disabled(till),
+        "inr": lambda: driver.package(currency="INR"),
+        "archived": lambda: _archived(driver),
+        "disabled": lambda: _disabled(driver),
     }
     given: dict[str, Any] = {name: made[v]() if v in made else v for name, v in changes.items()}
 
-    with pytest.raises(InvalidInputError, match=said):
-        till.rule(**given)
+    with pytest.raises(InvalidInputError, match=message):
+        driver.rule(**given)
 
     with shop.sessions.transaction() as conn:
         assert page_of_top_ups(conn, shop.business_id, page=9) == []
 
 
-def _archived(till: Till) -> PackageId:
-    package = till.package()
-    with till.shop.sessions.transaction() as conn:
-        archive_package(conn, till.shop.business_id, package)
+def _archived(driver: CheckoutDriver) -> PackageId:
+    package = driver.package()
+    with driver.shop.sessions.transaction() as conn:
+        archive_package(conn, driver.shop.business_id, package)
     return package
 
 
-def _disabled(till: Till) -> str:
-    account = connect(till.shop.sessions, till.shop.business_id)
-    till._change("UPDATE provider_accounts SET disabled_at = now() WHERE account_id = :id", account)
+def _disabled(driver: CheckoutDriver) -> str:
+    account = connect(driver.shop.sessions, driver.shop.business_id)
+    driver._change(
+        "UPDATE provider_accounts SET disabled_at = now() WHERE account_id = :id", account
+    )
     return account
 
 
 def test_the_packages_and_accounts_of_another_business_are_not_found(
-    shop: Shop, till: Till
+    shop: Shop, driver: CheckoutDriver
 ) -> None:
-    other = Till(Shop.open(shop.sessions, shop.buffer, name="Other"))
+    other = CheckoutDriver(Shop.open(shop.sessions, shop.buffer, name="Other"))
 
     for given in ({"package_id": other.package()}, {"account_id": other.account_id}):
         with pytest.raises(NotFoundError):
-            till.rule(**given)
+            driver.rule(**given)
 
 
-def test_a_wallet_without_a_rule_says_so(till: Till) -> None:
+def test_the_error_says_that_a_wallet_has_no_rule(driver: CheckoutDriver) -> None:
     with pytest.raises(NotFoundError, match="no top-up rule of wallet"):
-        till.standing()
+        driver.top_up_rule()
 
 
-def test_a_wallet_that_is_not_there_gets_no_rule(shop: Shop) -> None:
+def test_a_missing_wallet_gets_no_rule(shop: Shop) -> None:
     new = NewTopUp(threshold=1, package_id="p", payment_method="m", day_cap=1, month_cap=1)
 
     with shop.sessions.transaction() as conn, pytest.raises(UnsupportedCurrencyError):

@@ -1,4 +1,4 @@
-"""Credit comes to its end on time, whatever has run; that is told before and after."""
+"""Credit expires on time, also if no task has run; it is announced before and reported after."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -15,7 +15,7 @@ from metering.ledger.wallets import wallets_of
 from metering.payment.manual import PaidOrder, record_paid_order
 from metering.purchase.expire import announce_expiring, expire_credit
 from metering.purchase.settle import settle_purchase
-from support.tenant import Shop, at_once, crowd, event, shared_database
+from support.tenant import Shop, at_once, event, pool_of, shared_database
 from support.traffic import wait_for
 from worker.session import Sessions
 
@@ -35,7 +35,7 @@ def tell(shop: Shop, *days: int) -> None:
     announce_expiring(shop.sessions.transaction, days)
 
 
-def told(shop: Shop, type_: str) -> list[dict[str, Any]]:
+def notices(shop: Shop, type_: str) -> list[dict[str, Any]]:
     rows = shop.rows(
         f"SELECT data FROM webhook_events WHERE business_id = '{shop.business_id}'"
         f" AND type = '{type_}' ORDER BY webhook_event_id"
@@ -48,7 +48,7 @@ def freeze(shop: Shop, lot_id: str, *, is_frozen: bool) -> None:
         freeze_lot(conn, shop.wallet().wallet_id, LotId(lot_id), is_frozen=is_frozen)
 
 
-def test_expired_credit_is_not_spent_although_nothing_has_run(shop: Shop) -> None:
+def test_expired_credit_is_not_spent_before_the_expiry_task_has_run(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.grant(100, days=1)
     shop.pass_days(1)
@@ -85,7 +85,7 @@ def test_expiry_takes_out_exactly_the_rest_of_a_lot(shop: Shop) -> None:
     assert shop.faults() == []
 
 
-def test_expiry_happens_once(shop: Shop) -> None:
+def test_a_lot_expires_once(shop: Shop) -> None:
     shop.grant(100, days=1)
     shop.pass_days(1)
 
@@ -95,12 +95,12 @@ def test_expiry_happens_once(shop: Shop) -> None:
     assert [entry.kind for entry in shop.entries()] == ["expiry", "manual"]
 
 
-def test_expiry_from_eight_at_once_happens_once(shop: Shop) -> None:
+def test_a_lot_expires_once_if_eight_tasks_run_at_once(shop: Shop) -> None:
     for _ in range(5):
         shop.grant(10, days=1)
     shop.pass_days(1)
 
-    with crowd(shop.sessions, 8) as many:
+    with pool_of(shop.sessions, 8) as many:
         at_once(*[lambda: expire_credit(many.transaction)] * 8)
 
     assert sum(entry.kind == "expiry" for entry in shop.entries()) == 5
@@ -123,7 +123,7 @@ def test_a_lot_that_was_used_up_expires_without_an_entry(shop: Shop) -> None:
     assert shop.faults() == []
 
 
-def test_expiry_leaves_debt_as_it_is(shop: Shop) -> None:
+def test_expiry_does_not_change_debt(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.grant(100, days=1)
     shop.pass_days(1)
@@ -135,7 +135,7 @@ def test_expiry_leaves_debt_as_it_is(shop: Shop) -> None:
     assert shop.faults() == []
 
 
-def test_usage_from_before_the_end_that_is_debited_after_it_burns_no_expired_credit(
+def test_late_usage_from_before_the_expiry_consumes_no_expired_credit(
     shop: Shop,
 ) -> None:
     shop.meter("tokens", {"USD": "1"})
@@ -174,14 +174,14 @@ def test_more_lots_than_a_page_all_expire(shop: Shop) -> None:
     assert shop.faults() == []
 
 
-def test_a_wallet_that_a_frozen_process_holds_holds_up_no_other(shop: Shop) -> None:
+def test_a_wallet_locked_by_a_frozen_process_delays_no_other(shop: Shop) -> None:
     with shop.sessions.transaction() as conn:
         shop.add_customer(conn)
     for customer in (0, 1):
         shop.grant(100, days=1, customer=customer)
     shop.pass_days(1)
 
-    with crowd(shop.sessions, 2) as many:
+    with pool_of(shop.sessions, 2) as many:
         with many.transaction() as frozen:
             lock_wallets(frozen, {shop.wallet(0).wallet_id})
             expire_credit(many.transaction)
@@ -192,7 +192,7 @@ def test_a_wallet_that_a_frozen_process_holds_holds_up_no_other(shop: Shop) -> N
     assert shop.faults() == []
 
 
-def test_a_wallet_that_is_held_for_a_moment_is_waited_for(shop: Shop) -> None:
+def test_expiry_waits_for_a_wallet_that_is_locked_for_a_moment(shop: Shop) -> None:
     shop.grant(100, days=1)
     shop.pass_days(1)
     is_held = Event()
@@ -207,7 +207,7 @@ def test_a_wallet_that_is_held_for_a_moment_is_waited_for(shop: Shop) -> None:
         assert is_held.wait(30)
         return expire_credit(many.transaction)
 
-    with crowd(shop.sessions, 2) as many:
+    with pool_of(shop.sessions, 2) as many:
         found = at_once(lambda: hold(many), lambda: run(many))
 
     assert not [each for each in found if isinstance(each, Exception)]
@@ -226,7 +226,7 @@ def test_expired_credit_is_announced(shop: Shop) -> None:
 
     expire(shop)
 
-    (notice,) = told(shop, "credit.expired")
+    (notice,) = notices(shop, "credit.expired")
     assert (notice["amount"], notice["reference_object_id"]) == (100, lot_id)
 
 
@@ -237,7 +237,7 @@ def test_credit_is_announced_once_for_each_number_of_days(shop: Shop) -> None:
         tell(shop, 7, 1)
         shop.pass_days(1)
 
-    assert [notice["days_ahead"] for notice in told(shop, "credit.expiring")] == [7, 1]
+    assert [notice["days_ahead"] for notice in notices(shop, "credit.expiring")] == [7, 1]
 
 
 def test_more_lots_than_a_page_are_all_announced(shop: Shop) -> None:
@@ -248,7 +248,7 @@ def test_more_lots_than_a_page_are_all_announced(shop: Shop) -> None:
     assert announce_expiring(shop.sessions.transaction, (7,), page=2) == 5
     assert announce_expiring(shop.sessions.transaction, (7,), page=2) == 0
 
-    assert len(told(shop, "credit.expiring")) == 5
+    assert len(notices(shop, "credit.expiring")) == 5
 
 
 def test_after_a_pause_only_the_lowest_number_of_days_is_announced(shop: Shop) -> None:
@@ -257,7 +257,7 @@ def test_after_a_pause_only_the_lowest_number_of_days_is_announced(shop: Shop) -
 
     tell(shop, 7, 1)
 
-    (notice,) = told(shop, "credit.expiring")
+    (notice,) = notices(shop, "credit.expiring")
     assert (notice["days_ahead"], notice["remaining"]) == (1, 100)
 
 
@@ -266,7 +266,7 @@ def test_credit_made_shortly_before_its_expiry_is_not_announced_at_once(shop: Sh
 
     tell(shop, 7)
 
-    assert told(shop, "credit.expiring") == []
+    assert notices(shop, "credit.expiring") == []
 
 
 def test_used_up_credit_is_not_announced(shop: Shop) -> None:
@@ -277,10 +277,10 @@ def test_used_up_credit_is_not_announced(shop: Shop) -> None:
 
     tell(shop, 7)
 
-    assert told(shop, "credit.expiring") == []
+    assert notices(shop, "credit.expiring") == []
 
 
-def test_a_purchase_of_so_many_days_ends_so_many_times_24_hours_later(shop: Shop) -> None:
+def test_a_day_of_validity_is_24_hours(shop: Shop) -> None:
     order = PaidOrder(
         order_id=f"o-{shop.business_id}",
         customer_id=shop.customers[0],

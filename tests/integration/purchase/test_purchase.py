@@ -13,7 +13,7 @@ from metering.payment.apply import settle_due
 from metering.payment.manual import PaidOrder, record_paid_order
 from metering.purchase.purchases import get_purchase
 from metering.purchase.settle import due_purchases, settle_purchase
-from support.tenant import Shop, at_once, crowd, shared_database
+from support.tenant import Shop, at_once, pool_of, shared_database
 from worker.session import Sessions
 
 
@@ -83,14 +83,14 @@ def test_a_purchase_delivered_again_is_credited_once(shop: Shop) -> None:
 def test_a_purchase_delivered_many_times_at_once_is_credited_once(shop: Shop) -> None:
     purchase_id = record(shop, order(shop))
 
-    with crowd(shop.sessions, 8) as many:
+    with pool_of(shop.sessions, 8) as many:
         found = at_once(*[lambda: credit(shop, purchase_id, many)] * 8)
 
     assert sorted(map(str, found)) == ["False"] * 7 + ["True"]
     assert (shop.wallet().balance_minor, shop.faults()) == (500, [])
 
 
-def test_a_purchase_that_no_wallet_can_hold_says_so_and_is_swept_no_more(shop: Shop) -> None:
+def test_a_purchase_beyond_the_limit_of_a_wallet_is_refused_and_no_longer_swept(shop: Shop) -> None:
     credit(shop, record(shop, order(shop)))
     too_much = record(shop, order(shop, order_id="o-2", credit=INT64_MAX))
 
@@ -102,8 +102,8 @@ def test_a_purchase_that_no_wallet_can_hold_says_so_and_is_swept_no_more(shop: S
     assert "64-bit" in (purchase.failure or "")
 
 
-def test_an_order_recorded_many_times_at_once_is_one_purchase(shop: Shop) -> None:
-    with crowd(shop.sessions, 8) as many:
+def test_an_order_recorded_many_times_at_once_makes_one_purchase(shop: Shop) -> None:
+    with pool_of(shop.sessions, 8) as many:
         found = at_once(*[lambda: record(shop, order(shop), sessions=many)] * 8)
 
     assert len(set(map(str, found))) == 1, found
@@ -135,7 +135,7 @@ def test_an_order_of_another_customer_is_a_conflict(shop: Shop) -> None:
         record(shop, order(shop, customer_id=shop.customers[1]))
 
 
-def test_two_businesses_may_use_the_same_order_number(shop: Shop) -> None:
+def test_two_businesses_may_use_the_same_order_id(shop: Shop) -> None:
     other = Shop.open(shop.sessions, shop.buffer, name="Bolt")
 
     assert record(shop, order(shop)) != record(other, order(other))
@@ -159,7 +159,7 @@ def test_the_sweep_takes_no_more_than_a_page(shop: Shop) -> None:
     assert len(waiting(shop, page=2)) == 2
 
 
-def test_a_credit_that_failed_is_found_by_the_sweep_and_credited_then(shop: Shop) -> None:
+def test_the_sweep_credits_a_purchase_whose_credit_failed(shop: Shop) -> None:
     purchase_id = record(shop, order(shop))
 
     with shop.sessions.transaction() as conn:

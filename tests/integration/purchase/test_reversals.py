@@ -1,4 +1,4 @@
-"""Credit is taken back as its payment is: share by share, own lot first, once."""
+"""Refunds and disputes take their share of the credit back once, from the purchase's lot first."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -112,7 +112,7 @@ def test_a_pending_purchase_is_not_spendable(shop: Shop) -> None:
     assert shop.entries() == []
 
 
-def test_a_payment_credits_once_however_often_it_is_reported(shop: Shop) -> None:
+def test_a_payment_that_is_reported_many_times_is_credited_once(shop: Shop) -> None:
     purchase_id = buy(shop, credit=1200)
     for _ in range(3):
         pay(shop, purchase_id)
@@ -122,7 +122,7 @@ def test_a_payment_credits_once_however_often_it_is_reported(shop: Shop) -> None
     assert shop.faults() == []
 
 
-def test_a_payment_that_failed_can_succeed_but_not_the_other_way(shop: Shop) -> None:
+def test_a_failed_payment_can_succeed_but_not_the_reverse(shop: Shop) -> None:
     purchase_id = buy(shop)
     pay(shop, purchase_id, status="failed")
     assert settle(shop, purchase_id).status == "failed"
@@ -135,7 +135,7 @@ def test_a_payment_that_failed_can_succeed_but_not_the_other_way(shop: Shop) -> 
 
 
 @pytest.mark.parametrize(("amount", "currency"), [(999, "USD"), (1000, "INR")])
-def test_a_payment_of_too_little_or_in_another_currency_credits_nothing(
+def test_a_payment_that_is_too_small_or_in_another_currency_credits_nothing(
     shop: Shop, amount: int, currency: str
 ) -> None:
     purchase_id = buy(shop)
@@ -148,7 +148,7 @@ def test_a_payment_of_too_little_or_in_another_currency_credits_nothing(
     assert reason == ("underpaid" if currency == "USD" else "other_currency")
 
 
-def test_a_second_payment_of_a_purchase_is_put_aside(shop: Shop) -> None:
+def test_a_second_payment_of_a_purchase_is_parked(shop: Shop) -> None:
     purchase_id = bought(shop)
     pay(shop, purchase_id, payment_id="pay_2")
 
@@ -225,7 +225,7 @@ def test_shares_of_a_bonus_sum_to_the_whole_credit(shop: Shop) -> None:
     assert shop.faults() == []
 
 
-def test_a_refund_seen_before_its_payment_waits_for_it(shop: Shop) -> None:
+def test_a_refund_before_its_payment_waits_for_it(shop: Shop) -> None:
     call_back(shop, 250)
     purchase_id = bought(shop)
 
@@ -234,7 +234,7 @@ def test_a_refund_seen_before_its_payment_waits_for_it(shop: Shop) -> None:
     assert shop.faults() == []
 
 
-def test_a_refund_that_fails_after_all_gives_the_credit_back(shop: Shop) -> None:
+def test_a_refund_that_fails_later_gives_the_credit_back(shop: Shop) -> None:
     purchase_id = bought(shop)
     call_back(shop, 400)
     settle(shop, purchase_id)
@@ -247,7 +247,7 @@ def test_a_refund_that_fails_after_all_gives_the_credit_back(shop: Shop) -> None
     assert shop.faults() == []
 
 
-def test_an_open_dispute_freezes_the_rest_and_a_won_one_frees_it(shop: Shop) -> None:
+def test_an_open_dispute_freezes_the_rest_of_the_credit_and_a_won_one_frees_it(shop: Shop) -> None:
     purchase_id = bought(shop)
     shop.enter(300, debit=True)
     call_back(shop, None, "open")
@@ -292,7 +292,7 @@ def test_a_lost_dispute_takes_the_credit_and_a_later_win_gives_it_back(shop: Sho
     assert shop.faults() == []
 
 
-def test_money_that_is_refunded_and_disputed_is_taken_once(shop: Shop) -> None:
+def test_credit_of_a_refunded_and_disputed_payment_is_taken_once(shop: Shop) -> None:
     purchase_id = bought(shop)
     call_back(shop, None, "lost", reversal_id="dp_1")
     settle(shop, purchase_id)
@@ -304,7 +304,7 @@ def test_money_that_is_refunded_and_disputed_is_taken_once(shop: Shop) -> None:
     assert shop.faults() == []
 
 
-def test_credit_that_expired_is_not_called_back_once_more_from_other_lots(shop: Shop) -> None:
+def test_expired_credit_is_not_taken_again_from_other_lots(shop: Shop) -> None:
     purchase_id = bought(shop, valid_days=1)
     shop.enter(100, debit=True)
     shop.enter(500)
@@ -314,7 +314,7 @@ def test_credit_that_expired_is_not_called_back_once_more_from_other_lots(shop: 
     call_back(shop, None)
     purchase = settle(shop, purchase_id)
 
-    # 900 had expired; the 100 that were used are taken from the other lot.
+    # 900 had expired; the used 100 are taken from the other lot.
     assert (purchase.refunded_minor, purchase.shortfall_minor) == (1000, 900)
     assert shop.wallet().balance_minor == 400
     assert shop.faults() == []

@@ -1,4 +1,4 @@
-"""How prices end: taken back, ended, or superseded by a later one."""
+"""Prices end: withdrawn, ended, or superseded by a later one."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -57,7 +57,7 @@ def end(client: httpx.Client, price: dict[str, Any]) -> dict[str, Any]:
 
 
 def cost_of_one(shop: Shop, at: datetime | None = None) -> int | None:
-    """The cost of a token used at a moment (default: now). None if the event is refused."""
+    """The cost of a token at a time (by default now). Returns None if the event is refused."""
     before = shop.charged()
     moment = to_wire(at or datetime.now(UTC))
     shop.send(event(shop.customers[0], {"tokens": 1}, at=moment))
@@ -84,7 +84,7 @@ def test_a_price_is_shown_as_superseded_until_the_later_one_is_ended(
     assert listed[right["id"]]["superseded_by"] is None
 
 
-def test_a_price_that_charged_nothing_yet_is_taken_back(
+def test_a_price_that_has_charged_nothing_is_withdrawn(
     client: httpx.Client, shop: Shop, meter: Meter
 ) -> None:
     make(client, meter, "3", LAST_WEEK)
@@ -150,7 +150,7 @@ def test_the_price_after_an_ended_one_begins_where_that_one_ended(
     assert (first["effective_from"], following["effective_from"]) == (None, ended["ended_at"])
 
 
-def test_a_price_that_has_not_begun_is_taken_back_even_if_usage_was_charged(
+def test_a_price_that_has_not_begun_is_withdrawn_even_if_usage_was_charged(
     client: httpx.Client, shop: Shop, meter: Meter
 ) -> None:
     make(client, meter, "3")
@@ -175,7 +175,9 @@ def test_a_price_is_ended_once_and_only_by_its_own_business(
     assert client.delete("/prices/prc_none").status_code == 404
 
 
-def test_the_command_warns_ends_and_lists(gullak: Gullak, shop: Shop, meter: Meter) -> None:
+def test_the_command_warns_and_ends_and_lists_prices(
+    gullak: Gullak, shop: Shop, meter: Meter
+) -> None:
     create = ("price", "create", "--meter", meter.meter_id, "--currency=USD")
     wrong = gullak.made(*create, "--per-unit=300", "--from", to_wire(YESTERDAY))
     right = gullak(*create, "--per-unit=3", "--from", to_wire(LAST_WEEK))

@@ -1,4 +1,4 @@
-"""The clean-up: what is old enough goes, page by page; what waits, and all of the money, stays."""
+"""The clean-up deletes old rows page by page; it keeps the ledger and everything that waits."""
 
 from datetime import timedelta
 
@@ -30,7 +30,7 @@ def clean_up(shop: Shop, slice_ms: int = 60_000) -> dict[str, int]:
 
 
 def age(shop: Shop, days: int, *ids: str) -> None:
-    """Let webhooks be so much older: their ids tell their time."""
+    """Make webhooks older: their ids hold their time."""
     for table in ("webhook_attempts", "webhook_deliveries", "webhook_events"):
         shop.run(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
     old = ULID.from_datetime(utc_now() - timedelta(days=days))
@@ -45,7 +45,7 @@ def age(shop: Shop, days: int, *ids: str) -> None:
 
 @pytest.fixture
 def alerts(shop: Shop) -> Shop:
-    """A wallet that was told of five times: low, recovered, low, recovered, low."""
+    """A wallet with five alerts: low, recovered, low, recovered, low."""
     with shop.sessions.transaction() as conn:
         set_rule(conn, shop.business_id, Currency("USD"), 10)
         create_endpoint(conn, shop.business_id, NewEndpoint(url="https://example.com/alerts"))
@@ -62,7 +62,7 @@ def webhooks(shop: Shop) -> list[str]:
     return [str(id_) for (id_,) in rows]
 
 
-def test_old_webhooks_go_with_their_deliveries_and_newer_ones_stay(alerts: Shop) -> None:
+def test_old_webhooks_are_deleted_with_their_deliveries_and_newer_ones_stay(alerts: Shop) -> None:
     count = len(webhooks(alerts))
     first, *_ = webhooks(alerts)
     age(alerts, 91, first)
@@ -75,7 +75,7 @@ def test_old_webhooks_go_with_their_deliveries_and_newer_ones_stay(alerts: Shop)
     assert alerts.rows("SELECT count(*) FROM webhook_deliveries") == [(count - 1,)]
 
 
-def test_the_numbers_of_alerts_are_without_gaps_before_and_after(alerts: Shop) -> None:
+def test_the_numbers_of_alerts_have_no_gaps_before_and_after(alerts: Shop) -> None:
     ((numbered,),) = alerts.rows("SELECT count(*) FROM webhook_events WHERE wallet_id IS NOT NULL")
     assert numbered >= 5
     age(alerts, 91)
@@ -91,7 +91,7 @@ def test_the_numbers_of_alerts_are_without_gaps_before_and_after(alerts: Shop) -
     assert [fault.invariant for fault in alerts.faults()] == ["alert numbers are without gaps"]
 
 
-def test_a_slice_ends_after_a_page_and_the_next_goes_on(alerts: Shop) -> None:
+def test_a_slice_ends_after_a_page_and_the_next_one_continues(alerts: Shop) -> None:
     age(alerts, 91)
     count = len(webhooks(alerts))
 
@@ -99,7 +99,7 @@ def test_a_slice_ends_after_a_page_and_the_next_goes_on(alerts: Shop) -> None:
     assert clean_up(alerts)["webhooks"] == count - 2
 
 
-def test_webhooks_that_are_young_enough_stay(alerts: Shop) -> None:
+def test_young_webhooks_stay(alerts: Shop) -> None:
     age(alerts, 89)
 
     assert clean_up(alerts)["webhooks"] == 0
@@ -133,7 +133,7 @@ def kept(shop: Shop) -> list[tuple[object, ...]]:
     )
 
 
-def test_bodies_of_processed_events_are_blanked_and_those_that_wait_are_kept(
+def test_the_bodies_of_processed_events_are_blanked_and_those_of_waiting_events_stay(
     received: Shop,
 ) -> None:
     assert kept(received) == [("ignored", True), ("parked", True), ("received", True)]
@@ -144,7 +144,7 @@ def test_bodies_of_processed_events_are_blanked_and_those_that_wait_are_kept(
     assert kept(received) == [("ignored", False), ("parked", True), ("received", True)]
 
 
-def test_an_event_without_a_body_is_not_processed_anew(received: Shop) -> None:
+def test_an_event_without_a_body_is_not_replayed(received: Shop) -> None:
     clean_up(received)
     ((number,),) = received.rows("SELECT min(event_number) FROM provider_events")
 
@@ -155,7 +155,7 @@ def test_an_event_without_a_body_is_not_processed_anew(received: Shop) -> None:
     assert kept(received)[0] == ("ignored", False)
 
 
-def test_bodies_that_are_young_enough_stay(received: Shop) -> None:
+def test_young_bodies_stay(received: Shop) -> None:
     received.run("UPDATE provider_events SET processed_at = now() - interval '179 days'")
 
     assert clean_up(received)["bodies"] == 0
@@ -164,7 +164,7 @@ def test_bodies_that_are_young_enough_stay(received: Shop) -> None:
 # --- dead letters ---------------------------------------------------------------------------------
 
 
-def test_dead_letters_that_were_sent_again_go_and_those_that_wait_stay(shop: Shop) -> None:
+def test_replayed_dead_letters_are_deleted_and_waiting_ones_stay(shop: Shop) -> None:
     shop.send(*(event("cus_unknown") for _ in range(4)))
     shop.drain()
     shop.run("UPDATE refused_events SET refused_at = refused_at - interval '1000 days'")

@@ -1,4 +1,4 @@
-"""How dead letters end: mended by good content under the same id, replayed, or dismissed."""
+"""Refused events end: mended by good content under the same id, replayed, or dismissed."""
 
 from collections.abc import Iterator
 from time import monotonic
@@ -30,7 +30,7 @@ def gullak(
 
 @pytest.fixture
 def shop(shop: Shop) -> Shop:
-    """A shop that charges a cent per token."""
+    """A business that charges a cent per token."""
     shop.meter("tokens", {"USD": "1"})
     return shop
 
@@ -66,7 +66,7 @@ def difference(shop: Shop) -> int:
     return read_balance(shop.sessions.snapshot, shop.buffer).difference
 
 
-def test_good_content_under_the_same_id_takes_a_dead_letter_off_the_list(
+def test_good_content_under_the_same_id_removes_a_dead_letter_from_the_list(
     client: httpx.Client, gullak: Gullak, shop: Shop
 ) -> None:
     send(shop, bad(shop))
@@ -116,7 +116,7 @@ def test_a_dead_letter_that_is_mended_during_its_replay_stays_mended(
 
 
 @pytest.mark.parametrize("in_one_batch", [False, True])
-def test_bad_content_that_comes_again_after_it_was_mended_is_a_duplicate(
+def test_repeated_bad_content_of_a_mended_event_is_a_duplicate(
     client: httpx.Client, shop: Shop, *, in_one_batch: bool
 ) -> None:
     for one in (bad(shop), good(shop), bad(shop)):
@@ -130,7 +130,9 @@ def test_bad_content_that_comes_again_after_it_was_mended_is_a_duplicate(
     assert (shop.charged(), difference(shop)) == (7, 0)
 
 
-def test_bad_content_after_good_is_a_conflict_and_waits(client: httpx.Client, shop: Shop) -> None:
+def test_bad_content_after_good_content_is_a_conflict_and_waits(
+    client: httpx.Client, shop: Shop
+) -> None:
     send(shop, good(shop))
     send(shop, bad(shop))
 
@@ -171,9 +173,7 @@ def test_a_dead_letter_is_dismissed_over_http_with_a_reason(
     assert difference(shop) == 0
 
 
-def test_a_dismissed_event_that_comes_again_stays_dismissed(
-    client: httpx.Client, shop: Shop
-) -> None:
+def test_a_repeated_dismissed_event_stays_dismissed(client: httpx.Client, shop: Shop) -> None:
     send(shop, bad(shop))
     client.delete(f"/refused-events/{client.get('/refused-events').json()['items'][0]['id']}")
 
@@ -184,7 +184,9 @@ def test_a_dismissed_event_that_comes_again_stays_dismissed(
     assert difference(shop) == 0
 
 
-def test_nothing_of_another_business_is_dismissed(client: httpx.Client, shop: Shop) -> None:
+def test_a_dead_letter_of_another_business_cannot_be_dismissed(
+    client: httpx.Client, shop: Shop
+) -> None:
     other = Shop.open(shop.sessions, shop.buffer, name="Other")
     send(other, event("cus_nobody", event_id="theirs"))
     ((number,),) = shop.rows("SELECT refusal_id FROM refused_events")
@@ -198,7 +200,7 @@ def test_a_number_without_a_dead_letter_is_not_found(client: httpx.Client, numbe
     assert client.delete(f"/refused-events/{number}").status_code == 404
 
 
-def test_the_command_dismisses_the_dead_letters_that_it_names(gullak: Gullak, shop: Shop) -> None:
+def test_the_command_dismisses_the_named_dead_letters(gullak: Gullak, shop: Shop) -> None:
     send(shop, bad(shop), bad(shop, "e-2"), event("cus_nobody", event_id="e-3"))
     send(shop, event("cus_nobody", event_id="e-4"))
     numbers = {one["event_id"]: one["refusal_id"] for one in gullak("refused", "--json").json}

@@ -32,7 +32,7 @@ def client(api: Api) -> Iterator[httpx.Client]:
 @pytest.fixture
 def gullak(
     config: Settings,
-    shop: Shop,  # noqa: ARG001 - its business is the one that need not be named
+    shop: Shop,  # noqa: ARG001 - the only business need not be named
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Gullak:
@@ -42,13 +42,13 @@ def gullak(
 def event_ago(
     shop: Shop, event_id: str, minutes: int = 0, customer: int = 0, **more: Any
 ) -> BufferedEvent:
-    """An event from so many minutes ago."""
+    """An event of some minutes ago."""
     at = to_wire(NOW - timedelta(minutes=minutes))
     return event(shop.customers[customer], more, event_id=event_id, at=at)
 
 
 def set_prices(shop: Shop) -> None:
-    """Price tokens, higher since half an hour ago, and large answers on top."""
+    """Price tokens, with a higher price since half an hour ago, and large answers in addition."""
     tokens = shop.meter("tokens", {"USD": "0.25"})
     only_large = Filter.model_validate(
         {
@@ -70,7 +70,7 @@ def set_prices(shop: Shop) -> None:
 
 
 def debit(shop: Shop) -> Entry:
-    """Charge three events of the first customer in one batch, and one of another beside it."""
+    """Charge three events of the first customer and one of another in one batch."""
     set_prices(shop)
     with shop.sessions.transaction() as conn:
         shop.add_customer(conn)
@@ -144,7 +144,7 @@ def test_the_list_of_events_goes_from_a_debit_to_its_events_and_back(
     assert client.get("/events/later").json()["ledger_entry_id"] != entry.entry_id
 
 
-def test_pages_of_a_debit_s_events_meet(client: httpx.Client, shop: Shop) -> None:
+def test_the_pages_of_a_debit_s_events_have_no_gap(client: httpx.Client, shop: Shop) -> None:
     entry = debit(shop)
     wanted: dict[str, str | int] = {"ledger_entry_id": entry.entry_id, "page_size": 2}
 
@@ -163,7 +163,7 @@ def test_other_filters_hold_within_a_debit(client: httpx.Client, shop: Shop) -> 
     assert ids(client, ledger_entry_id=entry.entry_id, customer_id=shop.customers[1]) == []
 
 
-def test_a_debit_of_many_events_is_read_to_its_end(client: httpx.Client, shop: Shop) -> None:
+def test_all_events_of_a_large_debit_can_be_read(client: httpx.Client, shop: Shop) -> None:
     set_prices(shop)
     shop.send(*(event_ago(shop, f"e-{n:04}", tokens=1) for n in range(1005)))
     shop.drain()
@@ -201,7 +201,7 @@ def test_a_price_that_changed_after_the_charge_is_shown(
     assert "a meter or a price has changed since" in output
 
 
-def test_events_older_than_the_retention_are_shown_as_gone(
+def test_events_older_than_the_retention_are_shown_as_deleted(
     client: httpx.Client, shop: Shop, gullak: Gullak
 ) -> None:
     entry = debit(shop)
@@ -234,7 +234,7 @@ def test_entries_of_a_batch_that_was_split_share_their_events(
     assert f"these events are also those of {entries[1].entry_id}" in shown
 
 
-def test_an_entry_that_is_no_debit_for_usage_has_no_events(
+def test_an_entry_that_is_not_usage_has_no_events(
     client: httpx.Client, shop: Shop, gullak: Gullak
 ) -> None:
     shop.enter(500)
@@ -255,7 +255,7 @@ def test_the_debit_of_another_business_is_not_found(api: Api, shop: Shop) -> Non
     assert (listed.status_code, unknown.status_code) == (404, 404)
 
 
-# --- by commands ----------------------------------------------------------------------------------
+# --- commands -------------------------------------------------------------------------------------
 
 
 def test_explain_shows_events_quantities_prices_and_costs(shop: Shop, gullak: Gullak) -> None:
@@ -274,7 +274,7 @@ def test_explain_shows_events_quantities_prices_and_costs(shop: Shop, gullak: Gu
     assert data["usage"][0]["lines"][0]["unit_price_minor"] == "0.5"
 
 
-def test_explain_says_that_there_is_more(shop: Shop, gullak: Gullak) -> None:
+def test_explain_says_that_there_are_more_events(shop: Shop, gullak: Gullak) -> None:
     entry = debit(shop)
 
     assert "these are the newest 2; --limit shows more" in (

@@ -1,4 +1,4 @@
-"""Daily partitions of kept usage: made ahead, dropped after the retention. Keys stay."""
+"""Daily partitions of usage events: made ahead, dropped after the retention. Keys stay."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +12,7 @@ OLD_DAY = "usage_events_20200115"
 
 @pytest.fixture
 def shop(shop: Shop) -> Shop:
-    """A business in a database for which no partitions were made yet."""
+    """A business in a database without partitions."""
     for name in partitions(shop):
         if name != "usage_events_default":
             with shop.sessions.transaction() as conn:
@@ -42,7 +42,7 @@ def today(shop: Shop, offset: int = 0) -> str:
 
 
 def partitions_of_usage(shop: Shop) -> list[str]:
-    """The partition of each kept event."""
+    """The partition of each usage event."""
     return [str(name) for (name,) in shop.rows("SELECT tableoid::regclass FROM usage_events")]
 
 
@@ -77,7 +77,7 @@ def test_a_second_run_finds_nothing_to_do(shop: Shop) -> None:
     assert maintain(shop) == PartitionReport(made=0, dropped=0)
 
 
-def test_a_kept_event_lies_in_the_partition_of_its_day(shop: Shop) -> None:
+def test_a_usage_event_is_in_the_partition_of_its_day(shop: Shop) -> None:
     maintain(shop)
 
     post_event(shop)
@@ -85,7 +85,7 @@ def test_a_kept_event_lies_in_the_partition_of_its_day(shop: Shop) -> None:
     assert partitions_of_usage(shop) == [today(shop)]
 
 
-def test_an_event_without_a_partition_is_kept_and_stays_where_it_is(shop: Shop) -> None:
+def test_an_event_without_a_partition_stays_in_the_default_partition(shop: Shop) -> None:
     post_event(shop)
 
     report = maintain(shop, ahead_days=3)
@@ -94,7 +94,7 @@ def test_an_event_without_a_partition_is_kept_and_stays_where_it_is(shop: Shop) 
     assert (partitions_of_usage(shop), shop.faults()) == (["usage_events_default"], [])
 
 
-def test_a_day_past_the_retention_is_dropped_with_its_events(shop: Shop) -> None:
+def test_a_day_after_the_retention_is_dropped_with_its_events(shop: Shop) -> None:
     create_old_partition(shop)
     post_event(shop)
     age_usage(shop, "2020-01-15 12:00Z")
@@ -110,7 +110,7 @@ def test_a_day_past_the_retention_is_dropped_with_its_events(shop: Shop) -> None
     )
 
 
-def test_old_events_of_the_default_partition_go_too(shop: Shop) -> None:
+def test_old_events_of_the_default_partition_are_deleted(shop: Shop) -> None:
     post_event(shop)
     age_usage(shop, "2020-01-15 12:00Z")
 
@@ -167,7 +167,7 @@ def test_new_rows_are_added_to_the_index_of_batches(shop: Shop) -> None:
     assert again == 0
 
 
-def test_the_notes_about_a_batch_are_deleted_with_its_rows(shop: Shop) -> None:
+def test_the_summary_of_a_batch_is_deleted_with_its_rows(shop: Shop) -> None:
     maintain(shop)
     post_event(shop)
     kept = shop.rows("SELECT business_id FROM usage_of_businesses")

@@ -40,7 +40,7 @@ def ids(client: httpx.Client, **wanted: str | int) -> list[str]:
 def event_ago(
     shop: Shop, event_id: str, *, minute: int = 0, customer: int = 0, **more: str
 ) -> BufferedEvent:
-    """An event from so many minutes ago."""
+    """An event of some minutes ago."""
     at = to_wire(NOW - timedelta(minutes=minute))
     return event(shop.customers[customer], {"tokens": 3}, event_id=event_id, at=at, **more)
 
@@ -58,7 +58,7 @@ def test_a_buffered_event_is_found_before_it_is_drained(client: httpx.Client, sh
 def test_a_search_for_an_unknown_event_reads_a_bounded_part_of_a_backlog_and_says_so(
     client: httpx.Client, shop: Shop
 ) -> None:
-    """Otherwise a key that may only read could keep Redis busy for everybody."""
+    """Otherwise a read-only key could keep Redis busy for all businesses."""
     note = {"note": "x" * 1000}
     for _ in range(10):
         shop.send(*(event(shop.customers[0], note) for _ in range(400)))
@@ -126,9 +126,7 @@ def test_a_refused_event_has_its_reason_and_is_buffered_again_by_a_replay(
     assert (again["status"], again["reason"]) == ("buffered", None)
 
 
-def test_a_repetition_is_shown_once_as_the_event_that_was_charged(
-    client: httpx.Client, shop: Shop
-) -> None:
+def test_a_duplicate_is_shown_once_as_the_charged_event(client: httpx.Client, shop: Shop) -> None:
     shop.meter("tokens", {"USD": "0.25"})
     shop.send(event_ago(shop, "e-1"))
     shop.drain()
@@ -274,7 +272,7 @@ def test_the_pages_hold_every_event_once(
 
 
 @pytest.mark.parametrize("customer", [0, 1])
-def test_the_list_of_a_customer_is_that_of_the_business_without_the_others(
+def test_the_list_of_a_customer_is_the_list_of_the_business_without_other_customers(
     client: httpx.Client, shop: Shop, customer: int
 ) -> None:
     many(shop)

@@ -1,4 +1,4 @@
-"""Secrets at rest: sealed in every row, opened where they are used, sealed anew by a new key."""
+"""Secrets at rest: sealed in every row, opened for use, and sealed again with a new key."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +26,7 @@ from metering.webhook.endpoints import (
     get_endpoint,
     rotate_secret,
 )
-from support.checkout_driver import Till
+from support.checkout_driver import CheckoutDriver
 from support.command import Gullak
 from support.edge import Api, running_api
 from support.providers import Stripe
@@ -70,7 +70,7 @@ def connected(sessions: Sessions, shop: Shop) -> ProviderAccount:
 
 
 def everything_in(url: str) -> str:
-    """What a dump shows: each row of each table as text."""
+    """Each row of each table as text, as in a dump."""
     with psycopg.connect(url) as conn:
         tables = conn.execute(
             "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r'"
@@ -80,7 +80,7 @@ def everything_in(url: str) -> str:
     return "\n".join(row for table in rows for (row,) in table)
 
 
-def test_no_secret_stands_in_the_database_and_each_is_what_it_was_where_it_is_used(
+def test_no_secret_is_readable_in_the_database_and_each_is_opened_unchanged_for_use(
     shop: Shop, bench: Bench, config: Settings
 ) -> None:
     account = connected(shop.sessions, shop)
@@ -104,7 +104,7 @@ def test_no_secret_stands_in_the_database_and_each_is_what_it_was_where_it_is_us
     assert (shown.headers, opened.secret, now) == (headers, STRIPE.secret, second)
 
 
-def test_every_column_whose_name_speaks_of_a_secret_is_sealed_or_a_hash(shop: Shop) -> None:
+def test_every_column_named_like_a_secret_is_sealed_or_a_hash(shop: Shop) -> None:
     named = shop.rows(
         "SELECT table_name || '.' || column_name FROM information_schema.columns"
         " WHERE table_schema = 'public' AND column_name ~"
@@ -115,7 +115,7 @@ def test_every_column_whose_name_speaks_of_a_secret_is_sealed_or_a_hash(shop: Sh
     assert {str(name).partition(".")[2] for (name,) in named} == sealed
 
 
-def test_webhooks_are_signed_and_sent_with_what_was_sealed(bench: Bench) -> None:
+def test_webhooks_are_signed_with_the_opened_secret(bench: Bench) -> None:
     _, inbox = bench.receiver()
     bench.publish()
 
@@ -123,7 +123,9 @@ def test_webhooks_are_signed_and_sent_with_what_was_sealed(bench: Bench) -> None
     assert inbox.requests[0][0]["X-Token"] == "ours"
 
 
-def test_a_provider_s_webhook_is_let_in_over_http(shop: Shop, config: Settings) -> None:
+def test_a_provider_s_webhook_is_verified_with_the_opened_secret(
+    shop: Shop, config: Settings
+) -> None:
     account = connected(shop.sessions, shop)
     delivery = STRIPE.signed(STRIPE.payment())
 
@@ -140,36 +142,36 @@ def test_a_provider_s_webhook_is_let_in_over_http(shop: Shop, config: Settings) 
 
 
 @pytest.fixture
-def till(shop: Shop) -> Till:
+def driver(shop: Shop) -> CheckoutDriver:
     account = connected(shop.sessions, shop)
-    return Till(shop, account_id=account.account_id)
+    return CheckoutDriver(shop, account_id=account.account_id)
 
 
-def asked_with(till: Till, sessions: Sessions | None = None) -> list[str | None]:
-    """The keys with which a charge was asked for."""
+def keys_of_charge(driver: CheckoutDriver, sessions: Sessions | None = None) -> list[str | None]:
+    """The API keys with which a charge was requested."""
     keys: list[str | None] = []
-    provider = till.provider
+    provider = driver.provider
 
     def gateways(account: GatewayAccount) -> object:
         keys.append(account.api_key)
         return provider(account)
 
-    till.provider = gateways  # type: ignore[assignment]
-    begun = till.begin(till.new()).checkout.charge_id
+    driver.provider = gateways  # type: ignore[assignment]
+    begun = driver.begin(driver.new()).checkout.charge_id
     assert begun is not None
-    till.run(begun, sessions=sessions)
-    till.provider = provider
+    driver.run(begun, sessions=sessions)
+    driver.provider = provider
     return keys
 
 
-def test_a_charge_is_asked_for_with_the_key_that_was_sealed(till: Till) -> None:
-    assert asked_with(till) == [API_KEY]
+def test_a_charge_is_requested_with_the_opened_key(driver: CheckoutDriver) -> None:
+    assert keys_of_charge(driver) == [API_KEY]
 
 
 # --- another key, or none -------------------------------------------------------------------------
 
 
-def test_what_was_stored_before_there_was_a_key_works_and_is_sealed_by_rotate(
+def test_secrets_from_before_there_was_a_key_still_work_and_rotate_seals_them(
     shop: Shop, config: Settings, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -192,7 +194,7 @@ def secret_of(sessions: Sessions, account: ProviderAccount) -> str:
         return webhook_source(conn, "stripe", AccountId(account.account_id)).secret
 
 
-def test_after_a_rotation_the_old_key_may_go(
+def test_the_old_key_is_not_needed_after_a_rotation(
     buffer: UsageBuffer, config: Settings, bench: Bench, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -221,7 +223,7 @@ def test_a_wrong_key_is_one_clear_error_at_migrate(
         migrate_database(with_keys(*urls, *keys))
 
 
-def test_a_secret_that_cannot_be_opened_holds_up_nobody_else(
+def test_an_unreadable_secret_does_not_delay_other_endpoints(
     bench: Bench, config: Settings
 ) -> None:
     _, sealed = bench.receiver()
@@ -237,18 +239,20 @@ def test_a_secret_that_cannot_be_opened_holds_up_nobody_else(
     assert [error for error in errors if error] == [UnreadableSecretError().message]
 
 
-def test_a_charge_waits_while_its_key_cannot_be_opened(till: Till, config: Settings) -> None:
+def test_a_charge_waits_while_its_key_is_unreadable(
+    driver: CheckoutDriver, config: Settings
+) -> None:
     with sessions_with(config, NEXT_KEY) as other:
-        assert asked_with(till, other) == []
+        assert keys_of_charge(driver, other) == []
 
-    assert till.charge().status == "new"
-    till.age(till.charge().charge_id, 0)
-    till.run(till.charge().charge_id)
-    assert till.charge().status == "succeeded"
+    assert driver.charge().status == "new"
+    driver.age(driver.charge().charge_id, 0)
+    driver.run(driver.charge().charge_id)
+    assert driver.charge().status == "succeeded"
 
 
 @pytest.mark.parametrize("given", ["s3cret", f"{KEY},s3cret"], ids=["alone", "after a key"])
-def test_a_key_that_is_none_is_refused_without_being_quoted(
+def test_a_malformed_key_is_refused_without_being_quoted(
     given: str, config: Settings, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -263,7 +267,7 @@ def test_a_key_that_is_none_is_refused_without_being_quoted(
     assert KEY not in result.err
 
 
-def test_a_new_key_is_one(
+def test_the_command_makes_a_valid_key(
     config: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gullak = Gullak.on(config, monkeypatch, capsys)

@@ -31,7 +31,7 @@ def test_a_broker_that_is_away_is_named_as_the_cause(data_dir: Path) -> None:
             send(app, "debit.sweep")
 
 
-def test_a_broker_that_comes_back_while_a_queue_is_declared_costs_at_most_one_message(
+def test_at_most_one_message_is_lost_if_the_broker_returns_while_a_queue_is_declared(
     data_dir: Path,
 ) -> None:
     with running_redis(data_dir) as server, app_of(server) as app:
@@ -45,7 +45,7 @@ def test_a_broker_that_comes_back_while_a_queue_is_declared_costs_at_most_one_me
         send(app, "purchase.charge")
 
 
-def test_the_oldest_message_of_a_queue_stays_so_until_it_is_taken(data_dir: Path) -> None:
+def test_the_oldest_message_of_a_queue_stays_the_oldest_until_it_is_taken(data_dir: Path) -> None:
     with running_redis(data_dir) as server, app_of(server) as app:
         app.amqp.queues.select(["sweep", "webhook"])
         send(app, "debit.sweep")
@@ -73,8 +73,8 @@ def test_an_error_of_our_own_is_not_taken_for_an_absent_broker(data_dir: Path) -
             send(app, "debit.sweep")
 
 
-def test_what_no_worker_takes_in_time_is_not_worked_off_later(data_dir: Path) -> None:
-    """A sweep sends it again each second: under overload the list would grow without an end."""
+def test_a_message_that_no_worker_takes_in_time_is_dropped(data_dir: Path) -> None:
+    """A sweep sends it again each second, so under overload the list would grow without limit."""
     with running_redis(data_dir) as server, app_of(server) as app:
         send(app, "debit.drain", 3)
         with Redis.from_url(server.url) as broker:

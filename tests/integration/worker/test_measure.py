@@ -1,4 +1,4 @@
-"""The gauges of what waits: they are what `gullak status` shows, and fall when nothing waits."""
+"""The gauges of waiting work: they equal what `gullak status` shows, and fall to zero."""
 
 import time
 
@@ -26,7 +26,7 @@ def gauge(name: str, **labels: str) -> float | None:
     return REGISTRY.get_sample_value(f"gullak_{name}", labels)
 
 
-def test_every_label_is_there_from_the_first_measurement_on(shop: Shop) -> None:
+def test_every_label_exists_from_the_first_measurement_on(shop: Shop) -> None:
     measured(shop)
 
     assert {gauge("refused_events", reason=reason) for reason in refusal_reasons()} == {0}
@@ -77,7 +77,7 @@ def test_wallets_below_zero_are_counted_until_they_are_paid(shop: Shop) -> None:
     assert gauge("wallets_below_zero", currency="USD") == 0
 
 
-def test_webhooks_that_have_not_arrived_are_counted_by_state(shop: Shop, bench: Bench) -> None:
+def test_undelivered_webhooks_are_counted_by_state(shop: Shop, bench: Bench) -> None:
     _, inbox = bench.receiver()
     inbox.answers(500)
     bench.publish(2)

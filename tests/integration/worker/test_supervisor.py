@@ -47,7 +47,7 @@ def is_made(file: Path, _pid: int) -> bool:
 
 @contextmanager
 def watching(*roles: Role) -> Iterator[Supervisor]:
-    """A supervisor at work in a thread of its own, as in a stack."""
+    """A running supervisor in its own thread, as in a stack."""
     supervisor = Supervisor()
 
     def work() -> None:
@@ -166,7 +166,7 @@ def test_a_process_that_ignores_the_signal_is_killed_after_its_grace() -> None:
     assert not process.is_running()
 
 
-def test_a_second_stop_waits_for_nobody() -> None:
+def test_a_second_stop_does_not_wait() -> None:
     script = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}"
     began = time.monotonic()
     with watching(role("deaf", script, grace_s=600.0)) as supervisor:
@@ -175,7 +175,7 @@ def test_a_second_stop_waits_for_nobody() -> None:
     assert time.monotonic() - began < 60
 
 
-def test_a_role_that_never_gets_ready_is_named_with_its_log(tmp_path: Path) -> None:
+def test_a_role_that_never_becomes_ready_is_named_with_its_log(tmp_path: Path) -> None:
     log = tmp_path / "slow.log"
     supervisor = Supervisor()
 
@@ -189,7 +189,7 @@ def test_a_role_that_never_gets_ready_is_named_with_its_log(tmp_path: Path) -> N
     assert supervisor.pids == {}
 
 
-def test_a_stop_ends_a_start_that_waits() -> None:
+def test_a_stop_ends_a_waiting_start() -> None:
     supervisor = Supervisor()
     supervisor.stop()
 
@@ -198,7 +198,7 @@ def test_a_stop_ends_a_start_that_waits() -> None:
     supervisor.close()
 
 
-def test_what_is_not_ready_is_missing() -> None:
+def test_a_role_that_is_not_ready_is_missing() -> None:
     ready: list[bool] = []
     with watching(role("late", SLEEP, is_ready=lambda _pid: bool(ready))) as supervisor:
         assert supervisor.missing() == ["late"]

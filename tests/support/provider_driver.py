@@ -1,4 +1,4 @@
-"""A shop's account at a vendor, with one purchase, and what the vendor tells of its payment."""
+"""Drives the path from a provider's webhook to credit, with one purchase and its payment."""
 
 from dataclasses import dataclass, field
 from itertools import count
@@ -40,8 +40,8 @@ _payments = count(1)
 
 
 @dataclass
-class Till:
-    """A shop's account at a vendor, with one purchase, and what the vendor says of its payment."""
+class ProviderDriver:
+    """A provider account of a business, one purchase, and the events of its payment."""
 
     shop: Shop
     vendor: Vendor
@@ -52,7 +52,7 @@ class Till:
     @classmethod
     def open(
         cls, shop: Shop, vendor: Vendor, price: int = 1000, currency: str = "USD", **more: object
-    ) -> "Till":
+    ) -> "ProviderDriver":
         new = NewPurchase.model_validate({"currency": currency, "price": price, **more})
         with shop.sessions.transaction() as conn:
             account = connect(conn, shop, vendor)
@@ -91,7 +91,7 @@ class Till:
         with (sessions or self.shop.sessions).transaction() as conn:
             return process(conn, number)
 
-    def say(self, *events: Json | bytes) -> list[EventStatus | None]:
+    def report(self, *events: Json | bytes) -> list[EventStatus | None]:
         """Receive and process events one after the other."""
         return [self.process(self.receive(event)) for event in events]
 
@@ -111,24 +111,24 @@ class Till:
     def statuses(self) -> list[EventStatus]:
         return [event.status for event in self.events()]
 
-    def known(self) -> PurchaseDetails:
+    def details(self) -> PurchaseDetails:
         with self.shop.sessions.transaction() as conn:
             return purchase_details(conn, self.shop.business_id, self.purchase_id)
 
     def record_dispute(self, dispute_id: str, status: DisputeStatus, amount: int | None) -> None:
-        said = ShopDispute(dispute_id=dispute_id, status=status, amount=amount)
+        report = ShopDispute(dispute_id=dispute_id, status=status, amount=amount)
         with self.shop.sessions.transaction() as conn:
-            record_reversal(conn, self.shop.business_id, self.purchase_id, said)
+            record_reversal(conn, self.shop.business_id, self.purchase_id, report)
 
     def record_payment(self, payment_id: str | None = None, amount: int | None = None) -> None:
-        said = ShopPayment(payment_id=payment_id, amount=amount)
+        report = ShopPayment(payment_id=payment_id, amount=amount)
         with self.shop.sessions.transaction() as conn:
-            record_payment(conn, self.shop.business_id, self.purchase_id, said)
+            record_payment(conn, self.shop.business_id, self.purchase_id, report)
 
     def record_refund(self, refund_id: str, amount: int) -> None:
-        said = ShopRefund(refund_id=refund_id, amount=amount)
+        report = ShopRefund(refund_id=refund_id, amount=amount)
         with self.shop.sessions.transaction() as conn:
-            record_reversal(conn, self.shop.business_id, self.purchase_id, said)
+            record_reversal(conn, self.shop.business_id, self.purchase_id, report)
 
     def signed(self, currency: str = "USD") -> list[tuple[str, int]]:
         """Type and signed amount of each entry of the wallet, oldest first."""
