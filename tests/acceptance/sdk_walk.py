@@ -2,7 +2,7 @@
 
     python tests/acceptance/sdk_walk.py http://127.0.0.1:8080 gk_…
 
-Prints what it saw; ends with an AssertionError at the first thing that is not as promised.
+Prints its results; ends with an AssertionError at the first wrong one.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""README and the pages of docs, typed by a reader: every block in order, on a running stack.
+"""README and docs as a reader types them: every block in order, on a running stack.
 
 The blocks of a page are one shell. A Python block that begins with `# name.py` is saved under that
 name, as the page says; one that begins with `# examples/name.py` is that file, which the page runs.
@@ -20,7 +20,7 @@ from worker.local.port import free_port
 from worker.local.up import Stack
 
 ROOT = Path(__file__).parents[2]
-# No page takes so long: this only ends a shell that waits for what will never come.
+# Much longer than any page takes: it ends a shell that waits for ever.
 HANGS_AFTER_S = 300
 
 # Blocks that are not run here, and why.
@@ -29,7 +29,7 @@ NOT_RUN = {
     "make up": "the stack of this test stands for it",
     "pip install /path/to/gullak": "needs a package index",
 }
-# What a page must have shown in the end.
+# The output that a page must have shown in the end.
 SHOWN = {
     "README.md": ('"balance":400,', "usage debit"),
     "docs/command-line.md": ("325 (3.25 USD)", "ledger: no fault"),
@@ -50,7 +50,7 @@ SHOWN = {
     "docs/operating.md": ("ledger: no fault", "the balance is 500 (5.00 EUR)"),
 }
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# What a reader only looks at.
+# Blocks that a reader only reads.
 SEEN = ("text", "json")
 FILE = re.compile(r"# ((?:examples/)?\w+\.py)\n")
 PORT = re.compile(r"(?<=127\.0\.0\.1[:])9\d{3}|(?<=\"127\.0\.0\.1\", )9\d{3}|(?<=--port )9\d{3}")
@@ -58,7 +58,7 @@ PORT = re.compile(r"(?<=127\.0\.0\.1[:])9\d{3}|(?<=\"127\.0\.0\.1\", )9\d{3}|(?<
 
 @pytest.fixture(scope="module")
 def desk(module_data_dir: Path, variables: Mapping[str, str]) -> Iterator[Path]:
-    """A folder in which somebody has typed `make up`."""
+    """A folder with a running `make up`."""
     (module_data_dir / ".venv").symlink_to(sys.prefix)
     (module_data_dir / "examples").symlink_to(ROOT / "examples")
     reach = {"GULLAK_WEBHOOK_ALLOW_LOOPBACK": "true"}  # as `gullak up` sets it
@@ -81,7 +81,7 @@ def is_left_out(block: str) -> bool:
 
 
 def script(page: str, folder: Path) -> str:
-    """What the reader types, one block after the other; its files are saved in `folder`."""
+    """The blocks one after the other, as the reader types them; files are saved in `folder`."""
     typed = ["set -eu -o pipefail", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT"]
     for kind, body in blocks(page):
         if kind == "python":
@@ -106,7 +106,7 @@ def test_every_page_with_blocks_is_run_here_or_says_where() -> None:
     assert with_blocks == {*SHOWN, "docs/backup-and-restore.md"}
 
 
-def test_what_is_left_out_is_still_in_a_page() -> None:
+def test_every_left_out_block_is_still_on_a_page() -> None:
     texts = [body for page in SHOWN for _, body in BLOCK.findall((ROOT / page).read_text())]
 
     for beginning in NOT_RUN:
@@ -124,7 +124,7 @@ def test_a_page_runs_every_example_and_shows_python_as_it_is(example: Path) -> N
 
 
 @pytest.mark.parametrize("page", mostly_slow(SHOWN, "README.md", "docs/integrating.md"))
-def test_every_block_does_what_it_says(desk: Path, variables: Mapping[str, str], page: str) -> None:
+def test_the_blocks_of_a_page_run(desk: Path, variables: Mapping[str, str], page: str) -> None:
     typed = script(page, desk)
     process = subprocess.Popen(
         ["bash", "-c", typed],

@@ -127,14 +127,14 @@ def statuses(shop: Shop, table: str) -> list[str]:
 
 @dataclass
 class Receiver:
-    """The shop's own receiver of alerts; it verifies each signature before it takes a webhook."""
+    """A receiver of alerts that verifies each signature."""
 
     inbox: Inbox
 
     def alerts(self) -> list[tuple[str, int]]:
-        """Type and balance of what came, in the order in which it came."""
-        told = [json.loads(body) for body in self.inbox.bodies]
-        return [(each["type"], each["data"]["available_balance"]) for each in told]
+        """Type and balance of each alert, in the order of arrival."""
+        alerts_received = [json.loads(body) for body in self.inbox.bodies]
+        return [(each["type"], each["data"]["available_balance"]) for each in alerts_received]
 
 
 @pytest.fixture

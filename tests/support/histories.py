@@ -1,4 +1,4 @@
-"""Random histories of many wallets on a real database, each beside a plain model of it.
+"""Random histories of many wallets on a real database, each compared with a plain model.
 
 Every wallet is a history of its own: credits that expire, usage, purchases, refunds and disputes in
 any order, repeated or not, and days that pass. What is posted for all wallets goes through the
@@ -51,7 +51,7 @@ ALLOCATIONS = """SELECT a.entry_id, a.lot_id, sum(a.amount_minor)::bigint AS amo
 
 @dataclass
 class PlainPurchase:
-    """A purchase, what refunds and disputes say of it, and what was called back so far."""
+    """A purchase, its refunds and disputes, and the credit that was called back so far."""
 
     purchase_id: PurchaseId
     payment_id: str
@@ -62,7 +62,7 @@ class PlainPurchase:
     disputes: dict[str, tuple[str, int | None]] = field(default_factory=dict)
     called: int = 0
     shortfall: int = 0
-    # Debits that took it back, and how much was given again, in their order.
+    # Debits that took credit back, and later amounts that were given back, in order.
     reversals: list[PlainDebit | int] = field(default_factory=list)
 
     @property
@@ -79,7 +79,7 @@ class PlainPurchase:
 
 @dataclass
 class History:
-    """One wallet and its model. `told`: facts that can be told again."""
+    """One wallet and its model. `told`: facts that can be repeated."""
 
     customer_id: CustomerId
     wallet_id: WalletId
@@ -89,7 +89,7 @@ class History:
     debits: dict[str, PlainDebit] = field(default_factory=dict)
     purchases: list[PlainPurchase] = field(default_factory=list)
     told: list[ReversalFact] = field(default_factory=list)
-    # What has expired of each lot.
+    # The expired amount of each lot.
     gone: Counter[str] = field(default_factory=Counter)
     sequence: int = 0
 
@@ -97,7 +97,7 @@ class History:
         self.sequence += 1
         return self.sequence
 
-    # --- what the model makes of what was written ------------------------------------------------
+    # --- the model follows the database ----------------------------------------------------------
 
     def credited(self, row: Row[Any], now: datetime, **terms: Any) -> None:
         made = len(self.plain.lots)
@@ -113,7 +113,7 @@ class History:
         self.debits[row.entry_id] = self.plain.debit(row.entry_id, left, now, taken)
 
     def follow(self, purchase: PlainPurchase, rows: list[Row[Any]], now: datetime) -> None:
-        """Do with the purchase what its facts call for."""
+        """Apply the facts of the purchase to the model."""
         more = purchase.due - purchase.called
         purchase.called += more
         if more > 0:
@@ -197,7 +197,7 @@ class Histories:
         return cls(shop, histories, random.Random(seed))  # noqa: S311
 
     def step(self) -> None:
-        """Let something happen to every wallet; then, now and then, to all of them."""
+        """Do a step for every wallet; now and then, do a step for all of them together."""
         self.shop.run(KNOW_VERSIONS)
         told: dict[WalletId, Told] = {}
         postings: list[Posting] = []
@@ -273,7 +273,7 @@ class Histories:
 
         return posting, tell
 
-    # --- steps of one wallet ----------------------------------------------------------------------
+    # --- steps of one wallet ---------------------------------------------------------------------
 
     def _alone(self, conn: Connection, history: History) -> Told:
         chosen = history.random.random()
@@ -344,7 +344,7 @@ class Histories:
         return self._settle(conn, history, purchase)
 
     def _repeat(self, conn: Connection, history: History) -> Told:
-        """Tell what was told before: an older word about a dispute does not overrule a newer."""
+        """Repeat an earlier fact: an older fact about a dispute must not replace a newer one."""
         fact = history.random.choice(history.told)
         (purchase,) = [p for p in history.purchases if p.payment_id == fact.payment_id]
         self._pay(conn, purchase)
@@ -372,7 +372,7 @@ class Histories:
         settle_purchase(conn, purchase.purchase_id)
         return lambda rows, now: history.follow(purchase, rows, now)
 
-    # --- what happens to all ----------------------------------------------------------------------
+    # --- steps of all wallets --------------------------------------------------------------------
 
     def _pass_a_day(self) -> None:
         self.shop.pass_days(1)
@@ -390,10 +390,10 @@ class Histories:
             of[row.wallet_id].expired(row, now)
         assert [h for h in self.all if h.plain.expired(now)] == []
 
-    # --- what must hold ---------------------------------------------------------------------------
+    # --- the check -------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """The database holds exactly what the models hold: lots, balances, who paid for what."""
+        """Compare lots, balances and the payment of each debit with the models."""
         lots = {(row.wallet_id, row.lot_id): row.left_minor for row in self._rows(LOTS)}
         assert lots == {
             (history.wallet_id, name): lot.left

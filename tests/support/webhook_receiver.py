@@ -1,4 +1,4 @@
-"""Receivers of webhooks, and the steps that a worker would take to reach them."""
+"""Receivers of webhooks, and the steps of a worker that delivers to them."""
 
 import socket
 import threading
@@ -23,12 +23,12 @@ from metering.webhook.send import HttpSender
 from worker.session import Sessions
 
 POLICY = DeliveryPolicy(retry_s=(5, 300), timeout_s=8.0, disable_after=4, claim_for_s=10.0)
-# For receivers that would use up any timeout.
+# For receivers that use the whole timeout.
 SHORT_TIMEOUT_S = 2.0
 
 
 class Inbox:
-    """What a receiver got, and how it answers: with each of `script`, the last one for ever."""
+    """Records requests and answers with each of `script`; the last answer repeats."""
 
     def __init__(self, secret: str = "") -> None:
         self.secrets = [secret]
@@ -56,7 +56,7 @@ class Inbox:
 
 
 class Bench:
-    """A business, its receivers, and the steps that a worker would take."""
+    """A business, its receivers, and the steps of a worker."""
 
     def __init__(self, sessions: Sessions, server: HTTPServer, sender: HttpSender) -> None:
         self.sessions, self.server, self.sender = sessions, server, sender
@@ -148,7 +148,7 @@ class Bench:
 
 @contextmanager
 def raw_receiver(serve: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A receiver that speaks bytes of its own: `serve` has each connection in a thread."""
+    """A receiver that sends raw bytes: `serve` handles each connection in a thread."""
     listener = socket.create_server(("127.0.0.1", 0))
     threads: list[threading.Thread] = []
 

@@ -31,7 +31,7 @@ from support.own_simulator import new_account, new_charge
 URL = "http://127.0.0.1:1"
 
 
-def test_an_id_tells_when_it_was_made() -> None:
+def test_an_id_holds_the_time_of_its_creation() -> None:
     before = utc_now()
 
     made = made_at(new_id("chg"))
@@ -39,7 +39,7 @@ def test_an_id_tells_when_it_was_made() -> None:
     assert before - timedelta(milliseconds=1) <= made <= utc_now()
 
 
-def test_what_is_no_id_tells_nothing() -> None:
+def test_a_malformed_id_has_no_time() -> None:
     with pytest.raises(ValueError, match="ULID"):
         made_at("chg_1")
 
@@ -50,7 +50,7 @@ def test_a_charge_is_looked_for_from_an_hour_before_it_was_stored() -> None:
     assert search_start(charge) == datetime(2016, 7, 30, 22, 54, 10, 259000, tzinfo=UTC)
 
 
-def test_who_pays_is_not_in_the_text_of_a_charge() -> None:
+def test_the_repr_of_a_charge_does_not_show_the_payer() -> None:
     shown = repr(new_charge(email="secret@example.com", name="Secret Name"))
 
     assert "secret@example.com" not in shown
@@ -61,7 +61,7 @@ def test_who_pays_is_not_in_the_text_of_a_charge() -> None:
     ("statuses", "decides"),
     [("fps", "s"), ("pf", "p"), ("fp", "p"), ("sp", "s"), ("f", "f")],
 )
-def test_success_decides_before_what_is_pending_and_that_before_failure(
+def test_success_goes_before_pending_and_pending_before_failure(
     statuses: str, decides: str
 ) -> None:
     names: dict[str, PaymentStatus] = {"f": "failed", "p": "pending", "s": "succeeded"}
@@ -72,12 +72,12 @@ def test_success_decides_before_what_is_pending_and_that_before_failure(
 
 
 @pytest.mark.parametrize("code", ["card_declined", "INSUFFICIENT_FUNDS", "items[0].price", "a-b"])
-def test_a_code_is_told(code: str) -> None:
+def test_a_code_is_shown(code: str) -> None:
     assert safe_code(code) == code
 
 
 @pytest.mark.parametrize("text", [None, "", "Your card …4242", "a\0", "x" * 65, 7, ["a"]])
-def test_what_is_no_code_is_not_told(text: object) -> None:
+def test_text_that_is_not_a_code_is_not_shown(text: object) -> None:
     assert safe_code(text) is None
 
 
@@ -95,7 +95,7 @@ def test_a_status_that_is_final(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", ["requires_payment_method", "requires_action"])
-def test_a_customer_who_is_there_may_go_on(status: str) -> None:
+def test_a_present_customer_may_continue(status: str) -> None:
     intent = Intent.model_validate(
         {"id": "pi_1", "status": status, "last_payment_error": {"code": "card_declined"}}
     )
@@ -104,13 +104,13 @@ def test_a_customer_who_is_there_may_go_on(status: str) -> None:
     assert answer_of_intent(intent, is_attended=False).status == "failed"
 
 
-def test_an_attempt_without_an_error_is_still_being_made() -> None:
+def test_an_attempt_without_an_error_is_pending() -> None:
     intent = Intent(id="pi_1", status="requires_payment_method")
 
     assert answer_of_intent(intent, is_attended=False) == ChargeAnswer("pending", "pi_1")
 
 
-def test_a_decline_without_a_code_is_called_one() -> None:
+def test_a_decline_without_a_code_is_named_a_decline() -> None:
     intent = Intent.model_validate(
         {"id": "pi_1", "status": "requires_payment_method", "last_payment_error": {"code": "no …"}}
     )
@@ -118,7 +118,7 @@ def test_a_decline_without_a_code_is_called_one() -> None:
     assert answer_of_intent(intent, is_attended=False).failure == "declined"
 
 
-def test_a_paid_page_without_its_payment_tells_nothing() -> None:
+def test_a_paid_page_without_its_payment_has_no_outcome() -> None:
     session = Session(id="cs_1", status="complete", payment_status="paid")
 
     with pytest.raises(GatewayUnavailableError):
@@ -128,7 +128,7 @@ def test_a_paid_page_without_its_payment_tells_nothing() -> None:
 # --- Dodo -----------------------------------------------------------------------------------------
 
 
-def test_a_session_lives_to_the_last_moment_of_its_day() -> None:
+def test_a_session_is_valid_to_the_end_of_its_day() -> None:
     session = CheckoutSession(id="cks_1", created_at=utc_now())
     end = session.created_at + SESSION_LIFE
 
@@ -155,7 +155,7 @@ def test_an_account_without_a_good_address_has_no_gateway(base_url: str) -> None
 
 
 @pytest.mark.parametrize("account", [new_account("shop", base_url=URL), new_account("local")])
-def test_an_account_that_nobody_can_ask_has_no_gateway(account: GatewayAccount) -> None:
+def test_an_unsupported_account_has_no_gateway(account: GatewayAccount) -> None:
     with pytest.raises(ConfigurationError, match="no gateway"):
         gateway_of(account)
 

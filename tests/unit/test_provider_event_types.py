@@ -1,6 +1,6 @@
-"""Every type of event that the vendors' SDKs know: it says something, or why nothing follows.
+"""Every event type in the vendors' SDKs becomes a fact, or is ignored with a reason.
 
-A new version of an SDK that knows another type fails here until somebody has decided about it.
+If a new version of an SDK adds a type, this fails until somebody decides about that type.
 """
 
 import json
@@ -23,8 +23,8 @@ from metering.payment.vendors.parsing import (
 from metering.payment.vendors.stripe import webhook as stripe
 from support.providers import Dodo, Json, Stripe
 
-# What says something of the money of a customer: the status that it gives.
-STRIPE_SAYS: Final = {
+# Types about the money of a customer, and the resulting status.
+STRIPE_FACTS: Final = {
     "payment_intent.succeeded": "succeeded",
     "payment_intent.payment_failed": "failed",
     "payment_intent.processing": "pending",
@@ -49,7 +49,7 @@ STRIPE_SAYS: Final = {
     "checkout.session.async_payment_failed": "failed",
     "checkout.session.expired": "failed",
 }
-STRIPE_SAYS_NOTHING: Final = {
+STRIPE_IGNORED: Final = {
     NOTHING_PAID: """
         payment_intent.created payment_intent.requires_action payment_intent.partially_funded
         payment_intent.amount_capturable_updated radar.early_fraud_warning.created
@@ -152,7 +152,7 @@ STRIPE_SAYS_NOTHING: Final = {
         treasury.received_debit.created
     """,
 }
-DODO_SAYS: Final = {
+DODO_FACTS: Final = {
     "payment.succeeded": "succeeded",
     "payment.failed": "failed",
     "payment.processing": "pending",
@@ -167,7 +167,7 @@ DODO_SAYS: Final = {
     "dispute.accepted": "lost",
     "dispute.expired": "lost",
 }
-DODO_SAYS_NOTHING: Final = {
+DODO_IGNORED: Final = {
     NOTHING_PAID: "abandoned_checkout.detected dunning.started",
     TOLD_BY_THE_PAYMENT: "abandoned_checkout.recovered dunning.recovered subscription.renewed",
     NOT_A_PAYMENT: """
@@ -189,7 +189,7 @@ def listed(nothing: Mapping[str, str]) -> dict[str, str]:
 
 
 def stripe_event(type_: str) -> Json:
-    """A whole event of a type that says something."""
+    """A whole event of a type that becomes a fact."""
     vendor = Stripe()
     family = type_.partition(".")[0]
     if type_.startswith("charge.dispute."):
@@ -207,59 +207,57 @@ def stripe_event(type_: str) -> Json:
 
 
 def dodo_event(type_: str) -> Json:
-    """A whole event of a type that says something."""
+    """A whole event of a type that becomes a fact."""
     kind, _, status = type_.partition(".")
     made = {"payment": Dodo().payment, "dispute": Dodo().dispute, "refund": Dodo().refund}[kind]
     event = made() if kind == "refund" else made(status)  # type: ignore[operator]
     return {**event, "type": type_}
 
 
-def say(vendor: str, event: Json) -> ParsedEvent:
+def parse(vendor: str, event: Json) -> ParsedEvent:
     body = json.dumps(event).encode()
     return dodo.parse(body) if vendor == "dodo" else stripe.parse(body)
 
 
-def test_every_type_that_stripe_s_sdk_knows_is_decided_about() -> None:
-    known = set(get_args(Event.__annotations__["type"]))
+def test_every_type_in_stripe_s_sdk_is_decided_about() -> None:
+    declared = set(get_args(Event.__annotations__["type"]))
 
-    assert set(STRIPE_SAYS) | set(listed(STRIPE_SAYS_NOTHING)) == known
+    assert set(STRIPE_FACTS) | set(listed(STRIPE_IGNORED)) == declared
 
 
-def test_every_type_that_dodo_s_sdk_knows_is_decided_about() -> None:
+def test_every_type_in_dodo_s_sdk_is_decided_about() -> None:
     payloads: Any = get_args(UnwrapWebhookEvent)[0]
     sent = {get_args(kind.model_fields["type"].annotation)[0] for kind in get_args(payloads)}
-    known = set(get_args(WebhookEventType)) | sent
+    declared = set(get_args(WebhookEventType)) | sent
 
-    assert set(DODO_SAYS) | set(listed(DODO_SAYS_NOTHING)) == known
-
-
-@pytest.mark.parametrize(("type_", "status"), list(STRIPE_SAYS.items()))
-def test_what_stripe_says_of_the_money_of_a_customer_is_a_fact(type_: str, status: str) -> None:
-    word = say("stripe", stripe_event(type_))
-
-    assert [fact.status for fact in word.facts] == [status]
-    assert (word.ignored, word.parked) == (None, None)
+    assert set(DODO_FACTS) | set(listed(DODO_IGNORED)) == declared
 
 
-@pytest.mark.parametrize(("type_", "status"), list(DODO_SAYS.items()))
-def test_what_dodo_says_of_the_money_of_a_customer_is_a_fact(type_: str, status: str) -> None:
-    word = say("dodo", dodo_event(type_))
+@pytest.mark.parametrize(("type_", "status"), list(STRIPE_FACTS.items()))
+def test_an_event_of_stripe_about_a_customer_s_money_is_a_fact(type_: str, status: str) -> None:
+    parsed = parse("stripe", stripe_event(type_))
 
-    assert [fact.status for fact in word.facts] == [status]
-    assert (word.ignored, word.parked) == (None, None)
+    assert [fact.status for fact in parsed.facts] == [status]
+    assert (parsed.ignored, parsed.parked) == (None, None)
+
+
+@pytest.mark.parametrize(("type_", "status"), list(DODO_FACTS.items()))
+def test_an_event_of_dodo_about_a_customer_s_money_is_a_fact(type_: str, status: str) -> None:
+    parsed = parse("dodo", dodo_event(type_))
+
+    assert [fact.status for fact in parsed.facts] == [status]
+    assert (parsed.ignored, parsed.parked) == (None, None)
 
 
 @pytest.mark.parametrize(
     ("vendor", "type_", "reason"),
     [
-        *[("stripe", *item) for item in listed(STRIPE_SAYS_NOTHING).items()],
-        *[("dodo", *item) for item in listed(DODO_SAYS_NOTHING).items()],
+        *[("stripe", *item) for item in listed(STRIPE_IGNORED).items()],
+        *[("dodo", *item) for item in listed(DODO_IGNORED).items()],
     ],
 )
-def test_what_says_nothing_of_it_says_why_nothing_follows(
-    vendor: str, type_: str, reason: str
-) -> None:
-    assert say(vendor, {"type": type_}) == ParsedEvent(type_, ignored=reason)
+def test_every_other_event_has_a_reason_to_be_ignored(vendor: str, type_: str, reason: str) -> None:
+    assert parse(vendor, {"type": type_}) == ParsedEvent(type_, ignored=reason)
 
 
 @pytest.mark.parametrize(
@@ -275,13 +273,13 @@ def test_what_says_nothing_of_it_says_why_nothing_follows(
     ],
 )
 def test_a_new_type_about_money_waits_for_a_person(vendor: str, type_: str) -> None:
-    assert say(vendor, {"type": type_}) == ParsedEvent(type_, parked=UNKNOWN_TYPE)
+    assert parse(vendor, {"type": type_}) == ParsedEvent(type_, parked=UNKNOWN_TYPE)
 
 
 @pytest.mark.parametrize("type_", ["succeeded", "captured", "pending", "failed", "expired"])
-def test_a_charge_with_a_payment_intent_is_told_by_that(type_: str) -> None:
+def test_a_charge_with_a_payment_intent_is_reported_by_the_payment_intent(type_: str) -> None:
     type_ = f"charge.{type_}"
     event = stripe_event(type_)
     event["data"]["object"]["payment_intent"] = "pi_1"
 
-    assert say("stripe", event) == ParsedEvent(type_, ignored=TOLD_BY_THE_PAYMENT)
+    assert parse("stripe", event) == ParsedEvent(type_, ignored=TOLD_BY_THE_PAYMENT)

@@ -1,6 +1,6 @@
-"""Addresses a webhook may go to; names that resolve to others, or to something else a moment later.
+"""The addresses that a webhook may go to; names that resolve to others, at once or a moment later.
 
-No sockets: the network below the guard is a fake that writes down where it was told to connect.
+No sockets: the network below the guard is a fake that records where it connects.
 """
 
 import asyncio
@@ -87,7 +87,7 @@ NOT_PUBLIC = [
 
 
 class Recorder(httpcore.AsyncNetworkBackend):
-    """Notes where it is told to connect; what is in `dead` does not take the connection."""
+    """Records the addresses of connections. Addresses in `dead` refuse."""
 
     def __init__(self, dead: Sequence[str] = ()) -> None:
         self.connected: list[str] = []
@@ -108,7 +108,7 @@ class Recorder(httpcore.AsyncNetworkBackend):
 
 
 def answers(*rounds: Sequence[str]) -> Resolve:
-    """A name server that answers differently each time, and for ever as the last time."""
+    """A name server with a different answer each time. The last answer repeats."""
     left = list(rounds)
 
     async def resolve(_host: str, _port: int) -> Sequence[str]:
@@ -124,23 +124,23 @@ def connect(resolve: Resolve, network: Recorder, *, allow_private: bool = False)
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_public_addresses_are_taken(address: str) -> None:
+def test_public_addresses_are_allowed(address: str) -> None:
     assert is_public(address)
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
-def test_all_others_are_refused(address: str) -> None:
+def test_all_other_addresses_are_refused(address: str) -> None:
     assert not is_public(address)
 
 
-def test_the_connection_goes_to_the_address_that_was_checked_not_to_the_name() -> None:
+def test_the_connection_goes_to_the_checked_address_not_to_the_name() -> None:
     network = Recorder()
     connect(answers(["93.184.216.34"], ["127.0.0.1"]), network)
 
     assert network.connected == ["93.184.216.34"]
 
 
-def test_a_name_that_rebinds_is_refused_when_it_does() -> None:
+def test_a_name_that_changes_to_a_private_address_is_refused() -> None:
     network = Recorder()
     resolve = answers(["93.184.216.34"], ["169.254.169.254"])
     connect(resolve, network)
@@ -150,7 +150,7 @@ def test_a_name_that_rebinds_is_refused_when_it_does() -> None:
     assert network.connected == ["93.184.216.34"]
 
 
-def test_one_private_address_among_public_ones_is_enough_to_refuse() -> None:
+def test_a_name_with_one_private_address_is_refused() -> None:
     network = Recorder()
     with pytest.raises(RefusedAddressError) as refusal:
         connect(answers(["93.184.216.34", "::ffff:10.0.0.1"]), network)
@@ -166,7 +166,7 @@ def test_private_addresses_can_be_allowed() -> None:
     assert network.connected == ["127.0.0.1"]
 
 
-def test_a_dead_address_is_followed_by_the_next_and_few_are_tried() -> None:
+def test_the_next_address_is_tried_after_a_dead_one_up_to_a_limit() -> None:
     network = Recorder(dead=["1.1.1.1"])
     connect(answers(["1.1.1.1", "8.8.8.8"]), network)
     assert network.connected == ["1.1.1.1", "8.8.8.8"]
@@ -178,12 +178,12 @@ def test_a_dead_address_is_followed_by_the_next_and_few_are_tried() -> None:
     assert len(network.connected) == ADDRESSES_TRIED_MAX
 
 
-def test_a_name_without_addresses_is_said_to_be_so() -> None:
+def test_the_error_says_that_a_name_has_no_address() -> None:
     with pytest.raises(UnresolvedHostError):
         connect(answers([]), Recorder())
 
 
-def test_no_receiver_is_a_socket_file() -> None:
+def test_a_socket_file_is_refused_as_a_receiver() -> None:
     guard = GuardedBackend(answers([]), reach=Reach(private=True), network=Recorder())
     with pytest.raises(RefusedAddressError):
         asyncio.run(guard.connect_unix_socket("/run/docker.sock"))
@@ -193,7 +193,7 @@ def test_no_receiver_is_a_socket_file() -> None:
     "url",
     ["http://10.0.0.1/", "http://[::1]/", "http://[::ffff:10.0.0.1]/", "http://metadata.example/"],
 )
-def test_a_refused_receiver_is_an_answer_that_names_no_address(url: str) -> None:
+def test_the_failure_of_a_refused_receiver_names_no_address(url: str) -> None:
     sender = HttpSender(timeout_s=1, resolve=answers(["10.0.0.1"]))
     with Flight[str](sender) as flight:
         flight.start("ticket", lambda _at: Call(url, (), b"{}"))
@@ -205,7 +205,7 @@ def test_a_refused_receiver_is_an_answer_that_names_no_address(url: str) -> None
     assert not answer.is_success
 
 
-def test_a_name_server_that_does_not_answer_costs_the_deadline_and_not_more() -> None:
+def test_a_silent_name_server_costs_no_more_than_the_deadline() -> None:
     async def never(_host: str, _port: int) -> Sequence[str]:
         await asyncio.sleep(60)
         return []
@@ -220,7 +220,7 @@ def test_a_name_server_that_does_not_answer_costs_the_deadline_and_not_more() ->
     assert answer.duration_ms < 2000
 
 
-def test_tls_asks_for_the_name_while_the_connection_goes_to_the_address(
+def test_tls_verifies_the_name_although_the_connection_goes_to_the_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names: list[str] = []
@@ -246,7 +246,7 @@ def test_tls_asks_for_the_name_while_the_connection_goes_to_the_address(
     assert names == ["xn--bcher-kva.example"]
 
 
-def test_a_call_that_cannot_be_prepared_is_an_answer_too() -> None:
+def test_a_call_that_cannot_be_prepared_is_a_failed_attempt() -> None:
     def broken(_at: object) -> Call:
         raise ValueError("whsec_of_someone")
 
@@ -259,26 +259,26 @@ def test_a_call_that_cannot_be_prepared_is_an_answer_too() -> None:
     assert answer.error == "the call failed (ValueError)"
 
 
-# --- what is on this machine ----------------------------------------------------------------------
+# --- receivers on this machine --------------------------------------------------------------------
 
 HERE = ["127.0.0.1", "127.255.255.255", "::1"]
 NOT_HERE = ["10.0.0.1", "169.254.169.254", "::ffff:127.0.0.1", "0.0.0.0", "fe80::1"]  # noqa: S104
 
 
 @pytest.mark.parametrize("address", HERE)
-def test_this_machine_is_in_reach_only_where_it_is_allowed(address: str) -> None:
+def test_this_machine_is_allowed_only_by_the_setting(address: str) -> None:
     assert Reach(loopback=True).holds(address)
     assert Reach(private=True).holds(address)
     assert not Reach().holds(address)
 
 
 @pytest.mark.parametrize("address", NOT_HERE)
-def test_what_is_private_but_not_this_machine_stays_out_of_reach(address: str) -> None:
+def test_other_private_addresses_stay_refused(address: str) -> None:
     assert not Reach(loopback=True).holds(address)
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_what_is_public_is_always_in_reach(address: str) -> None:
+def test_public_addresses_are_always_allowed(address: str) -> None:
     assert Reach().holds(address)
 
 
@@ -298,7 +298,7 @@ def test_what_is_public_is_always_in_reach(address: str) -> None:
         "http://shop.localhost/",
     ],
 )
-def test_a_receiver_that_will_never_be_called_is_known_without_asking_for_its_name(
+def test_a_forbidden_receiver_is_refused_without_resolving_its_name(
     url: str,
 ) -> None:
     assert Reach().refusal_of(url)
@@ -308,5 +308,5 @@ def test_a_receiver_that_will_never_be_called_is_known_without_asking_for_its_na
 @pytest.mark.parametrize(
     "url", ["https://example.com/", "http://8.8.8.8/", "", "no url", "http://[", "http://x.invalid"]
 )
-def test_what_may_be_called_or_is_no_url_is_not_refused_for_its_address(url: str) -> None:
+def test_other_receivers_are_not_refused_for_their_address(url: str) -> None:
     assert Reach().refusal_of(url) is None

@@ -1,4 +1,4 @@
-"""The retry schedule: its steps, their spread, and what a receiver may ask for."""
+"""The retry schedule: its steps, their jitter, and `Retry-After` of a receiver."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -24,7 +24,7 @@ schedules = st.lists(st.integers(1, 86_400), min_size=0, max_size=ATTEMPTS_PER_R
 jitters = st.floats(-1, 1)
 
 
-def test_without_jitter_the_waits_are_the_schedule_and_then_nothing() -> None:
+def test_without_jitter_the_waits_are_the_schedule() -> None:
     waits = [retry_delay_s(attempt, SCHEDULE_S, 0) for attempt in range(1, 9)]
 
     assert waits == [*SCHEDULE_S, None]
@@ -46,20 +46,20 @@ def test_every_round_has_the_whole_schedule(
     assert retry_delay_s(first + len(schedule_s), schedule_s, jitter) is None
 
 
-def test_the_last_number_of_a_round_is_past_every_schedule() -> None:
+def test_the_last_number_of_a_round_is_beyond_every_schedule() -> None:
     assert retry_delay_s(ATTEMPTS_PER_ROUND, SCHEDULE_S, 0) is None
 
 
 @given(jitters, st.floats(0, 10 * RETRY_AFTER_MAX_S), st.integers(1, len(SCHEDULE_S)))
-def test_retry_after_makes_a_wait_longer_never_shorter_and_at_most_a_day(
+def test_retry_after_makes_a_wait_longer_but_at_most_a_day(
     jitter: float, retry_after_s: float, attempt: int
 ) -> None:
     plain = retry_delay_s(attempt, SCHEDULE_S, jitter)
-    asked = retry_delay_s(attempt, SCHEDULE_S, jitter, retry_after_s)
+    delay_s = retry_delay_s(attempt, SCHEDULE_S, jitter, retry_after_s)
 
     assert plain is not None
-    assert asked is not None
-    assert asked == max(plain, min(retry_after_s, RETRY_AFTER_MAX_S))
+    assert delay_s is not None
+    assert delay_s == max(plain, min(retry_after_s, RETRY_AFTER_MAX_S))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_retry_after_is_seconds_or_a_date(value: str, seconds: float | None) -> 
 
 
 @given(st.text(max_size=60))
-def test_no_text_of_a_receiver_raises(value: str) -> None:
+def test_no_value_of_retry_after_raises(value: str) -> None:
     parsed = parse_retry_after(value, NOW)
 
     assert parsed is None or parsed >= 0

@@ -1,4 +1,4 @@
-"""The signed request: what Standard Webhooks libraries accept, the same body on every attempt."""
+"""The signed request: Standard Webhooks libraries accept it; every attempt has the same body."""
 
 import base64
 import hashlib
@@ -71,7 +71,7 @@ def test_the_signature_is_the_hmac_that_the_specification_describes() -> None:
     assert headers["content-type"] == "application/json"
 
 
-def test_while_a_secret_is_rotated_both_verify() -> None:
+def test_both_secrets_verify_during_a_rotation() -> None:
     old, new, other = new_secret(), new_secret(), new_secret()
     call = call_of(claimed(new, old), utc_now())
 

@@ -95,7 +95,7 @@ BODIES: dict[tuple[str, str], Callable[[dict[str, str]], object]] = {
         ]
     },
 }
-# Making something of one's own is no way in; whose customer an event names is checked later.
+# They make objects of the caller's own business; the drain checks the customer of an event.
 NO_WEBHOOKS = {"data": [], "done": True, "iterator": None, "prev_iterator": None}
 OWN = {
     ("POST", "/customers"),
@@ -211,7 +211,7 @@ def test_every_route_refuses_a_missing_or_bad_key(api: Api) -> None:
             for header in BAD_HEADERS
         }
 
-    open_ones = {asked: a.text for asked, a in answers.items() if a.status_code != 401}
+    open_ones = {request: a.text for request, a in answers.items() if a.status_code != 401}
     assert len(answers) >= 6 * 18
     assert open_ones == {}
 

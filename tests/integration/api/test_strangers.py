@@ -62,17 +62,17 @@ def test_a_malformed_key_opens_no_session(
 def test_an_address_that_guesses_keys_is_limited_but_valid_keys_still_work(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = statuses(api, [api.key])
+    accepted = statuses(api, [api.key])
     with counted(monkeypatch) as seen:
-        told = answers(api, [FORGED.format(number) for number in range(300)])
-        known += statuses(api, [api.key] * 20)
+        guesses = answers(api, [FORGED.format(number) for number in range(300)])
+        accepted += statuses(api, [api.key] * 20)
 
-    guessed = [answer.status_code for answer in told]
+    guessed = [answer.status_code for answer in guesses]
     assert set(guessed) == {401, 429}
-    assert all(int(each.headers["Retry-After"]) for each in told if each.status_code == 429)
+    assert all(int(each.headers["Retry-After"]) for each in guesses if each.status_code == 429)
     assert guessed.count(401) < 100
     assert sum("api_key_of" in statement for statement in seen) < 100
-    assert set(known) == {200}
+    assert set(accepted) == {200}
 
 
 def test_a_repeated_wrong_key_is_looked_up_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +96,7 @@ def test_readiness_opens_no_new_session(api: Api, monkeypatch: pytest.MonkeyPatc
 def test_a_webhook_for_an_unknown_provider_account_is_refused_before_its_body_is_read(
     api: Api,
 ) -> None:
-    """It says that a body will come, and none does."""
+    """The request announces a body and does not send it."""
     host, _, port = api.url.removeprefix("http://").rpartition(":")
     with socket.create_connection((host, int(port)), timeout=30) as client:
         client.sendall(

@@ -19,8 +19,8 @@ from worker.faults import Faults
 from worker.settings import Settings
 from worker.watchdog import _postgres_works
 
-# A full disk, no memory, a broken disk, a wrong state, a broken page, a standby, an operator's own
-# trigger; and a table that somebody has renamed.
+# A full disk, no memory, a broken disk, a wrong state, a broken page, a standby, a trigger of the
+# operator; and a renamed table.
 STATES = ("53100", "53200", "58030", "55000", "XX001", "25006", "P0001")
 RENAMED = "42P01"
 
@@ -67,7 +67,7 @@ def test_good_events_wait_while_the_server_fails(shop: Shop, sqlstate: str, tabl
     assert shop.faults() == []
 
 
-def test_an_attempt_that_never_reached_the_ledger_does_not_count(shop: Shop) -> None:
+def test_an_attempt_that_fails_before_the_ledger_does_not_count(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "1"})
     shop.send(event(shop.customers[0]))
 
@@ -93,7 +93,7 @@ def test_a_batch_is_not_split_when_the_server_fails(shop: Shop) -> None:
     assert len(savepoints) <= 3
 
 
-def test_a_write_is_asked_to_try_again_and_is_then_done_once(api: Api, shop: Shop) -> None:
+def test_a_write_gets_503_and_is_done_once_when_it_is_repeated(api: Api, shop: Shop) -> None:
     customer = shop.customers[0]
     entry = {"amount": 5, "currency": "USD", "entry_type": "credit", "idempotency_key": "k"}
     with api.client() as client:
@@ -147,7 +147,7 @@ def test_readiness_shows_the_faults_of_workers_until_they_work_again(
     assert broken.json()["causes"] == {"debit.drain": "disk_full"}
 
 
-def test_the_watchdog_does_not_end_a_worker_that_waits_for_the_server(config: Settings) -> None:
+def test_the_watchdog_does_not_end_a_worker_that_waits_for_a_server(config: Settings) -> None:
     with connect(config.redis_url.get_secret_value(), timeout_s=1) as redis:
         at_first = _postgres_works(config, redis)
         Faults(redis).note("debit.drain", psycopg.errors.LockNotAvailable())

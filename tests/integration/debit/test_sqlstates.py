@@ -77,7 +77,7 @@ def is_of_data(sqlstate: str) -> bool:
     return sqlstate[:2] in DATA
 
 
-def test_a_drain(shop: Shop, trials: Trials) -> None:
+def test_a_drain_with_an_error_at_each_statement(shop: Shop, trials: Trials) -> None:
     shop.meter("tokens", {"USD": "1"})
     drain = Drain(shop.sessions.transaction, shop.buffer, RateCards(CURRENCIES), 1000)
     shard = Shard(shard_of(shop.business_id, shop.customers[0], len(shop.buffer.shards)))
@@ -100,7 +100,7 @@ def test_a_drain(shop: Shop, trials: Trials) -> None:
     assert shop.faults() == []
 
 
-def test_an_event_of_a_provider(shop: Shop, trials: Trials) -> None:
+def test_a_provider_event_with_an_error_at_each_statement(shop: Shop, trials: Trials) -> None:
     driver = ProviderDriver.open(shop, Stripe(), credit=7)
     credited = 0
     for sqlstate, at in trials:
@@ -135,7 +135,7 @@ def event_of(driver: ProviderDriver, number: ProviderEventNumber | None) -> Prov
     return newest[0]
 
 
-def test_a_charge(shop: Shop, trials: Trials) -> None:
+def test_a_charge_with_an_error_at_each_statement(shop: Shop, trials: Trials) -> None:
     driver = CheckoutDriver(shop)
     package = driver.package(price=500)
     for charges, (sqlstate, at) in enumerate(trials, start=1):
@@ -153,7 +153,9 @@ def test_a_charge(shop: Shop, trials: Trials) -> None:
     assert shop.faults() == []
 
 
-def test_a_write_over_http(api: Api, shop: Shop, trials: Trials) -> None:
+def test_a_write_over_http_with_an_error_at_each_statement(
+    api: Api, shop: Shop, trials: Trials
+) -> None:
     path = f"/customers/{shop.customers[0]}/wallets/ledger-entries"
     with api.client() as client:
         for writes, (sqlstate, at) in enumerate(trials, start=1):

@@ -1,4 +1,4 @@
-"""A debit is given back to the very lots that it burned: each part once, never more than it was."""
+"""A refund gives a debit back to the lots that paid for it: each part once, never too much."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -46,7 +46,7 @@ def write(
     is_credit: bool = False,
     terms: LotTerms | None = None,
 ) -> EntryId:
-    """Write an entry, which may leave a debt; return its id."""
+    """Write an entry that may leave a debt; return its id."""
     posting = Posting(
         wallet_id=shop.wallet().wallet_id,
         kind=kind,
@@ -61,7 +61,7 @@ def write(
 
 
 def credit(shop: Shop, amount: int, *, priority: int = 50, ends: bool = False) -> str:
-    """Credit a lot, which ends some day or never; return the lot's id."""
+    """Credit a lot that expires some day or never; return the lot's id."""
     with shop.sessions.transaction() as conn:
         now = conn.execute(text("SELECT now()")).scalar_one()
     terms = LotTerms(priority=priority, expires_at=now + NEVER_SOON if ends else None)
@@ -71,7 +71,7 @@ def credit(shop: Shop, amount: int, *, priority: int = 50, ends: bool = False) -
 
 
 def lapse(shop: Shop, lot_id: str) -> None:
-    """Let the end of a lot be a moment ago."""
+    """Set the expiry of a lot to a moment ago."""
     with shop.sessions.transaction() as conn:
         for statement in (
             "UPDATE credit_lots SET expires_at = now() - interval '1 s' WHERE lot_id = :lot_id",
@@ -81,7 +81,7 @@ def lapse(shop: Shop, lot_id: str) -> None:
 
 
 def lots(shop: Shop) -> dict[str, int]:
-    """What is left of each lot, oldest first."""
+    """The amount left of each lot, oldest first."""
     rows = shop.rows(
         "SELECT l.lot_id, CASE WHEN w.lot_id = l.lot_id THEN w.lot_left_minor"
         " ELSE l.remaining_minor END FROM credit_lots l JOIN wallets w USING (wallet_id)"
@@ -133,7 +133,7 @@ def test_a_refund_fills_the_lot_and_names_the_debit(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("kind", ["manual", "correction", "checkout"])
-def test_every_debit_that_paid_for_something_is_refunded(shop: Shop, kind: Kind) -> None:
+def test_every_kind_of_debit_for_a_service_can_be_refunded(shop: Shop, kind: Kind) -> None:
     credit(shop, 100)
 
     refund(shop, write(shop, 60, kind=kind))
@@ -141,7 +141,7 @@ def test_every_debit_that_paid_for_something_is_refunded(shop: Shop, kind: Kind)
     assert shop.wallet().balance_minor == 100
 
 
-def test_usage_is_refunded_though_its_event_is_never_charged_again(shop: Shop) -> None:
+def test_a_refund_of_usage_does_not_charge_its_event_again(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "1"})
     lot = credit(shop, 100)
     shop.charge(30)
@@ -152,7 +152,7 @@ def test_usage_is_refunded_though_its_event_is_never_charged_again(shop: Shop) -
     assert shop.faults() == []
 
 
-def test_what_was_burned_last_is_given_back_first(shop: Shop) -> None:
+def test_the_lot_that_was_consumed_last_is_filled_first(shop: Shop) -> None:
     first, second = credit(shop, 50, priority=10), credit(shop, 50)
     debit = write(shop, 80)
 
@@ -162,7 +162,7 @@ def test_what_was_burned_last_is_given_back_first(shop: Shop) -> None:
     assert shop.faults() == []
 
 
-def test_parts_sum_to_the_debit_and_not_a_cent_more(shop: Shop) -> None:
+def test_partial_refunds_add_up_to_the_debit_and_no_more(shop: Shop) -> None:
     lot = credit(shop, 100)
     debit = write(shop, 60)
     refund(shop, debit, 25)
@@ -176,7 +176,7 @@ def test_parts_sum_to_the_debit_and_not_a_cent_more(shop: Shop) -> None:
     assert shop.faults() == []
 
 
-def test_a_debit_that_was_given_back_has_nothing_left(shop: Shop) -> None:
+def test_a_refunded_debit_has_nothing_left_to_refund(shop: Shop) -> None:
     credit(shop, 100)
     debit = write(shop, 60)
     refund(shop, debit)
@@ -187,7 +187,7 @@ def test_a_debit_that_was_given_back_has_nothing_left(shop: Shop) -> None:
     assert shop.wallet().version == 3
 
 
-def test_usage_worth_less_than_a_minor_unit_has_nothing_to_refund(shop: Shop) -> None:
+def test_usage_below_a_minor_unit_has_nothing_to_refund(shop: Shop) -> None:
     shop.meter("tokens", {"USD": "0.1"})
     shop.charge(1)
 
@@ -195,7 +195,7 @@ def test_usage_worth_less_than_a_minor_unit_has_nothing_to_refund(shop: Shop) ->
         refund(shop, shop.entries()[0].entry_id)
 
 
-def test_what_came_from_a_lot_that_has_expired_is_a_new_lot_for_a_while(shop: Shop) -> None:
+def test_a_refund_into_an_expired_lot_makes_a_new_lot_for_a_while(shop: Shop) -> None:
     old = credit(shop, 100, ends=True)
     debit = write(shop, 60)
     lapse(shop, old)
@@ -213,7 +213,7 @@ def test_what_came_from_a_lot_that_has_expired_is_a_new_lot_for_a_while(shop: Sh
     assert shop.faults() == []
 
 
-def test_the_part_of_an_expired_lot_is_given_once_and_the_other_lot_gets_its_own(
+def test_the_part_of_an_expired_lot_is_given_back_once_and_the_other_lot_gets_its_part(
     shop: Shop,
 ) -> None:
     stays, ends = credit(shop, 40), credit(shop, 60, priority=60, ends=True)
@@ -228,7 +228,7 @@ def test_the_part_of_an_expired_lot_is_given_once_and_the_other_lot_gets_its_own
     assert shop.faults() == []
 
 
-def test_what_is_owed_is_paid_before_lots_are_filled(shop: Shop) -> None:
+def test_a_refund_pays_debt_before_it_fills_lots(shop: Shop) -> None:
     lot = credit(shop, 50)
     debit = write(shop, 80)
     assert owed(shop) == 30
@@ -239,7 +239,7 @@ def test_what_is_owed_is_paid_before_lots_are_filled(shop: Shop) -> None:
     assert shop.faults() == []
 
 
-def test_the_lot_that_paid_the_debt_later_gets_it_back(shop: Shop) -> None:
+def test_a_lot_that_paid_the_debt_later_gets_the_refund(shop: Shop) -> None:
     first = credit(shop, 50)
     debit = write(shop, 80)
     second = credit(shop, 100)
@@ -250,7 +250,7 @@ def test_the_lot_that_paid_the_debt_later_gets_it_back(shop: Shop) -> None:
     assert shop.faults() == []
 
 
-def test_a_refund_that_paid_the_debt_does_not_take_the_next_one_s_place(shop: Shop) -> None:
+def test_a_refund_that_paid_debt_does_not_change_the_next_refund(shop: Shop) -> None:
     lot = credit(shop, 60)
     debit = write(shop, 100)
     refund(shop, debit, 40)
@@ -262,7 +262,7 @@ def test_a_refund_that_paid_the_debt_does_not_take_the_next_one_s_place(shop: Sh
     assert shop.faults() == []
 
 
-def test_a_lot_filled_again_is_burned_again(shop: Shop) -> None:
+def test_a_refilled_lot_is_consumed_again(shop: Shop) -> None:
     lot = credit(shop, 100)
     refund(shop, write(shop, 60))
     again = write(shop, 100)
@@ -274,7 +274,7 @@ def test_a_lot_filled_again_is_burned_again(shop: Shop) -> None:
 
 
 def place(shop: Shop, entry_id: EntryId, position: int | None) -> None:
-    """Say where a debit lies on its wallet's line; None: it is from before there were lots."""
+    """Set the position of a debit; None for a debit from before there were lots."""
     with shop.sessions.transaction() as conn:
         conn.execute(text("SET LOCAL session_replication_role = replica"))
         conn.execute(
@@ -283,7 +283,7 @@ def place(shop: Shop, entry_id: EntryId, position: int | None) -> None:
         )
 
 
-def test_what_was_burned_before_there_were_lots_comes_back_without_an_end(shop: Shop) -> None:
+def test_a_refund_of_a_debit_from_before_there_were_lots_does_not_expire(shop: Shop) -> None:
     old = credit(shop, 100)
     debit = write(shop, 60)
     place(shop, debit, None)
@@ -298,7 +298,7 @@ def test_what_was_burned_before_there_were_lots_comes_back_without_an_end(shop: 
     assert shop.faults() == []
 
 
-def test_a_credit_and_a_debit_that_paid_for_nothing_are_not_refunded(shop: Shop) -> None:
+def test_credits_and_debits_without_a_service_are_not_refunded(shop: Shop) -> None:
     credit(shop, 100)
     taken_back = write(shop, 60, kind="reversal")
     given = shop.entries()[-1].entry_id
@@ -329,7 +329,7 @@ def test_the_same_key_again_is_answered_with_the_first_refund(shop: Shop) -> Non
     assert shop.wallet().balance_minor == 100
 
 
-def test_a_key_with_another_amount_or_debit_or_of_another_request_is_a_conflict(
+def test_a_key_with_another_amount_debit_or_request_is_a_conflict(
     shop: Shop,
 ) -> None:
     shop.enter(100, key="of a credit")
@@ -348,7 +348,7 @@ def test_a_key_with_another_amount_or_debit_or_of_another_request_is_a_conflict(
     assert shop.wallet().balance_minor == 50
 
 
-def test_of_many_parts_at_once_no_more_than_the_debit_is_given_back(shop: Shop) -> None:
+def test_many_partial_refunds_at_once_give_back_no_more_than_the_debit(shop: Shop) -> None:
     credit(shop, 100)
     debit = write(shop, 60)
 
@@ -377,11 +377,11 @@ STEPS = st.lists(
 
 @dataclass
 class History:
-    """One wallet, and what its entries ought to be."""
+    """One wallet, and its expected entries."""
 
     shop: Shop
     balance: int = 0
-    # Of each debit what is left to refund, and the lots whose time is over with what they kept.
+    # The refundable rest of each debit, and the expired lots with their rest.
     debits: dict[EntryId, int] = field(default_factory=dict)
     ending: list[str] = field(default_factory=list)
     lapsed: dict[str, int] = field(default_factory=dict)
@@ -418,14 +418,14 @@ class History:
 
     def refund(self, debit: EntryId, amount: int | None) -> None:
         left = self.debits[debit]
-        asked = left if amount is None else amount
-        if not 0 < asked <= left:
+        refunded = left if amount is None else amount
+        if not 0 < refunded <= left:
             with pytest.raises(RefundExceedsDebitError):
                 refund(self.shop, debit, amount)
             return
         refund(self.shop, debit, amount)
-        self.debits[debit] -= asked
-        self.balance += asked
+        self.debits[debit] -= refunded
+        self.balance += refunded
 
     def check(self) -> None:
         now = lots(self.shop)
@@ -443,7 +443,7 @@ class History:
         assert self.shop.faults() == []
 
 
-def test_any_history_of_credits_debits_and_refunds_is_sound(
+def test_every_history_of_credits_debits_and_refunds_is_sound(
     sessions: Sessions, buffer: UsageBuffer
 ) -> None:
     @settings(

@@ -46,7 +46,7 @@ def test_an_endpoint_is_made_read_and_listed(client: DodoPayments) -> None:
     assert (made.filter_types, made.metadata) == (["credit.balance_low"], {"team": "a"})
 
 
-def test_its_secret_is_one_that_signs(client: DodoPayments) -> None:
+def test_the_secret_of_an_endpoint_signs_its_webhooks(client: DodoPayments) -> None:
     made = client.webhooks.create(url=URL)
 
     secret = client.webhooks.retrieve_secret(made.id).secret
@@ -55,7 +55,7 @@ def test_its_secret_is_one_that_signs(client: DodoPayments) -> None:
     Webhook(secret)
 
 
-def test_a_part_is_changed_and_the_rest_stays(client: DodoPayments) -> None:
+def test_a_change_keeps_the_fields_that_are_not_given(client: DodoPayments) -> None:
     made = client.webhooks.create(url=URL, description="ours", metadata={"team": "a"})
 
     changed = client.webhooks.update(made.id, disabled=True, metadata={"team": "b"})
@@ -65,7 +65,7 @@ def test_a_part_is_changed_and_the_rest_stays(client: DodoPayments) -> None:
     assert client.webhooks.update(made.id, disabled=False).disabled is False
 
 
-def test_all_types_can_be_asked_for_again(client: DodoPayments) -> None:
+def test_an_endpoint_can_receive_all_types_again(client: DodoPayments) -> None:
     made = client.webhooks.create(url=URL, filter_types=["credit.added"])
 
     assert client.webhooks.update(made.id, filter_types=[]).filter_types is None
@@ -95,7 +95,7 @@ def test_headers_are_merged_and_credentials_are_not_shown_again(client: DodoPaym
     assert (shown.headers, shown.sensitive) == ({"X-Team": "a"}, ["Authorization"])
 
 
-def test_a_repeated_request_finds_the_endpoint_that_it_made(client: DodoPayments) -> None:
+def test_a_repeated_request_returns_the_endpoint_of_the_first(client: DodoPayments) -> None:
     made = client.webhooks.create(url=URL, idempotency_key="k")
 
     assert client.webhooks.create(url=URL, idempotency_key="k").id == made.id
@@ -103,7 +103,7 @@ def test_a_repeated_request_finds_the_endpoint_that_it_made(client: DodoPayments
         client.webhooks.create(url=f"{URL}/other", idempotency_key="k")
 
 
-def test_a_replay_makes_what_was_missed_due(api: Api, shop: Shop) -> None:
+def test_a_replay_makes_missed_webhooks_due(api: Api, shop: Shop) -> None:
     with api.client() as http:
         http.post("/low-credit-rules", json={"currency": "USD", "threshold": 5})
         shop.enter(10)
@@ -132,7 +132,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_bad_endpoint_is_refused_by_the_name_of_its_field(api: Api, name: str) -> None:
+def test_a_bad_endpoint_is_refused_by_field(api: Api, name: str) -> None:
     body, field = REFUSED[name]
     with api.client() as http:
         answer = http.post("/webhooks", json=body)
@@ -142,7 +142,7 @@ def test_a_bad_endpoint_is_refused_by_the_name_of_its_field(api: Api, name: str)
         assert http.get("/webhooks").json()["data"] == []
 
 
-def test_a_business_has_so_many_endpoints_and_no_more(api: Api) -> None:
+def test_a_business_has_a_limited_number_of_endpoints(api: Api) -> None:
     with api.client() as http:
         answers = [http.post("/webhooks", json={"url": URL}) for _ in range(ENDPOINTS_MAX + 1)]
 
@@ -150,7 +150,7 @@ def test_a_business_has_so_many_endpoints_and_no_more(api: Api) -> None:
     assert answers[-1].status_code == 422
 
 
-def test_a_secret_takes_more_than_reading(api: Api) -> None:
+def test_reading_a_secret_needs_the_write_permission(api: Api) -> None:
     with api.client() as http:
         made = http.post("/webhooks", json={"url": URL}).json()
     with api.client(api.key_for("read")) as reader:

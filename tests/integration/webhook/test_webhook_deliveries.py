@@ -1,4 +1,4 @@
-"""Where webhooks are: seen over HTTP and by a command, with why they do not arrive."""
+"""Deliveries over HTTP and by a command: their states, and why they do not arrive."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -31,7 +31,7 @@ def client(config: Settings, bench: Bench) -> Iterator[httpx.Client]:
 @pytest.fixture
 def gullak(
     config: Settings,
-    bench: Bench,  # noqa: ARG001 - its business is the one that need not be named
+    bench: Bench,  # noqa: ARG001 - the only business need not be named
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Gullak:
@@ -45,7 +45,7 @@ def deliveries(client: httpx.Client, endpoint_id: str, **params: str | int) -> l
 
 
 def one_in_each_state(bench: Bench) -> tuple[EndpointId, dict[str, str]]:
-    """Leave a delivery in each state at one endpoint; return their ids by state."""
+    """Make a delivery in each state at one endpoint; return their ids by state."""
     made, inbox = bench.receiver()
     ids: dict[str, str] = {}
     inbox.answers(204)
@@ -62,10 +62,10 @@ def one_in_each_state(bench: Bench) -> tuple[EndpointId, dict[str, str]]:
     return made.endpoint_id, ids
 
 
-# --- where they are -------------------------------------------------------------------------------
+# --- lists ----------------------------------------------------------------------------------------
 
 
-def test_deliveries_are_listed_newest_first_with_what_became_of_them(
+def test_deliveries_are_listed_newest_first_with_their_state(
     client: httpx.Client, bench: Bench
 ) -> None:
     endpoint_id, ids = one_in_each_state(bench)
@@ -112,7 +112,7 @@ def test_deliveries_of_one_state_are_listed_over_http_and_by_a_command(
     assert [d["webhook_event_id"] for d in listed] == wanted
 
 
-def test_why_there_was_no_answer_is_told(
+def test_a_delivery_without_an_answer_has_the_reason(
     client: httpx.Client, bench: Bench, gullak: Gullak
 ) -> None:
     made, _ = bench.receiver(url=NOWHERE)
@@ -128,7 +128,7 @@ def test_why_there_was_no_answer_is_told(
     assert "the connection was refused or failed" in gullak("webhook", "list").out
 
 
-def test_an_error_response_is_told_without_its_body(
+def test_an_error_response_is_shown_without_its_body(
     client: httpx.Client, bench: Bench, gullak: Gullak
 ) -> None:
     made, inbox = bench.receiver()
@@ -145,7 +145,7 @@ def test_an_error_response_is_told_without_its_body(
     assert "hunter2" not in listed.out
 
 
-def test_attempts_begin_anew_with_a_replay(client: httpx.Client, bench: Bench) -> None:
+def test_a_replay_starts_the_attempts_again(client: httpx.Client, bench: Bench) -> None:
     endpoint_id, ids = one_in_each_state(bench)
     client.post(f"/webhooks/{endpoint_id}/replay", json={"since": "2020-01-01T00:00:00Z"})
     again = deliveries(client, endpoint_id)
@@ -155,11 +155,9 @@ def test_attempts_begin_anew_with_a_replay(client: httpx.Client, bench: Bench) -
     assert {d["attempts"] for d in deliveries(client, endpoint_id)} <= {0, 1}
 
 
-def test_pages_of_deliveries_meet_without_gap_or_overlap(
-    client: httpx.Client, bench: Bench
-) -> None:
+def test_pages_of_deliveries_have_no_gap_and_no_overlap(client: httpx.Client, bench: Bench) -> None:
     made, _ = bench.receiver()
-    # Within a millisecond the ids follow no order.
+    # Ids from one millisecond have no order.
     ids = sorted(bench.publish(7), reverse=True)
 
     by_number = [
@@ -200,7 +198,7 @@ def test_deliveries_of_another_business_are_not_found(client: httpx.Client, benc
 # --- a test ---------------------------------------------------------------------------------------
 
 
-def test_a_test_goes_to_the_endpoint_that_was_named_whatever_it_wants(
+def test_a_test_webhook_goes_to_the_named_endpoint_in_spite_of_its_filter(
     client: httpx.Client, bench: Bench, gullak: Gullak
 ) -> None:
     named, inbox = bench.receiver(filter_types=["credit.balance_low"])
@@ -215,15 +213,13 @@ def test_a_test_goes_to_the_endpoint_that_was_named_whatever_it_wants(
     assert other.ids == []
 
 
-# --- receivers that will never be called ----------------------------------------------------------
+# --- forbidden receivers -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "url", [NOWHERE, METADATA_SERVICE, "http://localhost:9999/", "http://[::1]"]
 )
-def test_a_receiver_to_which_nothing_would_be_sent_is_refused_at_once(
-    url: str, client: httpx.Client
-) -> None:
+def test_a_forbidden_receiver_is_refused_at_once(url: str, client: httpx.Client) -> None:
     made = client.post("/webhooks", json={"url": "https://example.com/"}).json()
 
     answers = [
@@ -242,7 +238,7 @@ def test_a_receiver_to_which_nothing_would_be_sent_is_refused_at_once(
     ("allowed", "statuses"),
     [("webhook_allow_loopback", [200, 422]), ("webhook_allow_private", [200, 200])],
 )
-def test_what_the_operator_allows_is_taken(
+def test_a_receiver_that_the_operator_allows_is_accepted(
     allowed: str, statuses: list[int], config: Settings, bench: Bench
 ) -> None:
     with running_api(config.model_copy(update={allowed: True})) as url:
@@ -255,7 +251,7 @@ def test_what_the_operator_allows_is_taken(
     assert [answer.status_code for answer in answers] == statuses
 
 
-def test_the_command_warns_of_such_a_receiver(
+def test_the_command_warns_about_a_forbidden_receiver(
     gullak: Gullak, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warned = gullak("endpoint", "create", NOWHERE)

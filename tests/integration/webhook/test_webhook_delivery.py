@@ -1,4 +1,4 @@
-"""Delivery on a real Postgres, to a real receiver that verifies what it gets."""
+"""Delivery on a real Postgres, to a real receiver that verifies signatures."""
 
 import json
 import socket
@@ -24,7 +24,7 @@ pytest_plugins = ("support.webhook_fixtures",)
 # --- one delivery ---------------------------------------------------------------------------------
 
 
-def test_a_webhook_is_delivered_once_signed_and_written_down(bench: Bench) -> None:
+def test_a_webhook_is_signed_delivered_once_and_recorded(bench: Bench) -> None:
     _, inbox = bench.receiver()
     [event_id] = bench.publish()
 
@@ -59,7 +59,7 @@ def test_a_failure_is_tried_again_with_the_same_id_and_body(bench: Bench) -> Non
     assert [row.status_code for row in bench.attempts()] == [500, 200]
 
 
-def test_after_the_schedule_comes_the_dead_letter(bench: Bench) -> None:
+def test_a_delivery_is_a_dead_letter_after_the_schedule(bench: Bench) -> None:
     made, inbox = bench.receiver()
     inbox.answers(500)
     [event_id] = bench.publish()
@@ -78,7 +78,7 @@ def test_after_the_schedule_comes_the_dead_letter(bench: Bench) -> None:
     assert (letter.attempt, letter.status_code, letter.error) == (3, 500, "answered 500")
 
 
-def test_nobody_listening_is_a_failure_with_a_reason(bench: Bench) -> None:
+def test_a_refused_connection_is_a_failure_with_a_reason(bench: Bench) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     bench.receiver(url=f"http://127.0.0.1:{port}/")
@@ -159,7 +159,7 @@ def test_two_runs_at_once_send_each_webhook_once(bench: Bench) -> None:
     assert bench.deliveries() == [("delivered", 1)] * 60
 
 
-def test_a_run_that_dies_after_the_call_leaves_it_to_be_sent_again(bench: Bench) -> None:
+def test_a_delivery_is_sent_again_if_its_run_dies_after_the_call(bench: Bench) -> None:
     _, inbox = bench.receiver()
     bench.publish()
 
@@ -179,7 +179,7 @@ def test_a_run_that_dies_after_the_call_leaves_it_to_be_sent_again(bench: Bench)
     assert len(set(inbox.bodies)) == 1
 
 
-def test_a_run_that_dies_before_the_call_leaves_it_too(bench: Bench) -> None:
+def test_a_delivery_is_sent_if_its_run_died_before_the_call(bench: Bench) -> None:
     _, inbox = bench.receiver()
     bench.publish()
 
@@ -223,7 +223,7 @@ def test_the_statements_of_a_run_do_not_grow_with_its_batch(bench: Bench) -> Non
     assert counts[1] <= counts[0] + 15
 
 
-def test_an_endpoint_deleted_while_its_call_is_under_way_is_no_error(bench: Bench) -> None:
+def test_an_endpoint_that_is_deleted_during_its_call_is_no_error(bench: Bench) -> None:
     made, inbox = bench.receiver()
     bench.publish()
 
@@ -241,7 +241,7 @@ def test_an_endpoint_deleted_while_its_call_is_under_way_is_no_error(bench: Benc
 
 
 @pytest.mark.parametrize("table", ["webhook_attempts", "webhook_endpoints", "webhook_deliveries"])
-def test_a_server_that_cannot_write_the_record_uses_up_no_attempt(bench: Bench, table: str) -> None:
+def test_a_server_that_cannot_record_an_attempt_does_not_count_it(bench: Bench, table: str) -> None:
     _, inbox = bench.receiver()
     inbox.answers(*([500] * 12))
     bench.publish()
@@ -250,7 +250,7 @@ def test_a_server_that_cannot_write_the_record_uses_up_no_attempt(bench: Bench, 
         "CREATE FUNCTION zz_fault() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " RAISE EXCEPTION USING ERRCODE = '53100'; END $$"
     )
-    # A claim moves `due_at` only; of a delivery the record says whether it is over.
+    # A claim moves only `due_at`. Only the record of an attempt ends a delivery.
     when = {
         "webhook_attempts": "INSERT ON webhook_attempts",
         "webhook_endpoints": "UPDATE ON webhook_endpoints",
@@ -269,7 +269,7 @@ def test_a_server_that_cannot_write_the_record_uses_up_no_attempt(bench: Bench, 
     assert [status for status, _ in bench.deliveries()] == ["pending"]
 
 
-def test_a_fault_that_passes_during_a_run_costs_no_second_call(bench: Bench) -> None:
+def test_a_temporary_fault_during_a_run_causes_no_second_call(bench: Bench) -> None:
     _, inbox = bench.receiver()
     [event_id] = bench.publish()
     failures = iter([psycopg.errors.DiskFull()] * 3)

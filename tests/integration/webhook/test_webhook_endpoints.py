@@ -26,7 +26,7 @@ pytest_plugins = ("support.webhook_fixtures",)
 # --- endpoints ------------------------------------------------------------------------------------
 
 
-def test_a_rotated_secret_signs_and_the_one_before_does_too_for_a_while(bench: Bench) -> None:
+def test_after_a_rotation_the_previous_secret_also_signs_for_a_while(bench: Bench) -> None:
     made, inbox = bench.receiver()
     with bench.sessions.transaction() as conn:
         new = rotate_secret(conn, bench.business_id, made.endpoint_id)
@@ -43,7 +43,7 @@ def test_a_rotated_secret_signs_and_the_one_before_does_too_for_a_while(bench: B
     assert " " not in inbox.requests[-1][0]["Webhook-Signature"]
 
 
-def test_a_secret_of_one_s_own_is_checked_and_never_quoted(bench: Bench) -> None:
+def test_a_given_secret_is_checked_and_never_quoted(bench: Bench) -> None:
     made, _ = bench.receiver()
     for bad in ("", "hunter2", "whsec_", "whsec_aHVudGVyMg==", "whsec_hunter2!" + "A" * 40):
         with bench.sessions.transaction() as conn, pytest.raises(InvalidInputError) as refusal:
@@ -75,7 +75,7 @@ def test_bad_urls_are_refused(bench: Bench, url: str) -> None:
 
 
 def refused(bench: Bench, **values: object) -> list[str]:
-    """The fields for which an endpoint is refused; by the limits, or for what it would do."""
+    """The fields for which an endpoint is refused."""
     given = {"url": "https://example.com/", **values}
     with (
         bench.sessions.transaction() as conn,
@@ -114,7 +114,7 @@ def test_bad_headers_are_refused(bench: Bench, headers: dict[str, str]) -> None:
     assert field.partition(".")[0] == "headers"
 
 
-def test_a_change_of_headers_is_held_to_the_limit_together_with_the_stored_ones(
+def test_changed_and_stored_headers_have_one_limit_together(
     bench: Bench,
 ) -> None:
     made, _ = bench.receiver()
@@ -147,11 +147,11 @@ def test_a_change_of_headers_is_held_to_the_limit_together_with_the_stored_ones(
         ("filter_types", ["credit.added"] * 101),
     ],
 )
-def test_what_is_too_long_is_refused(bench: Bench, field: str, value: object) -> None:
+def test_a_field_that_is_too_long_is_refused(bench: Bench, field: str, value: object) -> None:
     assert refused(bench, **{field: value}) == [field]
 
 
-def test_unknown_types_are_refused_with_their_place(bench: Bench) -> None:
+def test_unknown_types_are_refused_with_their_position(bench: Bench) -> None:
     assert refused(bench, filter_types=["credit.added", "credit.lost"]) == ["filter_types[1]"]
 
 
@@ -203,7 +203,7 @@ def test_a_business_has_a_limited_number_of_endpoints(
         bench.receiver()
 
 
-def test_the_sweep_counts_what_could_be_claimed(bench: Bench) -> None:
+def test_the_sweep_counts_the_claimable_deliveries(bench: Bench) -> None:
     bench.receiver()
     bench.publish(3)
     with bench.sessions.transaction() as conn:

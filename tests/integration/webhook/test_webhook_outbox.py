@@ -1,4 +1,4 @@
-"""The outbox, and sending again from it."""
+"""The outbox, and replays from it."""
 
 import time
 from functools import partial
@@ -20,7 +20,7 @@ pytest_plugins = ("support.webhook_fixtures",)
 # --- the outbox -----------------------------------------------------------------------------------
 
 
-def test_what_is_rolled_back_is_told_to_nobody(bench: Bench) -> None:
+def test_a_rolled_back_webhook_is_not_sent(bench: Bench) -> None:
     bench.receiver()
 
     def publish_and_fail() -> None:
@@ -34,7 +34,7 @@ def test_what_is_rolled_back_is_told_to_nobody(bench: Bench) -> None:
     assert bench.deliver() == DeliveryReport(0, 0, 0)
 
 
-def test_publish_takes_two_statements_however_many_notices(bench: Bench) -> None:
+def test_publish_takes_two_statements_for_any_number_of_notices(bench: Bench) -> None:
     bench.receiver()
     notice = Notice(bench.business_id, "credit.added", {"n": 1})
 
@@ -47,7 +47,7 @@ def test_publish_takes_two_statements_however_many_notices(bench: Bench) -> None
     assert counts == [0, 2, 2]
 
 
-def test_filter_types_and_tenants_are_kept_apart(bench: Bench) -> None:
+def test_an_endpoint_receives_only_its_types_of_its_own_business(bench: Bench) -> None:
     other = bench.new_business()
     _, every = bench.receiver()
     _, low_only = bench.receiver(filter_types=["credit.balance_low"])
@@ -61,7 +61,7 @@ def test_filter_types_and_tenants_are_kept_apart(bench: Bench) -> None:
     assert foreign.ids == []
 
 
-def test_ids_are_in_the_order_of_the_notices(bench: Bench) -> None:
+def test_ids_have_the_order_of_the_notices(bench: Bench) -> None:
     ids = bench.publish(5)
 
     rows = bench.run(
@@ -75,7 +75,7 @@ def test_ids_are_in_the_order_of_the_notices(bench: Bench) -> None:
     assert {row.payload_type for row in rows} == {"CreditLedgerEntry"}
 
 
-def test_a_posting_does_not_wait_for_an_endpoint_that_is_being_deleted(bench: Bench) -> None:
+def test_a_posting_does_not_wait_for_the_deletion_of_an_endpoint(bench: Bench) -> None:
     doomed, _ = bench.receiver()
     _, kept = bench.receiver()
     with bench.sessions.transaction() as conn:
@@ -117,7 +117,7 @@ def test_a_replay_of_a_dead_letter_has_the_whole_schedule_again(bench: Bench) ->
     assert len(set(inbox.bodies)) == 1
 
 
-def test_a_replay_by_time_takes_what_happened_in_it(bench: Bench) -> None:
+def test_a_replay_by_time_takes_the_webhooks_of_that_time(bench: Bench) -> None:
     made, inbox = bench.receiver()
     [before] = bench.publish()
     middle = utc_now()
@@ -134,13 +134,13 @@ def test_a_replay_by_time_takes_what_happened_in_it(bench: Bench) -> None:
     assert inbox.ids.count(after) == 2
 
 
-def test_a_replay_leaves_what_is_in_flight_alone(bench: Bench) -> None:
+def test_a_replay_does_not_touch_deliveries_in_flight(bench: Bench) -> None:
     _, inbox = bench.receiver()
     found: list[int] = []
     [event_id] = bench.publish()
 
     def ask_for_a_replay(_reached: str) -> None:
-        if len(found) == 2:  # once with the call claimed, once with its answer there
+        if len(found) == 2:  # first after the claim, then after the answer
             return
         with bench.sessions.transaction() as conn:
             found.append(replay(conn, webhook_event_id=event_id))

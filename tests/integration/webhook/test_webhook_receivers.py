@@ -1,4 +1,4 @@
-"""Receivers that hang, trickle or never end: bounded, and no burden on others."""
+"""Receivers that hang, send slowly or never end are limited and do not delay others."""
 
 import socket
 import threading
@@ -18,7 +18,7 @@ pytest_plugins = ("support.webhook_fixtures",)
 # --- bad receivers --------------------------------------------------------------------------------
 
 
-def test_an_endless_body_costs_little_and_counts_by_its_status(bench: Bench) -> None:
+def test_an_endless_body_is_cut_off_and_its_status_counts(bench: Bench) -> None:
     def endless(peer: socket.socket) -> None:
         peer.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         while True:
@@ -32,7 +32,7 @@ def test_an_endless_body_costs_little_and_counts_by_its_status(bench: Bench) -> 
         assert time.monotonic() - started < BODY_READ_MAX_S + 3
 
 
-def test_a_body_that_trickles_is_left_after_a_moment(bench: Bench) -> None:
+def test_a_slow_body_is_cut_off_after_a_moment(bench: Bench) -> None:
     def trickle(peer: socket.socket) -> None:
         peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
         for _ in range(100):
@@ -47,7 +47,7 @@ def test_a_body_that_trickles_is_left_after_a_moment(bench: Bench) -> None:
         assert time.monotonic() - started < BODY_READ_MAX_S + 3
 
 
-def test_a_head_that_trickles_ends_at_the_deadline(bench: Bench) -> None:
+def test_a_slow_head_is_cut_off_at_the_deadline(bench: Bench) -> None:
     def slow_loris(peer: socket.socket) -> None:
         peer.sendall(b"HTTP/1.1 200 OK\r\n")
         for _ in range(100):
@@ -106,7 +106,7 @@ def test_a_receiver_that_hangs_does_not_delay_another(bench: Bench) -> None:
     assert report.delivered == 30
 
 
-def test_an_endpoint_that_keeps_failing_is_served_one_call_at_a_time(bench: Bench) -> None:
+def test_a_failing_endpoint_gets_one_call_at_a_time(bench: Bench) -> None:
     made, _ = bench.receiver(url="http://127.0.0.1:9/")
     bench.publish(10)
     bench.run(
@@ -116,7 +116,7 @@ def test_an_endpoint_that_keeps_failing_is_served_one_call_at_a_time(bench: Benc
     )
     with bench.sessions.transaction() as conn:
         assert count_due(conn, bench.policy, 100) == 1
-    # What another run has in flight counts too.
+    # Calls of another run count too.
     bench.run(
         "UPDATE webhook_deliveries SET attempts = 1, due_at = now() + interval '5 s'"
         " WHERE webhook_event_id = (SELECT min(webhook_event_id) FROM webhook_deliveries"
@@ -131,7 +131,9 @@ def test_an_endpoint_that_keeps_failing_is_served_one_call_at_a_time(bench: Benc
 # --- the record of an endpoint --------------------------------------------------------------------
 
 
-def test_410_disables_at_once_and_enabling_sends_what_waited(bench: Bench) -> None:
+def test_410_disables_an_endpoint_at_once_and_enabling_it_sends_the_waiting_webhooks(
+    bench: Bench,
+) -> None:
     made, inbox = bench.receiver()
     inbox.answers(410, 200)
     bench.publish()
@@ -152,7 +154,7 @@ def test_410_disables_at_once_and_enabling_sends_what_waited(bench: Bench) -> No
     assert bench.deliver() == DeliveryReport(1, 0, 0)
 
 
-def test_many_failures_disable_only_when_they_last_a_day(bench: Bench) -> None:
+def test_many_failures_disable_an_endpoint_only_after_a_day(bench: Bench) -> None:
     made, inbox = bench.receiver()
     inbox.answers(500)
     bench.publish(POLICY.disable_after)
@@ -173,7 +175,7 @@ def test_many_failures_disable_only_when_they_last_a_day(bench: Bench) -> None:
     assert stopped.disabled_reason == "5 attempts in a row failed"
 
 
-def test_one_success_clears_the_record(bench: Bench) -> None:
+def test_one_success_resets_the_failures(bench: Bench) -> None:
     made, inbox = bench.receiver()
     inbox.answers(500, 200)
     bench.publish()
@@ -186,7 +188,9 @@ def test_one_success_clears_the_record(bench: Bench) -> None:
     assert (cleared.failures_in_row, cleared.failing_since) == (0, None)
 
 
-def test_what_happens_while_an_endpoint_is_disabled_is_sent_by_a_replay(bench: Bench) -> None:
+def test_a_replay_sends_the_webhooks_of_the_time_when_an_endpoint_was_disabled(
+    bench: Bench,
+) -> None:
     made, inbox = bench.receiver()
     with bench.sessions.transaction() as conn:
         endpoints.disable_endpoint(conn, bench.business_id, made.endpoint_id)
