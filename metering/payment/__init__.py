@@ -1,1 +1,1 @@
-"""What payment providers are asked and say, and the facts that the ledger follows."""
+"""Payment providers: charges, webhooks, and the facts that the ledger follows."""

@@ -1,7 +1,6 @@
-"""Apply the facts of payments to what they pay for.
+"""Apply the facts of payments to purchases and checkouts, their charges and top-up rules.
 
-That is a purchase, with its charge and its top-up rule, or a checkout with its charge. All paths
-end here: a webhook, the answer of a provider, and the sweep over purchases that are due.
+All paths end here: a webhook, the answer of a provider, and the sweep over purchases that are due.
 """
 
 import structlog

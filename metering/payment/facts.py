@@ -2,7 +2,7 @@
 
 A fact that arrives again changes nothing, and neither does an older one: a payment that has
 succeeded stays so, and so does a dispute that has ended. `purchase.reversal_target` derives from
-the facts what the ledger should be, and `purchase.settle` makes it so.
+the facts how much credit should be left, and `purchase.settle` posts the difference.
 
 Facts of one payment are stored one after the other. Otherwise a refund and its payment that arrive
 at once would each miss the other, and the refund would never be settled.
@@ -68,14 +68,14 @@ class ReversalFact:
 
 @dataclass(frozen=True, slots=True)
 class PaidFor:
-    """What a payment pays for: a purchase, a checkout, or nothing that is known yet."""
+    """The purchase or checkout that a payment pays for; neither if that is not known yet."""
 
     purchase_id: PurchaseId | None
     checkout_id: CheckoutId | None
 
     @property
     def is_known(self) -> bool:
-        """Tell whether it pays for anything that is known."""
+        """Tell whether one of them is known."""
         return self.purchase_id is not None or self.checkout_id is not None
 
 

@@ -1,4 +1,4 @@
-"""The inbox: webhooks of providers, stored as they came and processed one by one afterwards.
+"""The inbox: webhooks of providers, stored as they arrive and processed one by one afterwards.
 
 A provider does not send again after our 200, so an event must not be lost once it is stored. It
 ends as one of these, each with a reason that a person can read: applied; ignored; failed; or
@@ -262,7 +262,7 @@ def _payment_currency(conn: Connection, payment: PaymentKey) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    """Return a text for people: of a foreign error only its name, its text may hold anything."""
+    """Return a text for people: of a foreign error only its name, as its text may hold anything."""
     return error.message if isinstance(error, GullakError) else type(cause_of(error)).__name__
 
 

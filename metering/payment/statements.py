@@ -115,8 +115,8 @@ LOCK_PAYMENT: Final = text(f"""
         hashtext(:business_id || ' ' || :provider || ' ' || :payment_id))
 """)
 # Store a fact of a payment. Its status goes from pending to failed to succeeded and never back. It
-# pays for what it names itself, else for what its charge is for, else for what the shop has said of
-# it before. Purchases and charges of other businesses are not believed.
+# pays for the purchase that it names, else for that of its charge, else for the one for which the
+# shop has reported it. Purchases and charges of other businesses are not believed.
 NOTE_PAYMENT: Final = text("""
     INSERT INTO payments AS p (business_id, provider, payment_id, status, amount_minor, currency,
         purchase_id, checkout_id, failure, occurred_at)

@@ -3,7 +3,7 @@
 A payment is a PaymentIntent (`pi_…`), which refunds and disputes name too; a charge without one is
 a payment under its own id. A refund has its own id (`re_…`) in every event, so it counts once.
 `charge.refunded` of newer API versions names no refund, only the total. Only the status of a
-dispute says who lost it: every dispute begins with a withdrawal of the money.
+dispute shows who lost it: every dispute begins with a withdrawal of the money.
 """
 
 import re
