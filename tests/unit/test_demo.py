@@ -7,6 +7,7 @@ inbox that checks signatures, kills.
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -23,6 +24,7 @@ from metering.buffer.stream import ShardCounters
 from metering.errors import InvalidInputError
 from metering.ids import CustomerId
 from worker.demo.kills import Kill, Victim, kill, victims_of
+from worker.demo.live import Display
 from worker.demo.prices import Usage, plain_fraction
 from worker.demo.receiver import Alert, Alerts, Inbox
 from worker.demo.reconcile import (
@@ -548,3 +550,22 @@ def test_table_and_json_show_the_same_lines() -> None:
     assert found["lines"][0] == {"name": "in", "expected": 1000, "found": 999, "ok": False}
     assert found["events_per_s"] == 100.0
     assert found["customers"] == [{"customer_id": "cus_ann", "currency": "USD"}]
+
+
+@pytest.mark.parametrize("on_terminal", [True, False], ids=["terminal", "file"])
+def test_figures_are_shown_on_a_terminal_and_in_a_file(*, on_terminal: bool) -> None:
+    console = Console(width=150, file=StringIO(), force_terminal=on_terminal)
+    customers = [CustomerId(f"cus_{number}") for number in range(CUSTOMERS)]
+    now = replace(sample((1500, 1400)), balances={customers[1]: -1234}, away=("postgres",))
+
+    with Display(console) as display:
+        display.sent = lambda: 2000
+        display.tell("the stack is ready")
+        display.update(now, customers)
+
+    assert isinstance(console.file, StringIO)
+    shown = console.file.getvalue()
+    assert all(
+        text in shown for text in ("the stack is ready", "2,000", "1,500", "100", "postgres")
+    )
+    assert ("-12.34" in shown) == on_terminal

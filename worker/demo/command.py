@@ -166,14 +166,9 @@ def _log_to(path: Path) -> None:
     """Send this process's log to a file: the display has the terminal."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     setup_logging(settings_from({"GULLAK_LOG_FORMAT": "json"}))
-    handlers = logging.getLogger().handlers
-    handlers[:] = [_to_file(handler, path) for handler in handlers]
-
-
-def _to_file(handler: logging.Handler, path: Path) -> logging.Handler:
-    file = logging.FileHandler(path)
-    file.setFormatter(handler.formatter)
-    return file
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(path.open("a"))
 
 
 @dataclass(slots=True)
