@@ -30,8 +30,8 @@ FAULTS = (DBAPIError, psycopg.Error)
 CLASSES = [*all_classes(), LOST]
 # Each class is tried at one in so many statements, shifted from class to class: at all of them with
 # `--every-statement`, else at as many as the tier has time for. These are tried at every statement.
-THOROUGH = {"53100", LOST}
-THOROUGH_IF_SLOW = {"40P01", "23514"}
+THOROUGH = {"53100", "23514", LOST}
+THOROUGH_IF_SLOW = {"40P01"}
 STRIDE, STRIDE_IF_SLOW = 48, 16
 FIRST_AT_MOST = 16  # whatever is done here has more statements, so each class is tried
 
