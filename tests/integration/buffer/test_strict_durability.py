@@ -1,7 +1,6 @@
 """`strict`: either an answer means a write on the disk, or usage is refused with the cause."""
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -13,13 +12,12 @@ from metering.buffer.keys import Shard
 from metering.errors import DurabilityError
 from support.buffer_probe import BUSINESS, events_of, open_buffer
 from support.edge import Api, running_api
-from support.own_redis import running_redis, valkey
+from support.own_redis import BINARIES, running_redis
 from support.tenant import Shop
 from worker.settings import settings_from
 
 HIDDEN = 'rename-command CONFIG ""'
 Fsync = Literal["always", "everysec"]
-SERVERS: dict[str, Callable[[], Path | None]] = {"redis 6.2": lambda: None, "valkey 9": valkey}
 
 ALWAYS = "needs appendfsync always in Redis"
 VOUCH = "set GULLAK_DURABILITY=strict_unchecked if you know"
@@ -43,7 +41,7 @@ def test_usage_is_refused_if_redis_cannot_keep_the_promise_and_the_cause_is_logg
     case: Case,
 ) -> None:
     server, fsync, lines, cause = case
-    with running_redis(data_dir, fsync, *lines, binary=SERVERS[server]()) as running:
+    with running_redis(data_dir, fsync, *lines, binary=BINARIES[server]()) as running:
         strict = open_buffer(running.url, durability="strict")
         for _ in range(2):
             with pytest.raises(DurabilityError, match=cause):
@@ -55,7 +53,7 @@ def test_usage_is_refused_if_redis_cannot_keep_the_promise_and_the_cause_is_logg
     assert record.getMessage().startswith("no usage is taken: strict durability")
 
 
-@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("server", BINARIES)
 @pytest.mark.parametrize(
     ("durability", "lines"),
     [("strict", ()), ("strict_unchecked", ()), ("strict_unchecked", (HIDDEN,))],
@@ -63,7 +61,7 @@ def test_usage_is_refused_if_redis_cannot_keep_the_promise_and_the_cause_is_logg
 def test_a_server_that_syncs_every_write_keeps_the_promise(
     data_dir: Path, server: str, durability: Durability, lines: tuple[str, ...]
 ) -> None:
-    with running_redis(data_dir, "always", *lines, binary=SERVERS[server]()) as running:
+    with running_redis(data_dir, "always", *lines, binary=BINARIES[server]()) as running:
         strict = open_buffer(running.url, durability=durability)
         for n in range(50):
             strict.append(BUSINESS, events_of(0, str(n)))
