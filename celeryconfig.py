@@ -57,12 +57,12 @@ broker_transport_options = {
 }
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
-# A broker that is full refuses: then the worker waits for room (`worker.consuming`), and goes on.
+# A broker that is full refuses: then the worker waits for room (`worker.watchdog`), and goes on.
 broker_channel_error_retry = True
 broker_pool_acquire_timeout = 5
 task_publish_retry_policy = {"max_retries": 2, "interval_start": 0, "interval_step": 0.2}
 worker_cancel_long_running_tasks_on_connection_loss = True
-# Nothing here uses it; and a shutdown by broadcast, unlike one by signal, tells nobody.
+# Nothing here uses it, and a shutdown by broadcast sends no signal that our handlers see.
 worker_enable_remote_control = False
 
 # --- limits -------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ worker_send_task_events = False
 
 # --- the schedule: each job is safe twice and safe at once, so two beats, or none for an hour,
 # --- change no effect. `expires`: what nobody took within its period is not worked off later.
-beat_scheduler = "worker.schedule:BoundedScheduler"
+beat_scheduler = "worker.broker:BoundedScheduler"
 beat_max_loop_interval = 1  # s
 beat_schedule = {
     name: {"task": name, "schedule": period_s, "options": {"expires": max(period_s, 2)}}

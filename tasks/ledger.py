@@ -9,8 +9,7 @@ from metering.retention import Retention
 from metering.retention import prune as prune_rows
 from metering.verify.schedule import continue_walk
 from worker.context import context
-from worker.measure import publish
-from worker.metrics import LEDGER_FAULTS, LEDGER_VERIFIED
+from worker.metrics import LEDGER_FAULTS, LEDGER_VERIFIED, publish
 from worker.status import read_buffered, read_waiting
 from worker.task import Report, task
 

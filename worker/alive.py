@@ -1,7 +1,7 @@
-"""A sign of life in a file: for the supervisor, and for a container's health check.
+"""A sign of life in a file, for the supervisor and for the health check of a container.
 
-`python -m worker.alive FILE` exits 0 if the sign is fresh. It imports next to nothing, because a
-health check runs again and again.
+`python -m worker.alive FILE` exits with 0 if the sign is fresh. It imports next to nothing, because
+a health check runs every few seconds.
 """
 
 import os
@@ -14,7 +14,7 @@ ALIVE_WITHIN_S: Final = 30.0  # a broker that is away for a moment must not look
 
 
 def touch(path: Path | None) -> None:
-    """Say that this process is alive: its id in a file, whose time of change is the last sign."""
+    """Write the id of this process to the file. The time of the change is the sign of life."""
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +25,7 @@ def touch(path: Path | None) -> None:
 
 
 def is_alive(path: Path, pid: int | None = None, within_s: float = ALIVE_WITHIN_S) -> bool:
-    """Tell whether `pid` (default: any process) gave a sign of life lately."""
+    """Tell whether `pid` (default: any process) has given a sign of life within this time."""
     try:
         signed, age_s = path.read_text(), time.time() - path.stat().st_mtime
     except OSError:

@@ -1,8 +1,8 @@
-"""Drains without messages: what a worker does while the broker takes none.
+"""Drains without messages, while the broker takes none.
 
-The broker may live in the very Redis that usage has filled, and then no wake-up gets through until
-something is drained. The drains run in a process of their own: one that dies of a batch, or hangs,
-takes nothing with it, and no thread of it stands beside a fork of the pool.
+The broker may live in the Redis that usage has filled. Then no wake-up gets through until something
+is drained. The drains run in a process of their own: if it dies of a batch, or hangs, this process
+goes on, and none of its threads runs while the pool forks.
 """
 
 import subprocess

@@ -7,7 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
 from api.context import Context
-from worker.health import metrics_text
+from worker.metrics import metrics_text
 
 router: Final = APIRouter(tags=["health"])
 

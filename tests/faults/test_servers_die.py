@@ -199,7 +199,7 @@ def test_two_beats_at_once_have_each_effect_once(
 
 
 @pytest.mark.slow
-def test_a_worker_drains_by_its_own_pulse_while_beat_is_frozen(
+def test_a_worker_drains_by_itself_while_beat_is_frozen(
     workload: Workload, start_stack: StartStack
 ) -> None:
     stack = start_stack()

@@ -17,7 +17,7 @@ from support.tiers import mostly_slow
 from support.traffic import wait_for
 from worker.faults import Faults
 from worker.settings import Settings
-from worker.watchdog import _postgres_works
+from worker.watchdog import postgres_works
 
 # A full disk, no memory, a broken disk, a wrong state, a broken page, a standby, a trigger of the
 # operator; and a renamed table.
@@ -149,10 +149,10 @@ def test_readiness_shows_the_faults_of_workers_until_they_work_again(
 
 def test_the_watchdog_does_not_end_a_worker_that_waits_for_a_server(config: Settings) -> None:
     with connect(config.redis_url.get_secret_value(), timeout_s=1) as redis:
-        at_first = _postgres_works(config, redis)
+        at_first = postgres_works(config, redis)
         Faults(redis).note("debit.drain", psycopg.errors.LockNotAvailable())
 
-        assert (at_first, _postgres_works(config, redis)) == (True, False)
+        assert (at_first, postgres_works(config, redis)) == (True, False)
 
 
 def test_a_cause_is_logged_once_a_minute_over_all_processes(config: Settings) -> None:

@@ -12,7 +12,7 @@ from redis import Redis
 
 from support.own_redis import OwnRedis, running_redis
 from worker.broker import EXPIRES_S, BrokerAwayError, send
-from worker.consuming import oldest_messages
+from worker.watchdog.consumer import oldest_messages
 
 
 def app_of(server: OwnRedis) -> Celery:

@@ -7,7 +7,7 @@ from prometheus_client import REGISTRY
 from metering.usage.refused import Selection, replay
 from support.tenant import Shop, event
 from support.webhook_receiver import Bench
-from worker.measure import publish, refusal_reasons
+from worker.metrics import publish, refusal_reasons
 from worker.status import Buffered, read_buffered, read_waiting
 
 pytest_plugins = ("support.webhook_fixtures",)

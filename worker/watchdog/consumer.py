@@ -1,14 +1,13 @@
-"""Whether a worker takes messages: the sign that it does, and its end when it does not.
+"""Ends a worker that takes no messages, and shows a sign of life while it takes them.
 
-When Redis was restarted under load, Celery was seen to end by an error of its own while it closed
-the lost connection, and then to hang in its shutdown; it tries again only half a minute later if
-the broker was away for long; and it has been reported to turn its loop for ever without taking a
-message (celery/celery#8091, #9054, #10302). From outside all of these look alive. To start anew
-takes seconds, and loses nothing: what was under way is redone from the stores.
+Celery was seen to hang in its shutdown after Redis was restarted under load. If the broker was away
+for long, Celery tries again only half a minute later. It is also reported to turn its loop for ever
+without taking a message (celery/celery#8091, #9054, #10302). From outside all of these look alive.
+A restart takes seconds and loses nothing: the stores know what was under way.
 
-An acknowledgement that failed is only logged: its message takes one of the places for messages
-under way for as long as the connection lasts, and when no place is left nothing is taken, nor is it
-noticed that the connection was lost. So it is acknowledged again.
+Celery only logs an acknowledgement that failed. Its message then takes one of the places for
+messages under way for as long as the connection lasts. With no place left, the worker takes nothing
+and does not even notice that the connection is lost. So such a message is acknowledged again.
 """
 
 import os
@@ -20,7 +19,7 @@ from typing import Any, Final, NamedTuple, cast
 import structlog
 from celery import Celery, bootsteps
 from celery.worker import state
-from celery.worker.consumer import Connection, Consumer, Tasks
+from celery.worker.consumer import Consumer, Tasks
 from celery.worker.request import Request
 from kombu.transport.redis import Channel
 
@@ -29,19 +28,18 @@ from worker.alive import touch
 from worker.settings import settings
 
 PERIOD_S: Final = 1.0
-# So many looks in a row, a second apart, and not so many seconds: a worker that was itself frozen
-# for a while is given time to come round.
-DEAF_LOOKS_MAX: Final = 10
+# Looks in a row, a second apart. Looks and not seconds: a worker that was frozen itself gets time.
+STALLED_LOOKS_MAX: Final = 10
 STALLED_EXIT: Final = 70  # EX_SOFTWARE
 
-log = structlog.get_logger("gullak.consuming")
+log = structlog.get_logger("gullak.consumer")
 
 
 class AwaitRoom(bootsteps.StartStopStep):
-    """Wait, before messages are taken, while the broker is too full to take any.
+    """Wait, before messages are taken, while the broker is too full.
 
-    A Redis that is full refuses even to note that a message is being worked on. Celery would end
-    by that, or begin anew several times a second.
+    A full Redis refuses even the note that a message is being worked on. Celery would end by that,
+    or reconnect several times a second.
     """
 
     is_waiting = False
@@ -51,15 +49,11 @@ class AwaitRoom(bootsteps.StartStopStep):
         try:
             while _is_too_full(consumer.app):
                 AwaitRoom.is_waiting = True
-                SignOfLife.turns += 1
+                AliveStep.turns += 1
                 sleep(PERIOD_S)
                 state.maybe_shutdown()
         finally:
             AwaitRoom.is_waiting = False
-
-
-# The connection already takes a lock in the broker.
-Connection.requires = (AwaitRoom,)
 
 
 def _is_too_full(app: Celery) -> bool:
@@ -68,15 +62,15 @@ def _is_too_full(app: Celery) -> bool:
             connection.ensure_connection(max_retries=1)
             for queue in app.amqp.queues.consume_from.values():
                 queue.bind(connection.default_channel).declare()
-    except Exception as error:  # noqa: BLE001 - whatever else it is, Celery meets it next
+    except Exception as error:  # noqa: BLE001 - Celery meets any other error next
         return is_full(error)
     return False
 
 
-class SignOfLife(bootsteps.StartStopStep):
-    """Touch a file every second while messages are consumed; silent while the broker is away.
+class AliveStep(bootsteps.StartStopStep):
+    """Touch the alive file every second while messages are consumed, but not without a broker.
 
-    It is touched from inside the event loop, so that a loop which hangs stops touching it.
+    The event loop itself touches it: a loop that hangs stops touching it.
     """
 
     requires = (Tasks,)
@@ -89,12 +83,12 @@ class SignOfLife(bootsteps.StartStopStep):
 
     def start(self, consumer: Consumer) -> None:
         """Begin when the consumer does: at the start, and after each reconnection."""
-        self._give(consumer)
-        self._entry = consumer.timer.call_repeatedly(PERIOD_S, self._give, (consumer,))
+        self._turn(consumer)
+        self._entry = consumer.timer.call_repeatedly(PERIOD_S, self._turn, (consumer,))
 
-    def _give(self, consumer: Consumer) -> None:
-        SignOfLife.turns += 1
-        # Seen once, it may be about to be acknowledged by the loop itself.
+    def _turn(self, consumer: Consumer) -> None:
+        AliveStep.turns += 1
+        # A message that is held for the first time may be acknowledged by the loop in a moment.
         before, self._held = self._held, _held_in_vain(consumer)
         _acknowledge_again(consumer, before & self._held)
         touch(settings().alive_file)
@@ -109,14 +103,15 @@ class SignOfLife(bootsteps.StartStopStep):
 
 
 def _held_in_vain(consumer: Any) -> set[str]:
-    """Return the messages of Redis that take a place though no task of theirs is under way.
+    """Return the messages of Redis that take a place though their task is not under way.
 
-    To be called from the loop: messages come, and are acknowledged, between its calls.
+    Only for the loop: messages come, and are acknowledged, between its calls.
     """
     if not isinstance(consumer.task_consumer.channel, Channel):
         return set()
     qos: Any = consumer.task_consumer.channel.qos
-    held: set[str] = set(qos._delivered) - qos._dirty  # noqa: SLF001 - kombu tells only how many are free
+    # kombu itself only tells how many places are free.
+    held: set[str] = set(qos._delivered) - qos._dirty  # noqa: SLF001
     # A task that is tried again waits in the timer.
     timed = (arg for scheduled in consumer.timer.queue for arg in scheduled.entry.args or ())
     waiting = {arg for arg in timed if isinstance(arg, Request)}
@@ -124,7 +119,7 @@ def _held_in_vain(consumer: Any) -> set[str]:
 
 
 def _acknowledge_again(consumer: Any, tags: set[str]) -> None:
-    """Give the places of these messages free; where the broker is away, a later turn does it."""
+    """Free the places of these messages. If the broker is away, a later turn does it."""
     try:
         for tag in tags:
             consumer.task_consumer.channel.qos.ack(tag)
@@ -133,30 +128,25 @@ def _acknowledge_again(consumer: Any, tags: set[str]) -> None:
         log.debug("not acknowledged", cause=type(error).__name__)
 
 
-class Heard(NamedTuple):
-    """What this worker does.
-
-    The turns of its loop so far, and whether it has tasks now.
-    """
+class Observation(NamedTuple):
+    """How often the event loop has turned, and whether the worker has tasks now."""
 
     turns: int
     is_busy: bool
 
 
-def hear() -> Heard:
-    """Look at this process's consumer."""
+def observe() -> Observation:
+    """Look at the consumer of this process."""
     is_busy = AwaitRoom.is_waiting or bool(state.reserved_requests)
-    return Heard(SignOfLife.turns, is_busy)
+    return Observation(AliveStep.turns, is_busy)
 
 
 def oldest_messages(app: Celery) -> Sequence[bytes | None]:
     """Ask the broker for the oldest message of each queue that this worker consumes.
 
-    On a connection of its own, made as Celery makes them, so that it understands the same URLs.
+    The connection is its own, and made as Celery makes one, so that it understands the same URLs.
 
-    Raises:
-        OperationalError, RedisError: the broker is away.
-
+    Raises: OperationalError or RedisError if the broker is away.
     """
     with app.connection_for_read() as connection:
         channel: Any = connection.default_channel  # of Redis, which has more than the stub says
@@ -167,41 +157,39 @@ def oldest_messages(app: Celery) -> Sequence[bytes | None]:
 
 
 @dataclass
-class DeafWatch:
-    """Gives up when the broker answers, but its messages are not taken.
+class ConsumerWatchdog:
+    """Gives up if the broker answers, but its messages are not taken.
 
-    A message that is taken leaves its queue, also one that has expired. Whose children are all
+    A message that is taken leaves its queue, also one that has expired. A worker with all children
     busy takes none; they have time limits. Not for a pool that runs tasks inside the loop.
     """
 
     oldest: Callable[[], Sequence[bytes | None]]
-    hear: Callable[[], Heard]
+    observe: Callable[[], Observation]
     give_up: Callable[[str], None]
-    _before: tuple[Sequence[bytes | None], Heard] = ((), Heard(-1, is_busy=False))
-    _deaf_looks: int = 0
+    _before: tuple[Sequence[bytes | None], Observation] = ((), Observation(-1, is_busy=False))
+    _stalled_looks: int = 0
 
-    def beat(self) -> None:
+    def tick(self) -> None:
         """Look once.
 
-        Raises:
-            Exception: the broker is away, which is no fault of the worker's.
-
+        Raises: any error of a broker that is away, which is no fault of the worker.
         """
         try:
             oldest = self.oldest()
         except Exception:
-            self._deaf_looks = 0
+            self._stalled_looks = 0
             raise
-        heard = self.hear()
-        (oldest_before, heard_before), self._before = self._before, (oldest, heard)
-        is_turning = heard.turns != heard_before.turns
-        is_taking = heard.is_busy or not any(oldest) or oldest != oldest_before
-        self._deaf_looks = 0 if is_turning and is_taking else 1 + self._deaf_looks
-        if self._deaf_looks >= DEAF_LOOKS_MAX:
+        now = self.observe()
+        (oldest_before, before), self._before = self._before, (oldest, now)
+        is_turning = now.turns != before.turns
+        is_taking = now.is_busy or not any(oldest) or oldest != oldest_before
+        self._stalled_looks = 0 if is_turning and is_taking else 1 + self._stalled_looks
+        if self._stalled_looks >= STALLED_LOOKS_MAX:
             self.give_up("the broker answers, but no messages are taken")
 
 
 def end_process(reason: str) -> None:
-    """End this process at once: its supervisor starts it anew. A shutdown might hang as well."""
+    """End this process at once, so that its supervisor restarts it. A shutdown might hang too."""
     log.error("exiting to be started anew", reason=reason)
     os._exit(STALLED_EXIT)

@@ -2,7 +2,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from worker.consuming import DEAF_LOOKS_MAX, DeafWatch, Heard
+from worker.watchdog.consumer import STALLED_LOOKS_MAX, ConsumerWatchdog, Observation
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Worker:
     gave_up: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.watch = DeafWatch(self.oldest, self.hear, self.gave_up.append)
+        self.watch = ConsumerWatchdog(self.oldest, self.observe, self.gave_up.append)
 
     def oldest(self) -> list[bytes | None]:
         if self.is_away:
@@ -27,13 +27,13 @@ class Worker:
         self.taken += self.is_taking
         return [None, None if self.is_empty else b"%d" % self.taken]
 
-    def hear(self) -> Heard:
+    def observe(self) -> Observation:
         self.turns += self.is_turning
-        return Heard(self.turns, self.is_busy)
+        return Observation(self.turns, self.is_busy)
 
     def look(self, times: int) -> None:
         for _ in range(times):
-            self.watch.beat()
+            self.watch.tick()
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def worker() -> Worker:
 
 
 def test_a_worker_that_takes_messages_is_kept(worker: Worker) -> None:
-    worker.look(3 * DEAF_LOOKS_MAX)
+    worker.look(3 * STALLED_LOOKS_MAX)
 
     assert worker.gave_up == []
 
@@ -52,7 +52,7 @@ def test_a_worker_that_takes_messages_is_kept(worker: Worker) -> None:
 def test_a_loop_that_turns_and_takes_nothing_of_what_waits_is_given_up(worker: Worker) -> None:
     worker.is_taking = False
 
-    worker.look(DEAF_LOOKS_MAX - 1)
+    worker.look(STALLED_LOOKS_MAX - 1)
     assert worker.gave_up == []
     worker.look(1)
 
@@ -63,7 +63,7 @@ def test_a_loop_that_turns_while_nothing_waits_is_kept(worker: Worker) -> None:
     worker.is_taking = False
     worker.is_empty = True
 
-    worker.look(3 * DEAF_LOOKS_MAX)
+    worker.look(3 * STALLED_LOOKS_MAX)
 
     assert worker.gave_up == []
 
@@ -72,7 +72,7 @@ def test_a_worker_whose_children_are_all_busy_is_kept(worker: Worker) -> None:
     worker.is_taking = False
     worker.is_busy = True
 
-    worker.look(3 * DEAF_LOOKS_MAX)
+    worker.look(3 * STALLED_LOOKS_MAX)
 
     assert worker.gave_up == []
 
@@ -81,19 +81,19 @@ def test_a_loop_that_stands_is_given_up_though_nothing_waits(worker: Worker) -> 
     worker.is_turning = False
     worker.is_empty = True
 
-    worker.look(DEAF_LOOKS_MAX)
+    worker.look(STALLED_LOOKS_MAX)
 
     assert len(worker.gave_up) == 1
 
 
 def test_a_broker_that_is_away_is_waited_for_and_the_looks_count_anew(worker: Worker) -> None:
     worker.is_turning = False
-    worker.look(DEAF_LOOKS_MAX - 1)
+    worker.look(STALLED_LOOKS_MAX - 1)
     worker.is_away = True
     with pytest.raises(ConnectionError):
         worker.look(1)
     worker.is_away = False
 
-    worker.look(DEAF_LOOKS_MAX - 1)
+    worker.look(STALLED_LOOKS_MAX - 1)
 
     assert worker.gave_up == []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
-from worker.health import fold_ended, metrics_text
+from worker.metrics import fold_ended, metrics_text
 
 
 def ended_pid() -> int:

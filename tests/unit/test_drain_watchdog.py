@@ -11,10 +11,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from metering.buffer.chunk import CHUNK_VERSION
 from metering.buffer.keys import BACKLOG, PULSE, Shard, counters_key, stream_key
 from metering.buffer.stream import PULSE_TTL_S, UsageBuffer
-from worker import watchdog as pulse_module
 from worker.alive import is_alive, touch
 from worker.broker import BrokerAwayError
-from worker.watchdog import Pulse, StandIn, run
+from worker.watchdog import log, run
+from worker.watchdog.drain import DrainWatchdog, StandIn
 
 STALLED_AFTER_S = 45.0
 PERIODS_S = {"webhook.sweep": 1.0, "low_credit.check": 60.0, "debit.partition": 150.0}
@@ -22,7 +22,7 @@ PERIODS_S = {"webhook.sweep": 1.0, "low_credit.check": 60.0, "debit.partition": 
 
 @dataclass
 class World:
-    """A pulse over a Redis in memory, with a clock that moves only by hand."""
+    """A watchdog over a Redis in memory, with a clock that moves only by hand."""
 
     redis: FakeRedis = field(default_factory=FakeRedis)
     now: float = 1000.0
@@ -35,10 +35,10 @@ class World:
 
     def __post_init__(self) -> None:
         buffer = UsageBuffer(self.redis, shards=4, high_water_events=99, high_water_bytes=9999)
-        self.pulse = Pulse(
+        self.watchdog = DrainWatchdog(
             buffer,
             stalled_after_s=STALLED_AFTER_S,
-            postgres_answers=lambda: self.postgres_answers,
+            postgres_works=lambda: self.postgres_answers,
             wake_drain=self.wake,
             drain_here=self.drained_here.extend,
             stand_in=StandIn(PERIODS_S, self.sent.append, lambda: self.now),
@@ -73,7 +73,7 @@ def test_nothing_is_swept_while_beat_sweeps(world: World) -> None:
     world.hold(2, 10)
     world.sweep_was(1.0)
 
-    world.pulse.beat()
+    world.watchdog.tick()
 
     assert world.woken == []
 
@@ -83,7 +83,7 @@ def test_busy_shards_are_woken_when_beat_is_silent(world: World) -> None:
     world.hold(3, 10)
     world.sweep_was(3.5)
 
-    world.pulse.beat()
+    world.watchdog.tick()
 
     assert sorted(world.woken) == [2, 3]
 
@@ -91,34 +91,34 @@ def test_busy_shards_are_woken_when_beat_is_silent(world: World) -> None:
 def test_busy_shards_are_woken_when_there_never_was_a_sweep(world: World) -> None:
     world.hold(1, 10)
 
-    world.pulse.beat()
+    world.watchdog.tick()
 
     assert world.woken == [1]
 
 
 def test_the_worker_sweeps_in_place_of_beat_every_second_until_beat_is_back(world: World) -> None:
     world.hold(2, 10)
-    world.pulse.beat()
+    world.watchdog.tick()
     world.now += 1
     world.sweep_was(1.0)  # our own
-    world.pulse.beat()
+    world.watchdog.tick()
     assert world.woken == [2, 2]
 
     world.now += 1
     world.sweep_was(0.1)  # not ours
-    world.pulse.beat()
+    world.watchdog.tick()
 
     assert world.woken == [2, 2]
 
 
 def test_the_worker_sends_every_message_of_a_silent_beat(world: World) -> None:
     world.sweep_was(1.0)
-    world.pulse.beat()
+    world.watchdog.tick()
     assert world.sent == []
 
     for _ in range(181):
         world.sweep_was(1.0 if world.sent else 3.5)
-        world.pulse.beat()
+        world.watchdog.tick()
         world.now += 1
 
     counts = {name: world.sent.count(name) for name in PERIODS_S}
@@ -130,7 +130,7 @@ def test_a_shard_is_drained_directly_if_no_message_can_be_sent(world: World) -> 
     world.hold(3, 10)
     world.broker_is_away = True
 
-    world.pulse.beat()
+    world.watchdog.tick()
 
     assert (world.woken, sorted(world.drained_here)) == ([], [1, 3])
 
@@ -138,7 +138,7 @@ def test_a_shard_is_drained_directly_if_no_message_can_be_sent(world: World) -> 
 def let_pass(world: World, seconds: float) -> None:
     world.now += seconds
     world.sweep_was(0.5)
-    world.pulse.beat()
+    world.watchdog.tick()
 
 
 def test_a_backlog_without_progress_ends_the_worker(world: World) -> None:
@@ -236,18 +236,18 @@ class _AwayThenBack:
             RedisConnectionError(),
         ]
 
-    def beat(self) -> None:
+    def tick(self) -> None:
         if (outcome := self.outcomes.pop(0)) is not None:
             raise outcome
 
 
 def test_each_absence_of_redis_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
     warnings: list[str] = []
-    monkeypatch.setattr(pulse_module.log, "warning", lambda text, **_more: warnings.append(text))
+    monkeypatch.setattr(log, "warning", lambda text, **_more: warnings.append(text))
 
     run(_AwayThenBack(), _Stop(4))
 
-    assert warnings == ["no pulse for now", "no pulse for now"]
+    assert warnings == ["the watchdog cannot look", "the watchdog cannot look"]
 
 
 def test_a_touched_file_shows_that_this_process_lives(tmp_path: Path) -> None:
