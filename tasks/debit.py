@@ -16,8 +16,7 @@ from metering.errors import NewerChunkError, ShardMismatchError
 from metering.rate_card.cards import RateCards, summed_properties
 from metering.usage.partitions import maintain_partitions, summarize_usage
 from metering.usage.refused import mark_mended
-from worker.context import context
-from worker.failpoint import checkpoint_of
+from worker.context import checkpoint_of, context
 from worker.log import is_news
 from worker.metrics import (
     BACKLOG_EVENTS,

@@ -10,8 +10,7 @@ from metering.payment.inbox import process, waiting
 from metering.payment.top_ups.top_up import start_top_ups
 from metering.purchase.settle import due_purchases
 from worker.charging import charge_policy_of, open_gateway
-from worker.context import context
-from worker.failpoint import checkpoint_of
+from worker.context import checkpoint_of, context
 from worker.task import Report, task, wake
 
 SWEEP_EVENTS: Final = 100

@@ -6,8 +6,7 @@ from typing import Final
 
 from metering.webhook.deliver import DeliveryPolicy, count_due, deliver_due
 from metering.webhook.send import HttpSender
-from worker.context import context
-from worker.failpoint import checkpoint_of
+from worker.context import checkpoint_of, context
 from worker.metrics import WEBHOOK_ATTEMPTS
 from worker.settings import Settings
 from worker.task import Report, task, wake

@@ -28,7 +28,7 @@ from metering.ids import new_ulid
 from support import tiers
 from support.tenant import shared_database
 from worker.context import open_buffer
-from worker.local.embedded import ROLE, Accounts, open_accounts, postgres_role, redis_role
+from worker.local.embedded import ROLE, Credentials, open_credentials, postgres_role, redis_role
 from worker.local.files import lock_data_dir
 from worker.local.supervisor import Supervisor
 from worker.local.up import Stack
@@ -99,11 +99,11 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 class Servers:
     """The servers of this test process; `template` is the migrated database."""
 
-    accounts: Accounts
+    credentials: Credentials
     template: str = "gullak"
 
     def url_of(self, database: str) -> str:
-        base, _, _ = self.accounts.database_url.rpartition("/")
+        base, _, _ = self.credentials.database_url.rpartition("/")
         return f"{base}/{database}"
 
     def execute(self, statement: str) -> None:
@@ -162,14 +162,14 @@ def servers() -> Iterator[Servers]:
         cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
         cleanup.enter_context(lock_data_dir(folder))
         cleanup.callback(supervisor.close)
-        accounts = open_accounts(folder)
-        postgres = postgres_role(folder, accounts, fast_unsafe=True)
-        supervisor.start([postgres, redis_role(folder, accounts, "everysec")])
-        migrate_database(settings_from({"DATABASE_URL": accounts.database_url}))
-        opened = Servers(accounts)
+        credentials = open_credentials(folder)
+        postgres = postgres_role(folder, credentials, fast_unsafe=True)
+        supervisor.start([postgres, redis_role(folder, credentials, "everysec")])
+        migrate_database(settings_from({"DATABASE_URL": credentials.database_url}))
+        opened = Servers(credentials)
         # A test opens a few sessions, and 4096 rounds of hashing take longer than most of its work.
         opened.execute(
-            f"SET scram_iterations = 1; ALTER ROLE {ROLE} PASSWORD '{accounts.postgres_password}'"
+            f"SET scram_iterations = 1; ALTER ROLE {ROLE} PASSWORD '{credentials.postgres_password}'"
         )
         yield opened
 
@@ -206,9 +206,9 @@ def module_database_url(servers: Servers) -> Iterator[str]:
 @pytest.fixture
 def redis_url(servers: Servers) -> str:
     """The Redis of this test process, emptied."""
-    with Redis.from_url(servers.accounts.redis_url) as client:
+    with Redis.from_url(servers.credentials.redis_url) as client:
         client.flushall()
-    return servers.accounts.redis_url
+    return servers.credentials.redis_url
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""The process around the stages: settings, sessions, Celery app, command line, embedded servers."""
+"""The process: settings, sessions, Celery app, metrics, watchdogs, command line, local stack."""

@@ -1,4 +1,4 @@
-"""How this installation charges: the policy of its settings, and the gateways of this process."""
+"""How this installation charges: the policy of the settings, and the gateways of this process."""
 
 import os
 from functools import lru_cache
@@ -9,7 +9,7 @@ from metering.payment.vendors.gateway import GatewayAccount, PaymentGateway
 from metering.payment.vendors.registry import gateway_of
 from worker.settings import Settings, settings
 
-# Each has its own connections. Further accounts open theirs again.
+# Each has its own connections. One more account closes the gateway that was used least recently.
 GATEWAYS_KEPT: Final = 100
 
 
@@ -25,7 +25,7 @@ def charge_policy_of(config: Settings) -> ChargePolicy:
 
 
 def open_gateway(account: GatewayAccount) -> PaymentGateway:
-    """Return this process's gateway of an account: connections must not be used after a fork.
+    """Return the gateway of an account. Each process has its own: a connection survives no fork.
 
     Raises: ConfigurationError if the account is not set up to charge.
     """

@@ -1,6 +1,7 @@
-"""What a task works with: the settings, transactions, the buffer; opened once per process."""
+"""The settings, transactions and buffer that tasks and requests work with, once per process."""
 
 import os
+import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -9,8 +10,10 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from metering.buffer.stream import UsageBuffer, connect
+from metering.checkpoint import Checkpoint, no_checkpoint
 from metering.db import Transactions
 from metering.errors import ConfigurationError, DurabilityError
+from metering.webhook.guard import Reach
 from worker.session import sessions
 from worker.settings import Settings, settings
 
@@ -26,26 +29,24 @@ class Context:
 
 
 def context() -> Context:
-    """Return this process's context: connections made before a fork must not be used after it."""
+    """Return the context of this process. Each has its own: a connection survives no fork."""
     return _context_of(os.getpid())
 
 
 @cache
 def _context_of(_pid: int) -> Context:
     config = settings()
-    here = sessions()
-    return Context(config, here.transaction, here.snapshot, open_buffer(config))
+    opened = sessions()
+    return Context(config, opened.transaction, opened.snapshot, open_buffer(config))
 
 
 def check_buffer(config: Settings) -> None:
-    """Check, before a process begins, that it fits to what is buffered.
+    """Check, before a process begins, that it fits the buffer.
 
-    Nobody knows while Redis is away; then the process begins, and is refused later.
+    While Redis is away nobody can tell. Then the process begins, and its writes are refused later.
 
-    Raises:
-        ConfigurationError: nobody said where the servers are.
-        ShardMismatchError: events lie in shards that this process does not know.
-
+    Raises: ConfigurationError if the address of a server is missing, ShardMismatchError if events
+    lie in shards that this process does not know.
     """
     for name in ("database_url", "redis_url"):
         if not getattr(config, name).get_secret_value():
@@ -54,7 +55,7 @@ def check_buffer(config: Settings) -> None:
     with suppress(RedisError):
         buffer.check_shards()
     with suppress(RedisError, DurabilityError):
-        buffer.check_durability()  # it logs the cause; Redis can be put right while this runs
+        buffer.check_durability()  # logged; Redis can be corrected while this runs
     buffer.redis.close()
 
 
@@ -72,3 +73,25 @@ def open_buffer(config: Settings) -> UsageBuffer:
 def connect_buffer(config: Settings) -> Redis:
     """Return a client of the buffer's Redis."""
     return connect(config.redis_url.get_secret_value(), timeout_s=config.redis_timeout_s)
+
+
+def reach_of(config: Settings) -> Reach:
+    """Return which receivers of webhooks the settings allow."""
+    return Reach(loopback=config.webhook_allow_loopback, private=config.webhook_allow_private)
+
+
+def checkpoint_of(config: Settings) -> Checkpoint:
+    """Return a function that kills this process at a point for which there is a file.
+
+    The file has the name of the point. The process that deletes it dies, so each file kills once.
+    """
+    folder = config.failpoint_dir
+    if folder is None:
+        return no_checkpoint
+
+    def checkpoint(reached: str) -> None:
+        with suppress(FileNotFoundError):
+            (folder / reached).unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return checkpoint

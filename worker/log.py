@@ -1,4 +1,4 @@
-"""structlog: JSON lines for machines, colours for a terminal; never a secret."""
+"""Logging: JSON lines for machines, text for a terminal, and no secrets."""
 
 import logging
 import sys
@@ -49,48 +49,47 @@ def setup_logging(config: Settings) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(config.log_level)
-    # One line per request or message says nothing at the rates this runs at.
+    # At these rates a line per request or message says nothing.
     for chatty in _CHATTY:
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def log_to_stderr() -> None:
-    """Keep what a command logs apart from what it prints, if logging is not set up otherwise."""
-    # The factory and not `is_configured`: a captured log leaves the defaults behind as configured.
+    """Send the log of a command to stderr, apart from its output, unless logging is set up."""
+    # Not `is_configured`: after a test has captured the log, the defaults count as configured.
     if isinstance(structlog.get_config()["logger_factory"], structlog.PrintLoggerFactory):
-        # Whatever stderr is by then.
+        # `sys.stderr` is read when something is logged: it may be replaced.
         structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 def _rendering(*, as_json: bool) -> list[Processor]:
-    # Tracebacks without local variables: secrets and what customers have sent are among them.
+    # Tracebacks without local variables, which hold secrets and data of customers.
     if as_json:
-        renderer: Processor = structlog.processors.JSONRenderer()
-        return [
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
-            renderer,
+        traceback = ExceptionDictTransformer(show_locals=False)
+        render: list[Processor] = [
+            structlog.processors.ExceptionRenderer(traceback),
+            structlog.processors.JSONRenderer(),
         ]
-    return [
-        structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
-    ]
+    else:
+        plain = structlog.dev.plain_traceback
+        render = [structlog.dev.ConsoleRenderer(exception_formatter=plain)]
+    return [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render]
 
 
-_last_said: dict[str, float] = {}
+_last_logged: dict[str, float] = {}
 
 
 def is_news(cause: str) -> bool:
-    """Tell whether this process has not said `cause` for a minute; it counts as said then."""
+    """Tell whether this process has not logged `cause` for a minute. It counts as logged then."""
     now = monotonic()
-    if now - _last_said.get(cause, -NEWS_EVERY_S) < NEWS_EVERY_S:
+    if now - _last_logged.get(cause, -NEWS_EVERY_S) < NEWS_EVERY_S:
         return False
-    _last_said[cause] = now
+    _last_logged[cause] = now
     return True
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Blank the values of keys that name a secret."""
+    """Blank the values of secrets, which are known by the names of their keys."""
     for key in event:
         if any(name in key.lower() for name in _SECRET_NAMES):
             event[key] = "***"

@@ -1,7 +1,4 @@
-"""Bring the database to the newest schema, and the wall of tenants to what it should be.
-
-One runner at a time, one transaction, bounded waits.
-"""
+"""Migrations, and the wall between tenants: one runner at a time, one transaction, short waits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,23 +23,20 @@ from worker.settings import Settings
 
 log = structlog.get_logger("gullak.migrate")
 
-# Any constant does: it names the lock that runners of migrations share.
+# An advisory lock that all runners of migrations share. Any constant does.
 MIGRATION_LOCK: Final = 0x67756C6C616B
 STATEMENT_TIMEOUT_S: Final = 60
-# Old code runs while a migration does: better to fail and try again than to queue in front of it.
+# Old code runs meanwhile. A migration that waits for a lock blocks it, so it fails and tries again.
 LOCK_TIMEOUT_S: Final = 4
 
 
 def migrate(database: Engine | Connection) -> None:
-    """Upgrade to the newest revision, if it is not there already, and raise the wall of tenants.
+    """Upgrade to the newest revision, and raise the wall of tenants.
 
-    With an engine the upgrade is one transaction of its own; with a connection it joins the
-    transaction that is open there, and the caller ends it.
+    With an engine it is one transaction. With a connection it joins the open transaction.
 
-    Raises:
-        sqlalchemy.exc.DBAPIError: nothing was changed. It is worth another try when
-            `metering.db.is_server_fault` says so (another session held a lock for too long).
-
+    Raises: DBAPIError, and nothing was changed. Try again if `metering.db.is_server_fault` says so:
+    another session held a lock for too long.
     """
     if isinstance(database, Connection):
         _upgrade(database)
@@ -54,10 +48,8 @@ def migrate(database: Engine | Connection) -> None:
 def migrate_database(config: Settings) -> None:
     """Upgrade the database of these settings, over a connection of its own.
 
-    Raises:
-        ConfigurationError: there is none, it does not answer, it refused, or its secrets cannot be
-            opened; nothing was changed.
-
+    Raises: ConfigurationError if there is no database, it does not answer or refuses, or its
+    secrets cannot be opened. Nothing was changed then.
     """
     if not config.database_url.get_secret_value():
         raise ConfigurationError("DATABASE_URL is not set")
@@ -92,8 +84,8 @@ def _scripts() -> Iterator[Config]:
 
 
 def _upgrade(conn: Connection) -> None:
-    # The advisory lock ends with the transaction: a runner that is killed blocks nobody. Waiting
-    # for another runner is bounded by the statement timeout, not by the shorter lock timeout.
+    # The advisory lock ends with the transaction: a runner that is killed blocks nobody. Another
+    # runner may take longer than the lock timeout, so only the statement timeout bounds the wait.
     conn.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_S}s'"))
     conn.execute(text("SET LOCAL lock_timeout = 0"))
     conn.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
@@ -106,7 +98,7 @@ def _upgrade(conn: Connection) -> None:
 
 
 def _prepare(conn: Connection, config: Settings) -> None:
-    """Make what the configuration asks of the tables: wallets of a new currency, partitions."""
+    """Make what the settings ask for: wallets of a new currency, and partitions."""
     open_missing_wallets(conn, tuple(config.currencies))
     maintain_partitions(
         conn,

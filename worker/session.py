@@ -1,4 +1,4 @@
-"""Engines, and the only place that commits: the end of `Sessions.transaction`."""
+"""Engines, and the only place that commits: the end of a block of `Sessions`."""
 
 import os
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from metering.ids import BusinessId
 from metering.vault import VAULT, Vault
 from worker.settings import Settings, settings
 
-# The tables that batches look rows up in stay in memory. At the default of 4, made for discs that
-# turn, a batch reads all 40,000 wallets to move 1,250 of them: 37 ms instead of 12.
+# The tables that batches read stay in memory. At the default of 4, meant for spinning disks, a
+# batch reads all 40,000 wallets to move 1,250 of them: 37 ms instead of 12.
 _RANDOM_PAGE_COST: Final = 1.1
-# What a transaction begins with, if it is not the plain beginning: an option of a connection.
+# An option of a connection: the statements that begin its transaction, if it is not plain BEGIN.
 _BEGIN: Final = "gullak_begin"
 _BEHIND_THE_WALL: Final = SQL(
     "SELECT set_config('role', 'gullak_api', true), set_config('gullak.business_id', {}, true)"
@@ -26,13 +26,11 @@ _BEHIND_THE_WALL: Final = SQL(
 def make_engine(config: Settings, *, kept: int = 3, extra: int = 2) -> Engine:
     """Return an engine whose transactions carry the timeouts of the settings.
 
-    Nothing lives longer than a transaction, because a pooler such as PgBouncer gives the next one
-    another session: limits are set where a transaction begins, in the same round trip, and no
-    statement is prepared on the server.
+    A pooler such as PgBouncer gives each transaction another session, so nothing outlives one:
+    limits are set in the round trip of BEGIN, and no statement is prepared on the server.
     `pool_pre_ping`: after a restart of Postgres the pool would hand out dead connections.
-    `kept` connections stay open, `extra` ones for as long as they are needed. Three, because a
-    drain holds its turn at a shard on one, settles a batch on another, and prepares the next on
-    the third.
+    `kept` connections stay open; `extra` ones are closed after use. Three, because a drain holds
+    the lock of its shard on one, writes a batch on another, and prepares the next on the third.
     """
     engine = create_engine(
         config.sqlalchemy_url(),
@@ -89,8 +87,7 @@ class Sessions:
     def tenant(self, business_id: BusinessId) -> Iterator[Connection]:
         """Open one transaction behind the wall: it sees rows of this business only.
 
-        The role and the business end with the transaction, so that a pooled connection, ours or a
-        pooler's, carries neither to whom it serves next.
+        Role and business end with the transaction: a pooled connection takes neither to the next.
         """
         wall = _BEHIND_THE_WALL.format(Literal(business_id)).as_string()
         with self._begun("BEGIN", wall) as conn:
@@ -98,14 +95,14 @@ class Sessions:
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """Open one reading transaction that sees a single moment, without a time limit."""
+        """Open one transaction for reading that sees a single moment and has no time limit."""
         begin = "BEGIN ISOLATION LEVEL REPEATABLE READ"
         with self._begun(begin, "SET LOCAL statement_timeout = 0") as conn:
             yield conn
 
     @contextmanager
     def _begun(self, *statements: str) -> Iterator[Connection]:
-        """Open one transaction that begins with these statements, the limits after the first."""
+        """Open one transaction that begins with these statements; the limits follow the first."""
         with self.engine.connect() as plain:
             conn = plain.execution_options(**{_BEGIN: statements})
             with conn.begin():
@@ -113,7 +110,7 @@ class Sessions:
 
 
 def sessions() -> Sessions:
-    """Return this process's sessions: an engine made before a fork must not be used after it."""
+    """Return the sessions of this process. Each has its own: a connection survives no fork."""
     return _sessions_of(os.getpid())
 
 

@@ -1,4 +1,4 @@
-"""Every setting, read once, here only. Units end the names; the reason stands with each default."""
+"""Every setting, read once and only here. Units end the names; a comment gives each a reason."""
 
 import os
 import sys
@@ -49,23 +49,25 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GULLAK_", frozen=True, env_ignore_empty=True)
 
     # --- where things are -------------------------------------------------------------------
-    # Postgres >= 15, as libpq writes it: postgresql://user:password@host:port/database.
+    # Postgres ≥ 15, as libpq writes it: postgresql://user:password@host:port/database.
     database_url: Url = Field(SecretStr(""), validation_alias="DATABASE_URL")
-    # Redis >= 6.2 with noeviction: the usage buffer. redis://, rediss:// (TLS) or unix://.
+    # The usage buffer: Redis ≥ 6.2 or Valkey, with noeviction; redis://, rediss:// (TLS), unix://.
     redis_url: Url = Field(SecretStr(""), validation_alias="REDIS_URL")
-    # Celery's broker. Empty: the next database of the same Redis, because the shortest visibility
-    # timeout of all applications on one broker database wins.
+    # The broker of Celery. Empty: the next database of the same Redis. Share it with no other
+    # application: the shortest visibility timeout of all of them would count.
     broker_url: Url = Field(SecretStr(""), validation_alias="BROKER_URL")
-    # Logs: JSON lines for machines, text for a terminal, `auto` by whether stderr is one.
+    # Logs: JSON lines for machines, text for a terminal. `auto` takes text if stderr is a terminal.
     log_format: Literal["auto", "json", "text"] = "auto"
+    # The least level that is logged. DEBUG also shows what the libraries log.
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    # Where the worker serves /metrics; 0: nowhere, because a port is the operator's to give.
+    # The port on which a worker serves /metrics, on all interfaces. 0: none, because no port is
+    # free on every machine.
     metrics_port: int = Field(0, ge=0, le=65535)
-    # Where the worker's processes leave their counters for /metrics; `gullak up` makes a folder in
-    # its data directory. The name is the one that prometheus_client reads itself, on import.
+    # The folder in which processes leave their counters for /metrics. `gullak up` makes one in its
+    # data directory. prometheus_client itself reads the variable of this name.
     metrics_dir: Path | None = Field(None, validation_alias="PROMETHEUS_MULTIPROC_DIR")
-    # A file that a consuming worker, and a publishing beat, touches every second: its readiness
-    # for the supervisor and its health check for a container. Empty: none.
+    # A file that a worker touches every second while it takes messages, and beat while it sends
+    # them: the sign of life for a supervisor or a health check. Empty: none.
     alive_file: Path | None = None
 
     # --- money ------------------------------------------------------------------------------
@@ -73,114 +75,123 @@ class Settings(BaseSettings):
     currencies: dict[str, int] = {"USD": 2, "INR": 2}
 
     # --- accept and buffer ------------------------------------------------------------------
-    # Streams of the buffer: the most drains that can run at once. Changing it moves customers
-    # between shards, so do it with an empty buffer.
+    # The number of shards: as many drains can run at once. A change moves customers between
+    # shards, so change it only with an empty buffer.
     shards: int = Field(16, ge=1, le=256)
-    # everysec: a crash of the Redis host may lose a second; strict: an answer means that the usage
-    # is on the disk, and there is none where Redis cannot promise that; strict_unchecked: the same
-    # without asking, for `appendfsync always` on a server that does not tell its CONFIG.
+    # everysec: a crash of the Redis host may lose the last second or two. strict: an answer means
+    # that the usage is on the disk, and usage is refused if Redis cannot promise that.
+    # strict_unchecked: the same without a check, for a Redis with `appendfsync always` that hides
+    # its CONFIG.
     durability: Durability = "everysec"
-    # Above either mark new events are refused. 5 million events are a quarter of an hour at the
-    # rate that the bench asks for; 1 GiB is half of a small Redis.
+    # New events are refused while this many are buffered. 5 million are a quarter of an hour at the
+    # rate that `make bench` asks for.
     high_water_events: int = Field(5_000_000, ge=1)
+    # New events are refused while this many bytes are buffered. 1 GiB is half of a small Redis.
     high_water_bytes: int = Field(1 << 30, ge=1 << 20)
-    # How old and how early an event may be: late batches of a month; clocks that run ahead.
+    # The oldest an event may be when it is sent: 35 days take the late batches of a month.
     event_age_max_s: int = Field(35 * 86_400, ge=60)
+    # How far ahead of our clock the time of an event may be: the clocks of producers differ.
     event_ahead_max_s: int = Field(300, ge=0)
-    # Seconds until Redis counts as away: an ingest answers within 2 s.
+    # Redis counts as away after this time. A call of /events/ingest answers within 2 s.
     redis_timeout_s: float = Field(1.5, gt=0)
 
     # --- debit ------------------------------------------------------------------------------
-    # Events of one batch: one transaction. Larger spreads the cost per wallet, smaller holds wallet
-    # locks for less time. Only a backlog fills one: 40,000 events of a shard take about 0.6 s, and
-    # with 20,000 wallets drain a third faster than batches of 20,000.
+    # Events of a batch, which is one transaction. A larger batch costs less per wallet, a smaller
+    # one locks wallets for less time. Only a backlog fills one: 40,000 events of a shard take about
+    # 0.6 s, and with 20,000 wallets drain a third faster than batches of 20,000.
     batch_events: int = Field(40_000, ge=1, le=100_000)
-    # How long one drain works before it lets others go: tasks stay far below 10 s.
+    # A drain lets other tasks run after this time: a task stays far below 10 s.
     drain_slice_s: float = Field(3.0, gt=0)
-    # Rows of usage are dropped by whole days after this; the event keys stay for ever.
+    # Days that usage events are kept. They are dropped by whole days; event keys stay for ever.
     usage_retention_days: int = Field(90, ge=1)
-    # Daily partitions made ahead: how long the maintenance task may be absent.
+    # Days for which partitions are made ahead: the task that makes them may fail for as long.
     usage_partitions_ahead_days: int = Field(14, ge=2)
-    # Backlog but nothing drained for this long: the worker exits, to be started anew.
+    # A worker exits, to be restarted, if there is a backlog and nothing is drained for this time.
     watchdog_s: float = Field(45.0, ge=5)
 
     # --- purchase ---------------------------------------------------------------------------
-    # How many days before its end credit is told of: time to use it, and a last reminder.
+    # Days before its expiry at which credit is announced: time to use it, and a last reminder.
     expiring_notice_days: tuple[Annotated[int, Field(ge=1, le=365)], ...] = (7, 1)
-    # How long a checkout waits for its payment with credit reserved; within what the next setting
-    # leaves for stopping it.
+    # A checkout waits this long for its payment, with credit reserved. It must end before
+    # GULLAK_CHARGE_ASK_FOR_S does, which leaves time to stop its charge.
     checkout_ttl_s: int = Field(3600, ge=60, le=79_200)
-    # How long a charge is asked for again that nobody answered for, before it is parked: providers
-    # keep an idempotency key for 24 h, and after that the same charge would be another one.
+    # A charge without an answer is asked for again for this time, and then parked. Providers keep
+    # an idempotency key for 24 h; after that the same request would be another charge.
     charge_ask_for_s: int = Field(82_800, ge=60, le=82_800)
-    # How long a charge that a provider has taken on is looked up, before it is parked: debits of
+    # A charge that the provider has accepted is looked up for this time, and then parked: debits of
     # bank accounts take days.
     charge_look_up_for_s: int = Field(7 * 86_400, ge=60)
-    # How long a provider may take to answer: a charge takes it a second or two. A call is four such
-    # exchanges at most, which have to end before the task's time does.
+    # The longest answer of a provider; a charge usually takes a second or two. A call makes at most
+    # four such requests, which must end before the time limit of the task.
     charge_timeout_ms: int = Field(10_000, ge=100, le=10_000)
-    # Seconds between two attempts at a charge: the first wait, doubled up to the last.
+    # The wait after the first attempt at a charge. Each further wait is twice as long.
     charge_retry_s: int = Field(5, ge=1)
+    # The longest wait between two attempts at a charge.
     charge_retry_max_s: int = Field(900, ge=1)
-    # Seconds after a declined top-up, doubled with each decline up to a day: a card without money
-    # seldom has some minutes later.
+    # The wait after a declined top-up. It doubles with each decline, up to a day: a card without
+    # money seldom has some minutes later.
     top_up_retry_s: int = Field(3600, ge=1, le=86_400)
 
     # --- webhook ----------------------------------------------------------------------------
-    # Waits between attempts; after the last comes the dead letter. The contract's schedule.
+    # The waits between attempts; after the last one the delivery is a dead letter. They leave a
+    # receiver that is down a day to come back.
     webhook_retry_s: tuple[int, ...] = (5, 300, 1800, 7200, 18_000, 36_000, 36_000)
-    # How long a receiver may take, from the connection to the end of its answer: the contract's.
+    # The longest that a receiver may take, from the connection to the end of its answer.
     webhook_timeout_s: float = Field(15.0, gt=0, le=30)
-    # Private, loopback and link-local receivers are refused, unless the first of these allows them
-    # all, or the second those on this machine, as `gullak up` does. Both are for workers and API.
+    # Webhooks may go to private, loopback and link-local addresses. Otherwise those are refused: a
+    # tenant must not reach the network of the operator. For workers and API.
     webhook_allow_private: bool = False
+    # Webhooks may go to this machine, as `gullak up` allows. For workers and API.
     webhook_allow_loopback: bool = False
-    # An endpoint that failed this many times in a row, over at least a day, is disabled.
+    # An endpoint is disabled after this many failures in a row over at least a day.
     webhook_disable_after: int = Field(50, ge=1)
 
     # --- api --------------------------------------------------------------------------------
-    # Requests that one API process works on at the same time, and its Postgres connections.
+    # Requests that one API process works on at once, and its connections to Postgres.
     api_threads: int = Field(16, ge=1, le=200)
-    # A request of 1,000 events with the longest metadata is 30 MiB; usual ones are 0.3 MiB.
+    # The largest body of a request. 1,000 events are usually 0.3 MiB; with the longest metadata
+    # they are 30 MiB.
     api_body_bytes_max: int = Field(8 << 20, ge=1 << 10)
-    # Requests of one API key, over all API processes: `1000/second`, `20000/minute`; none: any
-    # number. A loop gone wild is stopped, and no honest producer, who sends batches, comes near.
+    # Requests of one API key, over all API processes, such as `1000/second` or `20000/minute`;
+    # `none` allows any number. It stops a loop gone wild; producers of batches stay far below it.
     api_rate_limit: str = "1000/second"
-    # How long a key is trusted without another look: the longest that a revoked one still works.
+    # A known key is trusted for this time, so a revoked key works no longer than that.
     api_key_ttl_s: float = Field(5.0, ge=0)
-    # How long known keys may go on ingesting while Postgres is away: events are kept in Redis.
+    # A known key may send events for this time while Postgres is away: events are kept in Redis.
     api_key_stale_s: float = Field(900.0, ge=0)
-    # Minor units of USD for one minor unit of a currency, for `total_balance_usd` only: nothing is
-    # ever spent by a rate. A currency without one is left out of the total.
+    # Minor units of USD for one minor unit of a currency, for `total_balance_usd` only: no money
+    # moves by a rate. The total leaves out a currency without one.
     usd_rates: dict[str, Annotated[Decimal, Field(gt=0)]] = {}
-    # The day of those rates, told with the total.
+    # The day of these rates, which is shown with the total.
     usd_rates_date: date | None = None
 
     # --- Postgres sessions ------------------------------------------------------------------
-    # One statement, one wait for a lock, one pause inside a transaction: each below the task's soft
-    # limit, so that Postgres ends what hangs and a frozen worker's locks, before Celery has to.
+    # The longest statement. It is below the time limit of a task, so that Postgres ends what hangs
+    # before Celery kills the worker.
     statement_timeout_ms: int = Field(30_000, ge=100)
+    # The longest wait for a lock.
     lock_timeout_ms: int = Field(10_000, ge=100)
+    # The longest pause in a transaction: Postgres then frees the locks of a worker that is frozen.
     idle_in_transaction_timeout_ms: int = Field(30_000, ge=100)
 
     # --- retention --------------------------------------------------------------------------
-    # Days that webhooks are kept with their deliveries and attempts: time to look things up, and
-    # far longer than any of them is tried.
+    # Days that webhooks are kept with their deliveries and attempts: far longer than they are
+    # tried, so that they can be looked up.
     webhook_retention_days: int = Field(90, ge=7)
-    # Days after its processing that the body of a provider's event is kept: names and addresses of
-    # payers stand in it, and disputes come up to 120 days after a payment. The row stays.
+    # Days that the body of a provider's event is kept after it was processed. It holds names and
+    # addresses of payers, and disputes come up to 120 days after a payment. The row stays.
     provider_body_retention_days: int = Field(180, ge=1)
-    # Days that dead letters are kept after they were sent again; those that wait are kept for ever.
+    # Days that a refused event is kept after its replay. One that waits is kept for ever.
     refused_retention_days: int = Field(90, ge=1)
 
     # --- secrets ----------------------------------------------------------------------------
-    # Keys that seal the secrets in the database, comma separated: the first seals, all of them
-    # open. `gullak secrets new-key` makes one. Empty: secrets are stored as they are, because a key
-    # that is lost with the machine makes them useless; `gullak up` keeps one beside its database.
+    # Keys that seal the secrets in the database, separated by commas: the first seals, all open.
+    # `gullak secrets new-key` makes one. Empty: secrets are stored in clear, because a key that is
+    # lost makes them useless. `gullak up` keeps a key beside its database.
     secret_keys: SecretStr = SecretStr("")
 
     # --- tests ------------------------------------------------------------------------------
-    # A folder of points at which a process kills itself: fault tests only. See failpoint.py.
+    # A folder of points at which a process kills itself, for fault tests only: see `checkpoint_of`.
     failpoint_dir: Path | None = None
 
     @field_validator("currencies")
@@ -213,7 +224,7 @@ class Settings(BaseSettings):
         try:
             Vault(_listed(keys))
         except ValueError:
-            raise ValueError("a key is none; `gullak secrets new-key` makes one") from None
+            raise ValueError("not a key; `gullak secrets new-key` makes one") from None
         return keys
 
     def secret_key_list(self) -> list[str]:
@@ -225,7 +236,7 @@ class Settings(BaseSettings):
         return sqlalchemy_url(self.database_url.get_secret_value())
 
     def celery_broker_url(self) -> str:
-        """Return the broker's URL: given, or the database after the buffer's."""
+        """Return the URL of the broker: the given one, or the database after the buffer's."""
         return broker_url(self.broker_url.get_secret_value(), self.redis_url.get_secret_value())
 
 
@@ -240,7 +251,7 @@ def settings() -> Settings:
 
 
 def settings_or_exit() -> Settings:
-    """Return the settings of this process; end it with one line if they cannot be."""
+    """Return the settings of this process, or end it with one line if one of them is wrong."""
     try:
         return settings()
     except ValidationError as error:
@@ -249,7 +260,7 @@ def settings_or_exit() -> Settings:
 
 
 def problems_of(error: ValidationError) -> str:
-    """Return names and reasons only: the refused value may be a secret."""
+    """Return names and reasons, and no value: it may be a secret."""
     return "; ".join(
         f"{'.'.join(map(str, problem['loc']))}: {problem['msg'].removeprefix('Value error, ')}"
         for problem in error.errors()
@@ -257,7 +268,7 @@ def problems_of(error: ValidationError) -> str:
 
 
 class _GivenSettings(Settings):
-    """Settings that look at their arguments only."""
+    """Settings that read only their arguments."""
 
     @classmethod
     def settings_customise_sources(

@@ -1,4 +1,4 @@
-"""How the whole installation is, in a few figures: for `gullak status` and for the metrics."""
+"""The state of the installation in a few figures: for `gullak status` and for the metrics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from metering.webhook.retry import ATTEMPTS_PER_ROUND
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Buffered:
-    """What lies in Redis: events, and the age of the oldest; None if there are none."""
+    """The events in Redis, and the age of the oldest; None if there are none."""
 
     events: int
     oldest_age_s: float | None
@@ -26,7 +26,7 @@ class Buffered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Undelivered:
-    """Deliveries of webhooks: given up, waiting, and the part of those that was tried in vain."""
+    """Deliveries that are dead, that wait, and those that wait after a failed attempt."""
 
     dead: int
     pending: int
@@ -35,7 +35,7 @@ class Undelivered:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parked:
-    """Money that waits for a person."""
+    """Parked money: a person decides."""
 
     payments: int
     charges: int
@@ -44,7 +44,7 @@ class Parked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owed:
-    """The wallets below zero of a currency, and their sum."""
+    """The wallets of a currency below zero, and the sum of their balances."""
 
     wallets: int
     balance_minor: int
@@ -52,9 +52,9 @@ class Owed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """The last complete verification by schedule, and what is known to be broken.
+    """The last complete verification by schedule, and how many faults are known.
 
-    `age_s`: where none was ever complete, since when one could have been.
+    `age_s`: if none was ever complete, the time since one could have been.
     """
 
     is_complete: bool
@@ -64,7 +64,7 @@ class Verified:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """What Postgres says of all businesses together."""
+    """What waits in Postgres, for all businesses together."""
 
     refused: Mapping[str, int]  # reason -> events
     webhooks: Undelivered
@@ -74,7 +74,7 @@ class Waiting:
 
 
 def read_buffered(buffer: UsageBuffer) -> Buffered | str:
-    """Return what lies in Redis, or why that is unknown."""
+    """Return the figures of Redis, or why they are unknown."""
     try:
         return Buffered(events=buffer.backlog().events, oldest_age_s=buffer.oldest_age_s())
     except RedisError as error:
@@ -84,12 +84,12 @@ def read_buffered(buffer: UsageBuffer) -> Buffered | str:
 
 
 def redis_is_away(error: RedisError) -> str:
-    """Return in words why nothing is known of the buffer."""
+    """Return why nothing is known about the buffer."""
     return f"Redis does not answer ({type(error).__name__})"
 
 
 def read_waiting(conn: Connection) -> Waiting:
-    """Return what Postgres says. It looks at every wallet: ask once a minute, not each second."""
+    """Return the figures of Postgres. It reads every wallet: ask once a minute, not each second."""
     per_round = {"attempts_per_round": ATTEMPTS_PER_ROUND}
     undelivered = conn.execute(webhook.UNDELIVERED, per_round).mappings().one()
     return Waiting(

@@ -1,4 +1,4 @@
-"""The task base: names are explicit, transient failures retry, follow-ups go out after the body."""
+"""How a function becomes a task, what happens when it fails, and how tasks are woken."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -26,10 +26,9 @@ SOON_S: Final = 10
 def task(name: str) -> Callable[[Callable[P, Report]], Task[P, None]]:
     """Register `body` as the Celery task `name`.
 
-    The body returns counts, which are logged when any is not zero. What fails by a fault of the
-    database's server, or of an absent Redis, is left to the next sweep, which finds the same work
-    again; where none comes soon it is tried again a few times. No traceback of a task would say
-    more than the one line about the server. A message is only ever a wake-up.
+    The body returns counts. They are logged if one of them is not zero. If Postgres or Redis is at
+    fault, the next sweep finds the same work again. A task without a sweep soon is retried a few
+    times. Such a fault is logged without a traceback: it is the server's, not the task's.
     """
 
     def register(body: Callable[P, Report]) -> Task[P, None]:
@@ -56,10 +55,9 @@ def task(name: str) -> Callable[[Callable[P, Report]], Task[P, None]]:
 
 
 def _is_seldom(name: str) -> bool:
-    """Tell whether nobody asks for a task again within a few seconds.
+    """Tell whether nothing wakes a task again within a few seconds.
 
-    Retries of the others would only pile up while a server fails, and be in the way of the work
-    when it is back.
+    Retries of the other tasks would pile up while a server fails, and delay the work afterwards.
     """
     periodic = app.conf.beat_schedule.get(name)
     return periodic is not None and periodic["schedule"] > SOON_S
@@ -82,7 +80,7 @@ _last_woken: dict[str, float] = {}
 
 
 def wake_at_most(name: str, every_s: float) -> None:
-    """Wake a task, unless this process did so within `every_s`: its sweep comes anyway."""
+    """Wake a task, unless this process has done so within `every_s`: its sweep comes anyway."""
     now = monotonic()
     if now - _last_woken.get(name, -every_s) >= every_s:
         _last_woken[name] = now
@@ -90,15 +88,13 @@ def wake_at_most(name: str, every_s: float) -> None:
 
 
 def wake(name: str, *args: int | str) -> None:
-    """Send a wake-up, outside any transaction. It may be lost: the next sweep sends it again.
+    """Send a wake-up, outside any transaction. If it is lost, the next sweep sends it again.
 
-    Raises:
-        BrokerAwayError: it did not go out; a task that lets it pass is left to its next sweep.
-
+    Raises: BrokerAwayError if it did not go out. A task need not catch it.
     """
     send(app, name, *args)
 
 
 def shuffled(shards: Sequence[int]) -> list[int]:
-    """Return shards in any order: if wake-ups expire unread, they are not always the same ones."""
+    """Return shards in random order, so that not always the same wake-ups expire unread."""
     return random.sample(shards, len(shards))

@@ -1,7 +1,6 @@
-"""The addresses of the servers: checked at the start, and rewritten for whoever reads each.
+"""The addresses of the servers: checked at the start, and rewritten for SQLAlchemy and Celery.
 
-An address that cannot work is one error at the start. Its text names no part of the address, which
-may be a secret.
+The text of an error names no part of an address, which may be a secret.
 """
 
 from typing import Final
@@ -21,11 +20,9 @@ _DATABASE_FORM: Final = "must be a URL as libpq reads it: postgresql://user:pass
 
 
 def check_redis_url(url: str) -> str:
-    """Return the address of the buffer's Redis, if it can be one.
+    """Return the address of the buffer's Redis.
 
-    Raises:
-        ValueError: it cannot.
-
+    Raises: ValueError if it is none.
     """
     scheme = url.partition("://")[0]
     if scheme not in _REDIS:
@@ -37,11 +34,9 @@ def check_redis_url(url: str) -> str:
 
 
 def check_broker_url(url: str) -> str:
-    """Return the address of the broker, if it can be one.
+    """Return the address of the broker.
 
-    Raises:
-        ValueError: it cannot.
-
+    Raises: ValueError if it is none.
     """
     scheme = url.partition("://")[0]
     if scheme not in _BROKERS:
@@ -50,11 +45,9 @@ def check_broker_url(url: str) -> str:
 
 
 def check_database_url(url: str) -> str:
-    """Return the address of Postgres, if libpq can read it.
+    """Return the address of Postgres.
 
-    Raises:
-        ValueError: it cannot.
-
+    Raises: ValueError if libpq cannot read it.
     """
     if url.partition("://")[0] not in {"postgresql", "postgres"}:
         raise ValueError(_DATABASE_FORM)
@@ -66,22 +59,22 @@ def check_database_url(url: str) -> str:
 
 
 def sqlalchemy_url(database_url: str) -> URL:
-    """Return what SQLAlchemy makes an engine of: libpq reads the address, nobody else."""
+    """Return the address for SQLAlchemy. Only libpq takes it apart."""
     parameters = {name: str(value) for name, value in conninfo_to_dict(database_url).items()}
     return URL.create(
         "postgresql+psycopg",
         username=parameters.pop("user", None),
         password=parameters.pop("password", None),
         database=parameters.pop("dbname", None),
-        query=parameters,  # the host, too: it may be a folder, or several hosts
+        query=parameters,  # also the host, which may be a folder or several hosts
     )
 
 
 def broker_url(given: str, redis_url: str) -> str:
-    """Return the address for Celery: as given, or the database after the buffer's.
+    """Return the address for Celery: the given one, or the database after the buffer's.
 
-    Celery takes no socket by the name that Redis' own library has for it, and would check no
-    certificate unless it is told to.
+    Celery has another scheme for sockets than the client of Redis, and checks certificates only if
+    the address asks for it.
     """
     if not given:
         return _for_celery(_split(redis_url), BROKER_DATABASE_OFFSET) if redis_url else ""
@@ -103,7 +96,7 @@ def _for_celery(parts: SplitResult, offset: int) -> str:
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
-        _ = parts.port  # raises where it is no number, and shows what it is
+        _ = parts.port  # raises if it is no number; its text shows the value
     except ValueError as error:
         raise ValueError(_ESCAPE) from error
     if parts.fragment:

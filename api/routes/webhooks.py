@@ -31,7 +31,7 @@ from metering.webhook.endpoints import (
     get_endpoint,
     list_endpoints,
 )
-from worker.receivers import reach_of
+from worker.context import reach_of
 
 router: Final = APIRouter(prefix="/webhooks", tags=["webhooks"])
 

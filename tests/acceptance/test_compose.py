@@ -22,7 +22,7 @@ import yaml
 from compose_pydantic import ComposeSpecification
 
 import celeryconfig
-from worker.local.embedded import Accounts, open_accounts, postgres_role, redis_role
+from worker.local.embedded import Credentials, open_credentials, postgres_role, redis_role
 from worker.local.port import free_port
 from worker.local.supervisor import Role
 
@@ -115,7 +115,7 @@ class Natively:
     """The services as local processes, started in the order of `depends_on`."""
 
     folder: Path
-    accounts: Accounts
+    credentials: Credentials
     ports: dict[str, int]
     roles: dict[str, Role]
     services: dict[str, Service]
@@ -128,7 +128,7 @@ class Natively:
         run = self.folder / name
         run.mkdir(exist_ok=True)
         local = {
-            "@postgres:5432": f"@127.0.0.1:{self.accounts.postgres_port}",
+            "@postgres:5432": f"@127.0.0.1:{self.credentials.postgres_port}",
             "@redis:6379": f"@127.0.0.1:{self.ports['redis']}",
             "@broker:6379": f"@127.0.0.1:{self.ports['broker']}",
             "/run/gullak": str(run),
@@ -140,7 +140,7 @@ class Natively:
             *(Path(r.argv[0]).parent for r in self.roles.values()),
         ]
         path = os.pathsep.join([*map(str, folders), self.base["PATH"]])
-        servers = {"PGPORT": str(self.accounts.postgres_port), "PATH": path}
+        servers = {"PGPORT": str(self.credentials.postgres_port), "PATH": path}
         if name != "worker":
             given["GULLAK_METRICS_PORT"] = "0"  # in containers the same port is free in each
         return {**self.base, **given, **servers}
@@ -201,22 +201,22 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 @contextmanager
 def natively(folder: Path, base: Mapping[str, str]) -> Iterator[Natively]:
-    accounts = open_accounts(folder)
+    credentials = open_credentials(folder)
     passwords = {
-        "POSTGRES_PASSWORD": accounts.postgres_password,
-        "REDIS_PASSWORD": accounts.redis_password,
+        "POSTGRES_PASSWORD": credentials.postgres_password,
+        "REDIS_PASSWORD": credentials.redis_password,
         "GULLAK_METRICS_PORT": str(free_port()),
         "API_PORT": str(free_port()),
     }
-    ports = {"redis": accounts.redis_port, "broker": free_port()}
+    ports = {"redis": credentials.redis_port, "broker": free_port()}
     roles = {
-        "postgres": postgres_role(folder, accounts, fast_unsafe=True),
-        "redis": redis_role(folder, accounts, "everysec"),
+        "postgres": postgres_role(folder, credentials, fast_unsafe=True),
+        "redis": redis_role(folder, credentials, "everysec"),
     }
     # The image listens on a socket in its own folder; the default folder of the wheel is shared.
     with (folder / "postgres" / "postgresql.conf").open("a") as conf:
         conf.write("unix_socket_directories = ''\n")
-    machine = Natively(folder, accounts, ports, roles, load(passwords)["services"], base)
+    machine = Natively(folder, credentials, ports, roles, load(passwords)["services"], base)
     try:
         yield machine
     finally:

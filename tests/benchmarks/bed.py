@@ -32,7 +32,7 @@ from metering.rate_card.catalogue import (
 )
 from metering.usage.partitions import maintain_partitions
 from worker.context import open_buffer
-from worker.local.embedded import open_accounts, postgres_role, redis_role
+from worker.local.embedded import open_credentials, postgres_role, redis_role
 from worker.local.files import lock_data_dir
 from worker.local.supervisor import Supervisor
 from worker.migrate import migrate_database
@@ -75,11 +75,11 @@ def bed() -> Iterator[Bed]:
         cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
         cleanup.enter_context(lock_data_dir(folder))
         cleanup.callback(supervisor.close)
-        accounts = open_accounts(folder)
+        credentials = open_credentials(folder)
         supervisor.start(
-            [postgres_role(folder, accounts), redis_role(folder, accounts, "everysec")]
+            [postgres_role(folder, credentials), redis_role(folder, credentials, "everysec")]
         )
-        urls = {"DATABASE_URL": accounts.database_url, "REDIS_URL": accounts.redis_url}
+        urls = {"DATABASE_URL": credentials.database_url, "REDIS_URL": credentials.redis_url}
         config = settings_from({**urls, "GULLAK_HIGH_WATER_EVENTS": "100000000"})
         migrate_database(config)
         engine = make_engine(config)

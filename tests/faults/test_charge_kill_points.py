@@ -156,7 +156,7 @@ def installation(
         name = running.enter_context(
             shared_database(servers.execute, servers.template, "charges_killed")
         )
-        urls = {"DATABASE_URL": servers.url_of(name), "REDIS_URL": servers.accounts.redis_url}
+        urls = {"DATABASE_URL": servers.url_of(name), "REDIS_URL": servers.credentials.redis_url}
         engine = make_engine(settings_from(urls))
         running.callback(engine.dispose)
         buffer = open_buffer(settings_from(urls))

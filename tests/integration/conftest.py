@@ -32,7 +32,7 @@ def driver(shop: Shop) -> CheckoutDriver:
 def module_config(module_database_url: str, servers: Any) -> Settings:
     """Settings of the module's database."""
     return settings_from(
-        {"DATABASE_URL": module_database_url, "REDIS_URL": servers.accounts.redis_url}
+        {"DATABASE_URL": module_database_url, "REDIS_URL": servers.credentials.redis_url}
     )
 
 

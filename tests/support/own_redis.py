@@ -11,7 +11,7 @@ from typing import Final, Literal
 from redis import Redis
 
 from worker.health import redis_answers
-from worker.local.embedded import Accounts, redis_role
+from worker.local.embedded import Credentials, redis_role
 from worker.local.port import free_port
 
 START_TIMEOUT_S = 20
@@ -45,9 +45,9 @@ class OwnRedis:
         *config: str,
         binary: Path | None = None,
     ) -> None:
-        accounts = Accounts(0, "", free_port(), "secret")
-        self.url = accounts.redis_url
-        self._argv = redis_role(folder, accounts, fsync).argv
+        credentials = Credentials(0, "", free_port(), "secret")
+        self.url = credentials.redis_url
+        self._argv = redis_role(folder, credentials, fsync).argv
         if binary is not None:
             self._argv = [str(binary), *self._argv[1:]]
         with Path(self._argv[-1]).open("a") as file:

@@ -44,7 +44,8 @@ def settings_page() -> str:
         elif found := _COMMENT.fullmatch(line):
             comment.append(found[1])
         elif found := _FIELD.match(line):
-            meaning = " ".join(comment) or "See the line above."
+            meaning = " ".join(comment)
+            assert meaning, f"{found[1]} has no comment"
             sections.setdefault(section, []).append(_setting(found[1], meaning))
             comment = []
     head = ["| variable | default | values | meaning |", "| --- | --- | --- | --- |"]

@@ -22,7 +22,7 @@ from metering.webhook.endpoints import (
 from worker.cli.command import Group, Tenant
 from worker.cli.page import field, fields, table
 from worker.cli.target import Target
-from worker.receivers import reach_of
+from worker.context import reach_of
 
 app = Group()
 

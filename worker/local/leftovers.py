@@ -1,4 +1,4 @@
-"""Processes of an earlier run: on Linux they end with their supervisor, but not all at once."""
+"""Processes of an earlier run. On Linux they end with their supervisor, but not at once."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ TERMINATE_TIMEOUT_S: Final = 2
 
 
 def remember(path: Path, pids: Iterable[int]) -> None:
-    """Write down the leaders of our process groups, each with the time it was started."""
+    """Write down the leaders of our process groups, each with the time of its start."""
     started: dict[int, float] = {}
     for pid in pids:
         with contextlib.suppress(psutil.Error):
@@ -27,7 +27,7 @@ def remember(path: Path, pids: Iterable[int]) -> None:
 
 
 def stop_remembered(path: Path) -> None:
-    """End what `remember` wrote down and still runs; a process id given to another is spared."""
+    """End the remembered processes that still run, but no later process with the same id."""
     try:
         started: dict[str, float] = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -47,11 +47,10 @@ def stop_remembered(path: Path) -> None:
 
 
 def stop_postgres(home: Path) -> None:
-    """End the Postgres processes that work on this very cluster.
+    """End the Postgres processes of this cluster, known by their working directory.
 
-    They are known by their working directory: Postgres changes into its data directory. A
-    postmaster gets a fast shutdown; a backend that outlived its postmaster is killed, because no
-    new postmaster starts beside it.
+    A postmaster gets a fast shutdown. A backend that has outlived its postmaster is killed, because
+    no new postmaster starts beside it.
     """
     found = [process for process in psutil.process_iter(["name"]) if _works_in(process, home)]
     postmaster = _postmaster_pid(home)

@@ -1,4 +1,4 @@
-"""A small supervisor: starts roles in order, starts anew what dies, stops in reverse order."""
+"""A small supervisor: starts roles in order, restarts those that die, stops in reverse order."""
 
 import contextlib
 import ctypes
@@ -20,7 +20,7 @@ from metering.errors import ConfigurationError
 TICK_S: Final = 0.05
 BACK_OFF_FIRST_S: Final = 0.2
 BACK_OFF_MAX_S: Final = 5.0
-STABLE_AFTER_S: Final = 10.0  # a process that lived this long starts over with the shortest wait
+STABLE_AFTER_S: Final = 10.0  # after such a life the next wait is the shortest again
 LOG_BYTES_MAX: Final = 16 << 20  # a log file larger than this is set aside at the next start
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -47,9 +47,9 @@ class StopRequestedError(Exception):
 class Role:
     """A process to keep alive.
 
-    `tier`: roles of one tier start and stop together, a tier starts when the one below is ready.
-    `is_ready` takes the process id. `env` is the whole environment. `on_exit` runs after a process
-    of this role ended, before the next starts. Without `log_file` output goes where ours goes.
+    `tier`: roles of a tier start and stop together; a tier starts when the one below is ready.
+    `is_ready` takes the process id. `env` is the whole environment. `on_exit` runs between the end
+    of one process and the start of the next. Without `log_file` the output goes where ours goes.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Role:
 
 @dataclass
 class _Running:
-    """What the supervisor knows of one role."""
+    """The state of one role."""
 
     role: Role
     process: subprocess.Popen[bytes] | None = None
@@ -84,8 +84,7 @@ class _Running:
 class Supervisor:
     """Keeps roles running. One thread calls it; `pids`, `missing` and `stop` are for any thread.
 
-    The thread that starts the processes must outlive them: Linux ends a child that asked for it
-    when the thread that forked it ends.
+    That thread must outlive the processes: Linux signals them when the thread that forked ends.
     """
 
     def __init__(self, on_change: Callable[[], None] = lambda: None) -> None:
@@ -106,9 +105,9 @@ class Supervisor:
         return [running.role.name for running in roles if not _is_ready(running)]
 
     def stop(self) -> None:
-        """Ask `watch`, or a start that waits, to end; asked twice, wait for nobody.
+        """Ask `watch`, or a start that waits, to end. The second call kills instead of waiting.
 
-        Safe in a signal handler, hence a plain flag: an `Event` can deadlock there.
+        Safe in a signal handler: it sets plain flags, because an `Event` can deadlock there.
         """
         self._hurried = self._stopping
         self._stopping = True
@@ -116,10 +115,7 @@ class Supervisor:
     def start(self, roles: Sequence[Role]) -> None:
         """Start the roles, tier by tier, each when the tier before is ready.
 
-        Raises:
-            RoleNotReadyError: a role was not ready in time.
-            StopRequestedError: `stop` was called meanwhile.
-
+        Raises: RoleNotReadyError if one is not ready in time, StopRequestedError after `stop`.
         """
         for tier in sorted({role.tier for role in roles}):
             batch = [role for role in roles if role.tier == tier]
@@ -130,13 +126,13 @@ class Supervisor:
                 self._await_ready(self._running[role.name])
 
     def watch(self) -> None:
-        """Start anew what dies, until `stop` is called."""
+        """Restart the processes that die, until `stop` is called."""
         while not self._stopping:
             self._tend()
             time.sleep(TICK_S)
 
     def close(self) -> None:
-        """Stop every role: the last tier first, within a tier at once."""
+        """Stop every role: the last tier first, the roles of a tier together."""
         for tier in sorted({r.role.tier for r in self._running.values()}, reverse=True):
             batch = [r for r in self._running.values() if r.role.tier == tier]
             for running in batch:
@@ -177,7 +173,7 @@ class Supervisor:
                 self._bury(running, running.process)
 
     def _bury(self, running: _Running, process: subprocess.Popen[bytes]) -> None:
-        """Clean up after a process that ended by itself, and say when the next may start."""
+        """Clean up after a process that ended by itself, and set when the next may start."""
         running.exits += 1
         lived_s = time.monotonic() - running.started_at
         if lived_s > STABLE_AFTER_S:
@@ -202,7 +198,7 @@ def _is_ready(running: _Running) -> bool:
 
 def _spawn(role: Role) -> subprocess.Popen[bytes]:
     with contextlib.ExitStack() as stack, warnings.catch_warnings():
-        # A fork beside other threads is warned of; between fork and exec is one system call.
+        # Python warns of a fork beside threads. Only one system call runs between fork and exec.
         warnings.simplefilter("ignore", DeprecationWarning)
         output = _open_log(role.log_file, stack)
         return subprocess.Popen(  # noqa: S603
@@ -230,7 +226,7 @@ def _open_log(path: Path | None, stack: contextlib.ExitStack) -> IO[bytes] | Non
 
 
 def _die_with_parent(stop_signal: int) -> None:
-    """Ask Linux to signal this process when its parent ends, however that happens."""
+    """Ask Linux to signal this process when its parent ends, for whatever reason."""
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, stop_signal, 0, 0, 0)
 
@@ -241,7 +237,7 @@ def _signal(running: _Running, number: signal.Signals) -> None:
 
 
 def _clean_up(running: _Running, process: subprocess.Popen[bytes]) -> None:
-    """Kill what the process left behind in its group, and forget it."""
+    """Kill the rest of the group of a process, and forget it."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     running.process = None

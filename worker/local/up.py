@@ -1,4 +1,4 @@
-"""The whole stack in one process tree: Postgres, Redis, workers, beat, API, under one supervisor.
+"""The whole stack under one supervisor: Postgres, Valkey, workers, beat, API.
 
 `gullak up` runs it in the foreground; `Stack` runs it beside other code, for a demo or a test.
 """
@@ -26,11 +26,12 @@ from worker.local.files import (
     API_URL_FILE,
     DEFAULT_DATA_DIR,
     STACK_DEFAULTS,
+    kept_key,
     lock_data_dir,
+    write_in_use,
     write_private,
 )
 from worker.local.first import first_key
-from worker.local.in_use import kept_key, write_in_use
 from worker.local.port import HOST, free_port
 from worker.local.supervisor import Role, StopRequestedError, Supervisor
 from worker.log import setup_logging
@@ -40,11 +41,11 @@ from worker.settings import Settings, environment, settings_from
 DEFAULT_PORT: Final = 8080
 CONCURRENCY: Final = 2
 WORKERS_MAX: Final = 16
-# Webhooks have workers of their own: a slow receiver must not hold up debits.
+# Webhooks have a worker of their own: a slow receiver must not delay debits.
 WORKER_QUEUES: Final = "sweep,debit,low_credit,purchase,ledger"
-# On one machine one worker waits for others' servers; docker-compose.yml has one for each of both.
+# One worker waits for receivers and providers. docker-compose.yml has one worker for each.
 WEBHOOK_QUEUES: Final = "webhook,charge"
-# Celery advises against root at every start, on eight lines; who runs as root knows.
+# At each start as root Celery prints a warning of eight lines.
 _QUIET_AS_ROOT: Final = {"PYTHONWARNINGS": "ignore:You're running the worker with superuser"}
 
 log = structlog.get_logger("gullak.up")
@@ -53,10 +54,9 @@ log = structlog.get_logger("gullak.up")
 class Stack:
     """A running stack: enter it, use `database_url`, `redis_url`, `pids`, leave it.
 
-    `variables` is the environment that the processes see (default: this process's own), with
-    `overrides` on top. With `DATABASE_URL` or `REDIS_URL` in it that server is not started here.
-    `log_files` sends each process's output to D/log instead of ours. `on_ready` gets the content
-    of the ready file whenever it changes.
+    `variables` is the environment of the processes (default: that of this process), with
+    `overrides` on top. A server whose URL is in it is not started here. `log_files` sends the
+    output of each process to D/log. `on_ready` gets the content of the ready file at each change.
     """
 
     def __init__(
@@ -98,10 +98,8 @@ class Stack:
     def run(self) -> None:
         """Start everything, keep it running until `stop`, then stop everything.
 
-        Raises:
-            DataDirInUseError: another stack runs on this data directory.
-            ConfigurationError: something could not be started; nothing is left running.
-
+        Raises: DataDirInUseError if another stack runs on this data directory, ConfigurationError
+        if something could not be started; nothing is left running then.
         """
         with ExitStack() as cleanup:
             try:
@@ -111,7 +109,7 @@ class Stack:
                 log.info("stopped before it was ready")
 
     def stop(self) -> None:
-        """Ask the stack to stop; asked twice, processes are killed. Safe in a signal handler."""
+        """Ask the stack to stop; the second call kills. Safe in a signal handler."""
         self._supervisor.stop()
 
     # --- beside other code ------------------------------------------------------------------
@@ -146,7 +144,7 @@ class Stack:
         return {"supervisor": os.getpid(), **self._supervisor.pids}
 
     def missing(self) -> list[str]:
-        """Return the parts that are not ready now: roles, or servers that others run."""
+        """Return the roles that are not ready now, and the servers elsewhere that do not answer."""
         missing = self._supervisor.missing()
         known = self._supervisor.pids
         if not known.get("postgres") and not postgres_answers(self.database_url):
@@ -177,11 +175,9 @@ class Stack:
         self._settled.set()
 
     def _port_taken(self) -> int:
-        """Return the API's port: the one that was asked for, or a free one.
+        """Return the port of the API: the given one, or a free one.
 
-        Raises:
-            ConfigurationError: somebody else listens there.
-
+        Raises: ConfigurationError if another process listens on the given one.
         """
         port = free_port(self._port)
         if self._port not in (0, port):
@@ -189,12 +185,12 @@ class Stack:
         return port
 
     def _prepare_metrics(self) -> None:
-        """Empty the folder of counters: they belong to the processes of one run."""
+        """Empty the folder of counters, which belong to the processes of one run."""
         folder = settings_from(self._variables).metrics_dir or self.data_dir / "metrics"
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob("*.db"):
             path.unlink()
-        # A port for metrics is for workers that run alone; here they would fight over it.
+        # No port for metrics: all workers here would want the same one. The API serves them.
         self._variables |= {"PROMETHEUS_MULTIPROC_DIR": str(folder), "GULLAK_METRICS_PORT": "0"}
 
     def _start_servers(self) -> None:
@@ -208,32 +204,32 @@ class Stack:
         write_in_use(self.data_dir, self._variables)
 
     def _start_embedded(self, config: Settings) -> None:
-        # Imported late: with both URLs given, the wheels of the servers need not be installed.
+        # Imported late: if both URLs are given, the wheels need not be installed.
         from worker.local import embedded, leftovers  # noqa: PLC0415
 
         record = self.data_dir / "pids.json"
         leftovers.stop_remembered(record)
         self._remember = lambda pids: leftovers.remember(record, pids)
-        accounts = embedded.open_accounts(self.data_dir)
+        credentials = embedded.open_credentials(self.data_dir)
         roles = []
         if not self.database_url:
-            self.database_url = accounts.database_url
-            # The key lies beside the database that it is for, and in none of its dumps.
+            self.database_url = credentials.database_url
+            # The key lies beside its database, and in none of its dumps.
             if not config.secret_key_list():
                 self._variables["GULLAK_SECRET_KEYS"] = kept_key(self.data_dir)
             roles.append(
-                embedded.postgres_role(self.data_dir, accounts, fast_unsafe=self._fast_unsafe)
+                embedded.postgres_role(self.data_dir, credentials, fast_unsafe=self._fast_unsafe)
             )
         if not self.redis_url:
-            self.redis_url = accounts.redis_url
+            self.redis_url = credentials.redis_url
             fsync: Literal["always", "everysec"] = (
                 "everysec" if config.durability == "everysec" else "always"
             )
-            roles.append(embedded.redis_role(self.data_dir, accounts, fsync))
+            roles.append(embedded.redis_role(self.data_dir, credentials, fsync))
         self._supervisor.start(roles)
 
     def _process_roles(self) -> list[Role]:
-        """Return what runs beside the servers; a further process is a further line."""
+        """Return the processes beside the servers."""
         return [
             *self._worker_roles(),
             self._role("worker_webhook", *_worker("webhook", WEBHOOK_QUEUES)),
@@ -253,7 +249,7 @@ class Stack:
 
     def _role(self, name: str, *argv: str) -> Role:
         alive = self.data_dir / "run" / f"{name}.alive"
-        # What a killed process leaves behind, it leaves here and not all over the machine.
+        # A process that is killed leaves its temporary files in the data directory.
         scratch = self.data_dir / "tmp"
         scratch.mkdir(parents=True, exist_ok=True)
         own = {"GULLAK_ALIVE_FILE": str(alive), "TMPDIR": str(scratch)}
@@ -267,7 +263,7 @@ class Stack:
         )
 
     def _announce(self) -> None:
-        """Say which process has which id: at the start, and again whenever one was replaced."""
+        """Publish the process ids: at the start, and whenever a process is replaced."""
         pids = self.pids
         self._remember(pid for pid in pids.values() if pid != os.getpid())
         if not self._ready:

@@ -26,7 +26,7 @@ def provider() -> Provider:
 @pytest.fixture(scope="module")
 def charging_api_url(module_database_url: str, servers: Any, provider: Provider) -> Iterator[str]:
     """An API that charges through the provider of this module."""
-    urls = {"DATABASE_URL": module_database_url, "REDIS_URL": servers.accounts.redis_url}
+    urls = {"DATABASE_URL": module_database_url, "REDIS_URL": servers.credentials.redis_url}
     with running_api(settings_from(urls), provider) as url:
         yield url
 

@@ -29,7 +29,7 @@ def shop(servers: Any) -> Iterator[Shop]:
     with shared_database(servers.execute, servers.template, "bad_rows") as name:
         urls = {
             "DATABASE_URL": servers.url_of(name),
-            "REDIS_URL": servers.accounts.redis_url,
+            "REDIS_URL": servers.credentials.redis_url,
         }
         config = settings_from(urls)
         engine, buffer = make_engine(config), open_buffer(config)

@@ -15,7 +15,7 @@ import pytest
 from metering.buffer.stream import UsageBuffer
 from support.edge import Api, running_api
 from support.tenant import Shop, event
-from worker.local.embedded import _package_folder, open_accounts, postgres_role
+from worker.local.embedded import _package_folder, open_credentials, postgres_role
 from worker.local.files import lock_data_dir
 from worker.local.supervisor import Supervisor
 from worker.migrate import migrate_database
@@ -67,10 +67,10 @@ def new_cluster_url(data_dir: Path) -> Iterator[str]:
     """An empty database of a cluster without any trace of Gullak."""
     supervisor = Supervisor()
     with lock_data_dir(data_dir):
-        accounts = open_accounts(data_dir)
+        credentials = open_credentials(data_dir)
         try:
-            supervisor.start([postgres_role(data_dir, accounts, fast_unsafe=True)])
-            yield accounts.database_url
+            supervisor.start([postgres_role(data_dir, credentials, fast_unsafe=True)])
+            yield credentials.database_url
         finally:
             supervisor.close()
 
