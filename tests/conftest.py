@@ -168,9 +168,8 @@ def servers() -> Iterator[Servers]:
         migrate_database(settings_from({"DATABASE_URL": credentials.database_url}))
         opened = Servers(credentials)
         # A test opens a few sessions, and 4096 rounds of hashing take longer than most of its work.
-        opened.execute(
-            f"SET scram_iterations = 1; ALTER ROLE {ROLE} PASSWORD '{credentials.postgres_password}'"
-        )
+        password = credentials.postgres_password
+        opened.execute(f"SET scram_iterations = 1; ALTER ROLE {ROLE} PASSWORD '{password}'")
         yield opened
 
 

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
-from types import TracebackType
 from typing import Annotated, Final, Literal, Self
 
 import structlog
@@ -69,7 +68,6 @@ class Stack:
         overrides: Mapping[str, str] | None = None,
         on_ready: Callable[[Mapping[str, object]], None] = lambda _state: None,
         log_files: bool = True,
-        fast_unsafe: bool = False,
         workers: int = 1,
     ) -> None:
         self.data_dir = data_dir.resolve()
@@ -80,11 +78,9 @@ class Stack:
         self._port = port
         self._ready_file = ready_file
         given = environment() if variables is None else variables
-        self._variables = {**STACK_DEFAULTS, **given}
-        self._variables |= overrides or {}
+        self._variables = {**STACK_DEFAULTS, **given, **(overrides or {})}
         self._on_ready = on_ready
         self._log_files = log_files
-        self._fast_unsafe = fast_unsafe
         self._workers = workers
         self._supervisor = Supervisor(self._announce)
         self._ready = False
@@ -121,12 +117,7 @@ class Stack:
             raise self._failure
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.stop()
         self._thread.join()
 
@@ -217,9 +208,7 @@ class Stack:
             # The key lies beside its database, and in none of its dumps.
             if not config.secret_key_list():
                 self._variables["GULLAK_SECRET_KEYS"] = kept_key(self.data_dir)
-            roles.append(
-                embedded.postgres_role(self.data_dir, credentials, fast_unsafe=self._fast_unsafe)
-            )
+            roles.append(embedded.postgres_role(self.data_dir, credentials))
         if not self.redis_url:
             self.redis_url = credentials.redis_url
             fsync: Literal["always", "everysec"] = (

@@ -1,14 +1,14 @@
 """The watchdogs of a worker, and its sign of life. Loaded by the worker and by beat."""
 
 import sys
-from dataclasses import dataclass
 from functools import partial
 from threading import Event, Thread
 from typing import Final, Protocol
 
 import structlog
 from celery import bootsteps
-from celery.signals import beat_init, worker_init, worker_shutting_down
+from celery.signals import beat_init, worker_init
+from celery.worker import state
 from celery.worker.consumer import Connection, Consumer
 from redis import Redis
 
@@ -102,24 +102,10 @@ def _start(consumer: Consumer) -> None:
         Thread(target=run, args=(ticker, Event()), name="watchdog", daemon=True).start()
 
 
-@dataclass
-class _Shutdown:
-    """Whether this worker was told to stop: a plain flag, because an `Event` can deadlock there."""
-
-    is_requested: bool = False
-
-
-_shutdown: Final = _Shutdown()
-
-
-@worker_shutting_down.connect
-def _note_shutdown(**_arguments: object) -> None:
-    _shutdown.is_requested = True
-
-
 def _end_unless_stopping(reason: str) -> None:
     """End this process, but not while it stops: then it takes no messages and finishes its work."""
-    if not _shutdown.is_requested:
+    stopping: tuple[object, object] = (state.should_stop, state.should_terminate)
+    if stopping == (None, None):
         end_process(reason)
 
 
