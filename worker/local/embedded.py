@@ -3,6 +3,7 @@
 D/stack.json    ports and passwords, made once (0600)
 D/postgres/     the database cluster; D/postgres.new while it is being made
 D/redis/        append-only file and redis.conf (0600: the password is not on a command line)
+D/secret_key    the key that seals the secrets of the database (0600)
 D/log/          the logs of the servers
 """
 
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from metering.errors import ConfigurationError
+from metering.vault import new_key
 from worker.health import postgres_answers, redis_answers
 from worker.local.files import write_private
 from worker.local.leftovers import stop_postgres
@@ -90,6 +92,14 @@ def open_credentials(data_dir: Path) -> Credentials:
     if credentials != known:
         write_private(path, json.dumps(asdict(credentials)))
     return credentials
+
+
+def kept_key(data_dir: Path) -> str:
+    """Return the key of the database in this data directory, made on first use."""
+    path = data_dir / "secret_key"
+    if not path.exists():
+        write_private(path, new_key())
+    return path.read_text().strip()
 
 
 def postgres_role(data_dir: Path, credentials: Credentials, *, fast_unsafe: bool = False) -> Role:

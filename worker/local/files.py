@@ -4,7 +4,6 @@ D/lock          held while a stack runs here; it holds the id of the process
 D/api_url       where the API listens
 D/api_key       a key for it
 D/in_use.json   the servers and keys of the stack that ran here last, for commands
-D/secret_key    the key that seals the secrets of a database in this data directory
 """
 
 import fcntl
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 from metering.errors import ConfigurationError, DataDirInUseError
-from metering.vault import new_key
 
 DEFAULT_DATA_DIR: Final = Path(".gullak")
 API_URL_FILE: Final = "api_url"
@@ -89,11 +87,3 @@ def read_in_use(data_dir: Path) -> Mapping[str, str]:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, TypeError) as error:
         raise ConfigurationError(f"{path} is damaged: {error}") from error
-
-
-def kept_key(data_dir: Path) -> str:
-    """Return the key of the database in this data directory, made on first use."""
-    path = data_dir / "secret_key"
-    if not path.exists():
-        write_private(path, new_key())
-    return path.read_text().strip()

@@ -25,7 +25,6 @@ from worker.local.files import (
     API_URL_FILE,
     DEFAULT_DATA_DIR,
     STACK_DEFAULTS,
-    kept_key,
     lock_data_dir,
     write_in_use,
     write_private,
@@ -207,7 +206,7 @@ class Stack:
             self.database_url = credentials.database_url
             # The key lies beside its database, and in none of its dumps.
             if not config.secret_key_list():
-                self._variables["GULLAK_SECRET_KEYS"] = kept_key(self.data_dir)
+                self._variables["GULLAK_SECRET_KEYS"] = embedded.kept_key(self.data_dir)
             roles.append(embedded.postgres_role(self.data_dir, credentials))
         if not self.redis_url:
             self.redis_url = credentials.redis_url
