@@ -36,8 +36,8 @@ from worker.migrate import migrate_database
 from worker.session import Sessions, make_engine
 from worker.settings import Settings, environment, settings_from
 
-# What a shell without job control runs in the background ignores SIGINT, and so would every process
-# that a test starts, and means to end by it.
+# A shell without job control starts background processes with SIGINT ignored. The processes of a
+# test would inherit that, and the tests end them by SIGINT.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -44,7 +44,7 @@ WALK = Path(__file__).with_name("sdk_walk.py")
 
 @pytest.fixture(scope="module")
 def config(module_database_url: str, module_data_dir: Path) -> Iterator[Settings]:
-    """Settings of servers that the stack is given."""
+    """Settings of the servers that the stack uses."""
     with running_redis(module_data_dir) as redis:
         yield settings_from({"DATABASE_URL": module_database_url, "REDIS_URL": redis.url})
 
@@ -110,7 +110,7 @@ def test_a_stack_that_cannot_start_leaves_nothing_running(
 
 def test_the_worker_sweeps_in_place_of_a_silent_beat(stack: Stack) -> None:
     with frozen(stack.pids["beat"]), Redis.from_url(stack.redis_url) as redis:
-        # The first may still be a sweep that beat had asked for.
+        # The first may still be a sweep that beat had sent.
         for _ in range(3):
             redis.delete(PULSE)
             wait_for(lambda: redis.exists(PULSE))
@@ -200,7 +200,7 @@ def connected(shop: Shop, vendor: Vendor) -> ProviderAccount:
 
 
 def bought(shop: Shop) -> dict[str, object]:
-    """What the payment of a new purchase of 1,000 cents carries with it."""
+    """The metadata of a payment for a new purchase of 1,000 cents."""
     new = NewPurchase(currency="USD", price=1000)
     with shop.sessions.transaction() as conn:
         purchase = order_purchase(conn, shop.business_id, shop.customers[0], new)
@@ -208,7 +208,7 @@ def bought(shop: Shop) -> dict[str, object]:
 
 
 def deliver(client: httpx.Client, account: ProviderAccount, delivery: Delivery) -> None:
-    """As a provider does it: once more, because an answer may be lost."""
+    """Deliver twice, as a provider does after a lost answer."""
     for _ in range(2):
         answer = client.post(
             f"/providers/{account.provider}/webhooks",
@@ -219,7 +219,7 @@ def deliver(client: httpx.Client, account: ProviderAccount, delivery: Delivery) 
         assert answer.status_code == 200
 
 
-def test_what_providers_say_in_any_order_ends_in_the_wallet_once(stack: Stack, shop: Shop) -> None:
+def test_provider_events_in_any_order_change_the_wallet_once(stack: Stack, shop: Shop) -> None:
     vendors: list[Vendor] = [Stripe(), Dodo()]
     with httpx.Client(base_url=stack.api_url, timeout=30) as client:
         for vendor in vendors:
@@ -248,7 +248,7 @@ def test_what_providers_say_in_any_order_ends_in_the_wallet_once(stack: Stack, s
 # --- the vendor's SDK -----------------------------------------------------------------------------
 
 
-def test_the_walk_with_the_official_sdk_ends_well(stack: Stack) -> None:
+def test_the_walk_with_the_official_sdk_succeeds(stack: Stack) -> None:
     walked = subprocess.run(
         [sys.executable, str(WALK), stack.api_url, stack.api_key],
         capture_output=True,

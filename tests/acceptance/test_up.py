@@ -201,7 +201,7 @@ def is_verified_since(up: Up, moment: float) -> bool:
     return any(float(value) > moment for value in found)
 
 
-def test_data_survives_sigterm_and_the_kill_of_the_supervisor_which_leave_nothing_running(
+def test_data_survives_sigterm_and_a_kill_of_the_supervisor_and_no_process_remains(
     data_dir: Path, variables: Mapping[str, str]
 ) -> None:
     """The ledger is verified soon after each start."""

@@ -377,7 +377,7 @@ def test_what_a_killed_simulator_had_not_told_is_told_by_the_next_one_and_credit
         assert (installation.telling.untold(), buyer.bought()) == (1, [])
 
     wait_for(lambda: not installation.telling.untold() and buyer.status() == "succeeded")
-    assert buyer.driver.charge(buyer.charge_id()).attempts == 1  # nobody asked again
+    assert buyer.driver.charge(buyer.charge_id()).attempts == 1  # no second request
     assert buyer.payments() == [(500, "succeeded")]
     assert buyer.bought() == [500]
     assert installation.shop.faults() == []

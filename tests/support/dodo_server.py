@@ -27,7 +27,7 @@ def error(status: int, code: str, message: str = "no") -> Response:
 
 @dataclass
 class Seen:
-    """A request as it arrived."""
+    """A request to the server."""
 
     method: str
     path: str
@@ -40,8 +40,8 @@ class Seen:
 class DodoServer:
     """Payments and pages of one account, which knows no idempotency keys.
 
-    `status` is what a charge becomes. `after` changes the next answers to a POST, and `reads` all
-    to a GET that begins with a path.
+    `status` is the result of a charge. `after` changes the next answers to a POST, and `reads` all
+    answers to a GET of paths with a prefix.
     """
 
     http: HTTPServer

@@ -79,7 +79,7 @@ class PlainPurchase:
 
 @dataclass
 class History:
-    """One wallet and its model. `told`: facts that can be repeated."""
+    """One wallet and its model. `facts` can be repeated."""
 
     customer_id: CustomerId
     wallet_id: WalletId
@@ -88,7 +88,7 @@ class History:
     plain: PlainWallet = field(default_factory=PlainWallet)
     debits: dict[str, PlainDebit] = field(default_factory=dict)
     purchases: list[PlainPurchase] = field(default_factory=list)
-    told: list[ReversalFact] = field(default_factory=list)
+    facts: list[ReversalFact] = field(default_factory=list)
     # The expired amount of each lot.
     gone: Counter[str] = field(default_factory=Counter)
     sequence: int = 0
@@ -163,7 +163,7 @@ class History:
         self.plain.pay(now)
 
 
-Told = Callable[[list[Any], datetime], None]
+ModelUpdate = Callable[[list[Any], datetime], None]
 
 
 @dataclass
@@ -199,43 +199,43 @@ class Histories:
     def step(self) -> None:
         """Do a step for every wallet; now and then, do a step for all of them together."""
         self.shop.run(KNOW_VERSIONS)
-        told: dict[WalletId, Told] = {}
+        updates: dict[WalletId, ModelUpdate] = {}
         postings: list[Posting] = []
         with self.shop.sessions.transaction() as conn:
             ((batch_id,),) = conn.exec_driver_sql(BATCH)
             for history in self.all:
                 made = self._bulk(history, batch_id)
                 if made is not None:
-                    posting, told[history.wallet_id] = made
+                    posting, updates[history.wallet_id] = made
                     postings.append(posting)
             post(conn, postings)
         for history in self.all:
-            if history.wallet_id not in told:
+            if history.wallet_id not in updates:
                 with self.shop.sessions.transaction() as conn:
-                    told[history.wallet_id] = self._alone(conn, history)
-        self._tell(told)
+                    updates[history.wallet_id] = self._alone(conn, history)
+        self._update_models(updates)
         if self.random.random() < 0.4:
             self._pass_a_day()
         if self.random.random() < 0.3:
             self._expire()
 
-    def _tell(self, told: dict[WalletId, Told]) -> None:
+    def _update_models(self, updates: dict[WalletId, ModelUpdate]) -> None:
         rows: dict[WalletId, list[Row[Any]]] = {}
         for row in self._rows(NEW_ENTRIES):
             rows.setdefault(row.wallet_id, []).append(row)
         now = utc_now()
-        for wallet_id, tell in told.items():
-            tell(rows.get(wallet_id, []), now)
+        for wallet_id, update in updates.items():
+            update(rows.get(wallet_id, []), now)
 
     # --- steps that are posted together ----------------------------------------------------------
 
-    def _bulk(self, history: History, batch_id: Any) -> tuple[Posting, Told] | None:
+    def _bulk(self, history: History, batch_id: Any) -> tuple[Posting, ModelUpdate] | None:
         chosen = history.random.random()
         if chosen < 0.2:
             return self._credit(history)
         return self._usage(history, batch_id) if chosen < 0.6 else None
 
-    def _credit(self, history: History) -> tuple[Posting, Told]:
+    def _credit(self, history: History) -> tuple[Posting, ModelUpdate]:
         days = history.random.choice([None, None, 0.5, 1.5, 2.5])
         terms = LotTerms(
             source=history.random.choice(["paid", "promotional", "manual"]),
@@ -250,14 +250,14 @@ class Histories:
             lot_terms=terms,
         )
 
-        def tell(rows: list[Row[Any]], now: datetime) -> None:
+        def update(rows: list[Row[Any]], now: datetime) -> None:
             (row,) = rows
             history.credited(row, now, source=terms.source, priority=terms.priority,
                              expires_at=terms.expires_at)  # fmt: skip
 
-        return posting, tell
+        return posting, update
 
-    def _usage(self, history: History, batch_id: Any) -> tuple[Posting, Told]:
+    def _usage(self, history: History, batch_id: Any) -> tuple[Posting, ModelUpdate]:
         cost = history.random.randint(0, 60)
         posting = Posting(
             wallet_id=history.wallet_id,
@@ -267,25 +267,25 @@ class Histories:
             batch_id=batch_id,
         )
 
-        def tell(rows: list[Row[Any]], now: datetime) -> None:
+        def update(rows: list[Row[Any]], now: datetime) -> None:
             (row,) = rows
             history.debited(row, now, cost)
 
-        return posting, tell
+        return posting, update
 
     # --- steps of one wallet ---------------------------------------------------------------------
 
-    def _alone(self, conn: Connection, history: History) -> Told:
+    def _alone(self, conn: Connection, history: History) -> ModelUpdate:
         chosen = history.random.random()
         if chosen < 0.3 or not history.purchases:
             return self._buy(conn, history)
         if chosen < 0.6:
             return self._refund(conn, history)
-        if chosen < 0.9 or not history.told:
+        if chosen < 0.9 or not history.facts:
             return self._dispute(conn, history)
         return self._repeat(conn, history)
 
-    def _buy(self, conn: Connection, history: History) -> Told:
+    def _buy(self, conn: Connection, history: History) -> ModelUpdate:
         paid = history.random.randint(1, 120)
         credit = max(1, paid + history.random.choice([0, 0, 20, -paid // 5]))
         days = history.random.choice([None, None, 1, 2])
@@ -298,14 +298,14 @@ class Histories:
         settle_purchase(conn, purchase.purchase_id)
         history.purchases.append(purchase)
 
-        def tell(rows: list[Row[Any]], now: datetime) -> None:
+        def update(rows: list[Row[Any]], now: datetime) -> None:
             row = rows.pop(0)
             purchase.lot = row.lot_id
             expires_at = None if days is None else now + timedelta(days=days)
             history.credited(row, now, source="paid", expires_at=expires_at)
             history.follow(purchase, rows, now)
 
-        return tell
+        return update
 
     def _pay(self, conn: Connection, purchase: PlainPurchase) -> None:
         fact = PaymentFact(
@@ -319,7 +319,7 @@ class Histories:
         )
         note_payment(conn, self.shop.business_id, fact)
 
-    def _refund(self, conn: Connection, history: History) -> Told:
+    def _refund(self, conn: Connection, history: History) -> ModelUpdate:
         purchase = history.random.choice(history.purchases)
         self._note_refund(conn, history, purchase)
         return self._settle(conn, history, purchase)
@@ -330,7 +330,7 @@ class Histories:
         purchase.refunds[name] = amount
         self._note(conn, history, self._fact(purchase, name, "succeeded", amount))
 
-    def _dispute(self, conn: Connection, history: History) -> Told:
+    def _dispute(self, conn: Connection, history: History) -> ModelUpdate:
         purchase = history.random.choice(history.purchases)
         names = [*purchase.disputes, f"dp_{purchase.purchase_id}_{history.number()}"]
         name = history.random.choice(names)
@@ -343,9 +343,9 @@ class Histories:
         self._note(conn, history, self._fact(purchase, name, status, amount))
         return self._settle(conn, history, purchase)
 
-    def _repeat(self, conn: Connection, history: History) -> Told:
+    def _repeat(self, conn: Connection, history: History) -> ModelUpdate:
         """Repeat an earlier fact: an older fact about a dispute must not replace a newer one."""
-        fact = history.random.choice(history.told)
+        fact = history.random.choice(history.facts)
         (purchase,) = [p for p in history.purchases if p.payment_id == fact.payment_id]
         self._pay(conn, purchase)
         note_reversal(conn, self.shop.business_id, fact)
@@ -366,9 +366,9 @@ class Histories:
 
     def _note(self, conn: Connection, history: History, fact: ReversalFact) -> None:
         note_reversal(conn, self.shop.business_id, fact)
-        history.told.append(fact)
+        history.facts.append(fact)
 
-    def _settle(self, conn: Connection, history: History, purchase: PlainPurchase) -> Told:
+    def _settle(self, conn: Connection, history: History, purchase: PlainPurchase) -> ModelUpdate:
         settle_purchase(conn, purchase.purchase_id)
         return lambda rows, now: history.follow(purchase, rows, now)
 
@@ -420,5 +420,5 @@ class Histories:
 
     def _rows(self, statement: str) -> list[Row[Any]]:
         with self.shop.sessions.snapshot() as conn:
-            asked = statement.format(business=self.shop.business_id)
-            return list(conn.exec_driver_sql(asked))
+            query = statement.format(business=self.shop.business_id)
+            return list(conn.exec_driver_sql(query))

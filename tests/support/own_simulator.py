@@ -1,4 +1,4 @@
-"""A payment simulator of a test's own, as a process that can be killed; and charges."""
+"""A payment simulator for one test, as a process that can be killed; and charges."""
 
 import subprocess
 import time

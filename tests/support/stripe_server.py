@@ -33,14 +33,14 @@ def given(value: object) -> Response:
 
 @dataclass
 class StripeServer(Simulator):
-    """Keeps what it was asked; `after` changes the next answers to a POST.
+    """Keeps its requests; `after` changes the next answers to a POST.
 
     Its ids count from 1: `pi_1`, `pi_2`, `cs_test_1`.
     """
 
     seen: list[Asked] = field(default_factory=list)
     after: list[Answering] = field(default_factory=list)
-    # What every list answers, if not what there is.
+    # The answer of every list, if not the real one.
     lists: Response | None = None
     _spoilt: dict[str, Response | None] = field(default_factory=dict)
 
@@ -60,7 +60,7 @@ class StripeServer(Simulator):
             self._spoilt[key] = self.after.pop(0)(response)
         return self._spoilt[key]
 
-    # --- what goes wrong --------------------------------------------------------------------
+    # --- faults -----------------------------------------------------------------------------
 
     def hang(self) -> None:
         """Carry the next POST out, and answer nothing."""
@@ -90,7 +90,7 @@ class StripeServer(Simulator):
             books.put({**thing, **changes})
 
     def forget(self) -> None:
-        """List nothing of what there is; idempotency keys stay."""
+        """List no existing object any more; idempotency keys stay."""
         with self.store.open() as books:
             books.conn.execute("DELETE FROM objects WHERE kind <> 'answer'")
 

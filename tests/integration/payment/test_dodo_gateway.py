@@ -1,4 +1,4 @@
-"""Dodo's own SDK over real HTTP: what is asked, what its answers mean, and what is asked first."""
+"""Dodo's own SDK over real HTTP: its requests, the meaning of its answers, and the search first."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -48,18 +48,18 @@ def gateway(dodo: DodoServer) -> PaymentGateway:
 # --- off-session ----------------------------------------------------------------------------------
 
 
-def test_a_subscription_is_charged_and_its_payment_looked_at(
+def test_a_subscription_is_charged_and_its_payment_is_looked_up(
     dodo: DodoServer, gateway: PaymentGateway
 ) -> None:
     charge = new_charge("sub_1")
 
     answer = gateway.start(charge, is_repeated=False)
 
-    asked, looked = dodo.seen
+    request, looked = dodo.seen
     assert answer == ChargeAnswer("succeeded", "pay_1")
-    assert asked.path == "/subscriptions/sub_1/charge"
-    assert asked.headers["Authorization"] == f"Bearer {KEY}"
-    assert asked.body == {
+    assert request.path == "/subscriptions/sub_1/charge"
+    assert request.headers["Authorization"] == f"Bearer {KEY}"
+    assert request.body == {
         "product_price": 1234,
         "product_currency": "USD",
         "product_description": "1,000 credits",
@@ -107,11 +107,11 @@ def test_only_a_final_status_is_final(
     assert (answer.status, answer.failure) == expected
 
 
-@pytest.mark.parametrize("said", [error(404, "NOT_FOUND"), error(500, "OOPS"), given([])])
-def test_a_charge_whose_payment_cannot_be_looked_at_yet_is_pending(
-    dodo: DodoServer, gateway: PaymentGateway, said: Response
+@pytest.mark.parametrize("response", [error(404, "NOT_FOUND"), error(500, "OOPS"), given([])])
+def test_a_charge_whose_payment_cannot_be_looked_up_yet_is_pending(
+    dodo: DodoServer, gateway: PaymentGateway, response: Response
 ) -> None:
-    dodo.reads["/payments/"] = said
+    dodo.reads["/payments/"] = response
 
     answer = gateway.start(new_charge("sub_1"), is_repeated=False)
 
@@ -128,10 +128,10 @@ def test_a_page_sells_the_product_of_the_account_for_the_amount(
 
     answer = gateway.start(charge, is_repeated=False)
 
-    (asked,) = dodo.seen
+    (request,) = dodo.seen
     assert answer == ChargeAnswer("pending", "cks_1", url="https://checkout.dodo.example/cks_1")
-    assert asked.path == "/checkouts"
-    assert asked.body == {
+    assert request.path == "/checkouts"
+    assert request.body == {
         "product_cart": [{"product_id": "pdt_1", "quantity": 1, "amount": 1234}],
         "billing_currency": "USD",
         "customer": {"email": "a@example.com", "name": "A"},
@@ -140,14 +140,16 @@ def test_a_page_sells_the_product_of_the_account_for_the_amount(
     }
 
 
-def test_a_page_of_an_account_without_a_product_is_refused_unasked(dodo: DodoServer) -> None:
+def test_a_page_of_an_account_without_a_product_is_refused_without_a_request(
+    dodo: DodoServer,
+) -> None:
     with pytest.raises(GatewayRefusedError, match="product_id"):
         gateway_at(dodo, product_id=None).start(new_charge(), is_repeated=False)
 
     assert dodo.seen == []
 
 
-def test_a_page_whose_address_was_lost_is_opened_anew(
+def test_a_page_whose_url_was_lost_is_opened_again(
     dodo: DodoServer, gateway: PaymentGateway
 ) -> None:
     charge = new_charge()
@@ -162,7 +164,7 @@ def test_a_page_whose_address_was_lost_is_opened_anew(
     ("age", "status", "failure"),
     [(timedelta(hours=24), "pending", None), (timedelta(hours=25), "failed", "expired")],
 )
-def test_a_page_that_nobody_paid_on_fails_after_its_day(
+def test_an_unpaid_page_fails_after_its_day(
     dodo: DodoServer,
     gateway: PaymentGateway,
     age: timedelta,
@@ -177,7 +179,7 @@ def test_a_page_that_nobody_paid_on_fails_after_its_day(
 
 
 @pytest.mark.parametrize("status", ["succeeded", "failed"])
-def test_a_page_that_was_paid_on_tells_of_its_payment(
+def test_a_paid_page_leads_to_its_payment(
     dodo: DodoServer, gateway: PaymentGateway, status: str
 ) -> None:
     charge = new_charge()
@@ -208,10 +210,10 @@ def test_a_payment_of_a_page_that_was_lost_is_found_by_its_charge(
     assert dodo.seen[0].query["product_id"] == "pdt_1"
 
 
-# --- once, as far as it can be --------------------------------------------------------------------
+# --- once, as far as possible ---------------------------------------------------------------------
 
 
-def test_a_charge_that_was_made_and_never_answered_is_found_and_not_made_again(
+def test_a_charge_whose_answer_was_lost_is_found_and_not_repeated(
     dodo: DodoServer,
 ) -> None:
     charge = new_charge("sub_1")
@@ -226,13 +228,13 @@ def test_a_charge_that_was_made_and_never_answered_is_found_and_not_made_again(
 
 
 @pytest.mark.parametrize(
-    "said", [error(500, "OOPS"), given({}), Response("ok", content_type="text/plain")]
+    "response", [error(500, "OOPS"), given({}), Response("ok", content_type="text/plain")]
 )
-def test_a_charge_that_was_made_and_answered_badly_is_found_and_not_made_again(
-    dodo: DodoServer, gateway: PaymentGateway, said: Response
+def test_a_charge_with_a_bad_answer_is_found_and_not_repeated(
+    dodo: DodoServer, gateway: PaymentGateway, response: Response
 ) -> None:
     charge = new_charge("sub_1")
-    dodo.answer_next(said)
+    dodo.answer_next(response)
     with pytest.raises(GatewayUnavailableError):
         gateway.start(charge, is_repeated=False)
 
@@ -240,7 +242,7 @@ def test_a_charge_that_was_made_and_answered_badly_is_found_and_not_made_again(
     assert len(dodo.payments) == 1
 
 
-def test_a_repeated_charge_is_looked_for_among_the_payments_of_its_subscription(
+def test_a_repeated_charge_is_searched_among_the_payments_of_its_subscription(
     dodo: DodoServer, gateway: PaymentGateway
 ) -> None:
     dodo.add_payment("sub_1", metadata={"gullak_charge_id": "chg_of_another"})
@@ -255,7 +257,7 @@ def test_a_repeated_charge_is_looked_for_among_the_payments_of_its_subscription(
     assert charged.path == "/subscriptions/sub_1/charge"
 
 
-def test_payments_from_before_the_charge_are_not_gone_through(
+def test_payments_from_before_the_charge_are_not_searched(
     dodo: DodoServer, gateway: PaymentGateway
 ) -> None:
     for _ in range(201):
@@ -264,7 +266,7 @@ def test_payments_from_before_the_charge_are_not_gone_through(
     assert gateway.look_up(new_charge("sub_1"), None) is None
 
 
-def test_a_failed_charge_that_is_found_again_tells_why(
+def test_a_failed_charge_that_is_found_again_has_its_reason(
     dodo: DodoServer, gateway: PaymentGateway
 ) -> None:
     charge = new_charge("sub_1")
@@ -275,7 +277,7 @@ def test_a_failed_charge_that_is_found_again_tells_why(
     assert made.failure == "EXPIRED_CARD"
 
 
-def test_of_several_payments_of_one_charge_the_successful_one_decides(
+def test_the_successful_one_of_several_payments_of_a_charge_decides(
     dodo: DodoServer, gateway: PaymentGateway
 ) -> None:
     charge = new_charge("sub_1")
@@ -286,9 +288,7 @@ def test_of_several_payments_of_one_charge_the_successful_one_decides(
     assert gateway.look_up(charge, None) == ChargeAnswer("succeeded", "pay_2")
 
 
-def test_a_search_that_comes_to_no_end_does_not_charge(
-    dodo: DodoServer, gateway: PaymentGateway
-) -> None:
+def test_an_endless_search_does_not_charge(dodo: DodoServer, gateway: PaymentGateway) -> None:
     for _ in range(200):
         dodo.add_payment("sub_1")
 
@@ -299,7 +299,7 @@ def test_a_search_that_comes_to_no_end_does_not_charge(
 
 
 @pytest.mark.parametrize("others", [99, 100, 101, 199])
-def test_a_search_that_comes_to_the_last_page_charges(
+def test_a_search_that_reaches_the_last_page_charges(
     dodo: DodoServer, gateway: PaymentGateway, others: int
 ) -> None:
     for _ in range(others):
@@ -311,7 +311,7 @@ def test_a_search_that_comes_to_the_last_page_charges(
 
 
 @pytest.mark.parametrize(
-    "said",
+    "response",
     [
         given([]),
         given({"items": None}),
@@ -319,10 +319,10 @@ def test_a_search_that_comes_to_the_last_page_charges(
         error(503, "AWAY"),
     ],
 )
-def test_a_list_that_cannot_be_read_does_not_charge(
-    dodo: DodoServer, gateway: PaymentGateway, said: Response
+def test_an_unreadable_list_does_not_charge(
+    dodo: DodoServer, gateway: PaymentGateway, response: Response
 ) -> None:
-    dodo.reads["/payments"] = said
+    dodo.reads["/payments"] = response
 
     with pytest.raises(GatewayUnavailableError):
         gateway.start(new_charge("sub_1"), is_repeated=True)
@@ -332,18 +332,16 @@ def test_a_list_that_cannot_be_read_does_not_charge(
 
 @pytest.mark.parametrize("method", [None, "sub_1"])
 @pytest.mark.parametrize("payment_id", [None, "pay_404", "cks_404"])
-def test_a_payment_that_dodo_does_not_know_is_none(
+def test_an_unknown_payment_is_none(
     gateway: PaymentGateway, method: str | None, payment_id: str | None
 ) -> None:
     assert gateway.look_up(new_charge(method), payment_id) is None
 
 
-# --- stopped --------------------------------------------------------------------------------------
+# --- cancelled ------------------------------------------------------------------------------------
 
 
-def test_a_pending_payment_cannot_be_stopped_and_says_so(
-    dodo: DodoServer, gateway: PaymentGateway
-) -> None:
+def test_a_pending_payment_cannot_be_cancelled(dodo: DodoServer, gateway: PaymentGateway) -> None:
     charge = new_charge("sub_1")
     dodo.status = "processing"
     made = gateway.start(charge, is_repeated=False)
@@ -358,7 +356,7 @@ def test_a_cancelled_charge_that_was_never_made_has_failed(gateway: PaymentGatew
     assert answer == ChargeAnswer("failed", None, failure="canceled")
 
 
-# --- what goes wrong ------------------------------------------------------------------------------
+# --- faults ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -378,7 +376,7 @@ def test_an_answer_without_an_outcome_leaves_it_open_and_is_requested_once(
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"),
+    ("response", "reason"),
     [
         (error(401, "UNAUTHORIZED", f"the key {KEY} is bad"), "it answered 401 (UNAUTHORIZED)"),
         (error(422, "PRODUCT_NOT_FOUND"), "it answered 422 (PRODUCT_NOT_FOUND)"),
@@ -388,10 +386,10 @@ def test_an_answer_without_an_outcome_leaves_it_open_and_is_requested_once(
         (Response(status=301, headers={"location": "/elsewhere"}), "it answered 301"),
     ],
 )
-def test_a_refusal_says_why_in_codes_only(
-    dodo: DodoServer, gateway: PaymentGateway, said: Response, reason: str
+def test_the_reason_of_a_refusal_holds_only_codes(
+    dodo: DodoServer, gateway: PaymentGateway, response: Response, reason: str
 ) -> None:
-    dodo.answer_next(said)
+    dodo.answer_next(response)
 
     with pytest.raises(GatewayRefusedError) as raised:
         gateway.start(new_charge("sub_1"), is_repeated=False)
@@ -401,17 +399,17 @@ def test_a_refusal_says_why_in_codes_only(
 
 
 @pytest.mark.parametrize(
-    "said",
+    "response",
     [
         {"session_id": "cks_1"},
         {"session_id": "cks_1", "checkout_url": "javascript:alert(1)"},
         {"checkout_url": "https://checkout.dodo.example/1"},
     ],
 )
-def test_a_page_at_no_address_is_no_page(
-    dodo: DodoServer, gateway: PaymentGateway, said: dict[str, str]
+def test_a_page_without_a_valid_url_is_refused(
+    dodo: DodoServer, gateway: PaymentGateway, response: dict[str, str]
 ) -> None:
-    dodo.answer_next(given(said))
+    dodo.answer_next(given(response))
 
     with pytest.raises(GatewayUnavailableError, match="cannot be read"):
         gateway.start(new_charge(), is_repeated=False)

@@ -1,4 +1,4 @@
-"""Answers of a provider that do not end, are too large, or lead elsewhere."""
+"""Answers of a provider that do not end, are too large, or redirect."""
 
 import gzip
 import socket
@@ -46,7 +46,7 @@ def trickling(head: bytes, drop: bytes) -> Serve:
     ],
     ids=["silent", "head", "body"],
 )
-def test_an_answer_that_does_not_end_ends_at_the_deadline(serve: Serve) -> None:
+def test_an_endless_answer_ends_at_the_deadline(serve: Serve) -> None:
     with (
         raw_receiver(serve) as url,
         bounded_client(allow_private=True, timeout_ms=HASTY_MS) as client,
@@ -61,7 +61,7 @@ def test_an_answer_of_any_size_up_to_the_limit_is_read(size: int) -> None:
         assert len(client.get(url).content) == size
 
 
-def test_a_larger_answer_is_none() -> None:
+def test_a_larger_answer_is_refused() -> None:
     serve = answering(b"x" * (ANSWER_BYTES_MAX + 1))
     with (
         raw_receiver(serve) as url,
@@ -71,7 +71,7 @@ def test_a_larger_answer_is_none() -> None:
         client.get(url)
 
 
-def test_an_answer_that_is_packed_unasked_is_none() -> None:
+def test_an_unrequested_compressed_answer_is_refused() -> None:
     serve = answering(gzip.compress(b"x" * 1000), b"Content-Encoding: gzip")
     with (
         raw_receiver(serve) as url,
@@ -103,7 +103,7 @@ def test_a_proxy_of_the_environment_changes_nothing(monkeypatch: pytest.MonkeyPa
         assert client.get(url).text == "direct"
 
 
-def test_a_provider_that_is_away_is_named_in_our_words() -> None:
+def test_the_error_of_an_absent_provider_names_it() -> None:
     with (
         bounded_client(allow_private=True) as client,
         pytest.raises(httpx.TransportError, match="refused or failed"),

@@ -45,7 +45,7 @@ class Inbox:
         self.events.append(event.to_dict())
         return Response(status=204)
 
-    def told(self, payment_id: str | None) -> list[Any]:
+    def events_of(self, payment_id: str | None) -> list[Any]:
         """The events about a payment."""
         subjects = [(event, event["data"]["object"]) for event in self.events]
         return [
@@ -55,7 +55,7 @@ class Inbox:
         ]
 
     def types(self, payment_id: str | None) -> list[str]:
-        return [event["type"] for event in self.told(payment_id)]
+        return [event["type"] for event in self.events_of(payment_id)]
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_a_customer_pays_on_the_page_and_goes_back_to_the_shop(
     assert "1,000 credits" in shown.text
     assert back.headers["location"] == charge.return_url
     assert adapter.look_up(charge, page.payment_id) == ChargeAnswer("succeeded", payment["id"])
-    wait_until(lambda: len(inbox.told(payment["id"])) == 2)
+    wait_until(lambda: len(inbox.events_of(payment["id"])) == 2)
     assert inbox.types(payment["id"]) == ["payment_intent.succeeded", "checkout.session.completed"]
     assert httpx.post(f"{page.url}/yes").status_code == 400
     assert len(simulator.payments_of(charge)) == 1
@@ -171,7 +171,9 @@ def test_a_page_shows_its_description_as_text(simulator: OwnSimulator) -> None:
 # --- once -----------------------------------------------------------------------------------------
 
 
-def test_one_charge_that_many_request_at_once_is_one_payment(simulator: OwnSimulator) -> None:
+def test_a_charge_that_is_requested_many_times_at_once_is_one_payment(
+    simulator: OwnSimulator,
+) -> None:
     charge = new_charge(OK)
     with ThreadPoolExecutor(8) as threads:
         answers = [
@@ -194,7 +196,7 @@ def test_one_key_with_another_amount_is_refused(simulator: OwnSimulator) -> None
     assert [payment["amount"] for payment in simulator.payments_of(charge)] == [12_34]
 
 
-def test_a_charge_that_was_made_and_never_answered_is_not_made_again(
+def test_a_charge_whose_answer_was_lost_is_not_repeated(
     simulator: OwnSimulator,
 ) -> None:
     charge = new_charge("cus_9/pm_hang")
@@ -207,7 +209,7 @@ def test_a_charge_that_was_made_and_never_answered_is_not_made_again(
     assert answer == ChargeAnswer("succeeded", payment["id"])
 
 
-def test_a_worker_waits_for_a_provider_as_long_as_its_setting_says(
+def test_a_worker_waits_for_a_provider_as_long_as_its_setting(
     simulator: OwnSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hasty = settings_from({"GULLAK_CHARGE_TIMEOUT_MS": str(HASTY_MS)})
@@ -219,7 +221,7 @@ def test_a_worker_waits_for_a_provider_as_long_as_its_setting_says(
         charging.open_gateway(account).start(charge, is_repeated=False)
 
 
-def test_a_charge_that_was_made_and_answered_500_is_not_made_again(
+def test_a_charge_that_was_answered_500_is_not_repeated(
     simulator: OwnSimulator,
 ) -> None:
     charge = new_charge("cus_9/pm_500")
@@ -233,7 +235,7 @@ def test_a_charge_that_was_made_and_answered_500_is_not_made_again(
     assert len(simulator.payments_of(charge)) == 1
 
 
-def test_a_simulator_killed_while_it_charges_knows_the_payment_when_it_is_back(
+def test_a_simulator_that_was_killed_during_a_charge_still_has_the_payment(
     simulator: OwnSimulator,
 ) -> None:
     charge = new_charge("cus_9/pm_hang")
@@ -250,7 +252,7 @@ def test_a_simulator_killed_while_it_charges_knows_the_payment_when_it_is_back(
     assert len(simulator.payments_of(charge)) == 1
 
 
-# --- looked up, stopped ---------------------------------------------------------------------------
+# --- looked up, cancelled -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", [OK, None])
@@ -269,7 +271,7 @@ def test_a_charge_that_was_never_requested_is_none(
     assert simulator.adapter().look_up(new_charge(OK), payment_id) is None
 
 
-def test_a_page_that_is_stopped_takes_no_payment(simulator: OwnSimulator) -> None:
+def test_a_cancelled_page_takes_no_payment(simulator: OwnSimulator) -> None:
     charge = new_charge()
     adapter = simulator.adapter()
     made = adapter.start(charge, is_repeated=False)
@@ -281,7 +283,7 @@ def test_a_page_that_is_stopped_takes_no_payment(simulator: OwnSimulator) -> Non
     assert adapter.look_up(charge, made.payment_id) == stopped
 
 
-def test_a_payment_that_has_succeeded_is_not_stopped(simulator: OwnSimulator) -> None:
+def test_a_payment_that_has_succeeded_is_not_cancelled(simulator: OwnSimulator) -> None:
     charge = new_charge(OK)
     adapter = simulator.adapter()
     made = adapter.start(charge, is_repeated=False)
@@ -289,7 +291,7 @@ def test_a_payment_that_has_succeeded_is_not_stopped(simulator: OwnSimulator) ->
     assert adapter.cancel(charge, None) == made
 
 
-def test_a_charge_that_was_never_requested_can_be_stopped(simulator: OwnSimulator) -> None:
+def test_a_charge_that_was_never_requested_can_be_cancelled(simulator: OwnSimulator) -> None:
     answer = simulator.adapter().cancel(new_charge(OK), None)
 
     assert answer == ChargeAnswer("failed", None, failure="canceled")
@@ -312,15 +314,15 @@ def test_a_wrong_key_is_refused_and_not_quoted(simulator: OwnSimulator) -> None:
     assert "sk_wrong" not in raised.value.message
 
 
-# --- told -----------------------------------------------------------------------------------------
+# --- events ---------------------------------------------------------------------------------------
 
 
 def test_the_end_of_a_payment_is_an_event(simulator: OwnSimulator, inbox: Inbox) -> None:
     charge = new_charge(OK)
     payment_id = simulator.adapter().start(charge, is_repeated=False).payment_id
-    wait_until(lambda: bool(inbox.told(payment_id)))
+    wait_until(lambda: bool(inbox.events_of(payment_id)))
 
-    (event,) = inbox.told(payment_id)
+    (event,) = inbox.events_of(payment_id)
 
     assert event["type"] == "payment_intent.succeeded"
     assert event["data"]["object"]["metadata"] == {"gullak_charge_id": charge.charge_id}
@@ -337,9 +339,9 @@ def test_refunds_and_disputes_are_events(
     (dispute,) = simulator.ask("GET", "disputes", payment_intent=payment_id)["data"]
     form = {"evidence[uncategorized_text]": evidence}
     simulator.ask("POST", f"disputes/{dispute['id']}{'' if evidence else '/close'}", **form)
-    wait_until(lambda: len(inbox.told(payment_id)) == 4)
+    wait_until(lambda: len(inbox.events_of(payment_id)) == 4)
 
-    _, opened, refund, ended = inbox.told(payment_id)
+    _, opened, refund, ended = inbox.events_of(payment_id)
 
     assert (refund["type"], refund["data"]["object"]["amount"]) == ("refund.created", 34)
     assert refund["data"]["object"]["status"] == "succeeded"
@@ -364,7 +366,7 @@ def test_no_more_is_refunded_than_was_paid(simulator: OwnSimulator) -> None:
     assert simulator.ask("POST", "refunds", payment_intent=payment_id)["amount"] == 34
 
 
-def test_an_event_that_is_not_taken_comes_again_and_can_be_sent_again(
+def test_an_event_that_was_not_accepted_is_sent_again(
     simulator: OwnSimulator, inbox: Inbox, inbox_server: HTTPServer
 ) -> None:
     refused: list[bytes] = []
@@ -379,13 +381,13 @@ def test_an_event_that_is_not_taken_comes_again_and_can_be_sent_again(
     inbox_server.expect_request("/inbox").respond_with_handler(take_the_second_time)
     charge = new_charge("cus_9/pm_declined")
     payment_id = simulator.adapter().start(charge, is_repeated=False).payment_id
-    wait_until(lambda: len(inbox.told(payment_id)) == 1)
+    wait_until(lambda: len(inbox.events_of(payment_id)) == 1)
 
-    simulator.ask("POST", f"events/{inbox.told(payment_id)[0]['id']}/retry")
-    wait_until(lambda: len(inbox.told(payment_id)) == 2)
+    simulator.ask("POST", f"events/{inbox.events_of(payment_id)[0]['id']}/retry")
+    wait_until(lambda: len(inbox.events_of(payment_id)) == 2)
 
     assert inbox.types(payment_id) == ["payment_intent.payment_failed"] * 2
-    assert len({event["id"] for event in inbox.told(payment_id)}) == 1
+    assert len({event["id"] for event in inbox.events_of(payment_id)}) == 1
 
 
 def test_an_event_that_was_not_sent_before_a_kill_is_sent_after_it(
@@ -400,4 +402,4 @@ def test_an_event_that_was_not_sent_before_a_kill_is_sent_after_it(
 
     simulator.start()
 
-    wait_until(lambda: bool(inbox.told(payment_id)))
+    wait_until(lambda: bool(inbox.events_of(payment_id)))

@@ -1,4 +1,4 @@
-"""Stripe's own SDK over real HTTP: what is asked, what its answers mean, and a charge once."""
+"""Stripe's own SDK over real HTTP: its requests, the meaning of its answers, and one charge."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,12 +46,12 @@ def test_a_saved_method_is_charged_off_session_under_the_id_of_the_charge(
 
     answer = gateway.start(charge, is_repeated=False)
 
-    (asked,) = stripe.seen
+    (request,) = stripe.seen
     assert answer == ChargeAnswer("succeeded", "pi_1")
-    assert asked.path == "/v1/payment_intents"
-    assert asked.headers["Authorization"] == f"Bearer {KEY}"
-    assert asked.headers["Idempotency-Key"] == charge.charge_id
-    assert asked.form == {
+    assert request.path == "/v1/payment_intents"
+    assert request.headers["Authorization"] == f"Bearer {KEY}"
+    assert request.headers["Idempotency-Key"] == charge.charge_id
+    assert request.form == {
         "amount": "1234",
         "currency": "usd",
         "customer": "cus_9",
@@ -90,7 +90,7 @@ def test_a_payment_that_has_not_ended_is_pending(gateway: PaymentGateway, method
 
 
 @pytest.mark.parametrize("written", ["pm_ok", "cus_9/", "/pm_ok", "cus_9"])
-def test_a_method_without_its_customer_is_refused_unasked(
+def test_a_method_without_its_customer_is_refused_without_a_request(
     stripe: StripeServer, gateway: PaymentGateway, written: str
 ) -> None:
     with pytest.raises(GatewayRefusedError, match=r"cus_…/pm_…"):
@@ -109,10 +109,10 @@ def test_a_page_carries_the_charge_for_itself_and_for_its_payment(
 
     answer = gateway.start(charge, is_repeated=False)
 
-    (asked,) = stripe.seen
+    (request,) = stripe.seen
     assert answer == ChargeAnswer("pending", "cs_test_1", url=stripe.sessions[0]["url"])
-    assert asked.headers["Idempotency-Key"] == charge.charge_id
-    assert asked.form == {
+    assert request.headers["Idempotency-Key"] == charge.charge_id
+    assert request.form == {
         "mode": "payment",
         "line_items[0][quantity]": "1",
         "line_items[0][price_data][currency]": "usd",
@@ -128,7 +128,7 @@ def test_a_page_carries_the_charge_for_itself_and_for_its_payment(
     }
 
 
-def test_a_page_without_a_way_back_is_refused_unasked(
+def test_a_page_without_a_return_url_is_refused_without_a_request(
     stripe: StripeServer, gateway: PaymentGateway
 ) -> None:
     with pytest.raises(GatewayRefusedError, match="return_url"):
@@ -137,7 +137,7 @@ def test_a_page_without_a_way_back_is_refused_unasked(
     assert stripe.seen == []
 
 
-def test_a_page_that_is_asked_for_again_is_the_same_page(
+def test_a_page_that_is_requested_again_is_the_same_page(
     stripe: StripeServer, gateway: PaymentGateway
 ) -> None:
     charge = new_charge()
@@ -175,14 +175,14 @@ def test_a_page_that_is_asked_for_again_is_the_same_page(
             },
             ChargeAnswer("failed", "cs_test_1", None, "payment_intent_payment_attempt_failed"),
         ),
-        # A decline on the page is no end: the customer may take another card.
+        # A decline on the page is not final: the customer may use another card.
         (
             {"payment_intent": {"status": "requires_payment_method"}},
             ChargeAnswer("pending", "cs_test_1", url="https://pay.example/1"),
         ),
     ],
 )
-def test_a_page_tells_how_far_its_payment_is(
+def test_a_page_has_the_state_of_its_payment(
     stripe: StripeServer, gateway: PaymentGateway, state: dict[str, Any], answer: ChargeAnswer
 ) -> None:
     charge = new_charge()
@@ -202,7 +202,7 @@ def test_a_page_tells_how_far_its_payment_is(
 # --- once -----------------------------------------------------------------------------------------
 
 
-def test_a_charge_that_was_made_and_never_answered_is_found_again(stripe: StripeServer) -> None:
+def test_a_charge_whose_answer_was_lost_is_found_again(stripe: StripeServer) -> None:
     charge = new_charge("cus_9/pm_ok")
     stripe.hang()
     with pytest.raises(GatewayUnavailableError, match=r"no answer within 0\.3 s"):
@@ -214,7 +214,7 @@ def test_a_charge_that_was_made_and_never_answered_is_found_again(stripe: Stripe
     assert (len(stripe.intents), len(stripe.posts)) == (1, 1)
 
 
-def test_a_charge_that_was_made_and_answered_500_is_found_though_its_key_says_500(
+def test_a_charge_that_was_answered_500_is_found_though_its_key_repeats_the_500(
     stripe: StripeServer, gateway: PaymentGateway
 ) -> None:
     charge = new_charge("cus_9/pm_ok")
@@ -260,7 +260,7 @@ def test_a_lost_charge_is_found_on_a_later_page(
     assert gateway.look_up(charge, None) == ChargeAnswer("succeeded", "pi_1")
 
 
-def test_a_search_that_comes_to_no_end_does_not_say_that_there_is_none(
+def test_an_endless_search_leaves_the_outcome_open(
     stripe: StripeServer, gateway: PaymentGateway
 ) -> None:
     stripe.add_intents(201, "cus_9")
@@ -281,16 +281,16 @@ def test_a_lost_page_is_found_by_its_charge(gateway: PaymentGateway) -> None:
 
 @pytest.mark.parametrize("method", [None, "cus_9/pm_ok"])
 @pytest.mark.parametrize("payment_id", [None, "pi_404", "cs_404"])
-def test_a_payment_that_stripe_does_not_know_is_none(
+def test_an_unknown_payment_is_none(
     gateway: PaymentGateway, method: str | None, payment_id: str | None
 ) -> None:
     assert gateway.look_up(new_charge(method), payment_id) is None
 
 
-# --- stopped --------------------------------------------------------------------------------------
+# --- cancelled ------------------------------------------------------------------------------------
 
 
-def test_a_pending_payment_is_canceled(stripe: StripeServer, gateway: PaymentGateway) -> None:
+def test_a_pending_payment_is_cancelled(stripe: StripeServer, gateway: PaymentGateway) -> None:
     charge = new_charge("cus_9/pm_capture")
     gateway.start(charge, is_repeated=False)
 
@@ -310,14 +310,14 @@ def test_an_open_page_is_expired(stripe: StripeServer, gateway: PaymentGateway) 
     assert stripe.sessions[0]["status"] == "expired"
 
 
-def test_a_payment_that_the_bank_is_at_stays_pending(gateway: PaymentGateway) -> None:
+def test_a_payment_that_the_bank_processes_stays_pending(gateway: PaymentGateway) -> None:
     charge = new_charge("cus_9/pm_pending")
     made = gateway.start(charge, is_repeated=False)
 
     assert gateway.cancel(charge, made.payment_id) == made
 
 
-def test_a_payment_that_has_succeeded_is_not_stopped(
+def test_a_payment_that_has_succeeded_is_not_cancelled(
     stripe: StripeServer, gateway: PaymentGateway
 ) -> None:
     charge = new_charge("cus_9/pm_ok")
@@ -333,7 +333,7 @@ def test_a_cancelled_charge_that_was_never_made_has_failed(gateway: PaymentGatew
     assert answer == ChargeAnswer("failed", None, failure="canceled")
 
 
-# --- what goes wrong ------------------------------------------------------------------------------
+# --- faults ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [409, 429, 500, 503])
@@ -363,7 +363,7 @@ def test_an_answer_without_an_outcome_leaves_it_open_and_is_requested_once(
         (400, {"type": "idempotency_error"}, "it answered 400"),
     ],
 )
-def test_a_refusal_says_why_in_codes_only(
+def test_the_reason_of_a_refusal_holds_only_codes(
     stripe: StripeServer,
     gateway: PaymentGateway,
     status: int,
@@ -390,7 +390,7 @@ def test_a_redirect_is_refused_and_gets_no_key(
 
 
 @pytest.mark.parametrize(
-    "said",
+    "response",
     [
         Response("<html>", media_type="text/html"),
         Response("{", media_type="application/json"),
@@ -401,22 +401,22 @@ def test_a_redirect_is_refused_and_gets_no_key(
         error(402, type="card_error", code="card_declined", payment_intent={"id": 1}),
     ],
 )
-def test_an_answer_that_cannot_be_read_leaves_the_outcome_open(
-    stripe: StripeServer, gateway: PaymentGateway, said: Response
+def test_an_unreadable_answer_leaves_the_outcome_open(
+    stripe: StripeServer, gateway: PaymentGateway, response: Response
 ) -> None:
-    stripe.answer_next(said)
+    stripe.answer_next(response)
 
     with pytest.raises(GatewayUnavailableError, match=r"cannot be read|answered 200"):
         gateway.start(new_charge("cus_9/pm_ok"), is_repeated=False)
 
 
 @pytest.mark.parametrize(
-    "said", [given([]), given({"object": "list", "data": [], "has_more": True})]
+    "response", [given([]), given({"object": "list", "data": [], "has_more": True})]
 )
-def test_a_list_that_cannot_be_read_does_not_say_that_there_is_none(
-    stripe: StripeServer, gateway: PaymentGateway, said: Response
+def test_an_unreadable_list_leaves_the_outcome_open(
+    stripe: StripeServer, gateway: PaymentGateway, response: Response
 ) -> None:
-    stripe.lists = said
+    stripe.lists = response
 
     with pytest.raises(GatewayUnavailableError, match="cannot be read"):
         gateway.start(new_charge("cus_9/pm_ok"), is_repeated=True)
@@ -425,7 +425,7 @@ def test_a_list_that_cannot_be_read_does_not_say_that_there_is_none(
 
 
 @pytest.mark.parametrize("url", ["javascript:alert(1)", "https://x.example/\nset-cookie:a", 7])
-def test_a_page_at_no_address_is_no_page(
+def test_a_page_without_a_valid_url_is_refused(
     stripe: StripeServer, gateway: PaymentGateway, url: object
 ) -> None:
     session = {"id": "cs_1", "status": "open", "payment_status": "unpaid", "url": url}
