@@ -213,7 +213,7 @@ def test_a_top_up_whose_worker_is_killed_is_charged_once_and_credited_once(
 
 
 @pytest.mark.slow
-def test_a_charge_whose_worker_is_killed_comes_back_by_itself_within_a_short_lease(
+def test_a_charge_whose_worker_is_killed_is_tried_again_within_a_short_lease(
     installation: Installation,
 ) -> None:
     buyer = installation.buyer(installation.quiet)
@@ -364,7 +364,7 @@ def test_a_simulator_killed_after_it_charged_and_before_it_answered_has_charged_
 
 
 @pytest.mark.slow
-def test_what_a_killed_simulator_had_not_told_is_told_by_the_next_one_and_credited_once(
+def test_events_that_a_killed_simulator_did_not_send_are_sent_by_the_next_one_and_credited_once(
     installation: Installation,
 ) -> None:
     buyer = installation.buyer(installation.telling)
@@ -383,7 +383,7 @@ def test_what_a_killed_simulator_had_not_told_is_told_by_the_next_one_and_credit
     assert installation.shop.faults() == []
 
 
-def test_a_webhook_and_a_repeated_charge_that_tell_the_same_after_a_kill_credit_once(
+def test_a_webhook_and_a_repeated_charge_after_a_kill_credit_once(
     installation: Installation,
 ) -> None:
     buyer = installation.buyer(installation.telling)

@@ -269,13 +269,13 @@ def test_lots_are_consumed_by_priority_then_expiry_then_promotions_then_age() ->
         start=1,
     ):
         books.post(credit(amount, **terms))  # type: ignore[arg-type]
-    burned = []
+    consumed = []
     for _ in range(15):
         before = books.left()
         books.post(usage(1))
-        burned += [books.lots[LotId(n)].amount_minor for n in before if before[n] > books.left()[n]]
+        consumed += [books.lots[LotId(n)].amount_minor for n in before if before[n] > books.left()[n]]
 
-    assert burned == [5] * 5 + [4] * 4 + [3] * 3 + [2] * 2 + [1]
+    assert consumed == [5] * 5 + [4] * 4 + [3] * 3 + [2] * 2 + [1]
 
 
 def test_a_lot_is_not_consumed_from_its_expiry_on() -> None:

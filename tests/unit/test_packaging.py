@@ -94,7 +94,7 @@ def test_both_distributions_have_one_version_and_pin_each_other() -> None:
     assert extras["embedded"] == [f"gullak-server[embedded]=={version}"]
 
 
-def test_a_requirement_stands_in_one_of_the_two() -> None:
+def test_each_requirement_is_in_one_of_the_two_distributions() -> None:
     ours = requirements(PRODUCER["project"]["dependencies"])
 
     assert not ours.keys() & requirements(SERVER["project"]["dependencies"]).keys()

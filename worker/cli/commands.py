@@ -29,7 +29,7 @@ COMMANDS: Final = {
     "history": ("entry:history", "Show the entries of a wallet, newest first."),
     "lots": ("lot:lots", "Show the lots of a customer's credit, newest first."),
     "explain": ("explain:explain", "Explain an entry: its reason, its events and its lots."),
-    "refund": ("lot:refund", "Give a debit back to the lots that it burned."),
+    "refund": ("lot:refund", "Give a debit back to the lots that paid for it."),
     "events": ("events:events", "Show events: buffered, posted with cost and entry, or refused."),
     "replay": ("refused:replay", "Send refused events again, after their cause is fixed."),
     "import": (
@@ -51,7 +51,7 @@ COMMANDS: Final = {
     "providers": ("providers:app", "Payment providers and their webhooks."),
     "checkout": ("checkout:app", "A price that credit pays first."),
     "top-up": ("top_up:app", "Wallets that buy credit when they are low."),
-    "charge": ("charge:app", "Money that was asked from payment providers."),
+    "charge": ("charge:app", "Requests to payment providers for money."),
     "webhook": ("webhook:app", "Deliveries of webhooks."),
     "secrets": ("vault:app", "Keys that seal the secrets in the database."),
     "verify": ("verify:app", "Check every invariant of the ledger."),

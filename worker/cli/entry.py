@@ -41,7 +41,7 @@ _CREDIT: Final = Options(
         Literal["paid", "promotional", "manual"] | None,
         Option(
             help="Where it came from. Default: manual. Of credit that expires together, promotional"
-            " is burned first."
+            " is consumed first."
         ),
     ],
     priority=Priority,

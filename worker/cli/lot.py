@@ -47,7 +47,7 @@ def refund(
     amount: Annotated[int | None, minor("--amount", "Default: all that is left to refund.")] = None,
     key: Key = None,
 ) -> Sentence:
-    """Give a debit back to the lots that it burned."""
+    """Give a debit back to the lots that paid for it."""
     request = DebitRefund(amount=amount, reason=reason, idempotency_key=key)
     debit = tenant.run(get_entry, entry)
     refunded = tenant.run(refund_debit, debit.customer_id, debit.entry_id, request)

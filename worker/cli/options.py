@@ -33,7 +33,7 @@ OfCustomer = Annotated[
 ]
 CurrencyCode = Annotated[Currency, Option("--currency", help="ISO 4217 code.", metavar="CODE")]
 Limit = Annotated[int, Option("--limit", help="How many at most.", min=1, max=1000)]
-Priority = Annotated[int | None, Option("--priority", help="0 to 100: lower is burned first.")]
+Priority = Annotated[int | None, Option("--priority", help="0 to 100: lower is consumed first.")]
 ValidDays = Annotated[
     int | None, Option("--valid-days", help="How many days the credit is valid. Default: for ever.")
 ]

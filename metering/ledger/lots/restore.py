@@ -57,25 +57,25 @@ def _kept(conn: Connection, restorable: Restorable) -> list[Part]:
     Earlier credits are subtracted in the order of the history, even if they went to new lots, so
     that no part is given back twice.
     """
-    burned = _burned(conn, restorable.debits)
+    consumed = _consumed(conn, restorable.debits)
     kept: list[Part] = []
     entry_ids = [*restorable.debits, *restorable.credits]
     for row in conn.execute(statements.IN_ORDER, {"entry_ids": entry_ids}):
         if row.is_credit:
             _take(kept, row.amount_minor)
             continue
-        parts = burned[row.entry_id]
+        parts = consumed[row.entry_id]
         unpaid_minor = row.amount_minor - sum(part.amount_minor for part in parts)
         kept += [*parts, Part(None, None, unpaid_minor)]
     return kept
 
 
-def _burned(conn: Connection, debits: Sequence[EntryId]) -> dict[EntryId, list[Part]]:
+def _consumed(conn: Connection, debits: Sequence[EntryId]) -> dict[EntryId, list[Part]]:
     """Return the parts of debits that lots have paid, in the order of consumption."""
-    burned: dict[EntryId, list[Part]] = {entry_id: [] for entry_id in debits}
+    consumed: dict[EntryId, list[Part]] = {entry_id: [] for entry_id in debits}
     for row in conn.execute(statements.BURNED, {"debits": list(debits)}):
-        burned[row.entry_id].append(Part(row.lot_id, row.expires_at, row.amount_minor))
-    return burned
+        consumed[row.entry_id].append(Part(row.lot_id, row.expires_at, row.amount_minor))
+    return consumed
 
 
 def _take(parts: list[Part], amount_minor: int) -> list[Part]:

@@ -174,7 +174,7 @@ def test_events_committed_but_not_trimmed_count_once(gullak: Gullak, traffic: Sh
     assert (result.json["events"]["posted"], result.json["events"]["buffered"]) == (12, 0)
 
 
-def test_a_redis_that_began_anew_keeps_the_settled_events_in_the_balance(
+def test_settled_events_stay_in_the_balance_after_a_new_epoch_of_redis(
     gullak: Gullak, traffic: Shop
 ) -> None:
     traffic.drain()

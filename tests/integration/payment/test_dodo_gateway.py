@@ -332,7 +332,7 @@ def test_an_unreadable_list_does_not_charge(
 
 @pytest.mark.parametrize("method", [None, "sub_1"])
 @pytest.mark.parametrize("payment_id", [None, "pay_404", "cks_404"])
-def test_an_unknown_payment_is_none(
+def test_the_look_up_of_an_unknown_payment_returns_none(
     gateway: PaymentGateway, method: str | None, payment_id: str | None
 ) -> None:
     assert gateway.look_up(new_charge(method), payment_id) is None

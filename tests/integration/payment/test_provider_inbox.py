@@ -234,7 +234,7 @@ def test_the_purchase_id_may_stand_in_the_stripe_session_only(shop: Shop) -> Non
 
 
 @BOTH
-def test_a_refund_that_comes_while_its_payment_is_being_settled_is_not_lost(
+def test_a_refund_during_the_settling_of_its_payment_is_not_lost(
     shop: Shop, vendor: Vendor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = ProviderDriver.open(shop, vendor)

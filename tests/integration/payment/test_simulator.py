@@ -265,7 +265,7 @@ def test_a_charge_is_found_by_its_own_id_alone(simulator: OwnSimulator, method: 
 
 
 @pytest.mark.parametrize("payment_id", [None, "pi_unknown", "cs_unknown", "pi?x=1"])
-def test_a_charge_that_was_never_requested_is_none(
+def test_the_look_up_of_a_charge_that_was_never_requested_returns_none(
     simulator: OwnSimulator, payment_id: str | None
 ) -> None:
     assert simulator.adapter().look_up(new_charge(OK), payment_id) is None

@@ -281,7 +281,7 @@ def test_a_lost_page_is_found_by_its_charge(gateway: PaymentGateway) -> None:
 
 @pytest.mark.parametrize("method", [None, "cus_9/pm_ok"])
 @pytest.mark.parametrize("payment_id", [None, "pi_404", "cs_404"])
-def test_an_unknown_payment_is_none(
+def test_the_look_up_of_an_unknown_payment_returns_none(
     gateway: PaymentGateway, method: str | None, payment_id: str | None
 ) -> None:
     assert gateway.look_up(new_charge(method), payment_id) is None

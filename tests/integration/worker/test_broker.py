@@ -61,7 +61,7 @@ def test_the_oldest_message_of_a_queue_stays_the_oldest_until_it_is_taken(data_d
     assert third != second
 
 
-def test_an_error_of_our_own_is_not_taken_for_an_absent_broker(data_dir: Path) -> None:
+def test_an_error_of_our_own_is_not_mistaken_for_an_absent_broker(data_dir: Path) -> None:
     def route(*_: object, **__: object) -> None:
         nothing: Any = None
         nothing.of_the_kind()
