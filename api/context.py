@@ -1,4 +1,4 @@
-"""What all requests of a process share: connections, caches and limits."""
+"""Connections, caches and limits that all requests of a process share."""
 
 from dataclasses import dataclass
 from threading import BoundedSemaphore

@@ -1,1 +1,1 @@
-"""What happens to usage and money; knows neither Celery, HTTP servers nor the environment."""
+"""Usage and money. This package knows neither Celery, HTTP servers nor the environment."""

@@ -22,7 +22,7 @@ Transactions = Callable[[], AbstractContextManager[Connection]]
 # Whose fault an error is, by the class of its SQLSTATE. Only these two say that what was to be
 # stored is at fault: a data exception, and a constraint that is violated. All others are the
 # server's, its operator's or our own: a disk that is full, a table that is locked, missing or
-# broken, a limit, a standby. What was to be stored then waits; it is never refused, split, or
+# broken, a limit, a standby. The data then waits; it is never refused, split, or
 # counted as tried. The guards of the ledger raise class 23.
 _DATA_CLASSES: Final = frozenset({"22", "23"})
 # Postgres ended one of two transactions that were in each other's way.

@@ -29,7 +29,7 @@ from metering.errors import NewerChunkError
 
 @dataclass(slots=True)
 class DrainReport:
-    """What one run did.
+    """The result of one run.
 
     reasons  how many events were refused, by reason
     head_ms  when the last chunk that it read was buffered, in Unix milliseconds

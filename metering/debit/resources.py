@@ -1,4 +1,4 @@
-"""What draining needs, made once per process."""
+"""The resources of a drain, made once per process."""
 
 from dataclasses import dataclass, field
 from typing import Final

@@ -20,7 +20,7 @@ from metering.verify.walk import Place, step
 
 @dataclass(slots=True)
 class Slice:
-    """What a slice found, the faults that count now, and when the last walk was complete."""
+    """The result of a slice: its faults, the count now, and when the last walk was complete."""
 
     pages: int = 0
     faults: Sequence[Fault] = field(default_factory=list)

@@ -273,7 +273,9 @@ def test_lots_are_consumed_by_priority_then_expiry_then_promotions_then_age() ->
     for _ in range(15):
         before = books.left()
         books.post(usage(1))
-        consumed += [books.lots[LotId(n)].amount_minor for n in before if before[n] > books.left()[n]]
+        consumed += [
+            books.lots[LotId(n)].amount_minor for n in before if before[n] > books.left()[n]
+        ]
 
     assert consumed == [5] * 5 + [4] * 4 + [3] * 3 + [2] * 2 + [1]
 

@@ -1,4 +1,4 @@
-"""What the user can put right, in one line: never a secret, an SQL statement or a traceback."""
+"""Errors that the user can correct, in one line without secret, SQL statement or traceback."""
 
 from pydantic import ValidationError
 from pydantic_settings import SettingsError

@@ -1,4 +1,4 @@
-"""What a command works on: the servers of the environment, or of the stack in a data directory."""
+"""The servers that a command uses: those of the environment, or of a stack in a data directory."""
 
 import json
 from collections.abc import Iterator, Mapping
