@@ -19,11 +19,11 @@ Model = TypeVar("Model")
 # Opens a transaction that commits when the block ends and rolls back when it raises.
 Transactions = Callable[[], AbstractContextManager[Connection]]
 
-# Whose fault an error is, by the class of its SQLSTATE. Only these two say that what was to be
-# stored is at fault: a data exception, and a constraint that is violated. All others are the
-# server's, its operator's or our own: a disk that is full, a table that is locked, missing or
-# broken, a limit, a standby. The data then waits; it is never refused, split, or
-# counted as tried. The guards of the ledger raise class 23.
+# Whose fault an error is, by the class of its SQLSTATE. Only these two classes blame the data: a
+# data exception, and a violated constraint. All others are the fault of the server, its operator
+# or Gullak: a full disk, a locked, missing or broken table, a limit, a standby. Then the data
+# waits: it is not refused, not split, and the attempt does not count. The guards of the ledger
+# raise class 23.
 _DATA_CLASSES: Final = frozenset({"22", "23"})
 # Postgres ended one of two transactions that were in each other's way.
 _GAVE_WAY: Final = frozenset({"40001", "40P01"})
