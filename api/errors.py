@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
-from api.reasons import problem_of
+from api.reasons import problems_of
 from metering.db import (
     DATABASE_ERRORS,
     cause_of,
@@ -56,6 +56,8 @@ _CODE_OF_STATUS: Final = {
     413: "PAYLOAD_TOO_LARGE",
     415: "UNSUPPORTED_MEDIA_TYPE",
 }
+# The part of the request at fault, with its reason in the message.
+_FIELD_OF_STATUS: Final = {413: "body", 415: "Content-Encoding"}
 _CODE_OF_PLACE: Final = {"query": "INVALID_QUERY_PARAMS", "path": "INVALID_REQUEST_PARAMETERS"}
 _RETRY_LATER: Final = (
     BufferFullError,
@@ -93,9 +95,12 @@ def error_response(
     *,
     status: int | None = None,
     problems: Iterable[FieldProblem] = (),
+    field: str = "",
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return the response to a failed request."""
+    """Return the response to a failed request; `field`: the one that `message` is about."""
+    if field:
+        problems = [*problems, FieldProblem(field, message)]
     details = [Detail(field=p.field, reason=p.reason) for p in problems][:DETAILS_MAX]
     body = ErrorBody(code=code, message=message, request_id=request_id, details=details)
     return Response(
@@ -160,27 +165,37 @@ def _of_ours(error: GullakError, request_id: str) -> Response:
     if error.code == "UNAUTHORIZED":
         headers["WWW-Authenticate"] = "Bearer"
     problems = error.problems if isinstance(error, InvalidInputError) else ()
-    return error_response(request_id, error.code, error.message, problems=problems, headers=headers)
+    return error_response(
+        request_id,
+        error.code,
+        error.message,
+        problems=problems,
+        field=error.field,
+        headers=headers,
+    )
 
 
 def _of_validation(error: RequestValidationError | ValidationError, request_id: str) -> Response:
-    problems, code = [], "INVALID_REQUEST_BODY"
-    for detail in error.errors()[:DETAILS_MAX]:
+    details, code = error.errors()[:DETAILS_MAX], "INVALID_REQUEST_BODY"
+    for detail in details:
         place = str(detail["loc"][0]) if detail["loc"] else "body"
         code = _CODE_OF_PLACE.get(place, code)
-        problems.append(problem_of(detail))
+    problems = problems_of(details, getattr(error, "body", None))
     message = "; ".join(f"{p.field}: {p.reason}" for p in problems[:3])
     return error_response(request_id, code, message, problems=problems)
 
 
 def _of_http(error: HTTPException, request_id: str) -> Response:
     if error.status_code == 400:  # noqa: PLR2004 - FastAPI raises it for a body that it cannot parse
-        return error_response(
-            request_id, "INVALID_REQUEST_BODY", "The body is not JSON that can be read."
-        )
-    code = _CODE_OF_STATUS.get(error.status_code, "INVALID_REQUEST_PARAMETERS")
+        text = "The body is not JSON that can be read."
+        return error_response(request_id, "INVALID_REQUEST_BODY", text, field="body")
     return error_response(
-        request_id, code, str(error.detail), status=error.status_code, headers=error.headers
+        request_id,
+        _CODE_OF_STATUS.get(error.status_code, "INVALID_REQUEST_PARAMETERS"),
+        str(error.detail),
+        status=error.status_code,
+        field=_FIELD_OF_STATUS.get(error.status_code, ""),
+        headers=error.headers,
     )
 
 
@@ -188,7 +203,7 @@ def _of_data(error: Exception, request_id: str) -> Response:
     """Return 422: the database rejects data that passed all our checks."""
     text = f"The database refuses what was sent: {type(cause_of(error)).__name__}."
     headers = {"x-should-retry": "false"}
-    return error_response(request_id, "INVALID_REQUEST_BODY", text, headers=headers)
+    return error_response(request_id, "INVALID_REQUEST_BODY", text, field="body", headers=headers)
 
 
 def _of_database(error: Exception, request_id: str, *, repeatable: bool) -> Response:

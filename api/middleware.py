@@ -17,7 +17,7 @@ from api.errors import response_to, too_large
 from api.routes import pages
 from api.routes.providers import PROVIDER_BODY_BYTES_MAX
 from metering.access.keys import Principal
-from metering.errors import FieldProblem, InvalidInputError, NotFoundError
+from metering.errors import FieldProblem, InvalidQueryError, NotFoundError
 from metering.ids import new_ulid
 from metering.payment.provider_account import AccountProvider
 from worker.metrics import HTTP_REQUESTS, HTTP_SECONDS
@@ -106,12 +106,12 @@ class _Responder:
 def _check_target(scope: Scope) -> None:
     """Reject a URL with NUL, which Postgres takes in no text.
 
-    Raises: NotFoundError if it is in the path; InvalidInputError if it is in the query.
+    Raises: NotFoundError if it is in the path; InvalidQueryError if it is in the query.
     """
     if "\0" in scope["path"]:
         raise NotFoundError("path", scope["path"].replace("\0", "%00"))
     if b"%00" in scope["query_string"]:
-        raise InvalidInputError(FieldProblem("query", "holds a NUL character"))
+        raise InvalidQueryError(FieldProblem("query", "holds a NUL character"))
 
 
 def _plain(method: str, path: str) -> str:

@@ -4,12 +4,13 @@ Amounts are integers of minor units, and prices are texts. Most first mistakes a
 """
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from pydantic_core import ErrorDetails
 
-from metering.accept.event import shown
 from metering.errors import FieldProblem
+from metering.field_problems import dotted, one_each, path_of, reason_of
 from metering.money import PRICE_DECIMALS_MAX, PRICE_INTEGER_DIGITS_MAX
 
 # The fields of requests that hold money, by their names.
@@ -33,17 +34,21 @@ _NO_TEXT: Final = frozenset({"string_type", "string_pattern_mismatch"})
 _MAJOR: Final = re.compile(r"([0-9]{1,15})[.,]([0-9]{1,2})")
 
 
-def problem_of(detail: ErrorDetails) -> FieldProblem:
-    """Return the refused field and the reason, without characters that a response cannot hold.
+def problems_of(details: Sequence[ErrorDetails], body: object) -> list[FieldProblem]:
+    """Return each refused field with its reason, without what a response cannot hold."""
+    return one_each(_problem(detail, body) for detail in details)
 
-    The first part of `loc` is the place: body, query or path.
-    """
+
+def _problem(detail: ErrorDetails, body: object) -> FieldProblem:
+    """Return the refused field. The first part of `loc` is the place: body, query or path."""
     place, *path = detail["loc"] or ("body",)
     if detail["type"] == "json_invalid":
         return FieldProblem("body", f"is not JSON: {detail['ctx']['error']}, character {path[0]}")
     if not path and isinstance(detail["input"], bytes):
         return FieldProblem("body", "was not sent as JSON: add `Content-Type: application/json`")
-    field = ".".join(shown(str(part)) for part in path) or str(place)
+    # A parameter is one text.
+    path = path_of({**detail, "loc": tuple(path)}, body) if place == "body" else path[:1]
+    field = dotted(path) or str(place)
     # Only fields of the body hold money. A parameter may have the same name.
     name = str(path[-1]) if path and place == "body" else ""
     return FieldProblem(field, _reason(name, detail))
@@ -61,7 +66,7 @@ def _reason(name: str, detail: ErrorDetails) -> str:
         )
     if name in CURRENCIES and kind in _NO_TEXT:
         return "is the code of a currency in capital letters, such as USD"
-    return detail["msg"].removeprefix("Value error, ").encode(errors="backslashreplace").decode()
+    return reason_of(detail)
 
 
 def _not_minor(given: object) -> str:

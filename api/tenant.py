@@ -11,14 +11,19 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
+from starlette.concurrency import run_in_threadpool
 
 from api.auth import require
 from api.context import ApiContext
+from api.parameters import check_query
 from metering.db import has_given_way
 from metering.ids import BusinessId
+from metering.json_keys import check_keys
 
 ATTEMPTS_MAX: Final = 3
 BACK_OFF_S: Final = 0.02
+# A larger body is looked at in a thread, so that it delays no other request.
+LARGE_BODY_BYTES: Final = 64 * 1024
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -69,6 +74,13 @@ async def _tenant(
     _declared: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Tenant:
     principal = require(request.scope, *scopes.scopes)
+    check_query(request)
+    if request.scope["route"].body_field is not None:
+        body = await request.body()
+        if len(body) > LARGE_BODY_BYTES:
+            await run_in_threadpool(check_keys, body)
+        else:
+            check_keys(body)
     return Tenant(request.app.state.context, principal.business_id)
 
 

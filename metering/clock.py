@@ -29,6 +29,16 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def spoken(seconds: float) -> str:
+    """Return a duration for people: `35 days`, `1 hour 30 minutes`, `0.5 seconds`."""
+    parts = []
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1)):
+        number, seconds = divmod(seconds, length) if length > 1 else (seconds, 0)
+        if number:
+            parts.append(f"{number:g} {unit}{'' if number == 1 else 's'}")
+    return " ".join(parts) or "0 seconds"
+
+
 @lru_cache(maxsize=16)
 def to_wire(moment: datetime) -> str:
     """Return `2026-01-31T09:30:00.000000Z`: 27 characters, so that text order is time order."""

@@ -20,6 +20,8 @@ class GullakError(Exception):
     """Something went wrong in Gullak."""
 
     code: ClassVar[str] = "INTERNAL_SERVER_ERROR"
+    # The field of the request at fault, where one class of error has always the same.
+    field: str = ""
 
     def __init__(self, message: str | None = None) -> None:
         self.message = message or (type(self).__doc__ or type(self).__name__).strip()
@@ -42,15 +44,20 @@ class RepeatedEventIdError(InvalidInputError):
     code = "DUPLICATE_EVENT_ID"
 
 
+class InvalidQueryError(InvalidInputError):
+    """A query parameter is invalid, unknown or given twice; nothing was done."""
+
+    code = "INVALID_QUERY_PARAMS"
+
+
 class UnsupportedCurrencyError(InvalidInputError):
     """The currency is not configured."""
 
     code = "UNSUPPORTED_CURRENCY"
 
-    def __init__(self, currency: str, supported: tuple[str, ...]) -> None:
-        self.currency = currency
+    def __init__(self, currency: str, supported: tuple[str, ...], field: str = "currency") -> None:
         choice = ", ".join(supported)
-        super().__init__(FieldProblem("currency", f"{currency!r} is not one of {choice}"))
+        super().__init__(FieldProblem(field, f"{currency!r} is not one of {choice}"))
 
 
 class NotFoundError(GullakError):
@@ -103,16 +110,12 @@ class BadSignatureError(GullakError):
     code = "UNAUTHORIZED"
 
 
-class AmbiguousAccountError(InvalidInputError):
+class AmbiguousAccountError(InvalidQueryError):
     """Several accounts of the provider are connected; nothing was stored."""
 
-    code = "INVALID_QUERY_PARAMS"
-
     def __init__(self, provider: str) -> None:
-        self.provider = provider
-        super().__init__(
-            FieldProblem("account", f"must name one of the {provider} accounts, as pac_…")
-        )
+        reason = f"must name one of the {provider} accounts, as pac_…"
+        super().__init__(FieldProblem("account", reason))
 
 
 class UnreadableEventError(GullakError):
@@ -127,6 +130,7 @@ class InsufficientFundsError(GullakError):
     """The debit is larger than what the wallet may spend; nothing was written."""
 
     code = "INSUFFICIENT_WALLET_FUNDS"
+    field = "amount"
 
     def __init__(self, wallet_id: str, balance_minor: int, amount_minor: int) -> None:
         self.wallet_id = wallet_id
@@ -138,18 +142,14 @@ class InsufficientFundsError(GullakError):
 class NotRefundableError(InvalidInputError):
     """The entry is not a debit that can be refunded; nothing was written."""
 
-    def __init__(self, entry_id: str, what: str) -> None:
-        self.entry_id = entry_id
+    def __init__(self, what: str) -> None:
         super().__init__(FieldProblem("entry_id", f"is {what}: there is nothing to refund"))
 
 
 class RefundExceedsDebitError(InvalidInputError):
     """The refund exceeds what is left of the debit; nothing was written."""
 
-    def __init__(self, entry_id: str, debited_minor: int, left_minor: int) -> None:
-        self.entry_id = entry_id
-        self.debited_minor = debited_minor
-        self.left_minor = left_minor
+    def __init__(self, debited_minor: int, left_minor: int) -> None:
         reason = f"{left_minor} of the {debited_minor} that were debited are left to refund"
         super().__init__(FieldProblem("amount", reason))
 
@@ -158,8 +158,6 @@ class RefundExceedsPaymentError(InvalidInputError):
     """More would be refunded than is left of what was paid; nothing was written."""
 
     def __init__(self, paid_minor: int, left_minor: int) -> None:
-        self.paid_minor = paid_minor
-        self.left_minor = left_minor
         reason = f"{left_minor} of the {paid_minor} that were paid are left to refund"
         super().__init__(FieldProblem("amount", reason))
 
@@ -167,20 +165,15 @@ class RefundExceedsPaymentError(InvalidInputError):
 class UnpaidPurchaseError(InvalidInputError):
     """No payment has settled the purchase, so none can be refunded or disputed."""
 
-    def __init__(self, purchase_id: str) -> None:
-        self.purchase_id = purchase_id
-        super().__init__(
-            FieldProblem("purchase_id", "is of a purchase that no payment has settled")
-        )
+    def __init__(self) -> None:
+        reason = "is of a purchase that no payment has settled"
+        super().__init__(FieldProblem("purchase_id", reason))
 
 
 class LotRangeError(GullakError):
     """A lot would hold less than nothing, or more than was ever in it; nothing was written."""
 
     def __init__(self, lot_id: str, left_minor: int, moved_minor: int) -> None:
-        self.lot_id = lot_id
-        self.left_minor = left_minor
-        self.moved_minor = moved_minor
         super().__init__(f"{lot_id} has {left_minor} left and cannot be moved by {moved_minor}")
 
 
@@ -188,6 +181,7 @@ class BalanceOutOfRangeError(GullakError):
     """The balance would leave the range of a 64-bit integer; nothing was written."""
 
     code = "INVALID_REQUEST_BODY"
+    field = "amount"
 
     def __init__(self, wallet_id: str) -> None:
         self.wallet_id = wallet_id
@@ -199,8 +193,8 @@ class IdempotencyConflictError(GullakError):
 
     code = "IDEMPOTENCY_CONFLICT"
 
-    def __init__(self, idempotency_key: str) -> None:
-        self.idempotency_key = idempotency_key
+    def __init__(self, idempotency_key: str, field: str = "idempotency_key") -> None:
+        self.field = field
         super().__init__(f"idempotency key {idempotency_key!r} was used before with other content")
 
 

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from api.auth import require
 from api.body import read_body
 from api.context import ApiContext
+from api.parameters import check_query
 from api.tenant import Ingester
 from metering.accept import record_body
 from metering.ids import BusinessId
@@ -44,11 +45,13 @@ class RawRoute(APIRoute):
 async def ingest(request: Request) -> Response:
     """Take the events of a request.
 
-    Raises: ForbiddenError if the key may not ingest; HTTPException if the body is too large;
-    InvalidInputError, BufferFullError, BufferUnavailableError as `record_body`.
+    Raises: ForbiddenError if the key may not ingest; InvalidQueryError if there is a query;
+    HTTPException if the body is too large; InvalidInputError, BufferFullError,
+    BufferUnavailableError as `record_body`.
     """
     request.state.repeatable = True
     principal = require(request.scope, "ingest")
+    check_query(request)
     context: ApiContext = request.app.state.context
     body = await read_body(request, context.settings.api_body_bytes_max)
     # In threads of their own, so that a wait for Postgres delays no other request.

@@ -26,6 +26,16 @@ from metering.rate_card.filter import Filter
 router: Final = APIRouter(prefix="/meters", tags=["meters"])
 
 
+_Locale = Annotated[
+    str | None,
+    Query(
+        alias="locale",
+        max_length=35,
+        description="Changes nothing: a meter has one name. The vendor's SDK may send it.",
+    ),
+]
+
+
 class MeterOut(View):
     """A meter."""
 
@@ -50,14 +60,18 @@ def make_meter(tenant: Writer, new: NewMeter) -> Meter:
 
 @router.get("", response_model=Page[MeterOut])
 def list_meters(
-    tenant: Reader, paged: Paged, *, archived: Annotated[bool, Query()] = False
+    tenant: Reader,
+    paged: Paged,
+    *,
+    archived: Annotated[bool, Query()] = False,
+    _locale: _Locale = None,
 ) -> Page[Meter]:
     """List the meters in use, or the archived ones, newest first."""
     return Page(items=tenant.run(page_of_meters, archived=archived, **paged.rows(MeterId)))
 
 
 @router.get("/{meter_id}", response_model=MeterOut)
-def show_meter(tenant: Reader, meter_id: MeterPath) -> Meter:
+def show_meter(tenant: Reader, meter_id: MeterPath, _locale: _Locale = None) -> Meter:
     """Return one meter."""
     return tenant.run(get_meter, meter_id)
 

@@ -53,7 +53,8 @@ class PriceOut(View):
 def make_price(tenant: Writer, new: NewPrice) -> Price:
     """Create a price. It never changes what was charged already.
 
-    A price that another one with a later start replaces says so in `superseded_by`.
+    A price that another one with a later start replaces says so in `superseded_by`. An archived
+    meter takes a price too, so that it can have the right one before it is in use again.
     """
     return tenant.run(create_price, new, tenant.context.currencies)
 

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from metering.buffer.chunk import Metadata, MetadataValue
 from metering.clock import RFC3339, utc_now
-from metering.fields import FILLED, NAME_CHARS_MAX, NO_NUL
+from metering.fields import FILLED, NAME_CHARS_MAX, NO_NUL, name_problem, shown
 from metering.money import INT64_MAX
 
 INT64_MIN: Final = -INT64_MAX - 1
@@ -24,9 +24,6 @@ DOUBLE_LIMIT: Final = float(2**63)  # no quantity that is sold is larger
 METADATA_PAIRS_MAX: Final = 50
 METADATA_KEY_CHARS_MAX: Final = 100
 METADATA_TEXT_CHARS_MAX: Final = 500
-
-_SHOWN_CHARS_MAX: Final = 60
-_REFUSED_CATEGORIES: Final = frozenset({"Cc", "Cs"})  # control characters, lone surrogates
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,23 +40,6 @@ def refusal(reason: str, *, key: str = "") -> PydanticCustomError:
     # pydantic would read braces as placeholders.
     text = reason.replace("{", "(").replace("}", ")")
     return PydanticCustomError("refused", text, {"key": key} if key else None)
-
-
-def shown(text: str) -> str:
-    """Return a producer's text for use in a message: short and printable."""
-    short = text if len(text) <= _SHOWN_CHARS_MAX else f"{text[:_SHOWN_CHARS_MAX]}…"
-    return short if name_problem(text, chars_max=len(text)) is None else ascii(short)
-
-
-def name_problem(text: str, *, chars_max: int) -> str | None:
-    """Return why `text` cannot be an id, a name or a key. Returns None if it can."""
-    if len(text) > chars_max:
-        return f"is longer than {chars_max} characters"
-    if not text or text.isspace():
-        return "is blank"
-    if not text.isprintable() and any(category(char) in _REFUSED_CATEGORIES for char in text):
-        return "holds a control character or a lone surrogate"
-    return None
 
 
 def _is_plain(text: str, chars_max: int) -> bool:

@@ -8,9 +8,10 @@ core: 2.2 ms, of which msgspec's call is 0.7; `check_events` takes 10.
 
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import Annotated, Final
 
-from msgspec import Meta, MsgspecError, Struct
+from msgspec import UNSET, Meta, MsgspecError, Struct, UnsetType
 from msgspec.json import Decoder
 
 from metering.accept.event import (
@@ -48,7 +49,7 @@ class _Event(Struct, forbid_unknown_fields=True, gc=False):
     customer_id: _Name
     event_name: _Name
     timestamp: str | None = None
-    metadata: _Metadata = {}
+    metadata: _Metadata | UnsetType = UNSET
 
 
 class _Body(Struct, forbid_unknown_fields=True, gc=False):
@@ -62,23 +63,27 @@ def parse_fast(
     body: bytes, limits: AcceptLimits, summed: SummedProperties, now: datetime
 ) -> EventColumns | None:
     """Return the events of `{"events": […]}`. Returns None if `check_events` must read them."""
-    if b"\\" in body and b"\\u0000" in body:  # almost no body holds a backslash
-        return None  # JSON can write a NUL in no other way
+    # Almost no body holds a backslash. JSON can write a NUL in no other way, and a colon is counted
+    # as it is by `_has_each_key_once`.
+    if b"\\" in body and (b"\\u0000" in body or b"\\u003" in body):
+        return None
     try:
         events = _BODY.decode(body).events
         times = _times(events, now)
     except (MsgspecError, ValueError, OverflowError):
         return None
+    metadata = [event.metadata for event in events]
     columns = EventColumns(
         event_ids=[event.event_id for event in events],
         customer_ids=[event.customer_id for event in events],
         event_names=[event.event_name for event in events],
         times=times,
-        metadata=[event.metadata for event in events],
+        metadata=[given or {} for given in metadata],
         are_given=[event.timestamp is not None for event in events],
     )
     is_valid = (
         1 <= len(events) <= limits.request_events_max
+        and _has_each_key_once(body, events, columns, metadata.count(UNSET))
         and _are_timely(times, limits, now)
         and len(set(columns.event_ids)) == len(events)
         and _are_plain(columns.event_ids)
@@ -86,6 +91,31 @@ def parse_fast(
         and _are_sums_whole(columns, summed)
     )
     return columns if is_valid else None
+
+
+def _has_each_key_once(
+    body: bytes, events: Sequence[_Event], columns: EventColumns, without_metadata: int
+) -> bool:
+    """Tell whether no object of the body gives a key twice: msgspec takes the last one.
+
+    A body has a colon after each key, and those in its texts. If it has more than what was read
+    from it, something was read over. Nearly always only the times hold colons: two each. Measured:
+    0.1 of the 1.0 ms that 1,000 events take here; parsing for the keys alone takes 1.4.
+    """
+    given = sum(columns.are_given)
+    keys = 1 + 4 * len(columns.event_ids) - without_metadata + given
+    spare = body.count(b":") - keys - sum(map(len, columns.metadata)) - 2 * given
+    return spare == 0 or spare + 2 * given == _colons_in_texts(events, columns)
+
+
+def _colons_in_texts(events: Sequence[_Event], columns: EventColumns) -> int:
+    values = chain.from_iterable(metadata.values() for metadata in columns.metadata)
+    texts = chain(
+        *(columns.event_ids, columns.customer_ids, columns.event_names, *columns.metadata),
+        (event.timestamp for event in events if event.timestamp is not None),
+        (value for value in values if type(value) is str),
+    )
+    return "".join(texts).count(":")
 
 
 def _times(events: Sequence[_Event], now: datetime) -> list[str]:

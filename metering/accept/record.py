@@ -15,6 +15,7 @@ from metering.buffer.chunk import BufferedEvent, EventColumns
 from metering.clock import utc_now
 from metering.errors import FieldProblem, InvalidInputError
 from metering.ids import BusinessId
+from metering.json_keys import check_keys_read
 
 DEFAULT_LIMITS: Final = AcceptLimits()
 
@@ -84,7 +85,10 @@ def _events(body: bytes) -> list[dict[str, object]]:
         raise InvalidInputError(FieldProblem("body", "is not an object"))
     if unknown := parsed.keys() - {"events"}:
         raise InvalidInputError(FieldProblem(min(unknown)[:60], "is not a field of this request"))
-    events = parsed.get("events")
+    if "events" not in parsed:
+        raise InvalidInputError(FieldProblem("events", "is missing"))
+    events = parsed["events"]
     if not isinstance(events, list):
         raise InvalidInputError(FieldProblem("events", "is not an array of events"))
+    check_keys_read(body, parsed)
     return events

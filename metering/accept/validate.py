@@ -7,11 +7,12 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from metering.accept.event import AcceptLimits, UsageEvent, shown
+from metering.accept.event import AcceptLimits, UsageEvent
 from metering.accept.summed import SummedProperties
 from metering.buffer.chunk import BufferedEvent
-from metering.clock import to_wire, utc_now
+from metering.clock import spoken, to_wire, utc_now
 from metering.errors import FieldProblem, InvalidInputError, RepeatedEventIdError
+from metering.fields import shown
 from metering.money import QUANTITY_MAX_INT, quantity_of, quantity_problem
 
 PROBLEMS_MAX: Final = 100
@@ -143,9 +144,9 @@ def _age_problems(events: _Numbered, limits: AcceptLimits, now: datetime) -> Ite
 def _age_problem(event: UsageEvent, limits: AcceptLimits, now: datetime) -> str | None:
     age = now - event.timestamp
     if age > timedelta(seconds=limits.age_max_s):
-        return f"{TOO_OLD}: more than {limits.age_max_s} s ago"
+        return f"{TOO_OLD}: more than {spoken(limits.age_max_s)} ago"
     if -age > timedelta(seconds=limits.ahead_max_s):
-        return f"is too far ahead: more than {limits.ahead_max_s} s from now"
+        return f"is too far ahead: more than {spoken(limits.ahead_max_s)} from now"
     return None
 
 

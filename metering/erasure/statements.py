@@ -4,10 +4,13 @@ from typing import Final
 
 from sqlalchemy import text
 
-# Blank the row of a customer of this business: the id, the wallets and the price list stay.
+# Blank the row of a customer of this business: the id, the wallets and the price list stay. It
+# changes nothing a second time.
 BLANK_CUSTOMER: Final = text("""
     UPDATE customers SET email = '', name = '', phone_number = NULL, preferred_locale = NULL,
-        metadata = '{}', updated_at = now()
+        metadata = '{}', updated_at = CASE WHEN email = '' AND name = ''
+            AND phone_number IS NULL AND preferred_locale IS NULL
+            AND CAST(metadata AS text) = '{}' THEN updated_at ELSE now() END
     WHERE business_id = :business_id AND customer_id = :customer_id
 """)
 # End automatic top-ups: they name a means of payment.

@@ -85,7 +85,7 @@ def create_customer(
 
 def _check_billing(currency: str | None, currencies: tuple[str, ...]) -> None:
     if currency is not None and currency not in currencies:
-        raise UnsupportedCurrencyError(currency, currencies)
+        raise UnsupportedCurrencyError(currency, currencies, "billing_currency")
 
 
 def get_customer(conn: Connection, business_id: BusinessId, customer_id: CustomerId) -> Customer:

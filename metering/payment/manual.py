@@ -148,7 +148,7 @@ def record_payment(
     (stored,) = payments_of(conn, statements.PAYMENT, **key._asdict())
     stored_values = (stored.purchase_id, stored.amount_minor, stored.currency)
     if stored_values != (purchase_id, fact.amount_minor, fact.currency):
-        raise IdempotencyConflictError(fact.payment_id)
+        raise IdempotencyConflictError(fact.payment_id, "payment_id")
     settle_purchase(conn, purchase_id)
 
 
@@ -226,7 +226,7 @@ def record_reversal(
     """
     purchase = get_purchase(conn, business_id, purchase_id)
     if purchase.provider is None or purchase.payment_id is None or purchase.paid_minor is None:
-        raise UnpaidPurchaseError(purchase_id)
+        raise UnpaidPurchaseError
     if report.amount is not None and report.amount > purchase.paid_minor:
         problem = FieldProblem("amount", f"is more than the {purchase.paid_minor} that were paid")
         raise InvalidInputError(problem)
@@ -247,14 +247,14 @@ def record_reversal(
     # A dispute may leave its amount out, or enter the amount that was unclear before.
     is_open = not is_refund and earlier is not None and None in {fact.amount_minor, earlier[1]}
     if earlier not in {None, (fact.payment_id, fact.amount_minor)} and not is_open:
-        raise IdempotencyConflictError(fact.reversal_id)
+        raise IdempotencyConflictError(fact.reversal_id, f"{fact.kind}_id")
     if is_refund and earlier is None:
         _check_left(conn, purchase, fact)
     note_reversal(conn, business_id, fact)
     stored = _earlier(conn, business_id, fact)
     # Checked again: another purchase, under a lock of its own, may have used the id meanwhile.
     if stored is None or stored[0] != fact.payment_id:
-        raise IdempotencyConflictError(fact.reversal_id)
+        raise IdempotencyConflictError(fact.reversal_id, f"{fact.kind}_id")
     settle_purchase(conn, purchase_id)
     apply_parked(conn, payment)
 

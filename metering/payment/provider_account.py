@@ -22,7 +22,7 @@ from standardwebhooks.webhooks import EmptyWebhookSecretError, Webhook
 
 from metering.db import row, rows
 from metering.errors import AmbiguousAccountError, BadSignatureError, NotFoundError
-from metering.fields import Filled255
+from metering.fields import HTTP_URL, Filled255
 from metering.ids import AccountId, BusinessId, new_id
 from metering.payment import statements
 from metering.vault import Vault, vault_of
@@ -32,7 +32,6 @@ AccountProvider = Literal["dodo", "stripe", "local"]
 
 # Visible ASCII without blanks: a secret pasted from a vendor's page without the line end.
 _SECRET: Final = re.compile(r"[!-~]{1,1000}", re.ASCII)
-_HTTP_URL: Final = r"^https?://[^\s\x00]+$"
 
 
 class NewAccount(BaseModel):
@@ -49,7 +48,7 @@ class NewAccount(BaseModel):
     name: Filled255
     webhook_secret: SecretStr | None = None
     api_key: SecretStr | None = None
-    base_url: Annotated[str, StringConstraints(max_length=2048, pattern=_HTTP_URL)] | None = None
+    base_url: Annotated[str, StringConstraints(max_length=2048, pattern=HTTP_URL)] | None = None
     product_id: Filled255 | None = None
 
     @field_validator("webhook_secret", "api_key")

@@ -155,7 +155,7 @@ def place(
         return row(Purchase, inserted)
     earlier = row(Purchase, conn.execute(statements.BY_ORDER, key).one())
     if any(getattr(earlier, name) != value for name, value in values.items()):
-        raise IdempotencyConflictError(key["order_id"])
+        raise IdempotencyConflictError(key["order_id"], "order_id")
     return earlier
 
 

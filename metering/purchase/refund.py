@@ -62,7 +62,7 @@ def refund_debit(
     credits_, left_minor = given_back(conn, debit.wallet_id, entry_id, debit.amount_minor)
     amount_minor = left_minor if request.amount is None else request.amount
     if not 0 < amount_minor <= left_minor:
-        raise RefundExceedsDebitError(entry_id, debit.amount_minor, left_minor)
+        raise RefundExceedsDebitError(debit.amount_minor, left_minor)
     back = restoration(conn, Restorable([entry_id], credits_), amount_minor, now)
     key = request.idempotency_key
     posting = Posting(
@@ -84,9 +84,9 @@ def refund_debit(
 
 def _check_refundable(debit: Entry) -> None:
     if debit.is_credit:
-        raise NotRefundableError(debit.entry_id, "a credit")
+        raise NotRefundableError("a credit")
     if debit.kind not in REFUNDABLE:
-        raise NotRefundableError(debit.entry_id, f"a debit of kind {debit.kind}")
+        raise NotRefundableError(f"a debit of kind {debit.kind}")
 
 
 def given_back(

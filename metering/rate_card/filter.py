@@ -6,11 +6,23 @@ An event without the filtered property never matches, not even by `not_equals`.
 import operator
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainValidator,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    Tag,
+)
 
 from metering.buffer.chunk import Metadata, MetadataValue
+from metering.fields import TEXT_CHARS_MAX, flat
 
 Operator = Literal[
     "equals",
@@ -23,7 +35,16 @@ Operator = Literal[
     "does_not_contain",
 ]
 Matches = Callable[[Metadata], bool]
-FilterValue = StrictBool | StrictInt | StrictFloat | Annotated[StrictStr, Field(max_length=500)]
+FilterValue = Annotated[
+    bool | int | float | str,
+    PlainValidator(
+        flat,
+        json_schema_input_type=StrictBool
+        | StrictInt
+        | StrictFloat
+        | Annotated[StrictStr, Field(max_length=TEXT_CHARS_MAX)],
+    ),
+]
 
 _ORDERINGS: Final[dict[str, Callable[[Decimal, Decimal], bool]]] = {
     "greater_than": operator.gt,
@@ -45,31 +66,42 @@ class Condition(_Model):
     value: FilterValue
 
 
+def _kind(clauses: object) -> Literal["(conditions)", "(filters)"]:
+    """Tell which of both a list begins with, so that its faults are those of one kind."""
+    first = clauses[0] if isinstance(clauses, list) and clauses else None
+    if isinstance(first, dict):
+        return "(filters)" if {"conjunction", "clauses"} & first.keys() else "(conditions)"
+    return "(filters)" if hasattr(first, "conjunction") else "(conditions)"
+
+
+Clause = TypeVar("Clause")
+_Some = Annotated[list[Clause], Field(min_length=1, max_length=10)]
+_Conditions = Annotated[_Some[Condition], Tag("(conditions)")]
+
+
 class InnerFilter(_Model):
     """The third and last level: only conditions."""
 
     conjunction: Literal["and", "or"]
-    clauses: Annotated[list[Condition], Field(min_length=1, max_length=10)]
+    clauses: _Some[Condition]
 
 
 class MiddleFilter(_Model):
     """The second level."""
 
     conjunction: Literal["and", "or"]
-    clauses: (
-        Annotated[list[Condition], Field(min_length=1, max_length=10)]
-        | Annotated[list[InnerFilter], Field(min_length=1, max_length=10)]
-    )
+    clauses: Annotated[
+        _Conditions | Annotated[_Some[InnerFilter], Tag("(filters)")], Discriminator(_kind)
+    ]
 
 
 class Filter(_Model):
     """A filter: 1 to 10 conditions or nested filters, at most three levels."""
 
     conjunction: Literal["and", "or"]
-    clauses: (
-        Annotated[list[Condition], Field(min_length=1, max_length=10)]
-        | Annotated[list[MiddleFilter], Field(min_length=1, max_length=10)]
-    )
+    clauses: Annotated[
+        _Conditions | Annotated[_Some[MiddleFilter], Tag("(filters)")], Discriminator(_kind)
+    ]
 
 
 def compile_filter(node: Filter | MiddleFilter | InnerFilter | Condition) -> Matches:

@@ -43,7 +43,8 @@ METER_PAGE: Final = text(f"""
 """)
 # Archive a meter, or take it back into use.
 SET_ARCHIVED: Final = text("""
-    UPDATE meters SET archived_at = CASE WHEN :archived THEN now() END, updated_at = now()
+    UPDATE meters SET archived_at = CASE WHEN :archived THEN coalesce(archived_at, now()) END,
+        updated_at = CASE WHEN (archived_at IS NOT NULL) = :archived THEN updated_at ELSE now() END
     WHERE business_id = :business_id AND meter_id = :meter_id
 """)
 # Insert a price. Without a time, the first price of the meter in its currency has always been in

@@ -321,7 +321,7 @@ def check_url(url: str) -> list[FieldProblem]:
         (0 < port <= PORT_MAX, "must have a port from 1 to 65535"),
         (url.isprintable() and " " not in url, "must have no spaces or control characters"),
     )
-    return [FieldProblem("url", reason) for is_good, reason in checks if not is_good]
+    return [FieldProblem("url", reason) for is_good, reason in checks if not is_good][:1]
 
 
 def _columns(vault: Vault, of: NewEndpoint | Endpoint) -> dict[str, object]:

@@ -279,6 +279,13 @@ Send `Authorization: Bearer KEY` with every call. Bodies and answers are JSON. A
 whole minor units. A path may end with a slash. `/docs` of a running API shows the same, and
 lets you try each call.
 
+A field of the body or a query parameter that is not listed is refused, and so is one that is given
+twice. Two kinds of calls let unknown parameters pass: those without a key, and the webhooks of
+providers.
+
+A second DELETE finds what a GET would find. What was archived, ended or dismissed is still there:
+the answer is that of the first DELETE, and nothing changes. What is gone answers 404.
+
 An error has a body like [ErrorBody](#errorbody):"""
 _WEBHOOKS_HEAD: Final = """## Webhooks that Gullak sends
 

@@ -1,5 +1,6 @@
 """The fast path returns the same events as `check_events`, or none."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from metering.accept.fast_path import parse_fast
 from metering.accept.validate import check_events
 from metering.buffer.chunk import BufferedEvent
 from metering.errors import InvalidInputError
+from metering.json_keys import repeated_key
 
 NOW = datetime.now(UTC)
 TODAY = f"{NOW:%Y-%m-%d}"
@@ -122,6 +124,21 @@ USUAL = {
     "an offset": of(timestamp=f"{TODAY}T05:30:00+05:30"),
     "lower case and a space": of(timestamp=f"{TODAY} 00:00:00z"),
     "nanoseconds": of(timestamp=f"{TODAY}T00:00:00.123456789Z"),
+    "empty metadata": of(metadata={}),
+    "colons in texts": of(
+        event_id="req:1", metadata={"a:b": ":", "url": "https://a.b:80/\u00e9\n"}
+    ),
+    "an offset beside none": orjson.dumps(
+        {
+            "events": [
+                {**PLAIN, "timestamp": f"{TODAY}T05:30:00+05:30"},
+                {k: PLAIN[k] for k in list(PLAIN)[:3]} | {"event_id": "f"},
+            ]
+        }
+    ),
+    "spaces around colons": of(metadata={"tokens": 5})
+    .replace(b":", b" : ")
+    .replace(orjson.dumps(NOW.isoformat()).replace(b":", b" : "), orjson.dumps(NOW.isoformat())),
 }
 
 
@@ -149,8 +166,32 @@ LEFT: dict[str, bytes] = {
     "a sum that is a bool": of(metadata={"tokens": True}),
     "NaN": of().replace(b'"llm"', b'"llm","metadata":{"a":NaN}'),
     "a lone surrogate": of().replace(b'"llm"', b'"llm","metadata":{"a":"\\ud800"}'),
+    "an escaped colon": of().replace(b'"llm"', b'"llm","metadata":{"a":"\\u003a"}'),
+    "a field of an event twice": of().replace(b'"llm"', b'"llm","event_name":"llm"'),
+    "a time twice": of().replace(b'"llm"', f'"llm","timestamp":"{ON_THE_WIRE}"'.encode()),
+    "metadata twice": of().replace(b'"llm"', b'"llm","metadata":{},"metadata":{"tokens":1}'),
+    "a property twice": of().replace(b'"llm"', b'"llm","metadata":{"tokens":5,"tokens" :500}'),
+    "a property twice, a colon escaped": of().replace(
+        b'"llm"', b'"llm","metadata":{"a":"\\u003A","tokens":5,"tokens":500}'
+    ),
+    "events twice": of()[:-1] + b"," + of()[1:],
     "invalid UTF-8": of().replace(b'"llm"', b'"\xff"'),
 }
+
+
+repeating = st.one_of(st.text(':"\\ ab', max_size=4), st.sampled_from(["tokens", "a", "b"]))
+
+
+@given(st.lists(st.tuples(repeating, st.one_of(st.integers(0, 5), repeating)), max_size=4))
+def test_the_fast_path_takes_no_metadata_that_gives_a_key_twice(
+    pairs: list[tuple[str, int | str]],
+) -> None:
+    text = ",".join(f"{json.dumps(name)}:{json.dumps(value)}" for name, value in pairs)
+    body = of().replace(b'"llm"', f'"llm","metadata":{{{text}}}'.encode())
+    has_one_twice = len(dict(pairs)) < len(pairs)
+
+    assert (repeated_key(body) is not None) == has_one_twice
+    assert not (has_one_twice and fast(body))
 
 
 @pytest.mark.parametrize("name", LEFT)

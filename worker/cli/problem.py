@@ -3,8 +3,8 @@
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from metering.errors import GullakError
-from worker.settings import problems_of
+from metering.errors import FieldProblem, GullakError
+from metering.field_problems import dotted, one_each, path_of, reason_of
 
 
 def problem_of(error: Exception) -> str | None:
@@ -12,7 +12,15 @@ def problem_of(error: Exception) -> str | None:
     if isinstance(error, GullakError):
         return error.message
     if isinstance(error, ValidationError):
-        return problems_of(error)
+        return _refused(error)
     if isinstance(error, SettingsError):
         return f"{error}: it is not JSON"
     return None
+
+
+def _refused(error: ValidationError) -> str:
+    """Return names and reasons only: the refused value may be a secret."""
+    found = [
+        FieldProblem(dotted(path_of(detail, None)), reason_of(detail)) for detail in error.errors()
+    ]
+    return "; ".join(f"{p.field}: {p.reason}" if p.field else p.reason for p in one_each(found))

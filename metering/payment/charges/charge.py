@@ -21,6 +21,7 @@ import structlog
 from sqlalchemy import Connection
 
 from metering.checkpoint import Checkpoint, no_checkpoint
+from metering.clock import spoken
 from metering.db import Transactions, database_now, row
 from metering.errors import (
     ConfigurationError,
@@ -161,7 +162,7 @@ def _claim(conn: Connection, charge_id: ChargeId, policy: ChargePolicy) -> Claim
         return None
     patience_s = policy.ask_for_s if charge.status == "new" else policy.look_up_for_s
     if data.age_s > patience_s:
-        park_charge(conn, charge_id, f"no answer for {data.age_s} s")
+        park_charge(conn, charge_id, f"no answer for {spoken(data.age_s)}")
         return None
     return claimed
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints
 from sqlalchemy import Connection
 
 from metering import locks
-from metering.fields import CurrencyName, Filled64, Filled255, PositiveMinor
+from metering.fields import PAGE_URL, CurrencyName, Filled64, Filled255, PositiveMinor
 from metering.idempotency import digest_of, first_answer
 from metering.ids import BusinessId, CheckoutId, CustomerId, EntryId, WalletId, new_id
 from metering.ledger.entry import Posting
@@ -17,9 +17,7 @@ from metering.payment.charges.store import NewCharge, account_to_charge, store_c
 from metering.payment.checkouts import statements
 from metering.payment.checkouts.checkout import Checkout, get_checkout, tell_of_checkout
 
-ReturnUrl = Annotated[
-    str, StringConstraints(strict=True, max_length=2048, pattern=r"^https?://[!-~]+$")
-]
+ReturnUrl = Annotated[str, StringConstraints(strict=True, max_length=2048, pattern=PAGE_URL)]
 
 
 class NewCheckout(BaseModel):

@@ -162,7 +162,7 @@ def test_a_repeated_order_returns_its_purchase_and_other_content_conflicts(
     other = client.post(orders(shop), json={"currency": "USD", "price": 9, "order_id": "o-1"})
 
     assert again == first
-    assert refused(other) == (409, "IDEMPOTENCY_CONFLICT", [])
+    assert refused(other) == (409, "IDEMPOTENCY_CONFLICT", ["order_id"])
     assert other.headers["x-should-retry"] == "false"
 
 
@@ -273,7 +273,7 @@ def test_a_payment_id_with_other_content_is_a_conflict(
 
     answer = client.post(f"/purchases/{target}/payments", json=said)
 
-    assert refused(answer) == (409, "IDEMPOTENCY_CONFLICT", [])
+    assert refused(answer) == (409, "IDEMPOTENCY_CONFLICT", ["payment_id"])
     assert shop.wallet().balance_minor == 1000
 
 
@@ -479,7 +479,7 @@ def test_an_id_with_another_amount_is_a_conflict_and_changes_nothing(
 
     answer = client.post(f"/purchases/{purchase_id}/{what}", json=second)
 
-    assert refused(answer) == (409, "IDEMPOTENCY_CONFLICT", [])
+    assert refused(answer) == (409, "IDEMPOTENCY_CONFLICT", [f"{what[:-1]}_id"])
     assert client.get(f"/purchases/{purchase_id}").json() == before
 
 
@@ -498,7 +498,7 @@ def test_an_id_of_another_purchase_s_payment_is_a_conflict_and_changes_neither(
 
     answer = client.post(f"/purchases/{second}/{what}", json=said)
 
-    assert refused(answer) == (409, "IDEMPOTENCY_CONFLICT", [])
+    assert refused(answer) == (409, "IDEMPOTENCY_CONFLICT", [f"{what[:-1]}_id"])
     assert client.get(f"/purchases/{second}").json()["status"] == "settled"
     assert (shop.wallet().balance_minor, shop.faults()) == (1000, [])
 

@@ -9,6 +9,7 @@ import pytest
 
 from api.examples import BODIES
 from api.reasons import AMOUNTS
+from metering.field_problems import PLAIN
 from support.edge import Api, description
 from support.tenant import Shop
 
@@ -131,6 +132,24 @@ def test_the_error_for_a_bad_currency_shows_a_valid_one(
     reasons = refused(client, "post", "/low-credit-rules", {"currency": given, "threshold": 5})
 
     assert reasons == {"currency": "is the code of a currency in capital letters, such as USD"}
+
+
+def patterns_in(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(pattern := node.get("pattern"), str):
+            yield pattern
+        for part in node.values():
+            yield from patterns_in(part)
+    elif isinstance(node, list):
+        for part in node:
+            yield from patterns_in(part)
+
+
+def test_every_pattern_of_a_request_has_plain_words() -> None:
+    # Those of a currency and of a price are explained by the names of their fields.
+    explained = {*PLAIN, r"^[A-Z]{3}$", r"^[0-9]{1,5}(\.[0-9]{1,12})?$"}
+
+    assert {*patterns_in(DOCUMENT)} - explained == set()
 
 
 @pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain"])

@@ -5,7 +5,6 @@ CSV cell holds no line break; without that rule one stray quote would swallow th
 """
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import BinaryIO, Final, Literal
 import orjson
 
 from metering.errors import FieldProblem, InvalidInputError
+from metering.json_keys import check_keys, check_keys_read
 from metering.money import INT64_MAX
 
 Format = Literal["ndjson", "csv"]
@@ -76,6 +76,7 @@ def parse_ndjson(line: Line) -> Fields:
         raise _refused("line", f"is not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise _refused("line", "is not a JSON object")
+    check_keys_read(line.content, fields)
     return _checked(fields)
 
 
@@ -136,9 +137,7 @@ def _object(cell: str) -> Fields:
         raise _refused(METADATA, f"is not JSON: {error}") from None
     if not isinstance(found, dict):
         raise _refused(METADATA, "is not a JSON object")
-    names = [name for name, _ in json.loads(cell, object_pairs_hook=list)]
-    if len(names) > len(found):
-        raise _refused(METADATA, f"holds {max(names, key=names.count)!r} twice")
+    check_keys(cell, METADATA)
     return found
 
 
