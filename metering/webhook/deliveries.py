@@ -59,9 +59,7 @@ def page_of_deliveries(
     Raises: NotFoundError if the business has no event with the id `after`.
     """
     if after is not None:
-        key = {"business_id": business_id, "webhook_event_id": after}
-        if conn.execute(statements.EVENT_EXISTS, key).one_or_none() is None:
-            raise NotFoundError("webhook event", after)
+        check_event(conn, business_id, after)
     values = {
         "business_id": business_id,
         "endpoint_id": endpoint_id,
@@ -72,6 +70,13 @@ def page_of_deliveries(
         "reach": page + offset,
     }
     return db.rows(Delivery, conn.execute(statements.DELIVERIES[state or "all"], values))
+
+
+def check_event(conn: Connection, business_id: BusinessId, event_id: WebhookEventId) -> None:
+    """Raise NotFoundError if the business has no such event."""
+    key = {"business_id": business_id, "webhook_event_id": event_id}
+    if conn.execute(statements.EVENT_EXISTS, key).one_or_none() is None:
+        raise NotFoundError("webhook event", event_id)
 
 
 def send_test(conn: Connection, business_id: BusinessId, endpoint_id: EndpointId) -> WebhookEventId:

@@ -10,7 +10,7 @@ from metering.payment.charges.store import Charge, page_of_charges
 from worker import charging
 from worker.cli.command import Group, Tenant
 from worker.cli.options import Limit
-from worker.cli.page import SENTENCE, Sentence, table
+from worker.cli.page import Sentence, table
 from worker.cli.target import Target
 
 app = Group()
@@ -38,7 +38,7 @@ def list_all(
     return tenant.run(page_of_charges, page=limit, is_parked=parked)
 
 
-@app.add("look-up", SENTENCE)
+@app.add("look-up")
 def look_up(target: Target, business: BusinessId, charge: ChargeArgument) -> Sentence:
     """Ask the provider for the state of a charge; if it has ended, record that."""
     policy = charging.charge_policy_of(target.settings)
@@ -52,7 +52,8 @@ def fail(
     tenant: Tenant,
     charge: ChargeArgument,
     reason: Annotated[str, Option(help="What you found out.")],
-) -> str:
+) -> Sentence:
     """Let a parked charge fail: you asked the provider, and nothing was charged."""
-    tenant.run(fail_charge, charge, reason, charging.charge_policy_of(tenant.target.settings))
-    return f"{charge} has failed"
+    policy = charging.charge_policy_of(tenant.target.settings)
+    failed = tenant.run(fail_charge, charge, reason, policy)
+    return Sentence(failed, f"{charge} has failed")

@@ -9,8 +9,8 @@ A function states by the types of its parameters what it works on:
     target: Target                           settings, transactions and buffer
     new: Annotated[NewThing, Options(…)]     a pydantic model, made of an option for each field
 
-All other parameters are options and arguments of typer. The wrapper adds `--data-dir`,
-`--business` where one is wanted, and `--json` and `--wide` where the result can be printed so.
+All other parameters are options and arguments of typer. The wrapper adds `--data-dir`, `--json`,
+`--business` where one is wanted, and `--wide` where there is more to show.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +35,7 @@ import typer
 from sqlalchemy import Connection
 
 from metering.ids import BusinessId
-from worker.cli.page import Page, View
+from worker.cli.page import SENTENCE, Page, View
 from worker.cli.shared import AnyBusiness, AsJson, Business, DataDir, Wide
 from worker.cli.show import print_json
 from worker.cli.target import Target, business_of, open_target
@@ -76,9 +76,9 @@ def _success(_result: object) -> int:
 
 
 def command(
-    page: Page | None = None, *, exit_code: Callable[[Any], int] = _success
+    page: Page = SENTENCE, *, exit_code: Callable[[Any], int] = _success
 ) -> Callable[[Callable[..., Any]], Callable[..., None]]:
-    """Make a function a command whose result `page` prints; without `page` it returns a text.
+    """Make a function a command whose result `page` prints: by default a `Sentence`.
 
     With `--json` the result is printed as it is, or as its method `as_json` returns it.
     `exit_code` returns the exit code for a result.
@@ -105,10 +105,8 @@ def command(
             view = View(target.settings.currencies, wide=wide, limit=given.get("limit", 0))
             if as_json:
                 print_json(result.as_json() if hasattr(result, "as_json") else result)
-            elif page is not None:
-                page.print(result, view)
             else:
-                typer.echo(result)
+                page.print(result, view)
             if code := exit_code(result):
                 raise typer.Exit(code)
 
@@ -127,7 +125,7 @@ class Group(typer.Typer):
         super().__init__(no_args_is_help=not runs_alone, invoke_without_command=runs_alone)
 
     def add(
-        self, name: str, page: Page | None = None, *, exit_code: Callable[[Any], int] = _success
+        self, name: str, page: Page = SENTENCE, *, exit_code: Callable[[Any], int] = _success
     ) -> Callable[[Callable[..., Any]], None]:
         """Add a function under this name, as `command` makes it one."""
         register, wrap = self.command(name), command(page, exit_code=exit_code)
@@ -166,7 +164,7 @@ def _options_of(annotation: Any) -> Options | None:
 
 
 def _parameters(
-    wanted: Iterable[Parameter], opened: set[object], page: Page | None
+    wanted: Iterable[Parameter], opened: set[object], page: Page
 ) -> Iterator[Parameter]:
     """Yield what typer sees: the function's own options, then those that commands share."""
     yield _parameter("context", typer.Context, default=Parameter.empty)
@@ -179,12 +177,11 @@ def _parameters(
                 yield _parameter(name, _plain(of), default=None if is_optional else Parameter.empty)
         elif each.annotation not in _OPENED:
             yield _parameter(each.name, _plain(each.annotation), default=each.default)
-    if page is not None and page.has_wide:
+    if page.has_wide:
         yield _parameter("wide", Wide, default=False)
     if opened & {Tenant, BusinessId, _ANY}:
         yield _parameter("business_name", AnyBusiness if _ANY in opened else Business)
-    if page is not None:
-        yield _parameter("as_json", AsJson, default=False)
+    yield _parameter("as_json", AsJson, default=False)
     yield _parameter("data_dir", DataDir)
 
 

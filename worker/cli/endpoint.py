@@ -20,7 +20,7 @@ from metering.webhook.endpoints import (
     rotate_secret,
 )
 from worker.cli.command import Group, Tenant
-from worker.cli.page import field, fields, table
+from worker.cli.page import Sentence, field, fields, table
 from worker.cli.target import Target
 from worker.context import reach_of
 
@@ -75,30 +75,31 @@ def list_all(tenant: Tenant) -> list[dict[str, Any]]:
 
 
 @app.add("disable")
-def disable(tenant: Tenant, endpoint: EndpointArgument) -> str:
+def disable(tenant: Tenant, endpoint: EndpointArgument) -> Sentence:
     """Stop sending to an endpoint; pending deliveries wait."""
-    tenant.run(disable_endpoint, endpoint)
-    return f"{endpoint} is disabled"
+    disabled = tenant.run(disable_endpoint, endpoint)
+    return Sentence(fields(disabled, _SHOWN), f"{endpoint} is disabled")
 
 
 @app.add("enable")
-def enable(tenant: Tenant, endpoint: EndpointArgument) -> str:
+def enable(tenant: Tenant, endpoint: EndpointArgument) -> Sentence:
     """Send to an endpoint again, beginning with the deliveries that waited."""
-    tenant.run(enable_endpoint, endpoint)
-    return f"{endpoint} is enabled"
+    enabled = tenant.run(enable_endpoint, endpoint)
+    return Sentence(fields(enabled, _SHOWN), f"{endpoint} is enabled")
 
 
 @app.add("delete")
-def delete(tenant: Tenant, endpoint: EndpointArgument) -> str:
+def delete(tenant: Tenant, endpoint: EndpointArgument) -> Sentence:
     """Delete an endpoint and its deliveries; the events stay."""
     tenant.run(delete_endpoint, endpoint)
-    return f"{endpoint} is gone"
+    return Sentence({"endpoint_id": endpoint}, f"{endpoint} is gone")
 
 
 @app.add("test")
-def send_one(tenant: Tenant, endpoint: EndpointArgument) -> str:
+def send_one(tenant: Tenant, endpoint: EndpointArgument) -> Sentence:
     """Send a webhook.test to an endpoint; `gullak webhook list` shows whether it arrived."""
-    return f"{tenant.run(send_test, endpoint)} is on its way"
+    event = tenant.run(send_test, endpoint)
+    return Sentence({"webhook_event_id": event}, f"{event} is on its way")
 
 
 @app.add("rotate-secret", field("secret"))

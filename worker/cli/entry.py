@@ -22,7 +22,7 @@ from worker.cli.options import (
     minor,
     moment,
 )
-from worker.cli.page import SENTENCE, Page, Sentence, View, columns
+from worker.cli.page import Page, Sentence, View, columns
 from worker.cli.show import major, money
 
 _DEBIT: Final = Options(
@@ -48,13 +48,13 @@ _CREDIT: Final = Options(
 )
 
 
-@command(SENTENCE)
+@command()
 def credit(tenant: Tenant, customer: Customer, new: Annotated[ManualEntry, _CREDIT]) -> Sentence:
     """Credit a wallet by hand."""
     return _enter(tenant, customer, new)
 
 
-@command(SENTENCE)
+@command()
 def debit(tenant: Tenant, customer: Customer, new: Annotated[ManualEntry, _DEBIT]) -> Sentence:
     """Debit a wallet by hand; an amount above the balance is refused."""
     return _enter(tenant, customer, new)

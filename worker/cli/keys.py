@@ -5,15 +5,15 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from metering.access.keys import PERMISSIONS, ApiKey, create_key, list_keys, revoke_key
+from metering.access.keys import PERMISSIONS, ApiKey, NewKey, create_key, list_keys, revoke_key
 from metering.ids import KeyId
 from worker.cli.command import Group, Tenant
-from worker.cli.page import table
+from worker.cli.page import Sentence, field, table
 
 app = Group()
 
 
-@app.add("create")
+@app.add("create", field("key"))
 def create(
     tenant: Tenant,
     name: Annotated[str, Option(help="Its purpose.")],
@@ -21,11 +21,11 @@ def create(
         list[str] | None,
         Option("--scope", help="What it may do; may be repeated. Default: everything."),
     ] = None,
-) -> str:
+) -> NewKey:
     """Make a key and print it, once."""
     made = tenant.run(create_key, name, scopes or PERMISSIONS)
     typer.echo(f"{made.key_id}: keep the key now, it is not shown again", err=True)
-    return made.key
+    return made
 
 
 @app.add(
@@ -43,7 +43,7 @@ def list_all(tenant: Tenant) -> list[ApiKey]:
 @app.add("revoke")
 def revoke(
     tenant: Tenant, key: Annotated[KeyId, Argument(help="Key id.", metavar="KEY_ID")]
-) -> str:
+) -> Sentence:
     """Refuse a key from now on; to revoke it again changes nothing."""
     tenant.run(revoke_key, key)
-    return f"{key} is revoked"
+    return Sentence({"key_id": key}, f"{key} is revoked")

@@ -11,7 +11,7 @@ from metering.ledger.wallets import wallet_of
 from metering.purchase.refund import DebitRefund, refund_debit
 from worker.cli.command import Tenant, command
 from worker.cli.options import CustomerArgument, EntryArgument, Key, Limit, Reason, minor
-from worker.cli.page import SENTENCE, Sentence, table
+from worker.cli.page import Sentence, table
 from worker.cli.show import money
 
 
@@ -39,7 +39,7 @@ def lots(
     return tenant.run(list_lots, customer, wanted, page=limit)
 
 
-@command(SENTENCE)
+@command()
 def refund(
     tenant: Tenant,
     entry: EntryArgument,

@@ -7,9 +7,17 @@ from typer import Argument, Option
 
 from metering.errors import FieldProblem, InvalidInputError
 from metering.ids import MeterId
-from metering.rate_card.catalogue import Meter, NewMeter, archive_meter, create_meter, list_meters
+from metering.json_keys import check_keys
+from metering.rate_card.catalogue import (
+    Meter,
+    NewMeter,
+    archive_meter,
+    create_meter,
+    get_meter,
+    list_meters,
+)
 from worker.cli.command import Group, Tenant
-from worker.cli.page import field, table
+from worker.cli.page import Sentence, field, table
 
 app = Group()
 
@@ -42,6 +50,7 @@ def create(
 
 
 def _json(name: str, text: str) -> object:
+    check_keys(text, name)
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -73,7 +82,8 @@ def archive(
     tenant: Tenant,
     meter: Annotated[MeterId, Argument(help="Meter id.", metavar="METER")],
     undo: Annotated[bool, Option("--undo", help="Measure by it again.")] = False,
-) -> str:
+) -> Sentence:
     """Stop measuring by a meter; past charges stay."""
     tenant.run(archive_meter, meter, archived=not undo)
-    return f"{meter} {'measures again' if undo else 'is archived'}"
+    text = f"{meter} {'measures again' if undo else 'is archived'}"
+    return Sentence(tenant.run(get_meter, meter), text)

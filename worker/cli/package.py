@@ -10,11 +10,12 @@ from metering.purchase.packages import (
     Package,
     archive_package,
     create_package,
+    get_package,
     page_of_packages,
 )
 from worker.cli.command import Group, Options, Tenant
 from worker.cli.options import Credit, CurrencyCode, Limit, Priority, ValidDays, minor
-from worker.cli.page import field, table
+from worker.cli.page import Sentence, field, table
 
 app = Group()
 
@@ -55,7 +56,7 @@ def list_all(
 @app.add("archive")
 def archive(
     tenant: Tenant, package: Annotated[PackageId, Argument(help="Package id.", metavar="PACKAGE")]
-) -> str:
+) -> Sentence:
     """Stop selling a package; past purchases stay as they are."""
     tenant.run(archive_package, package)
-    return f"{package} is sold no more"
+    return Sentence(tenant.run(get_package, package), f"{package} is sold no more")

@@ -12,11 +12,12 @@ from metering.rate_card.catalogue import (
     Price,
     create_price,
     end_price,
+    get_meter,
     list_prices,
 )
 from worker.cli.command import Group, Options, Tenant
 from worker.cli.options import CurrencyCode, price, start
-from worker.cli.page import SENTENCE, Sentence, field, table
+from worker.cli.page import Sentence, field, table
 
 app = Group()
 
@@ -47,10 +48,16 @@ def create(tenant: Tenant, new: Annotated[NewPrice, _NEW]) -> Price:
             f" gullak price end {made.superseded_by}",
             err=True,
         )
+    if tenant.run(get_meter, made.meter_id).archived_at is not None:
+        typer.echo(
+            f"{made.meter_id} is archived: it measures nothing until"
+            f" gullak meter archive --undo {made.meter_id}",
+            err=True,
+        )
     return made
 
 
-@app.add("end", SENTENCE)
+@app.add("end")
 def end(
     tenant: Tenant, price: Annotated[PriceId, Argument(help="Price id.", metavar="PRICE")]
 ) -> Sentence:

@@ -7,6 +7,7 @@ import typer
 from pydantic import SecretStr
 from typer import Argument, Option
 
+from metering.errors import NotFoundError
 from metering.ids import AccountId, BusinessId, ProviderEventNumber
 from metering.money import INT64_MAX
 from metering.payment.inbox import EventFilter, EventStatus, page_of_events, replay_all
@@ -19,7 +20,7 @@ from metering.payment.provider_account import (
 )
 from worker.cli.command import Group, Tenant
 from worker.cli.options import Limit
-from worker.cli.page import SENTENCE, Sentence, field, fields, table
+from worker.cli.page import Sentence, field, fields, table
 from worker.cli.target import Target
 
 app = Group()
@@ -107,10 +108,10 @@ def list_all(tenant: Tenant, limit: Limit = 100) -> list[dict[str, object]]:
 @app.add("disconnect")
 def disconnect(
     tenant: Tenant, account: Annotated[AccountId, Argument(help="Account id.", metavar="ACCOUNT")]
-) -> str:
+) -> Sentence:
     """Accept no more webhooks of an account; its past events stay."""
     tenant.run(disable_account, account)
-    return f"{account} is disconnected"
+    return Sentence({"account_id": account}, f"{account} is disconnected")
 
 
 @app.add("events", table(_EVENT, more="these are the newest {limit}; --limit shows more"))
@@ -128,7 +129,7 @@ def events(
     return [fields(event, _EVENT) for event in found]
 
 
-@app.add("replay", SENTENCE)
+@app.add("replay")
 def replay(
     target: Target,
     business: BusinessId,
@@ -143,5 +144,14 @@ def replay(
     """Process events again, after their cause is fixed. Default: all parked and failed ones."""
     number = None if event is None else ProviderEventNumber(event)
     total = replay_all(target.transaction, business, number, payment)
+    if payment is not None and not total:
+        _check_payment(target, business, payment)
     text = f"{total} events are processed again by the next sweep of a worker"
     return Sentence({"replayed": total}, text)
+
+
+def _check_payment(target: Target, business: BusinessId, payment_id: str) -> None:
+    """Raise NotFoundError if no provider ever told of the payment."""
+    with target.transaction() as conn:
+        if not page_of_events(conn, business, EventFilter(payment_id=payment_id), page=1):
+            raise NotFoundError("provider event of payment", payment_id)

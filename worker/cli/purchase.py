@@ -31,7 +31,7 @@ from worker.cli.options import (
     ValidDays,
     minor,
 )
-from worker.cli.page import SENTENCE, Page, Sentence, View, columns, field, table
+from worker.cli.page import Page, Sentence, View, columns, field, table
 from worker.cli.show import money, print_table
 from worker.cli.target import Target
 
@@ -88,7 +88,7 @@ _PAID: Final = Options(
 )
 
 
-@app.add("record", SENTENCE)
+@app.add("record")
 def record(target: Target, business: BusinessId, paid: Annotated[PaidOrder, _PAID]) -> Sentence:
     """Record a paid order; a worker credits it. The same order again is the same purchase."""
     with target.transaction() as conn:

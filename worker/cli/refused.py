@@ -7,20 +7,21 @@ import typer
 from sqlalchemy import Connection
 from typer import Argument, Option
 
-from metering.errors import FieldProblem, InvalidInputError
+from metering.errors import FieldProblem, InvalidInputError, NotFoundError
 from metering.ids import BusinessId, RefusalId
 from metering.usage.refused import (
     NOTE_CHARS_MAX,
     RefusedEvent,
     Selection,
     dismiss,
+    get_refused,
     refused_events,
     resolved_events,
 )
 from metering.usage.refused import replay as replay_refused
 from worker.cli.command import Group, Tenant, command
 from worker.cli.options import Limit
-from worker.cli.page import SENTENCE, Page, Sentence, View, columns
+from worker.cli.page import Page, Sentence, View, columns
 from worker.cli.target import Target
 
 app = Group(runs_alone=True)
@@ -74,7 +75,7 @@ def dismiss_events(
         str | None, Option("--refused-for", help="All that were refused for this reason.")
     ] = None,
     event_id: OfEvent = None,
-) -> str:
+) -> Sentence:
     """Take refused events off the list, for good; they are kept, with the reason."""
     if not (ids or of_reason or event_id):
         raise InvalidInputError(
@@ -84,14 +85,29 @@ def dismiss_events(
         raise InvalidInputError(FieldProblem("reason", f"has 1 to {NOTE_CHARS_MAX} characters"))
     selection = Selection(reason=of_reason, event_id=event_id)
     numbers = [RefusalId(number) for number in ids] if ids else None
-    return f"{tenant.run(dismiss, reason, selection, numbers)} dismissed"
+    for number in numbers or ():
+        tenant.run(get_refused, number)
+    dismissed = tenant.run(dismiss, reason, selection, numbers)
+    if event_id is not None and not dismissed:
+        _check_event(tenant.conn, tenant.business, event_id)
+    return Sentence({"dismissed": dismissed}, f"{dismissed} dismissed")
 
 
-@command(SENTENCE)
+@command()
 def replay(
     target: Target, business: BusinessId | None, reason: OfReason = None, event_id: OfEvent = None
 ) -> Sentence:
     """Send refused events again, after their cause is fixed."""
     selection = Selection(business_id=business, reason=reason, event_id=event_id)
     sent = replay_refused(target.transaction, target.buffer, selection)
+    if event_id is not None and not sent:
+        with target.transaction() as conn:
+            _check_event(conn, business, event_id)
     return Sentence({"sent": sent}, f"{sent} events were sent again")
+
+
+def _check_event(conn: Connection, business: BusinessId | None, event_id: str) -> None:
+    """Raise NotFoundError if no event of this id was ever refused."""
+    wanted = Selection(business_id=business, event_id=event_id)
+    if not (refused_events(conn, wanted, page=1) or resolved_events(conn, wanted, page=1)):
+        raise NotFoundError("refused event", event_id)

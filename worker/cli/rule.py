@@ -8,7 +8,7 @@ from metering.ids import CustomerId, RuleId
 from metering.low_credit.rules import Rule, delete_rule, list_rules, set_rule
 from worker.cli.command import Group, Tenant
 from worker.cli.options import CurrencyCode, minor
-from worker.cli.page import field, table
+from worker.cli.page import Sentence, field, table
 
 app = Group()
 
@@ -52,7 +52,7 @@ def list_all(tenant: Tenant) -> list[Rule]:
 @app.add("delete")
 def delete(
     tenant: Tenant, rule: Annotated[RuleId, Argument(help="Rule id.", metavar="RULE")]
-) -> str:
+) -> Sentence:
     """Delete a rule."""
     tenant.run(delete_rule, rule)
-    return f"{rule} is gone"
+    return Sentence({"rule_id": rule}, f"{rule} is gone")

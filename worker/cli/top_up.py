@@ -16,7 +16,7 @@ from metering.payment.top_ups.top_up import (
 )
 from worker.cli.command import Group, Options, Tenant
 from worker.cli.options import CurrencyCode, Customer, Limit, ProviderAccount, minor
-from worker.cli.page import columns, record, table
+from worker.cli.page import Sentence, columns, record, table
 
 app = Group()
 
@@ -62,14 +62,15 @@ def list_all(tenant: Tenant, limit: Limit = 50) -> list[TopUp]:
 
 
 @app.add("delete")
-def delete(tenant: Tenant, customer: Customer, currency: CurrencyCode) -> str:
+def delete(tenant: Tenant, customer: Customer, currency: CurrencyCode) -> Sentence:
     """Delete the rule of a wallet."""
     tenant.run(delete_top_up, customer, currency)
-    return f"the {currency} wallet of {customer} is not topped up any more"
+    text = f"the {currency} wallet of {customer} is not topped up any more"
+    return Sentence({"customer_id": customer, "currency": currency}, text)
 
 
 @app.add("enable")
-def enable(tenant: Tenant, customer: Customer, currency: CurrencyCode) -> str:
+def enable(tenant: Tenant, customer: Customer, currency: CurrencyCode) -> Sentence:
     """Switch the rule of a wallet on again, and forget its declines."""
-    tenant.run(enable_top_up, customer, currency)
-    return f"the {currency} wallet of {customer} is topped up again"
+    enabled = tenant.run(enable_top_up, customer, currency)
+    return Sentence(enabled, f"the {currency} wallet of {customer} is topped up again")

@@ -14,7 +14,7 @@ from metering.usage.balance_of_events import EventBalance, read_balance
 from metering.verify import find_faults
 from metering.verify.accepted import AcceptedFault, accept_fault, accepted_faults
 from worker.cli.command import Group, command
-from worker.cli.page import Page, View, columns
+from worker.cli.page import Page, Sentence, View, columns
 from worker.cli.target import Target
 from worker.status import redis_is_away
 
@@ -89,7 +89,7 @@ def accept(
     target: Target,
     fault_id: Annotated[str, Argument(help="As `gullak verify` names it.", metavar="FAULT")],
     reason: Annotated[str, Option("--reason", help="Why it is accepted: kept with it.")],
-) -> str:
+) -> Sentence:
     """Accept a known fault by its name: it stays listed, and is counted no more.
 
     Nothing else changes. If the fault grows, it becomes another fault.
@@ -100,7 +100,8 @@ def accept(
         if fault.fault_id == fault_id:
             with target.transaction() as conn:
                 accept_fault(conn, fault, reason.strip())
-            return f"{fault_id} accepted: {fault.invariant}: {fault.detail}"
+            record = {"fault_id": fault_id, **asdict(fault)}
+            return Sentence(record, f"{fault_id} accepted: {fault.invariant}: {fault.detail}")
     raise NotFoundError("fault", fault_id)
 
 

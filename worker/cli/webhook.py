@@ -8,10 +8,11 @@ from typer import Option
 from metering.ids import EndpointId, WebhookEventId
 from metering.webhook.dead_letter import REPLAY_MAX, DeadLetter, dead_letters
 from metering.webhook.dead_letter import replay as replay_deliveries
-from metering.webhook.deliveries import Delivery, DeliveryState, page_of_deliveries
+from metering.webhook.deliveries import Delivery, DeliveryState, check_event, page_of_deliveries
+from metering.webhook.endpoints import get_endpoint
 from worker.cli.command import Group, Tenant
 from worker.cli.options import Limit, moment
-from worker.cli.page import SENTENCE, Sentence, table
+from worker.cli.page import Sentence, table
 
 app = Group()
 
@@ -63,7 +64,7 @@ def list_all(
     return tenant.run(page_of_deliveries, endpoint_id=endpoint, state=status, page=limit)
 
 
-@app.add("replay", SENTENCE)
+@app.add("replay")
 def replay(
     tenant: Tenant,
     event: Annotated[WebhookEventId | None, Option(help="Only this event.", metavar="ID")] = None,
@@ -76,6 +77,10 @@ def replay(
     ] = None,
 ) -> Sentence:
     """Make deliveries due again: of an event, to an endpoint, or since a time."""
+    if endpoint is not None:
+        tenant.run(get_endpoint, endpoint)
+    if event is not None:
+        tenant.run(check_event, event)
     count = replay_deliveries(
         tenant.conn,
         business_id=tenant.business,
