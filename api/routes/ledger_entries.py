@@ -1,5 +1,6 @@
 """Ledger entries: manual credits and debits, the history, the lots that paid, and refunds."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Final
 
@@ -20,6 +21,7 @@ from metering.ledger.history import get_entry
 from metering.ledger.listing import EntryFilter, list_entries
 from metering.ledger.lots.listing import Allocations, allocations_of
 from metering.ledger.manual import Entered, ManualEntry, enter
+from metering.ledger.reversals import reversals_of
 from metering.ledger.wallets import WalletView, wallets_of
 from metering.money import ZERO, plain
 from metering.purchase.refund import DebitRefund, refund_debit
@@ -31,10 +33,24 @@ router: Final = APIRouter(
 )
 
 
+class ReversalOut(View):
+    """An entry that gives a debit back, or calls the credit of a purchase back; minor units.
+
+    A credit among those of a purchase gives back what was called back: a dispute was won.
+    """
+
+    id: EntryId = Field(validation_alias="entry_id")
+    kind: Kind
+    is_credit: bool
+    amount: int = Field(validation_alias="amount_minor")
+    created_at: datetime
+
+
 class LedgerEntry(View):
     """One immutable line of a wallet's history. Amounts in minor units, never negative.
 
     `amount` is 0 if usage cost less than a minor unit: see `exact_cost` and `remainder`.
+    `reversed_by`: the later entries that give it or call it back, in part or whole.
     """
 
     id: EntryId = Field(validation_alias="entry_id")
@@ -60,6 +76,7 @@ class LedgerEntry(View):
     metadata: Annotated[Metadata, BeforeValidator(orjson.loads)] = Field(
         validation_alias="metadata_json"
     )
+    reversed_by: list[ReversalOut] = Field(default_factory=list)
 
 
 class AllocationOut(View):
@@ -146,7 +163,7 @@ def entries_page(
     event_type: EventType | None = None,
     created_at_gte: Moment | None = None,
     created_at_lte: Moment | None = None,
-) -> Page[Entry]:
+) -> Page[LedgerEntry]:
     """List the entries of all wallets of a customer, or of one currency, newest first."""
     wanted = EntryFilter(
         currency=currency,
@@ -154,7 +171,20 @@ def entries_page(
         created_at_gte=created_at_gte,
         created_at_lte=created_at_lte,
     )
-    return Page(items=tenant.run(list_entries, customer_id, wanted, **paged.rows(EntryId)))
+
+    def work(conn: Connection, business_id: BusinessId) -> list[LedgerEntry]:
+        rows = paged.rows(EntryId)
+        return _shown(conn, list_entries(conn, business_id, customer_id, wanted, **rows))
+
+    return Page(items=tenant.run(work))
+
+
+def _shown(conn: Connection, entries: Sequence[Entry]) -> list[LedgerEntry]:
+    reversals = reversals_of(conn, entries)
+    shown = [LedgerEntry.model_validate(entry) for entry in entries]
+    for entry in shown:
+        entry.reversed_by = [ReversalOut.model_validate(r) for r in reversals.get(entry.id, ())]
+    return shown
 
 
 @router.get("/{entry_id}/allocations", response_model=AllocationsOut)

@@ -179,6 +179,13 @@ ENTRY: Final = text(f"""
     WHERE entry_id = :entry_id AND business_id = :business_id
         AND (CAST(:customer_id AS text) IS NULL OR customer_id = :customer_id)
 """)
+# The entries that give debits of some wallets back, or call purchases back, the oldest first.
+REVERSALS: Final = text("""
+    SELECT reference, entry_id, kind, is_credit, amount_minor, created_at FROM ledger_entries
+    WHERE kind IN ('refund', 'reversal') AND reference = ANY(CAST(:references AS text[]))
+        AND wallet_id = ANY(CAST(:wallet_ids AS text[]))
+    ORDER BY wallet_id, version
+""")
 # Entries of some wallets, each between two versions, newest first over all of them.
 _ENTRIES = f"""SELECT {_ENTRY} FROM unnest(CAST(:wallet_ids AS text[]), CAST(:firsts AS bigint[]),
     CAST(:lasts AS bigint[])) AS r (of_wallet, first, last)

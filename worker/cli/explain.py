@@ -10,11 +10,17 @@ from metering.ids import EntryId
 from metering.ledger.entry import Entry
 from metering.ledger.history import get_entry
 from metering.ledger.lots.listing import Allocations, allocations_of
+from metering.ledger.reversals import Reversal, reversals_of
 from metering.usage.entry_usage import ExplainedEvent, explain_events, sharing
 from worker.cli.command import Tenant, command
 from worker.cli.options import EntryArgument, Limit
 from worker.cli.page import Page, View, columns
 from worker.cli.show import print_table
+
+
+def _what(entry: Entry | Reversal) -> str:
+    return f"{entry.kind} {'credit' if entry.is_credit else 'debit'}"
+
 
 _ENTRY: Final = columns(
     """
@@ -22,14 +28,14 @@ _ENTRY: Final = columns(
         balance after = $after_minor, reason, reference, idempotency key = idempotency_key,
         batch = batch_id, events, exact cost (minor) = exact_cost, version, created_at
     """,
-    what=lambda entry: f"{entry.kind} {'credit' if entry.is_credit else 'debit'}",
+    what=_what,
     events=lambda entry: entry.event_count or None,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """An entry, its lots, and up to a limit of its events.
+    """An entry, its lots, its reversals, and up to a limit of its events.
 
     `shared_with`: other entries made of the same events. An entry that is no debit for usage has
     no events.
@@ -37,6 +43,7 @@ class Explained:
 
     entry: Entry
     lots: Allocations
+    reversed_by: Sequence[Reversal]
     events: Sequence[ExplainedEvent]
     shared_with: Sequence[EntryId]
 
@@ -46,6 +53,7 @@ class Explained:
             **self.entry._asdict(),
             "lots": self.lots.items,
             "unpaid_minor": self.lots.unpaid_minor,
+            "reversed_by": self.reversed_by,
             "shared_with": self.shared_with,
             "usage": [_usage(explained) for explained in self.events],
         }
@@ -104,6 +112,12 @@ def _print(found: Explained, view: View) -> None:
         lots.append(("none yet", "debt", found.lots.unpaid_minor))
     rows = [(lot, source, view.money(minor, entry.currency)) for lot, source, minor in lots]
     print_table(("lot_id", "source", "amount#"), rows, "lots")
+    if found.reversed_by:
+        reversals = [
+            (each.entry_id, _what(each), view.money(each.amount_minor, entry.currency))
+            for each in found.reversed_by
+        ]
+        print_table(("entry_id", "what", "amount#"), reversals, "reversed by")
     if entry.kind != "usage":
         return
     columns = ("event_id", "meter", "quantity#", "unit price#", "cost (minor)#", "at")
@@ -118,4 +132,5 @@ def explain(tenant: Tenant, entry: EntryArgument, limit: Limit = 20) -> Explaine
     """Explain an entry: its reason, its events and its lots."""
     conn, found = tenant.conn, tenant.run(get_entry, entry)
     events = explain_events(conn, found, page=limit)
-    return Explained(found, allocations_of(conn, found), events, sharing(conn, found))
+    reversals = reversals_of(conn, [found]).get(entry, ())
+    return Explained(found, allocations_of(conn, found), reversals, events, sharing(conn, found))
