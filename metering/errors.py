@@ -7,6 +7,8 @@ letter carries. Only `db.is_data_fault` decides whose fault an error of the data
 from dataclasses import dataclass
 from typing import ClassVar
 
+from metering.clock import spoken
+
 
 @dataclass(frozen=True, slots=True)
 class FieldProblem:
@@ -205,7 +207,9 @@ class TooManyRequestsError(GullakError):
 
     def __init__(self, retry_after_s: int) -> None:
         self.retry_after_s = retry_after_s
-        super().__init__(f"this API key is over its rate limit; try again in {retry_after_s} s")
+        super().__init__(
+            f"this API key is over its rate limit; try again in {spoken(retry_after_s)}"
+        )
 
 
 class TooManyFailedKeysError(GullakError):
@@ -216,7 +220,8 @@ class TooManyFailedKeysError(GullakError):
     def __init__(self, retry_after_s: int) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(
-            f"too many unknown API keys came from this address; try again in {retry_after_s} s"
+            "too many unknown API keys came from this address;"
+            f" try again in {spoken(retry_after_s)}"
         )
 
 
@@ -237,7 +242,7 @@ class BufferFullError(GullakError):
 
     def __init__(self, retry_after_s: int) -> None:
         self.retry_after_s = retry_after_s
-        super().__init__(f"the usage buffer is full; try again in {retry_after_s} s")
+        super().__init__(f"the usage buffer is full; try again in {spoken(retry_after_s)}")
 
 
 class BufferUnavailableError(GullakError):
