@@ -26,6 +26,11 @@ pytest_plugins = ("support.webhook_fixtures",)
 # --- endpoints ------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def database_url(module_database_url: str) -> str:
+    return module_database_url
+
+
 def test_after_a_rotation_the_previous_secret_also_signs_for_a_while(bench: Bench) -> None:
     made, inbox = bench.receiver()
     with bench.sessions.transaction() as conn:
