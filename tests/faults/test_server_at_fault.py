@@ -262,7 +262,8 @@ FAULTS: Mapping[str, tuple[Fault, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", mostly_slow(FAULTS, "table missing"))
+# Rows without traffic are in tests/integration/debit/test_server_fault.py.
+@pytest.mark.parametrize("name", mostly_slow(FAULTS))
 def test_nothing_is_refused_lost_or_charged_twice(
     installation: Installation, request: pytest.FixtureRequest, name: str
 ) -> None:

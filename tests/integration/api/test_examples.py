@@ -62,7 +62,7 @@ def test_the_example_of_an_operation_is_accepted(
         ids["purchase_id"] = ordered.json()["id"]
     if path.startswith("/providers/"):
         (account,) = shop.rows(
-            "SELECT account_id FROM provider_accounts WHERE provider = 'stripe'"
+            "SELECT account_id FROM provider_accounts WHERE webhook_secret IS NOT NULL"
             f" AND business_id = '{shop.business_id}'"
         )
         path = f"/providers/stripe/webhooks?account={account[0]}"
