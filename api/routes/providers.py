@@ -32,6 +32,7 @@ from metering.payment.inbox import (
     verified,
 )
 from metering.payment.provider_account import AccountProvider, WebhookSource, webhook_source
+from metering.purchase.reversal_target import Provider
 from worker.metrics import PROVIDER_WEBHOOKS
 
 router: Final = APIRouter(tags=["providers"])
@@ -51,14 +52,14 @@ class ProviderEventOut(View):
 
     `received`: it waits to be processed; `applied`: the ledger follows it; `parked`: its payment
     cannot be matched, or is a duplicate, too small or in another currency, or a person has to enter
-    the amount of a lost dispute; `ignored`: it has no effect, because it is `not_about_a_payment`,
-    or is `told_by_the_payment` or that `nothing_paid` or `nothing_captured`; `failed`: see
-    `reason`.
+    the amount of a lost dispute, or only an earlier version knew its provider; `ignored`: it has no
+    effect, because it is `not_about_a_payment`, or is `told_by_the_payment` or that `nothing_paid`
+    or `nothing_captured`; `failed`: see `reason`.
     """
 
     id: Number = Field(validation_alias="event_number")
     account_id: AccountId
-    provider: AccountProvider
+    provider: Provider
     provider_event_id: str
     type: str | None
     status: EventStatus

@@ -55,7 +55,8 @@ class PurchaseOut(View):
     `refunded` and `lost`: how much of the credit refunds and lost disputes have called back;
     `shortfall`: the part of that which was spent already and nobody owes. `metadata`: the shop
     passes it to its payment provider with the payment, which is matched by it. `payment_url`: where
-    the customer pays, while a page is open for it.
+    the customer pays, while a page is open for it. `provider` `local`: a payment simulator of
+    earlier versions.
     """
 
     id: PurchaseId = Field(validation_alias="purchase_id")

@@ -2,14 +2,14 @@
 
 A provider does not send again after our 200, so an event must not be lost once it is stored. It
 ends as one of these, each with a reason that a person can read: applied; ignored; failed; or
-parked, while its payment is unknown, was paid twice, too little or in another currency, or while a
-person has to enter an amount. Every event can be replayed, and nothing is counted twice.
+parked, while its payment is unknown, was paid twice, too little or in another currency, while a
+person has to enter an amount, or because only an earlier version knew its provider. Every event can
+be replayed, and nothing is counted twice.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from functools import partial
 from typing import Final, Literal, NamedTuple
 
 import structlog
@@ -28,12 +28,13 @@ from metering.payment.facts import (
     note_reversal,
     parked_reason,
 )
-from metering.payment.provider_account import AccountProvider, WebhookSource
+from metering.payment.provider_account import WebhookSource
 from metering.payment.top_ups.result import RETRY_S
 from metering.payment.vendors.dodo import webhook as dodo
 from metering.payment.vendors.parsing import Fact, ParsedEvent
 from metering.payment.vendors.stripe import webhook as stripe
 from metering.purchase.payments import PaymentKey
+from metering.purchase.reversal_target import Provider
 
 log = structlog.get_logger("gullak.provider")
 
@@ -51,10 +52,9 @@ class _Vendor(NamedTuple):
     parse: Callable[[bytes], ParsedEvent]
 
 
-_VENDORS: Final[Mapping[AccountProvider, _Vendor]] = {
+_VENDORS: Final[Mapping[Provider, _Vendor]] = {
     "dodo": _Vendor(dodo.verify, dodo.parse),
     "stripe": _Vendor(stripe.verify, stripe.parse),
-    "local": _Vendor(dodo.verify, partial(dodo.parse, provider="local")),
 }
 
 
@@ -74,7 +74,7 @@ class ProviderEvent:
 
     event_number: ProviderEventNumber
     account_id: AccountId
-    provider: AccountProvider
+    provider: Provider
     provider_event_id: str
     type: str | None
     status: EventStatus
@@ -107,7 +107,7 @@ class Replay:
 
 class _Event(NamedTuple):
     business_id: BusinessId
-    provider: AccountProvider
+    provider: Provider
     body: bytes
     attempts: int
 
@@ -191,7 +191,10 @@ def _outcome(
 
 
 def _apply(conn: Connection, event: _Event, decline_retry_s: int) -> _Outcome:
-    parsed = _VENDORS[event.provider].parse(event.body)
+    vendor = _VENDORS.get(event.provider)
+    if vendor is None:  # an earlier version has stored it
+        return _Outcome("parked", reason="unknown_provider")
+    parsed = vendor.parse(event.body)
     if not parsed.facts:
         status: EventStatus = "ignored" if parsed.parked is None else "parked"
         return _Outcome(status, type=parsed.type, reason=parsed.parked or parsed.ignored)

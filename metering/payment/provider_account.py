@@ -25,10 +25,12 @@ from metering.errors import AmbiguousAccountError, BadSignatureError, NotFoundEr
 from metering.fields import HTTP_URL, Filled255
 from metering.ids import AccountId, BusinessId, new_id
 from metering.payment import statements
+from metering.purchase.reversal_target import Provider
 from metering.vault import Vault, vault_of
+from metering.webhook.guard import is_this_machine
 
-# `local`: a gateway of the shop's own that signs as Dodo does.
-AccountProvider = Literal["dodo", "stripe", "local"]
+# The providers that this version knows. An old account can be of another one: see `Provider`.
+AccountProvider = Literal["dodo", "stripe"]
 
 # Visible ASCII without blanks: a secret pasted from a vendor's page without the line end.
 _SECRET: Final = re.compile(r"[!-~]{1,1000}", re.ASCII)
@@ -38,8 +40,9 @@ class NewAccount(BaseModel):
     """An account to connect.
 
     `webhook_secret`: the secret that signs its webhooks, as the vendor shows it. `api_key`: the key
-    of its API. `base_url`: the address of its API, if not the one in the vendor's SDK.
-    `product_id`: the product that a hosted page sells, where the provider needs one.
+    of its API. `base_url`: the address of its API, if not the one in the vendor's SDK: https, or
+    http on this machine. `product_id`: the product that a hosted page sells, where the provider
+    needs one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -68,6 +71,16 @@ class NewAccount(BaseModel):
                 raise ValueError("must be `whsec_` and base64") from None
         return secret
 
+    @field_validator("base_url")
+    @classmethod
+    def _hides_the_key(cls, url: str | None) -> str | None:
+        """Refuse plain http, which shows the API key to the network, but on this machine."""
+        if url is not None and url.startswith("http:") and not is_this_machine(url):
+            raise ValueError(
+                "must begin with https://, or name this machine: http://127.0.0.1:PORT"
+            )
+        return url
+
     @model_validator(mode="after")
     def _is_of_use(self) -> "NewAccount":
         if self.webhook_secret is None and self.api_key is None and self.base_url is None:
@@ -81,7 +94,7 @@ class ProviderAccount:
 
     account_id: AccountId
     business_id: BusinessId
-    provider: AccountProvider
+    provider: Provider
     name: str
     has_webhook_secret: bool
     has_api_key: bool

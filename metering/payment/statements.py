@@ -164,8 +164,7 @@ PARKED_REASON: Final = text("""
 # The provider's payment with this id; if several providers use the id, the purchase's own.
 PROVIDER_PAYMENT: Final = text(f"""
     SELECT {PAYMENT_COLUMNS} FROM payments
-    WHERE business_id = :business_id AND provider = ANY('{{dodo,stripe,local}}')
-        AND payment_id = :payment_id
+    WHERE business_id = :business_id AND provider <> 'shop' AND payment_id = :payment_id
     ORDER BY (purchase_id = :purchase_id) DESC NULLS LAST LIMIT 1
 """)
 # A person accepts a payment for all of a purchase.

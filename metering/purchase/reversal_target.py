@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-# Who reported it: a payment provider, or the shop itself.
+# Who reported it: a payment provider, or the shop itself. `local` is a payment simulator of earlier
+# versions: it is in old rows, and nothing new is stored of it.
 Provider = Literal["dodo", "stripe", "local", "shop"]
 PaymentStatus = Literal["pending", "succeeded", "failed"]
 # `refund_total`: all refunds of a payment up to a moment, from a provider that names none.

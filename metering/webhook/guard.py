@@ -147,6 +147,15 @@ def addresses_in(host: str) -> list[str]:
     return [str(row[4][0]) for row in rows]
 
 
+def is_this_machine(url: str) -> bool:
+    """Tell whether the host of a URL is this very machine, without a resolver."""
+    try:
+        named = addresses_in(httpx.URL(url).host)
+    except (httpx.InvalidURL, ValueError):
+        return False
+    return bool(named) and all(map(is_loopback, named))
+
+
 def _is_public_v4(address: IPv4Address) -> bool:
     return address.is_global and not any(address in network for network in _SPECIAL_V4)
 

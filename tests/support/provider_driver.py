@@ -82,7 +82,8 @@ class ProviderDriver:
     def receive(
         self, event: Json | bytes, event_id: str | None = None, sessions: Sessions | None = None
     ) -> ProviderEventNumber | None:
-        return take(self.shop, self.account, self.vendor.signed(event, event_id=event_id), sessions)
+        delivery = self.vendor.signed(event, event_id=event_id)
+        return take(sessions or self.shop.sessions, self.vendor, self.account, delivery)
 
     def process(
         self, number: ProviderEventNumber | None, sessions: Sessions | None = None
@@ -146,8 +147,8 @@ def connect(conn: Connection, shop: Shop, vendor: Vendor) -> ProviderAccount:
 
 
 def take(
-    shop: Shop, account: ProviderAccount, delivery: Delivery, sessions: Sessions | None = None
+    sessions: Sessions, vendor: Vendor, account: ProviderAccount, delivery: Delivery
 ) -> ProviderEventNumber | None:
-    with (sessions or shop.sessions).transaction() as conn:
-        sender = webhook_source(conn, account.provider, account.account_id)
+    with sessions.transaction() as conn:
+        sender = webhook_source(conn, vendor.name, account.account_id)
         return receive(conn, verified(sender, delivery.body, delivery.headers))

@@ -23,7 +23,7 @@ from metering.payment.facts import CHARGE_KEY
 from metering.purchase.reversal_target import Provider
 
 # Providers that make one payment for all requests with the same idempotency key, even at once.
-IDEMPOTENT_PROVIDERS: Final[tuple[Provider, ...]] = ("local", "stripe")
+IDEMPOTENT_PROVIDERS: Final[tuple[Provider, ...]] = ("stripe",)
 # Why a charge failed, in words that all providers share; others are the provider's own codes.
 AUTHENTICATION_REQUIRED: Final = "authentication_required"
 CANCELED: Final = "canceled"

@@ -1,6 +1,9 @@
 """From a provider account to its gateway."""
 
-from metering.errors import ConfigurationError
+from typing import get_args
+
+from metering.errors import ConfigurationError, GatewayRefusedError
+from metering.payment.provider_account import AccountProvider
 from metering.payment.transport import TIMEOUT_MS, bounded_client
 from metering.payment.vendors.gateway import GatewayAccount, PaymentGateway
 from metering.webhook.endpoints import check_url
@@ -12,8 +15,11 @@ def gateway_of(account: GatewayAccount, *, timeout_ms: int = TIMEOUT_MS) -> Paym
     The API may be at a private address only if the account names the address. The vendors' SDKs are
     imported here: each takes some tenths of a second, and few processes need one.
 
-    Raises: ConfigurationError if the key, the address or the provider cannot be used.
+    Raises: ConfigurationError if the key or the address cannot be used. GatewayRefusedError if
+    only an earlier version knew the provider.
     """
+    if account.provider not in get_args(AccountProvider):
+        raise GatewayRefusedError(account.provider, "this version does not know the provider")
     key, base_url = account.api_key, account.base_url
     if not key or not (key.isascii() and key.isprintable()) or " " in key:
         raise ConfigurationError(f"the {account.provider} account has no good api_key")
@@ -24,12 +30,6 @@ def gateway_of(account: GatewayAccount, *, timeout_ms: int = TIMEOUT_MS) -> Paym
         from metering.payment.vendors.stripe.gateway import StripeGateway  # noqa: PLC0415
 
         return StripeGateway(http, api_key=key, base_url=base_url)
-    if account.provider == "dodo":
-        from metering.payment.vendors.dodo.gateway import DodoGateway  # noqa: PLC0415
+    from metering.payment.vendors.dodo.gateway import DodoGateway  # noqa: PLC0415
 
-        return DodoGateway(http, api_key=key, base_url=base_url, product_id=account.product_id)
-    if account.provider == "local" and base_url is not None:
-        from metering.payment.vendors.local.gateway import LocalGateway  # noqa: PLC0415
-
-        return LocalGateway(http, api_key=key, base_url=base_url)
-    raise ConfigurationError(f"there is no gateway for {account.provider!r} at {base_url}")
+    return DodoGateway(http, api_key=key, base_url=base_url, product_id=account.product_id)

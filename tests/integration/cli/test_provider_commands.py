@@ -177,6 +177,10 @@ def test_a_connected_account_prints_the_path_of_its_webhooks(
         ("stripe", "sk with blanks", "webhook_secret: "),
         ("dodo", "whsec_!", "webhook_secret: "),
         ("stripe --base-url=ftp://x", "whsec_1", "base_url: "),
+        ("stripe --base-url=http://stripe.example", "whsec_1", "must begin with https://"),
+        ("stripe --base-url=http://127.0.0.1@stripe.example", "whsec_1", "must begin with https"),
+        ("stripe --base-url=http://127.0.0.1.stripe.example", "whsec_1", "must begin with https"),
+        ("stripe --base-url=http://10.0.0.1", "whsec_1", "must begin with https://"),
         ("stripe --name=", "whsec_1", "name: "),
         ("stripe --business=bus_no", "whsec_1", "no business 'bus_no'"),
     ],
@@ -192,6 +196,22 @@ def test_an_account_that_is_refused_does_not_show_its_secret(
     assert result.code == 1
     assert message in result.err
     assert not text or text not in result.err
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://stripe.example",
+        "http://127.0.0.1:9100",
+        "http://[::1]:9100",
+        "http://localhost:9100",
+    ],
+)
+def test_an_api_is_at_https_or_on_this_machine(gullak: Gullak, own: str, url: str) -> None:
+    connected = gullak("providers", "connect", "dodo", "--name=a", own, f"--base-url={url}")
+
+    assert connected.code == 0
+    assert url in gullak("providers", "list", own, "--json").out
 
 
 @pytest.mark.parametrize("how", [(), ("--json",)], ids=["table", "json"])

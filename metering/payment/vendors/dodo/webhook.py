@@ -28,7 +28,7 @@ from metering.payment.vendors.parsing import (
     payment_fact,
     read,
 )
-from metering.purchase.reversal_target import PaymentStatus, Provider, ReversalStatus
+from metering.purchase.reversal_target import PaymentStatus, ReversalStatus
 
 if TYPE_CHECKING:
     from dodopayments import DodoPayments
@@ -120,29 +120,29 @@ def _client() -> "DodoPayments":
     return DodoPayments(bearer_token="none", base_url="http://127.0.0.1")  # noqa: S106
 
 
-def parse(body: bytes, provider: Provider = "dodo") -> ParsedEvent:
-    """Return the facts of an event; `provider`: the sender, if another one uses this form.
+def parse(body: bytes) -> ParsedEvent:
+    """Return the facts of an event.
 
     Raises: UnreadableEventError if it does not have the form of its type.
     """
     type_ = read(Head, body).type
     if (paid := _PAYMENTS.get(type_)) is not None:
-        return ParsedEvent(type_, (_payment(body, type_, paid, provider),))
+        return ParsedEvent(type_, (_payment(body, type_, paid),))
     if (refunded := _REFUNDS.get(type_)) is not None:
-        return ParsedEvent(type_, (_refund(body, type_, refunded, provider),))
+        return ParsedEvent(type_, (_refund(body, type_, refunded),))
     if (disputed := _DISPUTES.get(type_)) is not None:
-        return _dispute(body, type_, disputed, provider)
+        return _dispute(body, type_, disputed)
     if type_.startswith(_MONEY):
         return ParsedEvent(type_, parked=UNKNOWN_TYPE)
     return ParsedEvent(type_, ignored=_IGNORED.get(type_, NOT_A_PAYMENT))
 
 
-def _payment(body: bytes, type_: str, status: PaymentStatus, provider: Provider) -> PaymentFact:
+def _payment(body: bytes, type_: str, status: PaymentStatus) -> PaymentFact:
     event = read(_Event[_Payment], body, type_)
     payment = event.data
     cause = "cancelled" if type_ == "payment.cancelled" else "payment failed"
     return payment_fact(
-        provider=provider,
+        provider="dodo",
         payment_id=payment.payment_id,
         status=status,
         amount_minor=payment.total_amount,
@@ -153,13 +153,13 @@ def _payment(body: bytes, type_: str, status: PaymentStatus, provider: Provider)
     )
 
 
-def _refund(body: bytes, type_: str, status: ReversalStatus, provider: Provider) -> ReversalFact:
+def _refund(body: bytes, type_: str, status: ReversalStatus) -> ReversalFact:
     event = read(_Event[_Refund], body, type_)
     refund = event.data
     if refund.amount is None and refund.is_partial:
         raise UnreadableEventError("data.amount: is missing of a partial refund", type_)
     return ReversalFact(
-        provider=provider,
+        provider="dodo",
         kind="refund",
         reversal_id=refund.refund_id,
         payment_id=refund.payment_id,
@@ -170,11 +170,11 @@ def _refund(body: bytes, type_: str, status: ReversalStatus, provider: Provider)
     )
 
 
-def _dispute(body: bytes, type_: str, status: ReversalStatus, provider: Provider) -> ParsedEvent:
+def _dispute(body: bytes, type_: str, status: ReversalStatus) -> ParsedEvent:
     event = read(_Event[_Dispute], body, type_)
     dispute = event.data
     fact = ReversalFact(
-        provider=provider,
+        provider="dodo",
         kind="dispute",
         reversal_id=dispute.dispute_id,
         payment_id=dispute.payment_id,
