@@ -22,13 +22,11 @@ from metering.db import (
     is_server_fault,
 )
 from metering.errors import (
-    BufferFullError,
     BufferUnavailableError,
     FieldProblem,
     GullakError,
     InvalidInputError,
     LedgerUnavailableError,
-    TooManyFailedKeysError,
     TooManyRequestsError,
 )
 from worker.faults import Faults
@@ -59,13 +57,7 @@ _CODE_OF_STATUS: Final = {
 # The part of the request at fault, with its reason in the message.
 _FIELD_OF_STATUS: Final = {413: "body", 415: "Content-Encoding"}
 _CODE_OF_PLACE: Final = {"query": "INVALID_QUERY_PARAMS", "path": "INVALID_REQUEST_PARAMETERS"}
-_RETRY_LATER: Final = (
-    BufferFullError,
-    BufferUnavailableError,
-    LedgerUnavailableError,
-    TooManyFailedKeysError,
-    TooManyRequestsError,
-)
+_RETRY_LATER: Final = (BufferUnavailableError, LedgerUnavailableError, TooManyRequestsError)
 RETRY_AFTER_S: Final = 1
 DETAILS_MAX: Final = 101
 

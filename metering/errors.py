@@ -205,24 +205,18 @@ class TooManyRequestsError(GullakError):
 
     code = "TOO_MANY_REQUESTS"
 
-    def __init__(self, retry_after_s: int) -> None:
+    def __init__(
+        self, retry_after_s: int, why: str = "this API key is over its rate limit"
+    ) -> None:
         self.retry_after_s = retry_after_s
-        super().__init__(
-            f"this API key is over its rate limit; try again in {spoken(retry_after_s)}"
-        )
+        super().__init__(f"{why}; try again in {spoken(retry_after_s)}")
 
 
-class TooManyFailedKeysError(GullakError):
+class TooManyFailedKeysError(TooManyRequestsError):
     """The address tried too many unknown API keys; this one was not checked."""
 
-    code = "TOO_MANY_REQUESTS"
-
     def __init__(self, retry_after_s: int) -> None:
-        self.retry_after_s = retry_after_s
-        super().__init__(
-            "too many unknown API keys came from this address;"
-            f" try again in {spoken(retry_after_s)}"
-        )
+        super().__init__(retry_after_s, "too many unknown API keys came from this address")
 
 
 class LedgerUnavailableError(GullakError):
@@ -235,14 +229,11 @@ class LedgerUnavailableError(GullakError):
         super().__init__("the ledger does not answer; try again")
 
 
-class BufferFullError(GullakError):
+class BufferFullError(TooManyRequestsError):
     """The buffer is above its high-water mark; nothing was taken."""
 
-    code = "TOO_MANY_REQUESTS"
-
     def __init__(self, retry_after_s: int) -> None:
-        self.retry_after_s = retry_after_s
-        super().__init__(f"the usage buffer is full; try again in {spoken(retry_after_s)}")
+        super().__init__(retry_after_s, "the usage buffer is full")
 
 
 class BufferUnavailableError(GullakError):
@@ -253,6 +244,14 @@ class BufferUnavailableError(GullakError):
     def __init__(self, cause: str, retry_after_s: int = 1) -> None:
         self.retry_after_s = retry_after_s
         super().__init__(f"the usage buffer did not answer: {cause}")
+
+
+class ApiUnavailableError(GullakError):
+    """The API of Gullak did not take the events; the meter keeps them and tries again."""
+
+    def __init__(self, cause: str, retry_after_s: float = 0) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(f"the API did not take the events: {cause}")
 
 
 class DurabilityError(GullakError):

@@ -24,6 +24,8 @@ from metering.accept import record_body
 from metering.ids import BusinessId
 from worker.metrics import ACCEPTED_EVENTS
 
+TIME_GIVEN: Final = "X-Time-Given"
+
 
 class Ingested(BaseModel):
     """How many events are now held, as the durability mode promises."""
@@ -54,16 +56,32 @@ async def ingest(request: Request) -> Response:
     check_query(request)
     context: ApiContext = request.app.state.context
     body = await read_body(request, context.settings.api_body_bytes_max)
+    are_times_given = request.headers.get(TIME_GIVEN) != "false"
     # In threads of their own, so that a wait for Postgres delays no other request.
     answer = await to_thread.run_sync(
-        _record, context, principal.business_id, body, limiter=context.ingesting
+        _record,
+        context,
+        principal.business_id,
+        body,
+        are_times_given,
+        limiter=context.ingesting,
     )
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
-def _record(context: ApiContext, business_id: BusinessId, body: bytes) -> Ingested:
+def _record(
+    context: ApiContext,
+    business_id: BusinessId,
+    body: bytes,
+    are_times_given: bool,  # noqa: FBT001 - a thread takes no names
+) -> Ingested:
     accepted = record_body(
-        context.buffer, business_id, body, limits=context.limits, quantities=context.quantities
+        context.buffer,
+        business_id,
+        body,
+        limits=context.limits,
+        quantities=context.quantities,
+        are_times_given=are_times_given,
     )
     ACCEPTED_EVENTS.inc(accepted.ingested_count)
     return Ingested(ingested_count=accepted.ingested_count)
@@ -71,14 +89,25 @@ def _record(context: ApiContext, business_id: BusinessId, body: bytes) -> Ingest
 
 router: Final = APIRouter(tags=["events"], route_class=RawRoute)
 
-_BODY: Final = {
+_REQUEST: Final = {
+    "parameters": [
+        {
+            "name": TIME_GIVEN,
+            "in": "header",
+            "required": False,
+            "schema": {"type": "string"},
+            "description": "`false`: the times are when a client recorded the events, and differ"
+            " each time that the same use is recorded. The same `event_id` with another time is"
+            " then no conflict.",
+        }
+    ],
     "requestBody": {
         "required": True,
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Ingest"}}},
-    }
+    },
 }
 
 
-@router.post("/events/ingest", openapi_extra=_BODY, response_model=Ingested)
+@router.post("/events/ingest", openapi_extra=_REQUEST, response_model=Ingested)
 async def ingest_events(_tenant: Ingester) -> None:
     """Take 1 to 1,000 events. The same `event_id` again is charged once, however often it comes."""

@@ -66,11 +66,17 @@ def record_body(
     *,
     limits: AcceptLimits = DEFAULT_LIMITS,
     quantities: Quantities | None = None,
+    are_times_given: bool = True,
 ) -> Accepted:
-    """Record all events of a JSON body `{"events": […]}`, or none; raises as `record_usage`."""
+    """Record all events of a JSON body `{"events": […]}`, or none; raises as `record_usage`.
+
+    are_times_given  false if a meter set the times: then they are not part of the digests
+    """
     summed = quantities.summed(business_id) if quantities else {}
     columns = parse_fast(body, limits, summed, utc_now())
     columns = columns or EventColumns.of(check_events(_events(body), limits, summed))
+    if not are_times_given:
+        columns = columns._replace(are_given=[False] * len(columns.event_ids))
     buffer.append(business_id, columns)
     return Accepted(len(columns.event_ids))
 

@@ -12,12 +12,16 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from metering.accept import Meter
 from metering.accept.client.flusher import Link
+from metering.accept.client.http_route import requests_of
+from metering.accept.client.pending import Waiting
 from metering.accept.summed import Quantities, SummedProperties
 from metering.buffer.chunk import BufferedEvent
 from metering.errors import (
+    ApiUnavailableError,
     BufferFullError,
     BufferUnavailableError,
     ConfigurationError,
+    FieldProblem,
     InvalidInputError,
 )
 from metering.ids import BusinessId, new_ulid
@@ -369,3 +373,117 @@ def test_without_an_answer_the_last_properties_are_used(bad: bytes) -> None:
 
     tokens = {"call": frozenset({"tokens"})}
     assert answers == [{}, tokens, tokens, tokens, {}]
+
+
+# --- over HTTP ------------------------------------------------------------------------------------
+
+
+def test_events_that_an_error_names_are_unsendable_and_the_others_are_sent(
+    buffer: FakeBuffer, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusal = [FieldProblem(f"events[{at}].timestamp", "is too old") for at in (1, 1, 4, 99)]
+    buffer.errors = [InvalidInputError(*refusal)]
+    with meter_over(buffer) as meter:
+        ids = record(meter, 6)
+
+        assert meter.flush()
+        assert buffer.ids == [ids[0], ids[2], ids[3], ids[5]]
+        assert (meter.stats.sent, meter.stats.unsendable, meter.stats.retries) == (4, 2, 0)
+    assert f"event {ids[4]!r} cannot be sent: events[4].timestamp: is too old" in caplog.text
+
+
+def test_the_rest_of_a_batch_that_was_cut_is_dropped_with_it(buffer: FakeBuffer) -> None:
+    """Closing waits for one request, not for each part of a batch."""
+    buffer.errors = [InvalidInputError(FieldProblem("body", "is too large"))]
+    with meter_over(buffer, close_timeout_s=0.0) as meter:
+        record(meter, 8)
+        buffer.meanwhile = lambda: setattr(buffer, "down", BufferUnavailableError("away"))
+
+        assert not meter.close()
+        assert (len(buffer.attempts), meter.stats.dropped, meter.stats.pending) == (2, 8, 0)
+
+
+def test_an_api_that_says_when_is_not_asked_before(buffer: FakeBuffer) -> None:
+    buffer.errors = [ApiUnavailableError("it answered 429", retry_after_s=0.4)]
+    with meter_over(buffer, flush_events=1) as meter:
+        started = time.monotonic()
+        record(meter)
+        eventually(lambda: buffer.ids)
+
+        assert time.monotonic() - started >= 0.4
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"redis_url": "redis://localhost"},
+        {"business_id": "bus_1"},
+        {"api_url": "https://localhost"},
+        {"api_key": "key"},
+        {"redis_url": "redis://localhost", "business_id": "bus_1", "api_key": "key"},
+        {"api_url": "https://localhost", "api_key": "key", "business_id": "bus_1"},
+    ],
+)
+def test_a_meter_has_one_way_to_send(given: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError, match="give redis_url and business_id, or api_url"):
+        Meter(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:8080",
+        "redis://localhost",
+        "https://",
+        "https://key@localhost",
+        "https://localhost?key=1",
+        "https://localhost:port",
+        "https://[::1",
+        f"https://{'a' * 70}.example.com",
+    ],
+)
+def test_an_address_that_is_none_of_an_api_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="address of the API"):
+        Meter(api_url=url, api_key="key")
+
+
+@pytest.mark.parametrize("key", [" ", "a\nb", "schlüssel"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_repeated(key: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Meter(api_url="https://localhost", api_key=key)
+
+    assert key == " " or key not in str(refused.value)
+
+
+def waiting(event_id: str, size_bytes: int = 100, *, time_given: bool = False) -> Waiting:
+    at = "2026-01-31T09:30:00.000000Z"
+    return Waiting(BufferedEvent(event_id, "cus_1", "call", at, {}, time_given), size_bytes, 0.0)
+
+
+def cut(*batch: Waiting) -> list[list[str]]:
+    return [[one.event.event_id for one in request] for request in requests_of([*batch])]
+
+
+def test_a_batch_is_one_request() -> None:
+    assert cut(*(waiting(f"{n}") for n in range(3))) == [["0", "1", "2"]]
+
+
+def test_a_request_holds_an_id_once() -> None:
+    """The API refuses a request that repeats an id; apart, the second counts as a duplicate."""
+    assert cut(waiting("a"), waiting("b"), waiting("a"), waiting("c")) == [["a", "b"], ["a", "c"]]
+
+
+def test_times_of_the_program_and_of_the_meter_are_sent_apart() -> None:
+    batch = [waiting(f"{n}", time_given=bool(n % 2)) for n in range(5)]
+
+    assert cut(*batch) == [["1", "3"], ["0", "2", "4"]]
+
+
+def test_requests_are_bounded() -> None:
+    many = requests_of([waiting(f"{n}") for n in range(2500)])
+    large = requests_of([waiting(f"{n}", 300_000) for n in range(7)])
+
+    assert [len(request) for request in many] == [1000, 1000, 500]
+    assert [len(request) for request in large] == [3, 3, 1]
+    assert [len(request) for request in requests_of([waiting("huge", 2_000_000)])] == [1]

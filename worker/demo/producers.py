@@ -11,17 +11,8 @@ from threading import Event
 from types import TracebackType
 from typing import Final, Self
 
-import httpx
-
 from metering.accept.client.flusher import Link
 from metering.accept.client.meter import Meter
-from metering.buffer.chunk import BufferedEvent
-from metering.errors import (
-    BufferFullError,
-    BufferUnavailableError,
-    FieldProblem,
-    InvalidInputError,
-)
 from metering.ids import BusinessId
 from worker.context import open_buffer
 from worker.demo.scene import Scene
@@ -78,7 +69,7 @@ class Producers:
         self._futures: list[Future[None]] = []
         self._threads = ThreadPoolExecutor(LANES, "producer")
         self._direct = _meter(scene.business_id, _redis_link(config))
-        self._edge = _meter(scene.business_id, _http_link(api_url, scene.api_key))
+        self._edge = _http_meter(api_url, scene.api_key)
         self._meters = (self._direct, self._edge)
 
     def __enter__(self) -> Self:
@@ -168,43 +159,20 @@ def _meter(business_id: BusinessId, link: Link) -> Meter:
     )
 
 
+def _http_meter(api_url: str, api_key: str) -> Meter:
+    return Meter(
+        api_url=api_url,
+        api_key=api_key,
+        api_timeout_s=HTTP_TIMEOUT_S,
+        flush_events=FLUSH_EVENTS,
+        on_full="block",
+        block_timeout_s=BLOCK_TIMEOUT_S,
+        close_timeout_s=CLOSE_TIMEOUT_S,
+        handle_sigterm=False,
+    )
+
+
 def _redis_link(config: Settings) -> Link:
     """Return a connection to the buffer that does not ask which properties are summed."""
     buffer = open_buffer(config)
     return Link(buffer.append, lambda _business_id: {}, buffer.redis.close)
-
-
-def _http_link(api_url: str, key: str) -> Link:
-    """Return a connection that posts events to `/events/ingest`, as any client would."""
-    headers = {"Authorization": f"Bearer {key}"}
-    client = httpx.Client(base_url=api_url, headers=headers, timeout=HTTP_TIMEOUT_S)
-
-    def append(_business_id: BusinessId, events: Sequence[BufferedEvent]) -> None:
-        try:
-            answer = client.post("/events/ingest", json={"events": [_body(e) for e in events]})
-        except httpx.TransportError as error:
-            raise BufferUnavailableError(type(error).__name__) from error
-        _judge(answer)
-
-    return Link(append, lambda _business_id: {}, client.close)
-
-
-def _body(event: BufferedEvent) -> dict[str, object]:
-    return {
-        "event_id": event.event_id,
-        "customer_id": event.customer_id,
-        "event_name": event.event_name,
-        "timestamp": event.event_at,
-        "metadata": event.metadata,
-    }
-
-
-def _judge(answer: httpx.Response) -> None:
-    """Raise the error that the buffer itself would have raised."""
-    if answer.is_success:
-        return
-    if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
-        raise BufferFullError(int(answer.headers["Retry-After"]))
-    if answer.is_client_error:
-        raise InvalidInputError(FieldProblem("events", answer.text))
-    raise BufferUnavailableError(f"HTTP {answer.status_code}")

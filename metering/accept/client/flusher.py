@@ -1,7 +1,9 @@
-"""The thread that sends recorded events to Redis, in order, with retries under the same ids."""
+"""The thread that sends recorded events, in order, with retries under the same ids."""
 
 import logging
 import random
+import re
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,13 +14,23 @@ from typing import Final
 from metering.accept.client.pending import Pending, Waiting
 from metering.accept.summed import SummedProperties
 from metering.buffer.chunk import BufferedEvent
-from metering.errors import BufferFullError, InvalidInputError
+from metering.errors import (
+    ApiUnavailableError,
+    BufferFullError,
+    ForbiddenError,
+    InvalidInputError,
+    UnauthorizedError,
+)
 from metering.ids import BusinessId
 
 BACKOFF_FIRST_S: Final = 0.1
 BACKOFF_MAX_S: Final = 5.0
 WARN_PERIOD_S: Final = 60.0
 EXIT_POLL_S: Final = 0.02
+
+_NAMED: Final = re.compile(r"events\[(\d{1,9})\]")
+
+_WRONG_KEY: Final = (UnauthorizedError, ForbiddenError)
 
 log = logging.getLogger("metering.accept")
 
@@ -30,6 +42,24 @@ class Link:
     append: Callable[[BusinessId, Sequence[BufferedEvent]], None]
     summed: Callable[[BusinessId], SummedProperties]
     close: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How a meter sends: over which link, and in which requests.
+
+    requests_of  cuts a batch; each request is taken whole or not at all
+    answer_s     how long a request may take
+    """
+
+    connect: Callable[[], Link]
+    requests_of: Callable[[list[Waiting]], list[list[Waiting]]]
+    answer_s: float
+
+
+def whole(batch: list[Waiting]) -> list[list[Waiting]]:
+    """Return a batch as one request."""
+    return [batch]
 
 
 class LogThrottle:
@@ -53,14 +83,15 @@ class Flusher:
         self,
         pending: Pending,
         business_id: BusinessId,
-        connect: Callable[[], Link],
+        route: Route,
         on_done: Callable[[], None],
     ) -> None:
         self.summed: SummedProperties = {}
         self._pending = pending
         self._business_id = business_id
-        self._connect = connect
+        self._route = route
         self._on_done = on_done
+        self._requests: deque[list[Waiting]] = deque()  # of the batch that was taken
         self._link: Link | None = None
         self._thread: Thread | None = None
         self._exit_mark = 0  # the number of events recorded before `hurry`
@@ -115,7 +146,9 @@ class Flusher:
                 if self.is_done():
                     self._on_done()
             if due_in_s is not None and due_in_s <= 0:
-                self._send(self._pending.take())
+                self._requests.extend(self._route.requests_of(self._pending.take()))
+                while self._requests:
+                    self._send(self._requests.popleft())
             else:
                 self._pending.bell.wait(due_in_s)
         if self._link is not None:
@@ -123,7 +156,7 @@ class Flusher:
 
     def _open_link(self) -> Link:
         if self._link is None:
-            self._link = self._connect()
+            self._link = self._route.connect()
         return self._link
 
     def _load_summed(self) -> None:
@@ -132,7 +165,7 @@ class Flusher:
             self.summed = self._open_link().summed(self._business_id)
 
     def _send(self, batch: list[Waiting]) -> None:
-        """Try one batch until it is sent, found unsendable, or dropped at the end of closing."""
+        """Try one request until it is sent, cannot be sent so, or is dropped while closing."""
         attempt = 0
         # Read before each attempt, so that a flush requested during a failing one is not missed.
         nudges = self._pending.nudges
@@ -146,11 +179,11 @@ class Flusher:
             log.info("usage is sent again, after %d failed attempts", attempt)
 
     def _attempt(self, batch: list[Waiting]) -> Exception | None:
-        """Send once. Returns the error if a retry can help, None if the batch is released."""
+        """Send once. Returns the error if a retry can help, None if nothing of `batch` is left."""
         try:
             self._open_link().append(self._business_id, [waiting.event for waiting in batch])
         except (InvalidInputError, TypeError, ValueError) as error:
-            self._send_each(batch, error)
+            self._set_aside(batch, error)
         except Exception as error:  # noqa: BLE001 - no error may end the thread
             self._note_failure(error)
             return error
@@ -163,24 +196,33 @@ class Flusher:
         self._pending.note_retry(error)
         if self._failure_log():
             pending = self._pending.stats().pending
-            log.warning("usage is kept and sent later: %d events pending: %s", pending, error)
+            level = logging.ERROR if isinstance(error, _WRONG_KEY) else logging.WARNING
+            log.log(level, "usage is kept and sent later: %d events pending: %s", pending, error)
 
-    def _send_each(self, batch: list[Waiting], error: Exception) -> None:
-        """Send each event alone, so that one that cannot be written does not block the others."""
-        if len(batch) > 1:
-            for waiting in batch:
-                self._send([waiting])
+    def _set_aside(self, batch: list[Waiting], error: Exception) -> None:
+        """Release the events that `error` names, and send the others.
+
+        If it names none, send two halves, until the event is alone that cannot be sent.
+        """
+        reasons = _reasons(error, batch)
+        middle = len(batch) // 2
+        if not reasons and middle:
+            self._requests.extendleft((batch[middle:], batch[:middle]))
             return
-        log.error("event %r cannot be sent: %s", batch[0].event.event_id, error)
-        self._pending.release(batch, "unsendable")
+        reasons = reasons or {0: str(error)}
+        for index, reason in reasons.items():
+            log.error("event %r cannot be sent: %s", batch[index].event.event_id, reason)
+        self._pending.release([batch[index] for index in reasons], "unsendable")
+        if others := [one for index, one in enumerate(batch) if index not in reasons]:
+            self._requests.appendleft(others)
 
     def _give_up(self, batch: list[Waiting], problem: Exception) -> None:
-        """Drop all that closing leaves. If only the answer was lost, the events are in Redis."""
+        """Drop all that closing leaves. If only the answer was lost, the events have arrived."""
         lost = 0
         while batch:
             lost += len(batch)
             self._pending.release(batch, "dropped")
-            batch = self._pending.take()
+            batch = self._requests.popleft() if self._requests else self._pending.take()
         log.error("%d usage events were given up while closing: %s", lost, problem)
 
     def _back_off(self, attempt: int, problem: Exception, nudges: int) -> int:
@@ -188,7 +230,10 @@ class Flusher:
         delay_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(attempt, 10))
         if isinstance(problem, BufferFullError):
             delay_s = max(delay_s, problem.retry_after_s)
-        until_s = monotonic() + delay_s * random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+        delay_s *= random.uniform(0.5, 1.0)  # noqa: S311 - not a secret
+        if isinstance(problem, ApiUnavailableError):
+            delay_s = max(delay_s, problem.retry_after_s)
+        until_s = monotonic() + delay_s
         if self._give_up_at_s is not None:
             until_s = min(until_s, self._give_up_at_s)
         while (left_s := until_s - monotonic()) > 0:
@@ -196,3 +241,14 @@ class Flusher:
                 return 1
             self._pending.bell.wait(left_s)
         return attempt + 1
+
+
+def _reasons(error: Exception, batch: Sequence[Waiting]) -> dict[int, str]:
+    """Return why events are refused, by their place in the batch, if the error names them."""
+    reasons: dict[int, str] = {}
+    if isinstance(error, InvalidInputError):
+        for problem in error.problems:
+            named = _NAMED.match(problem.field)
+            if named and int(named[1]) < len(batch):
+                reasons.setdefault(int(named[1]), f"{problem.field}: {problem.reason}")
+    return reasons

@@ -1,4 +1,4 @@
-"""`Meter`: record usage in an API process; its own thread sends it to Redis."""
+"""`Meter`: record usage in an API process; its own thread sends it to Redis or to the API."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -10,14 +10,14 @@ from typing import Final, Literal, Self
 import orjson
 
 from metering.accept.client import lifecycle
-from metering.accept.client.flusher import Flusher, Link, LogThrottle, log
+from metering.accept.client.flusher import Flusher, Link, LogThrottle, Route, log, whole
+from metering.accept.client.http_route import http_route
 from metering.accept.client.pending import MeterStats, Pending
+from metering.accept.client.redis_route import redis_route
 from metering.accept.event import AcceptLimits
 from metering.accept.record import DEFAULT_LIMITS
-from metering.accept.summed import Quantities
 from metering.accept.validate import check_event
 from metering.buffer.durability import Durability
-from metering.buffer.stream import UsageBuffer, connect
 from metering.errors import BufferFullError, ConfigurationError
 from metering.ids import BusinessId, new_ulid
 
@@ -30,8 +30,11 @@ RETRY_AFTER_FULL_S: Final = 1
 class Meter:
     """A producer's client. Thread-safe; survives a fork; one per process is enough.
 
-    `record` checks an event, sets its id and time, and keeps it in memory; it never talks to
-    Redis. A batch is sent when `flush_events` are pending or the oldest is `flush_interval_s` old.
+    Give it `redis_url` and `business_id`; or, where Redis cannot be reached, `api_url` and an
+    `api_key` that may ingest.
+
+    `record` checks an event, sets its id and time, and keeps it in memory; it never talks to a
+    server. A batch is sent when `flush_events` are pending or the oldest is `flush_interval_s` old.
     A failed batch is sent again, in order, with the same ids; the debit counts an id once.
 
     `pending_events_max` and `pending_bytes_max` (as JSON; Python needs about four times that)
@@ -42,16 +45,21 @@ class Meter:
     block   `record` waits up to `block_timeout_s`, then raises (not for an event loop)
 
     At exit, on SIGTERM and on `close` it sends for up to `close_timeout_s`. A killed process
-    loses its pending events: while Redis answers, those of the last `flush_interval_s`. `shards`
-    and the high-water marks must be those of the workers: while Redis holds events in another
-    number of shards nothing is sent, and `stats.last_error` says why.
+    loses its pending events: while the server answers, those of the last `flush_interval_s`.
+
+    Redis: `shards` and the high-water marks must be those of the workers: while Redis holds events
+    in another number of shards nothing is sent, and `stats.last_error` says why.
+    HTTP: the API checks again. An event that it refuses is unsendable, and the others of its batch
+    are sent. While it does not know the key, nothing is sent, and `stats.last_error` says so.
     """
 
     def __init__(
         self,
-        redis_url: str,
-        business_id: str,
+        redis_url: str | None = None,
+        business_id: str | None = None,
         *,
+        api_url: str | None = None,
+        api_key: str | None = None,
         shards: int = 16,
         durability: Durability = "everysec",
         high_water_events: int = 5_000_000,
@@ -64,6 +72,7 @@ class Meter:
         block_timeout_s: float = 5.0,
         close_timeout_s: float = 5.0,
         redis_timeout_s: float = 1.5,
+        api_timeout_s: float = 5.0,
         handle_sigterm: bool = True,
         limits: AcceptLimits = DEFAULT_LIMITS,
         link: Callable[[], Link] | None = None,
@@ -71,16 +80,18 @@ class Meter:
         if not 1 <= flush_events <= pending_events_max or pending_bytes_max < PENDING_BYTES_MIN:
             raise ConfigurationError("the pending bounds are below one batch or one event")
         self.on_full: Final = on_full
-        self._business_id = BusinessId(business_id)
+        self._business_id = BusinessId(business_id or "")
         self._limits = limits
         self._block_timeout_s = block_timeout_s if on_full == "block" else 0.0
         self._close_timeout_s = close_timeout_s
-        self._redis_timeout_s = redis_timeout_s
         self._is_closed = False
         self._full = LogThrottle()
-        self._connect = link or _checked_link(
-            partial(
-                _redis_link,
+        if link is not None:
+            self._route = Route(link, whole, 2 * redis_timeout_s)
+        elif api_url and api_key and redis_url is business_id is None:
+            self._route = http_route(api_url, api_key, api_timeout_s)
+        elif redis_url and business_id and api_url is api_key is None:
+            self._route = redis_route(
                 redis_url,
                 redis_timeout_s,
                 shards=shards,
@@ -88,7 +99,8 @@ class Meter:
                 high_water_bytes=high_water_bytes,
                 durability=durability,
             )
-        )
+        else:
+            raise ConfigurationError("give redis_url and business_id, or api_url and api_key")
         self._new_pending = partial(
             Pending,
             events_max=pending_events_max,
@@ -160,7 +172,7 @@ class Meter:
         """
         self._is_closed = True
         dropped = self.stats.dropped
-        self._flusher.finish(self._close_timeout_s, 2 * self._redis_timeout_s)
+        self._flusher.finish(self._close_timeout_s, self._route.answer_s)
         return self.stats.dropped == dropped and self._pending.is_empty()
 
     def __enter__(self) -> Self:
@@ -196,34 +208,5 @@ class Meter:
         """Start without events, thread and connection: in a new meter or a forked child."""
         self._pending = self._new_pending()
         self._flusher = Flusher(
-            self._pending, self._business_id, self._connect, lifecycle.die_if_all_done
+            self._pending, self._business_id, self._route, lifecycle.die_if_all_done
         )
-
-
-def _redis_link(
-    url: str,
-    timeout_s: float,
-    *,
-    shards: int,
-    high_water_events: int,
-    high_water_bytes: int,
-    durability: Durability,
-) -> Link:
-    redis = connect(url, timeout_s=timeout_s)
-    buffer = UsageBuffer(
-        redis,
-        shards=shards,
-        high_water_events=high_water_events,
-        high_water_bytes=high_water_bytes,
-        durability=durability,
-    )
-    return Link(buffer.append, Quantities(redis).summed, redis.close)
-
-
-def _checked_link(factory: Callable[[], Link]) -> Callable[[], Link]:
-    """Build a link once, so that a malformed address fails in the constructor."""
-    try:
-        factory().close()
-    except ValueError as error:
-        raise ConfigurationError(f"the Redis address cannot be read: {error}") from error
-    return factory

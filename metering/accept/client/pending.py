@@ -32,7 +32,7 @@ class MeterStats:
     """Counts since the meter was made: recorded = sent + dropped + unsendable + pending.
 
     dropped     the pending list was full, or closing ran out of time
-    unsendable  the event cannot be written as a chunk
+    unsendable  no chunk can hold the event, or the API refuses it
     retries     failed sends; each is repeated with the same event ids
     """
 
