@@ -49,7 +49,9 @@ class ReversalOut(View):
 class LedgerEntry(View):
     """One immutable line of a wallet's history. Amounts in minor units, never negative.
 
-    `amount` is 0 if usage cost less than a minor unit: see `exact_cost` and `remainder`.
+    `amount` is 0 if usage cost less than a minor unit. A debit for usage carries the part below one
+    minor unit: `remainder_before` + `exact_cost` = `amount` + `remainder`. `remainder` is what the
+    wallet carries after the entry. Other entries leave it as it was.
     `reversed_by`: the later entries that give it or call it back, in part or whole.
     """
 
@@ -72,6 +74,7 @@ class LedgerEntry(View):
     batch_id: BatchId | None
     event_count: int
     exact_cost: Exact
+    remainder_before: Exact
     remainder: Exact = Field(validation_alias="remainder_after")
     metadata: Annotated[Metadata, BeforeValidator(orjson.loads)] = Field(
         validation_alias="metadata_json"
@@ -111,8 +114,8 @@ class UsageLine(View):
 class EntryUsage(View):
     """An event of a debit: its exact cost in minor units, and the lines that add up to it.
 
-    `adds_up` false: a meter or a price has changed since. `cost` is what was charged; the lines
-    show the meters and prices of today.
+    `cost` is what was charged. The lines show the meters and prices of the time of the debit. If
+    `adds_up` is false, these are not fully known, the lines make another sum, and `note` says so.
     """
 
     event_id: str = Field(validation_alias=AliasPath("event", "event_id"))
@@ -123,6 +126,7 @@ class EntryUsage(View):
     )
     lines: list[UsageLine]
     adds_up: bool
+    note: str | None
 
 
 @router.post("", response_model=CustomerWallet)

@@ -233,9 +233,24 @@ def list_meters(conn: Connection, business_id: BusinessId) -> list[Meter]:
     return db.rows(_meter, conn.execute(statements.METERS, {"business_id": business_id}))
 
 
+def list_meters_at(conn: Connection, business_id: BusinessId, at: datetime) -> list[Meter]:
+    """Return the meters as they were at a moment.
+
+    A meter that was taken back into use shows no trace of the time when it was archived.
+    """
+    key = {"business_id": business_id, "at": at}
+    return db.rows(_meter, conn.execute(statements.METERS_AT, key))
+
+
 def list_prices(conn: Connection, business_id: BusinessId) -> list[Price]:
     """Return the prices of a business, by meter and currency, in the order they take effect."""
     return db.rows(Price, conn.execute(statements.PRICES, {"business_id": business_id}))
+
+
+def list_prices_at(conn: Connection, business_id: BusinessId, at: datetime) -> list[Price]:
+    """Return the prices as they were at a moment, without `superseded_by`."""
+    key = {"business_id": business_id, "at": at}
+    return db.rows(Price, conn.execute(statements.PRICES_AT, key))
 
 
 def page_of_meters(

@@ -1,7 +1,8 @@
-"""The cost of an event meter by meter, computed with the present meters and prices.
+"""The cost of an event meter by meter, computed with the meters and prices of a moment.
 
-Kept usage holds only the exact total of each event, because every event pays for what is stored. If
-a meter or price has changed since, the lines add up to another sum; the caller must show that.
+Kept usage holds only the exact total of each event, because every event pays for what is stored.
+The store does not know all of the past: see `list_meters_at`. The lines may add up to another sum;
+the caller must show that.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,7 @@ from metering.errors import BadQuantityError
 from metering.ids import BusinessId, Currency, MeterId
 from metering.money import EXACT, ZERO
 from metering.rate_card.card import CompiledMeter, compile_meters
-from metering.rate_card.catalogue import Meter, Price, list_meters, list_prices
+from metering.rate_card.catalogue import Meter, Price, list_meters_at, list_prices_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +57,15 @@ class LineCard:
         return found
 
 
-def line_card(conn: Connection, business_id: BusinessId) -> LineCard:
-    """Return the present card of a business."""
-    return LineCard(list_meters(conn, business_id), list_prices(conn, business_id))
+def line_card(conn: Connection, business_id: BusinessId, at: datetime) -> LineCard:
+    """Return the card of a business as it was at a moment."""
+    return LineCard(list_meters_at(conn, business_id, at), list_prices_at(conn, business_id, at))
 
 
 def _quantity(meter: CompiledMeter, metadata: Metadata) -> Decimal:
     try:
         return meter.quantity(metadata)
-    except BadQuantityError:  # the meter is newer than the event
+    except BadQuantityError:  # the meter did not price the event
         return ZERO
 
 

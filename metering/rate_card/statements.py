@@ -34,6 +34,13 @@ METER: Final = text(f"""
 METERS: Final = text(f"""
     SELECT {_METER} FROM meters WHERE business_id = :business_id ORDER BY meter_id
 """)
+# The same as of a moment: without newer meters, and those that were archived later in use.
+METERS_AT: Final = text("""
+    SELECT meter_id, business_id, name, event_name, measurement_unit, aggregation_type,
+        aggregation_key, description, filter,
+        CASE WHEN archived_at <= :at THEN archived_at END AS archived_at, created_at, updated_at
+    FROM meters WHERE business_id = :business_id AND created_at <= :at ORDER BY meter_id
+""")
 # A page of the meters in use, or of the archived ones, newest first.
 METER_PAGE: Final = text(f"""
     SELECT {_METER} FROM meters
@@ -77,6 +84,13 @@ PRICE: Final = text(f"{_PRICES} AND p.price_id = :price_id")
 # The prices of a business in the order in which they come into force.
 PRICES: Final = text(f"""{_PRICES}
     ORDER BY p.meter_id, p.currency, p.effective_from, p.price_id
+""")
+# The same as of a moment: without newer prices, and those that were ended later not ended.
+PRICES_AT: Final = text("""
+    SELECT price_id, business_id, meter_id, currency, price_per_unit, units, effective_from,
+        CASE WHEN ended_at <= :at THEN ended_at END AS ended_at
+    FROM prices WHERE business_id = :business_id AND created_at <= :at
+    ORDER BY meter_id, currency, effective_from, price_id
 """)
 # A page of the prices of a business, or of one meter, newest first.
 PRICE_PAGE: Final = text(f"""{_PRICES}

@@ -7,28 +7,42 @@ share their events.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
+from typing import Final
 
 from sqlalchemy import Connection
 
-from metering.ids import EntryId
+from metering.ids import BatchId, EntryId
 from metering.ledger.entry import Entry
 from metering.rate_card.lines import Line, line_card, total
 from metering.usage import statements
 from metering.usage.find import FoundEvent, of_posted
 
+# Why lines may not add up: a meter that is taken back into use loses the time when it was
+# archived, and a change within milliseconds of a batch may count on the other side of it.
+NOTE: Final = (
+    "the lines do not add up to the cost that was charged: the meters and prices of the time of"
+    " the debit are not fully known"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ExplainedEvent:
-    """An event and the lines that make its cost."""
+    """An event and the lines that make its cost, by the meters and prices of its batch's time."""
 
     event: FoundEvent
     lines: Sequence[Line]
 
     @property
     def adds_up(self) -> bool:
-        """Tell whether the lines make the cost. If not, a meter or a price has changed since."""
+        """Tell whether the lines make the cost."""
         return total(self.lines) == self.event.cost_minor
+
+    @property
+    def note(self) -> str | None:
+        """Return the reason why the lines do not make the cost. Returns None if they do."""
+        return None if self.adds_up else NOTE
 
 
 def events_of_entry(
@@ -41,13 +55,12 @@ def events_of_entry(
     """
     if entry.batch_id is None:
         return
-    key = {"batch_id": entry.batch_id}
     values = {
-        **key,
+        "batch_id": entry.batch_id,
         "business_id": entry.business_id,
         "customer_id": entry.customer_id,
         "currency": entry.currency,
-        "posted_at": conn.execute(statements.BATCH_TIME, key).scalar_one(),
+        "posted_at": _batch_time(conn, entry.batch_id),
         "page": rows_per_read,
     }
     while True:
@@ -62,6 +75,12 @@ def events_of_entry(
         last = found[-1]
 
 
+def _batch_time(conn: Connection, batch_id: BatchId) -> datetime:
+    """Return when a batch began. It compared its rate cards with the store at that moment."""
+    moment: datetime = conn.execute(statements.BATCH_TIME, {"batch_id": batch_id}).scalar_one()
+    return moment
+
+
 def explain_events(
     conn: Connection,
     entry: Entry,
@@ -72,9 +91,9 @@ def explain_events(
 ) -> list[ExplainedEvent]:
     """Return up to `page` events of an entry, newest first, each with its lines."""
     found = list(islice(events_of_entry(conn, entry, last, offset + page), offset, offset + page))
-    if not found:
+    if not found or entry.batch_id is None:
         return []
-    card = line_card(conn, entry.business_id)
+    card = line_card(conn, entry.business_id, _batch_time(conn, entry.batch_id))
     return [
         ExplainedEvent(
             event, card.lines(event.event_name, event.event_at, event.metadata, entry.currency)

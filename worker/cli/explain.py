@@ -11,7 +11,7 @@ from metering.ledger.entry import Entry
 from metering.ledger.history import get_entry
 from metering.ledger.lots.listing import Allocations, allocations_of
 from metering.ledger.reversals import Reversal, reversals_of
-from metering.usage.entry_usage import ExplainedEvent, explain_events, sharing
+from metering.usage.entry_usage import NOTE, ExplainedEvent, explain_events, sharing
 from worker.cli.command import Tenant, command
 from worker.cli.options import EntryArgument, Limit
 from worker.cli.page import Page, View, columns
@@ -26,9 +26,12 @@ _ENTRY: Final = columns(
     """
         customer_id, what, amount = $amount_minor, balance before = $before_minor,
         balance after = $after_minor, reason, reference, idempotency key = idempotency_key,
-        batch = batch_id, events, exact cost (minor) = exact_cost, version, created_at
+        batch = batch_id, events, carried in (minor) = carried_in,
+        exact cost (minor) = exact_cost, carried out (minor) = carried_out, version, created_at
     """,
     what=_what,
+    carried_in=lambda entry: entry.remainder_before if entry.kind == "usage" else None,
+    carried_out=lambda entry: entry.remainder_after if entry.kind == "usage" else None,
     events=lambda entry: entry.event_count or None,
 )
 
@@ -68,10 +71,7 @@ class Explained:
             others = ", ".join(self.shared_with)
             yield f"its batch was split: these events are also those of {others}"
         if not all(explained.adds_up for explained in self.events):
-            yield (
-                "a meter or a price has changed since: quantities and prices are those of today,"
-                " the cost of an event is what was charged"
-            )
+            yield f"* {NOTE}; the row without a meter shows that cost"
 
 
 def _usage(explained: ExplainedEvent) -> dict[str, object]:
@@ -89,19 +89,23 @@ def _usage(explained: ExplainedEvent) -> dict[str, object]:
         for line in explained.lines
     ]
     own = {name: getattr(event, name) for name in names}
-    return {**own, "adds_up": explained.adds_up, "lines": lines}
+    how = {"adds_up": explained.adds_up, "note": explained.note}
+    return {**own, **how, "lines": lines}
 
 
 def _rows(explained: ExplainedEvent) -> Iterator[tuple[object, ...]]:
-    """Yield a row per line, or one for the whole event if its lines do not add up to its cost."""
-    event = explained.event
+    """Yield a row per line, after one for the whole event if they do not add up to its cost.
+
+    Such lines are marked with an asterisk.
+    """
+    event, mark = explained.event, "" if explained.adds_up else "* "
     if not explained.adds_up or not explained.lines:
         when = (event.event_at, event.event_name, None, None)
         yield (event.event_id, None, None, None, event.cost_minor, *when)
-        return
     for line in explained.lines:
         about = (event.event_at, event.event_name, line.unit, line.meter_id)
-        yield (event.event_id, line.meter_name, line.quantity, line.unit_price, line.cost, *about)
+        priced = (f"{mark}{line.meter_name}", line.quantity, line.unit_price, line.cost)
+        yield (event.event_id, *priced, *about)
 
 
 def _print(found: Explained, view: View) -> None:

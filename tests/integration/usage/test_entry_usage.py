@@ -12,8 +12,17 @@ import pytest
 from metering.buffer.chunk import BufferedEvent
 from metering.clock import to_wire
 from metering.ledger.entry import Entry
-from metering.rate_card.catalogue import Aggregation, NewMeter, create_meter
+from metering.rate_card.catalogue import (
+    Aggregation,
+    NewMeter,
+    archive_meter,
+    create_meter,
+    end_price,
+    list_meters,
+    list_prices,
+)
 from metering.rate_card.filter import Filter
+from metering.usage.entry_usage import NOTE
 from support.command import Gullak
 from support.edge import Api
 from support.tenant import Shop, event
@@ -178,27 +187,96 @@ def test_all_events_of_a_large_debit_can_be_read(client: httpx.Client, shop: Sho
     assert sorted(chain(*pages)) == [f"e-{n:04}" for n in range(1005)]
 
 
-def test_a_price_that_changed_after_the_charge_is_shown(
+def test_changes_after_a_debit_do_not_change_its_lines(
     client: httpx.Client, shop: Shop, gullak: Gullak
 ) -> None:
+    """A new meter, a price from the past, an archived meter and an ended price."""
     entry = debit(shop)
-    (meter_id,) = shop.rows("SELECT meter_id FROM meters WHERE name = 'tokens'")[0]
-    shop.run(
-        "INSERT INTO prices (price_id, business_id, meter_id, currency, price_per_unit,"
-        f" effective_from) VALUES ('prc_late', '{shop.business_id}', '{meter_id}', 'USD', 9,"
-        f" '{to_wire(NOW - timedelta(minutes=10))}')"
-    )
+    before, printed = usage(client, entry), gullak("explain", entry.entry_id).out
+    shop.meter(None, {"USD": "100"})
+    with shop.sessions.transaction() as conn:
+        tokens, large = list_meters(conn, shop.business_id)[:2]
+        shop.price(conn, tokens, "USD", "9", effective_from=NOW - timedelta(minutes=10))
+        archive_meter(conn, shop.business_id, large.meter_id)
+        for price in list_prices(conn, shop.business_id):
+            end_price(conn, shop.business_id, price.price_id)
 
-    found = {e["event_id"]: e for e in usage(client, entry)}
+    assert usage(client, entry) == before
+    assert gullak("explain", entry.entry_id).out == printed
+    assert {e["adds_up"] for e in before} == {True}
+    lines = [line for e in before for line in e["lines"]]
+    assert sum(Decimal(line["cost"]) for line in lines) == entry.exact_cost
+
+
+def test_a_meter_that_was_archived_before_a_debit_has_no_line(
+    client: httpx.Client, shop: Shop
+) -> None:
+    set_prices(shop)
+    calls = shop.meter(None, {"USD": "100"})
+    with shop.sessions.transaction() as conn:
+        archive_meter(conn, shop.business_id, calls.meter_id)
+    shop.charge(2)
+    (entry,) = shop.entries()
+
+    (found,) = usage(client, entry)
+
+    assert [line["meter_name"] for line in found["lines"]] == ["tokens"]
+    assert (found["adds_up"], found["note"]) == (True, None)
+
+
+def test_lines_that_do_not_add_up_are_shown_and_marked(
+    client: httpx.Client, shop: Shop, gullak: Gullak
+) -> None:
+    """The time when a meter was archived is lost when it is taken back into use."""
+    set_prices(shop)
+    calls = shop.meter(None, {"USD": "100"})
+    with shop.sessions.transaction() as conn:
+        archive_meter(conn, shop.business_id, calls.meter_id)
+    shop.charge(2)
+    (entry,) = shop.entries()
+    with shop.sessions.transaction() as conn:
+        archive_meter(conn, shop.business_id, calls.meter_id, archived=False)
+
+    (found,) = usage(client, entry)
+    (in_json,) = gullak("explain", entry.entry_id, "--json").json["usage"]
     output = gullak("explain", entry.entry_id).out
 
-    assert {name: e["adds_up"] for name, e in found.items()} == {
-        "new": False,
-        "zero": True,
-        "old": True,
-    }
-    assert found["new"]["cost"] == "8.500000000001"
-    assert "a meter or a price has changed since" in output
+    assert found["cost"] == "1"
+    for shown in (found, in_json):
+        assert (shown["adds_up"], shown["note"]) == (False, NOTE)
+        assert [line["meter_name"] for line in shown["lines"]] == ["tokens", "calls"]
+    rows = [line.split()[1:6] for line in output.splitlines() if found["event_id"] in line]
+    assert rows[0][0] == "1"
+    assert rows[1:] == [["*", "tokens", "2", "0.5", "1"], ["*", "calls", "1", "100", "100"]]
+    assert f"* {NOTE}" in output
+
+
+def test_what_is_carried_in_and_the_cost_are_the_amount_and_what_is_carried_out(
+    client: httpx.Client, shop: Shop, gullak: Gullak
+) -> None:
+    set_prices(shop)
+    shop.enter(500)
+    for tokens in (3, 4, 5):
+        shop.send(event_ago(shop, f"of-{tokens}", 60, tokens=tokens))
+        shop.drain()
+    entries = shop.entries()
+    carried = [
+        [
+            line.split()[-1]
+            for line in gullak("explain", entry.entry_id).out.splitlines()
+            if line.startswith(("carried in (minor)", "exact cost (minor)", "carried out (minor)"))
+        ]
+        for entry in entries
+    ]
+    path = f"/customers/{shop.customers[0]}/wallets/ledger-entries"
+    listed = client.get(path).json()["items"]
+
+    assert [entry.amount_minor for entry in entries] == [2, 1, 0, 500]
+    assert carried[:3] == [["0.75", "1.25", "0"], ["0.75", "1", "0.75"], ["0", "0.75", "0.75"]]
+    assert "carried" not in gullak("explain", entries[3].entry_id).out
+    for item in listed:
+        before, cost = Decimal(item["remainder_before"]), Decimal(item["exact_cost"])
+        assert before + cost == item["amount"] + Decimal(item["remainder"])
 
 
 def test_events_older_than_the_retention_are_shown_as_deleted(
