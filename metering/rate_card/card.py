@@ -7,8 +7,8 @@ The currency is the customer's billing currency, if it has one. Otherwise it is 
 one in which all priced meters of the event have a price at its time.
 
 Nothing is free by omission. An event is refused if no meter measures it, or if it adds to a meter
-without a price at its time, unless the business keeps such events. A price of 0 is a price. A meter
-without any price beside a meter with prices only measures.
+without a price at its time, unless the business keeps such events. A price of 0 is a price: a meter
+that only measures has one.
 """
 
 from bisect import bisect_right, insort
@@ -177,7 +177,7 @@ class RateCard:
         if priced:
             currency = self._currencies_of(priced, billing)[0]
             total, unpriced = _total(priced, currency, event_at, metadata)
-            if total and unpriced is None:
+            if total and unpriced is None and len(priced) == len(meters):
                 return _cost(currency, total)
         # Now tell an omission from a price or a quantity of 0.
         if not meters:
@@ -186,8 +186,12 @@ class RateCard:
         _check_quantities(meters, metadata)
         if not any(meter.measures(metadata) for meter in priced):
             at_fault = next(meter.meter_id for meter in meters if meter.measures(metadata))
-            return self._gap(NoPriceError(f"the meter {at_fault} has no price", at_fault))
-        return self._cost_in_some_currency(priced, event_at, metadata, billing)
+            return self._gap(_without_price(at_fault))
+        cost = self._cost_in_some_currency(priced, event_at, metadata, billing)
+        for meter in meters:
+            if not meter.prices and meter.quantity(metadata):
+                return self._gap(_without_price(meter.meter_id), cost)
+        return cost
 
     def _cost_in_some_currency(
         self,
@@ -236,6 +240,10 @@ def _check_quantities(meters: Sequence[CompiledMeter], metadata: Metadata) -> No
         raise BadQuantityError(f"it has none of the properties that its meters sum: {wanted}")
     for meter in meters:
         meter.quantity(metadata)
+
+
+def _without_price(meter_id: MeterId) -> NoPriceError:
+    return NoPriceError(f"the meter {meter_id} has no price", meter_id)
 
 
 def _unmetered(name: str, *, has_meters: bool) -> str:
