@@ -25,6 +25,8 @@ from metering.payment.vendors.gateway import (
 )
 from support.own_simulator import OwnSimulator, new_charge, running_simulator
 from worker import charging
+from worker.demo.simulator.account import Account
+from worker.demo.simulator.store import Store
 from worker.settings import settings_from
 
 HASTY_MS = 300
@@ -403,3 +405,22 @@ def test_an_event_that_was_not_sent_before_a_kill_is_sent_after_it(
     simulator.start()
 
     wait_until(lambda: bool(inbox.events_of(payment_id)))
+
+
+@pytest.mark.parametrize("is_taken", [True, False], ids=["taken", "not taken"])
+def test_an_event_that_is_to_be_sent_again_while_it_is_sent_is_due_at_once(
+    tmp_path: Path, *, is_taken: bool
+) -> None:
+    store = Store(tmp_path / "payments.db")
+    with store.open() as books:
+        books.tell("payment_intent.succeeded", {"id": "pi_1"})
+    on_its_way = store.due("event")
+    assert on_its_way
+
+    with store.open() as books:
+        Account(books, "").write(f"events/{on_its_way.id}/retry", {})
+    store.note_sent(on_its_way, is_taken=is_taken)
+
+    again = store.due("event")
+    assert again
+    assert again.id == on_its_way.id

@@ -33,8 +33,11 @@ PAGE: Final = """
 """
 # The oldest object of a kind that is due.
 DUE: Final = """
-    SELECT id, body, attempts FROM objects WHERE kind = :kind AND due_at <= :now
+    SELECT id, body, due_at, attempts FROM objects WHERE kind = :kind AND due_at <= :now
     ORDER BY number LIMIT 1
 """
-# An event was not taken: it is sent again later.
-POSTPONE: Final = "UPDATE objects SET due_at = :due_at, attempts = attempts + 1 WHERE id = :id"
+# An event was sent. It keeps a moment that was set while it was on its way.
+SENT: Final = """
+    UPDATE objects SET body = :body, due_at = :next_at, attempts = attempts + 1
+    WHERE id = :id AND due_at = :due_at
+"""

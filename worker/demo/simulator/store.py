@@ -26,6 +26,7 @@ class Due(NamedTuple):
 
     id: str
     body: str
+    due_at: float
     attempts: int
 
 
@@ -108,12 +109,12 @@ class Store:
     def note_sent(self, event: Due, *, is_taken: bool) -> None:
         """Note that an event was sent; unless it was taken, it is sent again."""
         wait_s = RETRY_S[min(event.attempts, len(RETRY_S) - 1)]
+        values = {**event._asdict(), "next_at": time.time() + wait_s}
+        if is_taken:
+            sent = {**_parsed(event.body), "pending_webhooks": 0}
+            values |= {"body": json.dumps(sent), "next_at": None}
         with self.open() as books:
-            if is_taken:
-                books.put({**_parsed(event.body), "pending_webhooks": 0})
-            else:
-                values = {"id": event.id, "due_at": time.time() + wait_s}
-                books.conn.execute(statements.POSTPONE, values)
+            books.conn.execute(statements.SENT, values)
 
 
 def _parsed(body: str) -> Json:
