@@ -14,8 +14,9 @@ import psutil
 
 from metering.accept import Meter
 from metering.buffer.chunk import BufferedEvent
+from metering.buffer.shard import shard_of
 from metering.buffer.stream import UsageBuffer
-from metering.ids import Currency
+from metering.ids import Currency, CustomerId
 from metering.low_credit.rules import set_rule
 from support.invariants import Attempts, broken, buffered
 from support.tenant import Shop, event
@@ -93,13 +94,16 @@ class Workload:
             number -= chunk
 
     def _traffic(self) -> Iterator[BufferedEvent]:
-        """Every customer in turn; some events come twice, some have no customer."""
-        last = None
+        """Every customer in turn; some events come twice, some have no customer.
+
+        Those share the shard of a customer: a shard of refused events alone has nothing to copy.
+        """
+        last, stranger_id = None, self._stranger_id()
         for number in count():
             if number % 11 == 10 and last is not None:
                 yield last
             if number % 17 == 16:
-                stranger = event("cus_nobody")
+                stranger = event(stranger_id)
                 self.attempts.bad.add(stranger.event_id)
                 yield stranger
             who, tokens = number % CUSTOMERS, number * 7 % 9 + 1
@@ -108,6 +112,12 @@ class Workload:
             cost = Decimal(PRICES[currency]) * tokens / UNITS
             self.attempts.costs[last.event_id] = (currency, cost)
             yield last
+
+    def _stranger_id(self) -> CustomerId:
+        business_id, shards = self.shop.business_id, len(self.shop.buffer.shards)
+        wanted = shard_of(business_id, self.shop.customers[0], shards)
+        ids = (CustomerId(f"cus_nobody{number}") for number in count())
+        return next(id_ for id_ in ids if shard_of(business_id, id_, shards) == wanted)
 
     # --- results ----------------------------------------------------------------------------
 
