@@ -157,7 +157,7 @@ class RefundExceedsDebitError(InvalidInputError):
 
 
 class RefundExceedsPaymentError(InvalidInputError):
-    """More would be refunded than is left of what was paid; nothing was written."""
+    """The refund exceeds what is left of the payment; nothing was written."""
 
     def __init__(self, paid_minor: int, left_minor: int) -> None:
         reason = f"{left_minor} of the {paid_minor} that were paid are left to refund"

@@ -23,7 +23,7 @@ Path = list[int | str]
 
 
 def path_of(detail: ErrorDetails, given: object) -> Path:
-    """Return where the fault is in `given`, which was refused as a whole. None: it is not known.
+    """Return the path of a fault in the refused `given`, which is None if it is not at hand.
 
     pydantic puts names of its validators, and of the members of a union, between the keys.
     """

@@ -58,7 +58,7 @@ class Wallet(NamedTuple):
 
 
 class Lot(NamedTuple):
-    """A lot as stored. The wallet's row has what is left of the current lot."""
+    """A lot as stored. The wallet's row holds the rest of the current lot."""
 
     lot_id: LotId
     wallet_id: WalletId

@@ -21,7 +21,7 @@ class PaymentKey(NamedTuple):
 
 
 class Payment(NamedTuple):
-    """A payment as stored. `is_accepted`: a person lets it pay for all, whatever its amount."""
+    """A payment as stored. `is_accepted`: a person accepted its amount as full payment."""
 
     business_id: BusinessId
     provider: Provider

@@ -1,6 +1,6 @@
 """The cost of an event meter by meter, computed with the meters and prices of a moment.
 
-Kept usage holds only the exact total of each event, because every event pays for what is stored.
+A stored event holds only its exact total, because each column costs time for every event.
 The store does not know all of the past: see `list_meters_at`. The lines may add up to another sum;
 the caller must show that.
 """

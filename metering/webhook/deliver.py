@@ -1,4 +1,4 @@
-"""Delivery: claim what is due, send it outside any transaction, record the outcome.
+"""Delivery: claim due calls, send them outside any transaction, record the outcomes.
 
 A claim numbers the attempt and moves `due_at` past a lease. If a worker dies before it records an
 attempt, the delivery is found again, with the same id and body. So each webhook arrives at least
@@ -143,7 +143,7 @@ def deliver_due(
     policy: DeliveryPolicy,
     checkpoint: Checkpoint = no_checkpoint,
 ) -> DeliveryReport:
-    """Deliver what is due, and what becomes due meanwhile, until no call is in flight.
+    """Deliver until no call is due and none is in flight.
 
     It claims for `claim_for_s` at most, and ends one timeout later. Results are recorded as they
     arrive. While a server fault prevents that, it claims nothing, and at the end raises the fault.

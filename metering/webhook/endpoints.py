@@ -307,7 +307,7 @@ def _checked_secret(secret: str) -> str:
 
 
 def check_url(url: str) -> list[FieldProblem]:
-    """Return what is wrong with the URL of a receiver. Each delivery checks its addresses."""
+    """Return the problem of a receiver's URL, if any. Each delivery checks its addresses."""
     try:
         parsed = httpx.URL(url)
         port = 1 if parsed.port is None else parsed.port

@@ -1,5 +1,4 @@
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,5 +55,10 @@ def module_api_url(module_config: Settings) -> Iterator[str]:
 def api(config: Settings, shop: Shop) -> Iterator[Api]:
     """The API of the shop's business."""
     with running_api(config) as url:
-        bare = Api(url, shop.sessions, shop.business_id, "")
-        yield replace(bare, key=bare.key_for())
+        yield Api.open(url, shop.sessions, shop.business_id)
+
+
+@pytest.fixture
+def module_api(module_api_url: str, shop: Shop) -> Api:
+    """The module's API, for the shop's business."""
+    return Api.open(module_api_url, shop.sessions, shop.business_id)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from threading import Thread
 from typing import Any
@@ -32,6 +32,12 @@ class Api:
     sessions: Sessions
     business_id: BusinessId
     key: str
+
+    @classmethod
+    def open(cls, url: str, sessions: Sessions, business_id: BusinessId) -> "Api":
+        """Return the API with a new key."""
+        bare = cls(url, sessions, business_id, "")
+        return replace(bare, key=bare.key_for())
 
     def client(self, key: str | None = None) -> httpx.Client:
         headers = {"Authorization": f"Bearer {key or self.key}"}

@@ -5,7 +5,6 @@ import json
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Final
 
 import httpx
@@ -43,9 +42,8 @@ def database_url(module_database_url: str) -> str:
 
 
 @pytest.fixture
-def api(module_api_url: str, shop: Shop) -> Api:
-    bare = Api(module_api_url, shop.sessions, shop.business_id, "")
-    return replace(bare, key=bare.key_for())
+def api(module_api: Api) -> Api:
+    return module_api
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A second DELETE finds what a GET would find: the same again, or nothing."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import httpx
 import pytest
@@ -32,9 +31,8 @@ def database_url(module_database_url: str) -> str:
 
 
 @pytest.fixture
-def client(module_api_url: str, shop: Shop) -> Iterator[httpx.Client]:
-    bare = Api(module_api_url, shop.sessions, shop.business_id, "")
-    with replace(bare, key=bare.key_for()).client() as opened:
+def client(module_api: Api) -> Iterator[httpx.Client]:
+    with module_api.client() as opened:
         yield opened
 
 

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 import httpx
 import pytest
@@ -21,9 +20,8 @@ def database_url(module_database_url: str) -> str:
 
 
 @pytest.fixture
-def client(module_api_url: str, shop: Shop) -> Iterator[httpx.Client]:
-    bare = Api(module_api_url, shop.sessions, shop.business_id, "")
-    with replace(bare, key=bare.key_for()).client() as opened:
+def client(module_api: Api) -> Iterator[httpx.Client]:
+    with module_api.client() as opened:
         yield opened
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 
 import httpx
 import pytest
@@ -20,9 +19,8 @@ def database_url(module_database_url: str) -> str:
 
 
 @pytest.fixture
-def api(module_api_url: str, shop: Shop) -> Api:
-    bare = Api(module_api_url, shop.sessions, shop.business_id, "")
-    return replace(bare, key=bare.key_for())
+def api(module_api: Api) -> Api:
+    return module_api
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A key gives no access to objects of another business, on any route of the application."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 
 import httpx
@@ -114,9 +114,8 @@ def database_url(module_database_url: str) -> str:
 
 
 @pytest.fixture
-def api(module_api_url: str, shop: Shop) -> Api:
-    bare = Api(module_api_url, shop.sessions, shop.business_id, "")
-    return replace(bare, key=bare.key_for())
+def api(module_api: Api) -> Api:
+    return module_api
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -26,8 +25,7 @@ def client(module_api_url: str, module_database_url: str) -> Iterator[httpx.Clie
     sessions = Sessions(engine)
     with sessions.transaction() as conn:
         business_id = create_business(conn, "Acme")
-    bare = Api(module_api_url, sessions, business_id, "")
-    with replace(bare, key=bare.key_for()).client() as opened:
+    with Api.open(module_api_url, sessions, business_id).client() as opened:
         yield opened
     engine.dispose()
 

@@ -1,7 +1,6 @@
 """Errors for amounts, prices and currencies explain the right form."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -24,9 +23,8 @@ def database_url(module_database_url: str) -> str:
 
 
 @pytest.fixture
-def client(module_api_url: str, shop: Shop) -> Iterator[httpx.Client]:
-    bare = Api(module_api_url, shop.sessions, shop.business_id, "")
-    with replace(bare, key=bare.key_for()).client() as opened:
+def client(module_api: Api) -> Iterator[httpx.Client]:
+    with module_api.client() as opened:
         yield opened
 
 

@@ -1,7 +1,6 @@
 """A credit by hand has terms: its expiry, its source and its priority."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,9 +26,8 @@ def database_url(module_database_url: str) -> str:
 
 
 @pytest.fixture
-def client(module_api_url: str, shop: Shop) -> Iterator[httpx.Client]:
-    bare = Api(module_api_url, shop.sessions, shop.business_id, "")
-    with replace(bare, key=bare.key_for()).client() as opened:
+def client(module_api: Api) -> Iterator[httpx.Client]:
+    with module_api.client() as opened:
         yield opened
 
 

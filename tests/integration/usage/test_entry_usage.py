@@ -14,6 +14,7 @@ from metering.clock import to_wire
 from metering.ledger.entry import Entry
 from metering.rate_card.catalogue import (
     Aggregation,
+    Meter,
     NewMeter,
     archive_meter,
     create_meter,
@@ -208,15 +209,20 @@ def test_changes_after_a_debit_do_not_change_its_lines(
     assert sum(Decimal(line["cost"]) for line in lines) == entry.exact_cost
 
 
-def test_a_meter_that_was_archived_before_a_debit_has_no_line(
-    client: httpx.Client, shop: Shop
-) -> None:
+def charge_beside_archived_meter(shop: Shop) -> tuple[Meter, Entry]:
     set_prices(shop)
     calls = shop.meter(None, {"USD": "100"})
     with shop.sessions.transaction() as conn:
         archive_meter(conn, shop.business_id, calls.meter_id)
     shop.charge(2)
     (entry,) = shop.entries()
+    return calls, entry
+
+
+def test_a_meter_that_was_archived_before_a_debit_has_no_line(
+    client: httpx.Client, shop: Shop
+) -> None:
+    _, entry = charge_beside_archived_meter(shop)
 
     (found,) = usage(client, entry)
 
@@ -228,12 +234,7 @@ def test_lines_that_do_not_add_up_are_shown_and_marked(
     client: httpx.Client, shop: Shop, gullak: Gullak
 ) -> None:
     """The time when a meter was archived is lost when it is taken back into use."""
-    set_prices(shop)
-    calls = shop.meter(None, {"USD": "100"})
-    with shop.sessions.transaction() as conn:
-        archive_meter(conn, shop.business_id, calls.meter_id)
-    shop.charge(2)
-    (entry,) = shop.entries()
+    calls, entry = charge_beside_archived_meter(shop)
     with shop.sessions.transaction() as conn:
         archive_meter(conn, shop.business_id, calls.meter_id, archived=False)
 

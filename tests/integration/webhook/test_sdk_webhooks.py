@@ -1,7 +1,6 @@
 """Webhook endpoints over HTTP, driven by the vendor's official SDK."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import dodopayments
 import httpx
@@ -22,9 +21,8 @@ def database_url(module_database_url: str) -> str:
 
 
 @pytest.fixture
-def api(module_api_url: str, shop: Shop) -> Api:
-    bare = Api(module_api_url, shop.sessions, shop.business_id, "")
-    return replace(bare, key=bare.key_for())
+def api(module_api: Api) -> Api:
+    return module_api
 
 
 @pytest.fixture(params=[True, False], ids=["strict", "loose"])
